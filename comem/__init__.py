@@ -1,0 +1,3 @@
+"""CoMEM: continuous memory for vision-language models."""
+
+__version__ = "0.1.0"

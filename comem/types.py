@@ -1,0 +1,114 @@
+"""The few types that everything else speaks: plain frozen data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ImageRef:
+    """An image that has not been opened yet: a path, or the encoded bytes (PNG, JPEG, …).
+
+    Raises:
+        ValueError: if neither or both of `path` and `data` are given.
+    """
+
+    path: str | None = None
+    data: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.data is None):
+            raise ValueError("an ImageRef needs either a path or data, not both and not neither")
+
+    def __str__(self) -> str:
+        return self.path if self.path is not None else f"<{len(self.data or b'')} bytes>"
+
+
+@dataclass(frozen=True)
+class KnowledgeItem:
+    """One row of the knowledge base: an image with a passage (a WIT row)."""
+
+    id: str
+    text: str
+    image: ImageRef | None
+    source: str = ""
+    language: str = "en"
+
+
+@dataclass(frozen=True)
+class RetrievedContext:
+    """The items found for one question, best first, with their similarity scores."""
+
+    example_id: str
+    items: tuple[KnowledgeItem, ...] = ()
+    scores: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.scores and len(self.scores) != len(self.items):
+            raise ValueError(f"{self.example_id}: {len(self.items)} items but {len(self.scores)} scores")
+
+    def top(self, k: int) -> RetrievedContext:
+        """The best k items."""
+        return RetrievedContext(self.example_id, self.items[:k], self.scores[:k])
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question of a benchmark.
+
+    `answers` are the accepted strings; what a scorer needs beyond them (ranges, question types,
+    official ids) is in `meta`, untouched, under the names of the published file.
+    """
+
+    id: str
+    question: str
+    image: ImageRef | None
+    answers: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
+    language: str = "en"
+    group: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One chat turn: text and images in the order in which the model shall see them."""
+
+    role: Literal["system", "user", "assistant"]
+    content: tuple[str | ImageRef, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A model's answer to one example, with what it cost.
+
+    `context_tokens` counts the positions that knowledge added to the prompt (passages and their
+    images, or memory embeddings); `seconds` is wall-clock for this question.
+    """
+
+    example_id: str
+    text: str
+    knowledge_ids: tuple[str, ...] = ()
+    context_tokens: int = 0
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one prediction earned, between 0 and 1."""
+
+    example_id: str
+    value: float
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """A benchmark's metrics over `count` references."""
+
+    benchmark: str
+    metrics: Mapping[str, Any]
+    count: int
