@@ -1,0 +1,1 @@
+"""The embedded world: a procedural encyclopedia and the tiny models that were trained on it."""
