@@ -1,0 +1,249 @@
+"""The soft prefix: memory embeddings in front of everything a frozen model reads (paper, section 3).
+
+`8k` reserved ids go to the front of each row's real tokens, and a forward hook on the embedding
+layer replaces their embeddings by the memory. Because the model still receives ids, masks and
+token types, its own code computes positions (M-RoPE included), cache and decoding unmodified:
+no class is subclassed and none is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
+# return: (value at a memory position, value at a padded position). None stands for the placeholder.
+# Padding holds it too, so that a repetition penalty never hits a word because rows were padded.
+_FILL: dict[str, tuple[int | None, int | None]] = {
+    "input_ids": (None, None),
+    "attention_mask": (1, 0),
+    "mm_token_type_ids": (0, 0),
+    "token_type_ids": (0, 0),
+    "labels": (-100, -100),
+}
+# Names that may happen to have the shape (b, l) without being a row of tokens.
+_NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")
+
+
+def reserved_id(model: nn.Module, used: Tensor, special: Sequence[int] = ()) -> int:
+    """The highest embedding row that no input uses and that the model's config does not name.
+
+    Qwen's tables have spare rows above the tokenizer's last id, so this is one that never occurs.
+
+    Args:
+        model: the model whose input embeddings are meant.
+        used: `(b, l)` ids in use.
+        special: further ids to leave alone (those of the tokenizer's special tokens).
+
+    Raises:
+        ValueError: if every row is in use.
+    """
+    taken = set(used.unique().tolist()) | set(special) | _config_ids(getattr(model, "config", None))
+    rows = _embeddings(model).num_embeddings
+    for candidate in range(rows - 1, -1, -1):
+        if candidate not in taken:
+            return candidate
+    raise ValueError(f"all {rows} embedding rows are in use: give placeholder_id, one that no input contains")
+
+
+def _config_ids(config: Any) -> set[int]:
+    """Ids that a config names (`image_token_id`, `pad_token_id`, …), nested text configs included."""
+    if config is None:
+        return set()
+    ids: set[int] = set()
+    for part in (config, getattr(config, "text_config", None)):
+        for name, value in vars(part).items() if part is not None else ():
+            if name.endswith("token_id"):
+                ids.update(value if isinstance(value, (list, tuple)) else [value])
+    return {int(i) for i in ids if i is not None}
+
+
+def extend_for_prefix(
+    inputs: Mapping[str, Any], prefixes: Sequence[Tensor | None], placeholder_id: int
+) -> tuple[dict[str, Any], Tensor]:
+    """Make room for the memories at the front of each row's real tokens.
+
+    Rows come out as `[padding][memory][question]`, padded on the left to one length `L`, so the
+    question is always in the last `l` columns, whatever each row's memory is.
+
+    Args:
+        inputs: what a processor returns; every `(b, l)` tensor is extended, the rest passes through.
+        prefixes: per row `(m, d)`, or None for no memory; `m` may differ between rows.
+        placeholder_id: an id that occurs nowhere in the inputs.
+
+    Returns:
+        The inputs with `(b, L)` tensors, and the memory positions `(b, L)`, bool.
+
+    Raises:
+        ValueError: on the wrong number of prefixes, a placeholder that occurs, a tensor per token
+            that is not known here, or positions that are already given.
+    """
+    ids = _checked_ids(inputs, prefixes, placeholder_id)
+    b, length = ids.shape
+    mask = inputs.get("attention_mask")
+    mask = torch.ones_like(ids) if mask is None else mask
+    first = _first_real(mask)
+    sizes = [0 if p is None else len(p) for p in prefixes]
+    total = max(length, *(length - f + m for f, m in zip(first, sizes, strict=True)))
+
+    def extend(tensor: Tensor, memory: int, padding: int) -> Tensor:
+        rows = []
+        for row, start, size in zip(tensor, first, sizes, strict=True):
+            pad = row.new_full((total - (length - start) - size,), padding)
+            rows.append(torch.cat([pad, row.new_full((size,), memory), row[start:]]))
+        return torch.stack(rows)
+
+    extended = {**inputs, "attention_mask": mask}
+    for name, value in extended.items():
+        if not _is_per_token(name, value, (b, length)):
+            continue
+        memory, padding = (placeholder_id if fill is None else fill for fill in _FILL[name])
+        extended[name] = extend(value, memory, padding)
+    positions = extend(torch.zeros_like(ids), 1, 0).bool()
+    return extended, positions
+
+
+def _checked_ids(inputs: Mapping[str, Any], prefixes: Sequence[Tensor | None], placeholder_id: int) -> Tensor:
+    ids = inputs.get("input_ids")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        raise ValueError("a soft prefix needs input_ids of shape (b, l), not embeddings")
+    for name in ("inputs_embeds", "position_ids"):
+        if inputs.get(name) is not None:
+            raise ValueError(f"remove {name} from the inputs: the model computes it with the memory in place")
+    if len(prefixes) != len(ids):
+        raise ValueError(f"{len(prefixes)} prefixes for {len(ids)} rows: one per row, None for no memory")
+    if bool((ids == placeholder_id).any()):
+        raise ValueError(f"placeholder id {placeholder_id} occurs in input_ids: choose another")
+    return ids
+
+
+def _first_real(mask: Tensor) -> list[int]:
+    """Index of each row's first real token, from the mask `(b, l)`."""
+    if not bool(mask.any(dim=1).all()):
+        raise ValueError("a row's attention_mask is 0 everywhere: an empty question")
+    return mask.bool().int().argmax(dim=1).tolist()
+
+
+def _is_per_token(name: str, value: Any, shape: tuple[int, int]) -> bool:
+    if not isinstance(value, Tensor) or tuple(value.shape) != shape or name in _NOT_TOKENS:
+        return False
+    if name not in _FILL:
+        raise ValueError(f"do not know what {name!r} {shape} holds at memory positions; known: {list(_FILL)}")
+    return True
+
+
+@contextmanager
+def soft_prefix(
+    model: nn.Module,
+    inputs: Mapping[str, Any],
+    prefixes: Sequence[Tensor | None],
+    placeholder_id: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Put memories in front of each row while the context is open.
+
+    ```python
+    with soft_prefix(model, inputs, [memory]) as extended:      # memory (8k, d)
+        tokens = model.generate(**extended)                      # or model(**extended)
+    ```
+
+    Gradients flow into the prefixes. The hook fills the prefill only: later calls with fewer ids
+    (decoding with a cache) pass untouched, longer ones (without a cache) are filled again. Qwen-VL's
+    remembered `rope_deltas` are dropped before and after, so that no call sees another's.
+
+    Args:
+        model: any causal model with `get_input_embeddings()`.
+        inputs: ids, mask, types, pixels… as a processor returns them.
+        prefixes: per row `(m, d)` in the dtype of the model's embeddings, or None.
+        placeholder_id: an id that occurs nowhere in the inputs; by default `reserved_id`.
+
+    Yields:
+        The extended inputs, see `extend_for_prefix`.
+
+    Raises:
+        ValueError: on a prefix of another width or dtype, and as `extend_for_prefix`.
+    """
+    table = _embeddings(model)
+    _check_prefixes(prefixes, table.weight)
+    if placeholder_id is None:
+        placeholder_id = reserved_id(model, inputs["input_ids"])
+    if not 0 <= placeholder_id < table.num_embeddings:
+        raise ValueError(f"placeholder id {placeholder_id} is outside the {table.num_embeddings} embeddings")
+    extended, positions = extend_for_prefix(_with_token_types(model, inputs), prefixes, placeholder_id)
+    handle = table.register_forward_hook(_fill_hook(prefixes, positions, placeholder_id))
+    _forget_positions(model)
+    try:
+        yield extended
+    finally:
+        handle.remove()
+        _forget_positions(model)
+
+
+def _embeddings(model: nn.Module) -> nn.Embedding:
+    return model.get_input_embeddings()  # type: ignore[operator, no-any-return]
+
+
+def _check_prefixes(prefixes: Sequence[Tensor | None], weight: Tensor) -> None:
+    width = weight.shape[1]
+    for row, prefix in enumerate(prefixes):
+        if prefix is None:
+            continue
+        if prefix.ndim != 2 or prefix.shape[1] != width:
+            raise ValueError(
+                f"prefix {row} has shape {tuple(prefix.shape)}, the model reads (m, {width}): "
+                "it comes from an encoder of another width, or its projection is missing"
+            )
+        if prefix.dtype != weight.dtype:
+            raise ValueError(
+                f"prefix {row} is {prefix.dtype}, the model's embeddings are {weight.dtype}: "
+                f"convert it with .to({weight.dtype})"
+            )
+
+
+def _with_token_types(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Add `mm_token_type_ids` where images come without: Qwen2.5-VL then falls back to plain positions."""
+    inputs = dict(inputs)
+    if inputs.get("image_grid_thw") is not None and inputs.get("mm_token_type_ids") is None:
+        config: Any = model.config
+        ids = inputs["input_ids"]
+        is_video = ids == getattr(config, "video_token_id", -1)
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int() + 2 * is_video.int()
+    return inputs
+
+
+def _fill_hook(
+    prefixes: Sequence[Tensor | None], positions: Tensor, placeholder_id: int
+) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
+    """The hook that puts `prefixes` at `positions` `(b, L)` of the embeddings `(b, L, d)`.
+
+    It goes by position, not by id alone: a model may *generate* the reserved id.
+    """
+    rows, length = positions.shape
+    given = [p for p in prefixes if p is not None and len(p)]
+
+    def fill(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if not given or not args or args[0].ndim != 2:
+            return None
+        ids = args[0]
+        copies, rest = divmod(len(ids), rows)  # beams and num_return_sequences repeat each row
+        if rest or ids.shape[1] < length:
+            if ids.shape[1] > 1 and bool((ids == placeholder_id).any()):
+                raise ValueError(f"prompt of {length} tokens read in parts of {ids.shape[1]}: not supported")
+            return None
+        where = nn.functional.pad(positions.to(ids.device), (0, ids.shape[1] - length))
+        where = where.repeat_interleave(copies, dim=0)
+        if not bool((ids[where] == placeholder_id).all()):
+            return None  # other rows, as when the same model encodes items while the context is open
+        memory = torch.cat([p for p in prefixes if p is not None for _ in range(copies)])
+        return output.masked_scatter(where[..., None], memory.to(output))
+
+    return fill
+
+
+def _forget_positions(model: nn.Module) -> None:
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None  # type: ignore[assignment]
