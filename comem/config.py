@@ -1,0 +1,204 @@
+"""Configuration: a dataclass, filled from a YAML file and from `key.sub=value` overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from comem.records import write_atomic
+from comem.tables import nearest
+
+C = TypeVar("C")
+
+
+class ConfigError(ValueError):
+    """A setting that does not exist or has the wrong type; the message says where it stands."""
+
+
+def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
+    """A `cls` from its defaults, then the YAML file, then the overrides.
+
+    Args:
+        cls: a dataclass; fields may be dataclasses again.
+        path: a YAML file with a mapping, or None.
+        overrides: `key=value` with dots for nested fields; the value is read as YAML.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known ones are offered), a value of the wrong type, a
+            required field without a value, or a file that is not a YAML mapping.
+    """
+    values: dict[str, Any] = _read_yaml(path) if path is not None else {}
+    source = str(path) if path is not None else "the defaults"
+    _build(cls, values, source, "", partial=True)  # so that a message names the file, not the override
+    for override in overrides:
+        _apply(cls, values, override)
+    return _build(cls, values, f"{source} and the overrides" if overrides else source, "")
+
+
+def save_config(config: Any, path: str | Path) -> None:
+    """Write the resolved config as YAML that `load_config` reads back, atomically."""
+    write_atomic(path, yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True))
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """A config as nested plain values (dicts, lists, text, numbers), for YAML and JSON."""
+    return {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _read_yaml(path: str | Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such config file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    return values
+
+
+def _apply(cls: type, values: dict[str, Any], override: str) -> None:
+    """Put one `key.sub=value` into the nested values."""
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"override {override!r}: write it as key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
+    *parents, last = key.strip().split(".")
+    target = values
+    check: dict[str, Any] = {last: value}
+    for name in reversed(parents):
+        check = {name: check}
+    _build(cls, check, f"override {override!r}", "", partial=True)
+    for name in parents:
+        inner = target.get(name)
+        target[name] = target = dict(inner) if isinstance(inner, Mapping) else {}
+    target[last] = value
+
+
+def _build(cls: type[C], values: Mapping[str, Any], source: str, prefix: str, partial: bool = False) -> C:
+    """Check the values against the fields and make the dataclass (`partial`: only check)."""
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(cls)
+    for name in values:
+        if name not in fields:
+            hint = nearest(str(name), list(fields))
+            raise ConfigError(f"{source}: unknown key {prefix + str(name)!r}; {hint}")
+    checked = {
+        name: _convert(value, hints[name], source, prefix + name, partial) for name, value in values.items()
+    }
+    if partial:
+        return typing.cast(C, None)
+    missing = [name for name, field in fields.items() if name not in checked and _required(field)]
+    if missing:
+        raise ConfigError(f"{source}: no value for {', '.join(prefix + name for name in missing)}")
+    try:
+        return cls(**checked)
+    except ValueError as error:  # the dataclass's own checks
+        raise ConfigError(f"{source}: {error}") from error
+
+
+def _required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _convert(value: Any, hint: Any, source: str, key: str, partial: bool) -> Any:
+    """The value as the field's type, or a ConfigError."""
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, hint):
+            return value
+        if isinstance(value, Mapping):
+            return _build(hint, value, source, f"{key}.", partial)
+    elif origin is Literal:
+        if value in inner:
+            return value
+        raise ConfigError(f"{source}: {key} is {value!r}; allowed: {', '.join(map(str, inner))}")
+    elif origin in (Union, types.UnionType):
+        return _convert_union(value, inner, source, key, partial)
+    elif origin in (list, tuple, Sequence) or hint in (list, tuple):
+        if isinstance(value, (list, tuple)):
+            return _convert_items(value, origin or hint, inner, source, key, partial)
+    elif origin in (dict, Mapping) or hint is dict:
+        if isinstance(value, Mapping):
+            return dict(value)
+    elif _fits(value, hint):
+        return hint(value) if hint in (float, Path) else value
+    raise ConfigError(f"{source}: {key} is {value!r}; expected {_name(hint)}")
+
+
+def _convert_union(value: Any, options: tuple[Any, ...], source: str, key: str, partial: bool) -> Any:
+    if value is None and type(None) in options:
+        return None
+    options = tuple(option for option in options if option is not type(None))
+    if len(options) == 1:  # `X | None`: X's own message is the better one
+        return _convert(value, options[0], source, key, partial)
+    for option in options:
+        try:
+            return _convert(value, option, source, key, partial)
+        except ConfigError:
+            continue
+    raise ConfigError(f"{source}: {key} is {value!r}; expected {' or '.join(map(_name, options))}")
+
+
+def _convert_items(
+    value: Sequence[Any], kind: Any, inner: tuple[Any, ...], source: str, key: str, partial: bool
+) -> list[Any] | tuple[Any, ...]:
+    if kind is tuple and inner and inner[-1] is not Ellipsis:
+        if len(value) != len(inner):
+            raise ConfigError(f"{source}: {key} has {len(value)} values; expected {len(inner)}")
+        hints = list(inner)
+    else:
+        hints = [inner[0] if inner else Any] * len(value)
+    items = [
+        _convert(item, hint, source, f"{key}[{i}]", partial)
+        for i, (item, hint) in enumerate(zip(value, hints, strict=True))
+    ]
+    return items if kind is list else tuple(items)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a YAML value may stand for a simple type; `true` is no number, and 1e-4 is text in YAML 1.1."""
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is float:
+        return _is_number(value)
+    if hint in (str, Path):
+        return isinstance(value, (str, Path))
+    return isinstance(hint, type) and isinstance(value, hint)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return False
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint))

@@ -1,0 +1,293 @@
+"""Files of records: JSON lines that survive a crash, atomic writes, and the manifest of a run."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import json
+import os
+import platform
+import stat
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+_TAIL_BLOCK = 65536
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_VERSIONS_OF = (
+    "torch", "transformers", "peft", "tokenizers", "pillow", "faiss-cpu", "open_clip_torch", "numpy",
+)
+
+
+class RecordError(ValueError):
+    """A file of records that cannot be read; the message starts with file:line."""
+
+
+class StorageError(OSError):
+    """Nothing can be written here (no space left, a quota); the message names the file and the remedy."""
+
+
+def read_jsonl(path: str | Path, *, tolerate_torn_tail: bool = False) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, in order; blank lines are skipped.
+
+    Args:
+        path: the file; `.gz` is unpacked on the way.
+        tolerate_torn_tail: pass over a last line that a crash cut short (no newline at its end and no JSON).
+
+    Raises:
+        RecordError: a line is not a JSON object, or the file is not UTF-8 or not gzip; names file and line.
+    """
+    number = 0
+    try:
+        with _open_binary(path) as file:
+            for number, raw in enumerate(file, start=1):
+                if not raw.strip():
+                    continue
+                try:
+                    yield _parse_line(raw, number, path)
+                except RecordError:
+                    if tolerate_torn_tail and not raw.endswith(b"\n"):
+                        return
+                    raise
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RecordError(f"{path}:{number + 1}: damaged gzip file ({error}); copy it again") from error
+
+
+def _open_binary(path: str | Path) -> IO[bytes]:
+    if str(path).endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    return open(path, "rb")
+
+
+def _parse_line(raw: bytes, number: int, path: str | Path) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise RecordError(f"{path}:{number}: not JSON ({error}); repair or remove the line") from error
+    if not isinstance(row, dict):
+        raise RecordError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def unique(rows: Iterable[dict[str, Any]], key: str, path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows, each id (as text) seen once.
+
+    Raises:
+        RecordError: an id comes twice, or a row has none; names the file and the record's number.
+    """
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        if row.get(key) is None:
+            fields = ", ".join(row) or "no fields"
+            raise RecordError(f"{path}: record {number} has no {key!r}; it has {fields}")
+        name = str(row[key])
+        if name in seen:
+            raise RecordError(
+                f"{path}: {key} {name!r} comes twice (records {seen[name]} and {number}); remove one of them"
+            )
+        seen[name] = number
+        yield row
+
+
+def done_ids(path: str | Path, key: str) -> set[str]:
+    """The ids already in a JSON-lines file; none when the file does not exist yet."""
+    if not Path(path).exists():
+        return set()
+    return {str(row[key]) for row in unique(read_jsonl(path, tolerate_torn_tail=True), key, path)}
+
+
+class JsonlAppender:
+    """Appends JSON lines so that a crash at any moment loses at most the line being written.
+
+    Every line goes to the system in one call and, with `durable`, to the disk before `write` returns.
+    On opening, a last line that a crash cut short is cut off, so that the next line starts cleanly.
+
+    Args:
+        path: the file; made with its folder when missing.
+        durable: fsync after every line (a power cut), instead of only handing it to the system (kill -9).
+    """
+
+    def __init__(self, path: str | Path, *, durable: bool = True) -> None:
+        self.path = Path(path)
+        self.durable = durable
+        with _storage_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                _cut_torn_tail(self._fd)
+            except BaseException:
+                os.close(self._fd)
+                raise
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append one object.
+
+        Raises:
+            StorageError: no space is left; the file then ends with the last complete line.
+        """
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        line = text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
+        with _storage_errors(self.path):
+            try:
+                _write_all(self._fd, line)
+            except OSError:
+                _cut_torn_tail(self._fd)
+                raise
+            if self.durable:
+                os.fsync(self._fd)
+
+    def close(self) -> None:
+        """Close the file; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> JsonlAppender:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _cut_torn_tail(fd: int) -> None:
+    """Cut what follows the last newline."""
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        return  # a pipe or a device has no tail
+    size = os.fstat(fd).st_size
+    end = size
+    while end > 0:
+        start = max(0, end - _TAIL_BLOCK)
+        block = os.pread(fd, end - start, start)
+        newline = block.rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    if end < size:
+        os.ftruncate(fd, end)
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Turn 'no space left' into an error that names the file and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise StorageError(
+            error.errno,
+            f"{os.strerror(error.errno)}; nothing already written is lost: free some space and run again",
+            str(path),
+        ) from error
+
+
+def write_atomic(path: str | Path, data: str | bytes) -> None:
+    """Write a whole file, or leave what was there: a reader never sees half of it.
+
+    Raises:
+        StorageError: no space is left.
+    """
+    path = Path(path)
+    content = data.encode("utf-8") if isinstance(data, str) else data
+    with _storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            try:
+                os.fchmod(fd, 0o644)
+                _write_all(fd, content)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Write an object as readable JSON, atomically."""
+    write_atomic(path, json.dumps(obj, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """The content of a JSON file (or `.json.gz`).
+
+    Raises:
+        RecordError: missing, or not JSON; names the file.
+    """
+    try:
+        with _open_binary(path) as file:
+            return json.loads(file.read().decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{path}:{error.lineno}: not JSON ({error.msg}); repair the file") from error
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise RecordError(f"{path}: not readable as UTF-8 JSON ({error}); copy it again") from error
+
+
+def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What is needed to say later with which software a run was made.
+
+    Args:
+        extra: entries of the caller (resolved config, seed); they stand beside ours.
+    """
+    manifest: dict[str, Any] = {
+        "time": datetime.now(tz=timezone.utc).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {"python": platform.python_version(), **_versions()},
+        "platform": platform.platform(),
+        "git_commit": _git_commit(),
+    }
+    if "torch" in sys.modules:  # a run without torch must not import it for this
+        torch = sys.modules["torch"]
+        manifest["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {**manifest, **(extra or {})}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("comem", *_VERSIONS_OF):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    if "comem" not in found:
+        from comem import __version__
+
+        found["comem"] = __version__
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout this package lies in, if it lies in one."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
