@@ -1,0 +1,1 @@
+"""Training of the memory: data set, collator, model, trainer, merge."""

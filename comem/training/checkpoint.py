@@ -1,0 +1,162 @@
+"""Checkpoints of a run: an adapter folder (LoRA + Q-Former) plus the optimizer's state, nothing pickled.
+
+`checkpoints/step-00000800/` holds what `MemoryEncoder.save` writes, so that every checkpoint is a usable
+encoder, and beside it `optimizer.safetensors` and `state.json`. The random state needs no file: data
+order and dropout are functions of (seed, step), see the trainer. A folder appears under its name by one
+rename when it is complete; what a crash left half-written keeps its temporary name and is swept away.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from comem.records import StorageError, read_json, write_json
+
+_TEMPORARY = ".writing-"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run stands: `step` optimizer steps done, `elapsed` seconds of training so far."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    finished: bool = False
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    folder: Path, state: RunState, optimizer: torch.optim.Optimizer, save_encoder: Callable[[Path], Any]
+) -> Path:
+    """Write `folder/step-…` complete or not at all.
+
+    Args:
+        folder: the run's `checkpoints` folder.
+        save_encoder: writes the encoder's files into the folder that it is given.
+
+    Raises:
+        StorageError: no space left; earlier checkpoints are untouched.
+    """
+    final = folder / f"step-{state.step:08d}"
+    temporary = folder / f"{_TEMPORARY}{final.name}"
+    try:
+        sweep(folder)
+        temporary.mkdir(parents=True)
+        save_encoder(temporary)
+        save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        write_json(temporary / "state.json", asdict(state))
+        _sync(temporary)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except Exception as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not _out_of_space(error):
+            raise
+        raise StorageError(
+            errno.ENOSPC,
+            f"no space left for a checkpoint at step {state.step}; free some space and run the same command "
+            "again, it resumes from the last complete checkpoint",
+            str(final),
+        ) from error
+    return final
+
+
+def _out_of_space(error: Exception) -> bool:
+    """Whether the disk is full; safetensors reports it as text only."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True
+    return any(sign in str(error) for sign in ("No space left", "StorageFull", "os error 28", "quota exceeded"))
+
+
+def _sync(folder: Path) -> None:
+    """Push every file to the disk before the rename makes them count."""
+    for path in (*folder.rglob("*"), folder):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a crash left half-written."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The complete checkpoints, oldest first."""
+    return sorted(path.parent for path in folder.glob("step-*/state.json"))
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest complete checkpoint, if there is one."""
+    return next(reversed(checkpoints(folder)), None)
+
+
+def best(folder: Path) -> Path | None:
+    """The checkpoint with the best evaluation: most right answers, then least loss; else the newest."""
+    rated = [(read_state(path).metrics, path) for path in checkpoints(folder)]
+    rated = [(metrics, path) for metrics, path in rated if "eval_loss" in metrics]
+    if not rated:
+        return latest(folder)
+    return max(rated, key=lambda pair: (pair[0].get("eval_accuracy", 0.0), -pair[0]["eval_loss"]))[1]
+
+
+def keep_last(folder: Path, count: int, also: Path | None = None) -> None:
+    """Remove all but the newest `count` checkpoints, and `also` (the best one)."""
+    for path in checkpoints(folder)[:-count]:
+        if path != also:
+            (path / "state.json").unlink()  # first, so that a half-removed folder does not count
+            shutil.rmtree(path)
+
+
+def read_state(checkpoint: Path) -> RunState:
+    """The state of a checkpoint."""
+    return RunState(**read_json(checkpoint / "state.json"))
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as `{"<parameter name>/<slot>": tensor}`; groups carry their `names`."""
+    tensors: dict[str, Tensor] = {}
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for slot, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{slot}"] = torch.as_tensor(value).detach().cpu().contiguous()
+    return tensors
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Put saved state back into the optimizer.
+
+    Raises:
+        ValueError: the state is of other parameters, or of other shapes.
+    """
+    tensors = load_file(path)
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            prefix = f"{name}/"
+            slots = {key[len(prefix) :]: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
+            for slot, value in slots.items():
+                if value.ndim and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{path}: {name} has shape {tuple(value.shape)}, the model {tuple(parameter.shape)}; "
+                        "this checkpoint is of another run"
+                    )
+                if slot != "step":  # AdamW keeps its step counts on the CPU
+                    slots[slot] = value.to(parameter.device)
+            if slots:
+                optimizer.state[parameter] = slots
+    if tensors:
+        raise ValueError(f"{path}: state of unknown parameters, e.g. {next(iter(tensors))!r}; of another run?")

@@ -1,0 +1,139 @@
+"""Examples to tensors: real batches of questions with different numbers of knowledge items."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from comem.images import ImageError, open_image
+from comem.training.dataset import TrainingExample
+from comem.training.labels import IGNORED, answer_labels
+from comem.types import ImageRef, KnowledgeItem, Message
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """What one forward pass needs.
+
+    Attributes:
+        ids: the questions' ids, b of them.
+        question: the reader's inputs, `(b, l)` tensors left-padded, `labels` among them; pictures.
+        items: the encoder's inputs for the n different items of all questions; empty for none.
+        rows: for each question the rows of its items among the n, best first.
+        skipped: what could not be read, one message each.
+    """
+
+    ids: tuple[str, ...]
+    question: Mapping[str, Tensor]
+    items: Mapping[str, Tensor]
+    rows: tuple[tuple[int, ...], ...]
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def answer_tokens(self) -> int:
+        """How many tokens the loss is taken over; the first column has no predecessor."""
+        return int((self.question["labels"][:, 1:] != IGNORED).sum()) if self.ids else 0
+
+    def to(self, device: torch.device | str) -> TrainingBatch:
+        """The batch on another device."""
+        return dataclasses.replace(self, question=_moved(self.question, device), items=_moved(self.items, device))
+
+
+def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> Tensors:
+    return {name: t.to(device, non_blocking=True) for name, t in tensors.items()}
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes a `TrainingBatch` of examples.
+
+    Pictures are opened when they are needed. An item whose picture cannot be read is skipped and the
+    next best takes its place; a question without a readable item stays, without memory; a question
+    whose own picture cannot be read is left out. Each is reported in `TrainingBatch.skipped`.
+
+    Attributes:
+        process: dialogues → the reader's inputs (the backbone's `process`).
+        process_items: items → the encoder's inputs.
+        tokenizer: for the labels.
+        max_items: items per question.
+        max_tokens: longest dialogue, in tokens.
+    """
+
+    process: Callable[[Sequence[Sequence[Message]]], Mapping[str, Any]]
+    process_items: Callable[[Sequence[KnowledgeItem]], Mapping[str, Any]]
+    tokenizer: Any
+    max_items: int = 3
+    max_tokens: int = 32768
+
+    def __call__(self, examples: Sequence[TrainingExample]) -> TrainingBatch:
+        """The batch of these examples; without questions if none can be read."""
+        try:
+            return self._build(examples, ())
+        except ImageError:  # rare, so pictures are not opened twice only to look for it
+            readable, skipped = _readable(examples, self.max_items)
+            return self._build(readable, skipped) if readable else TrainingBatch((), {}, {}, (), skipped)
+
+    def _build(self, examples: Sequence[TrainingExample], skipped: tuple[str, ...]) -> TrainingBatch:
+        order: dict[KnowledgeItem, int] = {}
+        rows = tuple(
+            tuple(order.setdefault(item, len(order)) for item in example.items[: self.max_items])
+            for example in examples
+        )
+        ids = tuple(example.id for example in examples)
+        question = dict(self.process([example.messages() for example in examples]))
+        self._check_length(ids, question)
+        question["labels"] = answer_labels(question["input_ids"], self.tokenizer)
+        return TrainingBatch(
+            ids=ids,
+            question=question,
+            items=dict(self.process_items(list(order))) if order else {},
+            rows=rows,
+            skipped=skipped,
+        )
+
+    def _check_length(self, ids: Sequence[str], question: Mapping[str, Tensor]) -> None:
+        lengths = question["attention_mask"].sum(dim=1).tolist()
+        for identifier, length in zip(ids, lengths, strict=True):
+            if length > self.max_tokens:
+                raise ValueError(
+                    f"the example {identifier!r} has {length} tokens, more than max_tokens={self.max_tokens}; "
+                    "shorten it, use smaller pictures, or raise max_tokens"
+                )
+
+
+def _readable(
+    examples: Sequence[TrainingExample], max_items: int
+) -> tuple[list[TrainingExample], tuple[str, ...]]:
+    """The examples with pictures that open, each with its best readable items; and what was left out."""
+    kept, skipped = [], []
+    for example in examples:
+        if broken := [why for image in example.images if (why := _unreadable(image))]:
+            skipped.append(f"question {example.id}: {broken[0]}")
+            continue
+        items: list[KnowledgeItem] = []
+        for item in example.items:
+            if len(items) == max_items:
+                break
+            why = _unreadable(item.image) if item.image is not None else ""
+            if why:
+                skipped.append(f"item {item.id} of question {example.id}: {why}")
+            else:
+                items.append(item)
+        kept.append(dataclasses.replace(example, items=tuple(items)))
+    return kept, tuple(skipped)
+
+
+def _unreadable(image: ImageRef) -> str:
+    """Why an image cannot be read; empty if it can."""
+    try:
+        open_image(image)
+    except ImageError as error:
+        return str(error)
+    return ""

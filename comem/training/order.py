@@ -1,0 +1,66 @@
+"""Which examples make up which step: a function of the seed, so that a resumed run needs no state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import Dataset
+
+from comem.training.collator import Collator, TrainingBatch
+from comem.training.dataset import TrainingExample
+
+
+@dataclass(frozen=True)
+class Order:
+    """Shuffled passes over `count` examples, `batch_size` a step; the last step of a pass may be smaller."""
+
+    count: int
+    batch_size: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    def total_steps(self, epochs: float, max_steps: int = 0) -> int:
+        """Steps of a run; `max_steps` > 0 caps them."""
+        steps = max(1, round(epochs * self.steps_per_epoch))
+        return min(steps, max_steps) if max_steps > 0 else steps
+
+    def indices(self, step: int) -> list[int]:
+        """The examples of a step; within a pass none comes twice."""
+        epoch, at = divmod(step, self.steps_per_epoch)
+        generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
+        shuffled = torch.randperm(self.count, generator=generator)
+        return shuffled[at * self.batch_size : (at + 1) * self.batch_size].tolist()
+
+
+class Steps(Dataset[list[TrainingBatch]]):
+    """Maps a step to this process's micro-batches.
+
+    Args:
+        micro_batch_size: questions a micro-batch; 0 puts the process's share into one.
+        rank, world: this process and how many there are; each takes every `world`-th example.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[TrainingExample],
+        order: Order,
+        collator: Collator,
+        micro_batch_size: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.examples, self.order, self.collator = examples, order, collator
+        self.micro = micro_batch_size
+        self.rank, self.world = rank, world
+
+    def __getitem__(self, step: int) -> list[TrainingBatch]:
+        share = self.order.indices(step)[self.rank :: self.world]
+        size = self.micro or max(len(share), 1)
+        chunks = [share[at : at + size] for at in range(0, len(share), size)]
+        return [self.collator([self.examples[i] for i in chunk]) for chunk in chunks]

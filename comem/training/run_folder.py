@@ -1,0 +1,80 @@
+"""The run folder: one run at a time, one configuration for good."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from comem.config import load_config, save_config
+from comem.records import read_jsonl, write_atomic
+from comem.training.settings import FREE_KEYS, TrainSettings
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process.
+
+    The kernel's lock on `.lock` decides (it vanishes with its process, so a crash leaves none behind);
+    the process id in it is for the message.
+
+    Raises:
+        ValueError: another process trains in this folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(
+                f"{folder} is in use by process {file.read().strip() or '?'}; wait for it, stop it, "
+                "or train in another folder (output=DIR)"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def settle(folder: Path, settings: TrainSettings) -> None:
+    """Write the configuration into a new folder, or check that the folder's is the same.
+
+    Raises:
+        ValueError: listing the keys that differ and that would change the result.
+    """
+    path = folder / "config.yaml"
+    if path.exists():
+        old, new = flat(load_config(TrainSettings, path)), flat(settings)
+        differing = [key for key in new if old[key] != new[key] and key not in FREE_KEYS]
+        if differing:
+            lines = "\n".join(f"  {key}: {old[key]!r} there, {new[key]!r} now" for key in differing)
+            raise ValueError(
+                f"{folder} holds a run of another configuration:\n{lines}\n"
+                "give the same values to resume it, or another folder (output=DIR)"
+            )
+    save_config(settings, path)
+
+
+def flat(settings: TrainSettings) -> dict[str, Any]:
+    """All settings as `{"optim.lr": 5e-5, …}`."""
+    flattened: dict[str, Any] = {}
+    for name, value in asdict(settings).items():
+        if isinstance(value, dict):
+            flattened.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flattened[name] = value
+    return flattened
+
+
+def rewind_log(path: Path, step: int) -> None:
+    """Drop the log lines after `step`: a resumed run writes them again."""
+    if not path.exists():
+        return
+    rows = [row for row in read_jsonl(path, tolerate_torn_tail=True) if row["step"] <= step]
+    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,123 @@
+"""The configuration of a training run: what `configs/train/*.yaml` and `key=value` can set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from comem.memory.lora import LoraSettings
+
+
+@dataclass(frozen=True)
+class QFormerSettings:
+    """Size of the Q-Former; its width follows from the backbone (authors_code.md 1.3).
+
+    `output_scale` is the start value of the learned output scale: "auto" is the mean norm of the
+    backbone's token embeddings (learns faster), None the authors' plain LayerNorm.
+    """
+
+    num_queries: int = 8
+    depth: int = 8
+    heads: int = 16
+    ff_mult: int = 4
+    shared: bool = True
+    output_scale: float | Literal["auto"] | None = None
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW and its schedule; the defaults are the paper's (authors_code.md 2).
+
+    `lora_lr`, `qformer_lr` and `latents_lr` replace `lr` for their group when given.
+    """
+
+    lr: float = 5e-5
+    lora_lr: float | None = None
+    qformer_lr: float | None = None
+    latents_lr: float | None = None
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    clip: float = 3.0
+    warmup: float = 0.03
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"optim.warmup={self.warmup}: give a fraction of the run in [0, 1), e.g. 0.03")
+        if self.schedule not in ("cosine", "linear", "constant"):
+            raise ValueError(f"optim.schedule={self.schedule!r}; known: cosine, linear, constant")
+        if self.clip <= 0:
+            raise ValueError(f"optim.clip={self.clip}: give a positive norm (a huge one switches it off)")
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """One training run, complete.
+
+    Attributes:
+        model: a row of BACKBONES, a hub id, a local model folder, or "toy" (the embedded one).
+        init: an adapter folder to start from instead of fresh LoRA and Q-Former weights.
+        data: JSONL file of questions (`comem.training.dataset` documents the record).
+        knowledge: JSONL (or WIT TSV) file in which `knowledge_ids` are looked up.
+        output: the run folder.
+        max_items: knowledge items per question, best first; the paper trains with 3.
+        max_tokens: longest question with answer, in tokens, memory not counted.
+        batch_size: questions per optimizer step, over all processes.
+        micro_batch_size: questions per forward pass; 0 means all of the process's share at once.
+        epochs: passes over the data; `max_steps` > 0 caps the steps.
+        max_seconds: > 0 trains at most that long, the schedule following the clock; such a run
+            depends on the machine's speed and is not reproducible to the bit.
+        precision: "auto" is bf16 on a GPU that has it, else fp32.
+        checkpointing: recompute activations in the backward pass (less memory, more time).
+        min_pixels, max_pixels: limits for the knowledge images; None is the encoder's default.
+        save_every: steps between checkpoints (0: only at the end); `keep_last` of them stay.
+        eval_data: JSONL file for the evaluation every `eval_every` steps (0: only at the end),
+            loss and generated answers over the first `eval_examples` records.
+    """
+
+    model: str = "toy"
+    init: str = ""
+    data: str = ""
+    knowledge: str = ""
+    output: str = "runs/train"
+    seed: int = 0
+    max_items: int = 3
+    max_tokens: int = 32768
+    batch_size: int = 16
+    micro_batch_size: int = 0
+    epochs: float = 1.0
+    max_steps: int = 0
+    max_seconds: float = 0.0
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    checkpointing: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    workers: int = 0
+    save_every: int = 800
+    keep_last: int = 3
+    log_every: int = 10
+    eval_data: str = ""
+    eval_every: int = 0
+    eval_examples: int = 100
+    tensorboard: bool = False
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    qformer: QFormerSettings = field(default_factory=QFormerSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+
+    def __post_init__(self) -> None:
+        for name in ("max_items", "max_tokens", "batch_size", "keep_last", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
+        for name in ("micro_batch_size", "max_steps", "max_seconds", "save_every", "eval_every", "workers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: give 0 (off) or a positive number")
+        if self.epochs <= 0:
+            raise ValueError(f"epochs={self.epochs}: give a positive number")
+        if self.precision not in ("auto", "bf16", "fp32"):
+            raise ValueError(f"precision={self.precision!r}; known: auto, bf16, fp32")
+
+
+# Keys that may change between the parts of a resumed run: none of them touches a weight.
+FREE_KEYS = frozenset({"output", "workers", "save_every", "keep_last", "log_every", "tensorboard"})

@@ -1,0 +1,272 @@
+"""The training loop.
+
+It is our own loop on accelerate and not transformers' Trainer, which stands in the way of four things
+that are asked here: its checkpoints hold pickles (`optimizer.pt`, `rng_state.pth`) and every frozen weight, its
+schedule cannot follow the clock, its checkpoints do not appear atomically, and its loss is a mean per
+micro-batch unless the model takes its own arguments. What remains is short: data order and dropout are
+functions of (seed, step), so the whole state of a run is the trainable weights, AdamW's moments and the
+step number, and a run that was killed goes on with the same losses and weights as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from comem.records import JsonlAppender, write_json
+from comem.training import checkpoint as ckpt
+from comem.training.collator import Collator, TrainingBatch
+from comem.training.dataset import TrainingExample
+from comem.training.evaluate import evaluate
+from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
+from comem.training.model import MemoryTrainingModel, step_seed
+from comem.training.order import Order, Steps
+from comem.training.run_folder import rewind_log
+from comem.training.schedule import lr_factor, parameter_groups, progress
+from comem.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient is NaN or infinite; the message names the batch."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did: optimizer steps in all, seconds of training, last loss, the last evaluation."""
+
+    folder: Path
+    checkpoint: Path
+    steps: int
+    seconds: float
+    loss: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains the memory of a `MemoryTrainingModel` in a run folder that is settled and locked already.
+
+    Args:
+        settings: the run's configuration.
+        model: encoder (with the checkpoint's weights when resuming) and frozen reader.
+        collator: makes the batches.
+        examples: what to train on.
+        eval_examples: what to evaluate on; may be empty.
+        backbone: generates the answers of the evaluation.
+        resume: the checkpoint to go on from.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        model: MemoryTrainingModel,
+        collator: Collator,
+        examples: Sequence[TrainingExample],
+        eval_examples: Sequence[TrainingExample] = (),
+        backbone: Any = None,
+        resume: Path | None = None,
+    ) -> None:
+        self.settings, self.folder = settings, Path(settings.output)
+        self.accelerator = Accelerator(mixed_precision="bf16" if use_bf16(settings.precision) else "no")
+        self.encoder, self.collator, self.backbone = model.encoder, collator, backbone
+        self.examples, self.eval_examples = examples, eval_examples
+        self.order = Order(len(examples), settings.batch_size, settings.seed)
+        self.total = self.order.total_steps(settings.epochs, settings.max_steps)
+        optim = settings.optim
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model.named_parameters(), optim),
+            betas=(optim.beta1, optim.beta2),
+            eps=optim.eps,
+        )
+        self.model: nn.Module = self.accelerator.prepare_model(model)
+        self.state = ckpt.read_state(resume) if resume else ckpt.RunState()
+        if resume:
+            ckpt.load_optimizer(self.optimizer, resume / "optimizer.safetensors")
+        self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.skipped = 0
+
+    def run(self) -> TrainResult:
+        """Train to the end, or to the next interruption.
+
+        Raises:
+            Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
+            NonFiniteLossError: on NaN; the last checkpoint stays.
+            StorageError: no space for a checkpoint or the log.
+        """
+        rewind_log(self.folder / "metrics.jsonl", self.state.step)
+        loss, started, before = math.nan, time.monotonic(), self.state.elapsed
+        with Interrupt() as interrupt, JsonlAppender(self.folder / "metrics.jsonl", durable=False) as log:
+            board = _tensorboard(self.folder) if self.settings.tensorboard else None
+            for step, batches in self._steps():
+                if self._progress(step) >= 1.0 and step > 0:
+                    break
+                row = self._step(step, batches)
+                loss = row["loss"]
+                self.state = ckpt.RunState(step + 1, before + time.monotonic() - started)
+                self._log(row, log, board)
+                self._after_step(step + 1, log, board)
+                if interrupt.signal:
+                    self._save()
+                    raise Interrupted(interrupt.signal, self.state.step, self.folder)
+            self._finish(log, board)
+        return TrainResult(
+            self.folder,
+            self.folder / "checkpoints" / f"step-{self.state.step:08d}",
+            self.state.step,
+            self.state.elapsed,
+            loss,
+            self.state.metrics,
+        )
+
+    def _progress(self, step: int) -> float:
+        return progress(step, self.total, self.state.elapsed, self.settings.max_seconds)
+
+    def _steps(self) -> Iterator[tuple[int, list[TrainingBatch]]]:
+        """The remaining steps with their micro-batches, under a progress bar."""
+        steps = Steps(
+            self.examples,
+            self.order,
+            self.collator,
+            self.settings.micro_batch_size,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+        )
+        rest = range(self.state.step, self.total)
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=rest,  # type: ignore[arg-type]
+            num_workers=self.settings.workers,
+            worker_init_fn=ignore_signals,
+        )
+        main = self.accelerator.is_main_process
+        with tqdm(total=self.total, initial=self.state.step, unit="step", disable=not main) as self.bar:
+            yield from zip(rest, loader, strict=True)
+
+    def _step(self, step: int, batches: Iterable[TrainingBatch]) -> dict[str, float]:
+        """One optimizer step; returns its log row."""
+        began = time.monotonic()
+        batches = [self._checked(batch) for batch in batches]
+        torch.manual_seed(step_seed(self.settings.seed, step, self.accelerator.process_index))
+        factor = lr_factor(self._progress(step), self.settings.optim)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.model.train()
+        loss, tokens = self._accumulate([batch for batch in batches if batch.ids])
+        norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.optim.clip)
+        if not (torch.isfinite(loss) and torch.isfinite(norm)):
+            names = ", ".join(identifier for batch in batches for identifier in batch.ids)
+            raise NonFiniteLossError(
+                f"step {step + 1}: loss {float(loss)}, gradient norm {float(norm)}, in the batch of: {names}. "
+                "The last checkpoint is untouched; look at these examples, or lower optim.lr, and run again"
+            )
+        if tokens:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - began
+        row = {"loss": float(loss), "grad_norm": float(norm), "lr": self.settings.optim.lr * factor}
+        return {"step": step + 1, **row, "tokens": tokens, "seconds": round(seconds, 4)}
+
+    def _accumulate(self, batches: Sequence[TrainingBatch]) -> tuple[Tensor, int]:
+        """Gradients of the mean over all answer tokens of the step, on all processes; and that mean."""
+        accelerator, device = self.accelerator, self.accelerator.device
+        own = torch.tensor(sum(batch.answer_tokens for batch in batches), device=device)
+        tokens = int(accelerator.reduce(own, "sum"))  # type: ignore[arg-type]
+        total = torch.zeros((), device=device)
+        for number, batch in enumerate(batches):
+            last = number == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.model):
+                loss, _ = self.model(batch.to(device))
+                # DistributedDataParallel takes the mean over processes, the sum is wanted
+                accelerator.backward(loss * accelerator.num_processes / max(tokens, 1))
+            total += loss.detach()
+        return accelerator.reduce(total, "sum") / max(tokens, 1), tokens  # type: ignore[operator, return-value]
+
+    def _checked(self, batch: TrainingBatch) -> TrainingBatch:
+        """The batch, after saying what of it could not be read."""
+        for message in batch.skipped:
+            self.skipped += 1
+            logger.warning("skipped (%d so far): %s", self.skipped, message)
+        return batch
+
+    def _after_step(self, step: int, log: JsonlAppender, board: Any) -> None:
+        """Evaluate and save where it is due; the last step is `_finish`'s."""
+        if step >= self.total:
+            return
+        every, evaluates = self.settings.save_every, self.settings.eval_every
+        evaluated = bool(evaluates and step % evaluates == 0 and self.eval_examples)
+        if evaluated:
+            self._evaluate(log, board)
+        if evaluated or (every and step % every == 0):
+            self._save()
+
+    def _finish(self, log: JsonlAppender, board: Any) -> None:
+        """Evaluate, save the last checkpoint, sum up."""
+        if self.state.finished:
+            return
+        if self.eval_examples:
+            self._evaluate(log, board)
+        self.state = ckpt.RunState(self.state.step, self.state.elapsed, True, self.state.metrics)
+        self._save()
+        if self.accelerator.is_main_process:
+            summary = {"steps": self.state.step, "seconds": self.state.elapsed, "skipped": self.skipped}
+            write_json(self.folder / "metrics.json", {**summary, **self.state.metrics})
+
+    def _evaluate(self, log: JsonlAppender, board: Any) -> None:
+        model = self.accelerator.unwrap_model(self.model)
+        limit = self.settings.eval_examples
+        with self.accelerator.autocast():
+            metrics = evaluate(
+                model, self.backbone, self.collator, self.eval_examples[:limit], self.settings.batch_size
+            )
+        self.state = ckpt.RunState(self.state.step, self.state.elapsed, False, metrics)
+        self._log({"step": self.state.step, **metrics}, log, board)
+        logger.info("step %d: %s", self.state.step, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+
+    def _save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        folder = self.folder / "checkpoints"
+        ckpt.save_checkpoint(folder, self.state, self.optimizer, self.encoder.save)
+        ckpt.keep_last(folder, self.settings.keep_last, also=ckpt.best(folder))
+
+    def _log(self, row: Mapping[str, float], log: JsonlAppender, board: Any) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        log.write(row)
+        if "loss" in row:
+            self.bar.update()
+            self.bar.set_postfix(loss=f"{row['loss']:.3f}")
+        if board and (int(row["step"]) % self.settings.log_every == 0 or "loss" not in row):
+            for name, value in row.items():
+                board.add_scalar(f"train/{name}", value, int(row["step"]))
+            board.flush()
+
+
+def use_bf16(precision: str) -> bool:
+    """Whether to compute in bf16: on a GPU that can, unless the settings say otherwise."""
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError("tensorboard=true needs the package: pip install tensorboard") from error
+    return SummaryWriter(str(folder / "tensorboard"))

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Trains the memory (LoRA on language model and vision tower, and the Q-Former) for a frozen Qwen-VL.
+#
+# Usage: bash scripts/train/finetune_lora_vision_vlm.sh [KEY=VALUE…] [--dry-run]
+#
+#   MODEL   model folder, hub id or row of the backbone table   (default: toy, the embedded one)
+#   DATA    JSONL of questions, see comem/training/dataset.py    (default: data/toy/train.jsonl)
+#   OUTPUT  the run folder; run the same command again to resume (default: runs/train)
+#   CONFIG  recipe                  (default: configs/train/toy.yaml, or paper.yaml when MODEL is given)
+#
+# Example: MODEL=Qwen/Qwen2.5-VL-7B-Instruct DATA=data/train.jsonl bash scripts/train/finetune_lora_vision_vlm.sh max_items=3
+set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
+esac
+root=$(cd "$(dirname "$0")/../.." && pwd)
+comem=$root/.venv/bin/comem
+[ -x "$comem" ] || comem=comem
+config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo paper || echo toy).yaml}
+exec "$comem" train --config "$config" \
+  "model=${MODEL:-toy}" "data=${DATA:-data/toy/train.jsonl}" "output=${OUTPUT:-runs/train}" "$@"

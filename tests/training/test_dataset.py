@@ -1,0 +1,89 @@
+"""The training file: notations, look-ups, and errors with file and line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comem.records import RecordError
+from comem.training.dataset import load_examples, load_knowledge
+
+ROW = {"id": "q1", "question": "Where?", "answers": ["Paris", "in Paris"], "image": "a.png"}
+
+
+def written(folder: Path, *rows: Any, name: str = "train.jsonl") -> Path:
+    path = folder / name
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+def test_plain_record(tmp_path: Path) -> None:
+    item = {"id": "w", "text": "A tower.", "image": "w.png", "language": "bg"}
+    (example,) = load_examples(written(tmp_path, {**ROW, "language": "fr", "knowledge": [item]}))
+    assert example.turns == (("Where?", "Paris"),)
+    assert example.answers == ("Paris", "in Paris")
+    assert example.images[0].path == str(tmp_path / "a.png")
+    assert example.items[0].image is not None and example.items[0].image.path == str(tmp_path / "w.png")
+    assert (example.items[0].language, example.language) == ("bg", "fr")
+
+
+def test_llava_record_and_turns(tmp_path: Path) -> None:
+    llava = [
+        {"from": "human", "value": "<image>\nWhere?"}, {"from": "gpt", "value": "Paris"},
+        {"from": "human", "value": "When?"}, {"from": "gpt", "value": "1889"},
+    ]  # fmt: skip
+    plain = [{"question": "Where?", "answer": "Paris"}, {"question": "When?", "answer": "1889"}]
+    one, two = load_examples(
+        written(tmp_path, {"id": 1, "conversations": llava, "image": "a.png"}, {"id": 2, "conversations": plain})
+    )
+    assert one.id == "1" and one.turns == two.turns == (("Where?", "Paris"), ("When?", "1889"))
+    assert [m.role for m in one.messages()] == ["user", "assistant"] * 2
+    assert len(one.messages(last_answer=False)) == 3
+    assert one.messages()[0].content[0] == one.images[0]
+
+
+def test_infoseek_names_and_knowledge_ids(tmp_path: Path) -> None:
+    knowledge = written(tmp_path, {"id": "w1", "text": "x"}, {"id": "w2", "text": "y"}, name="k.jsonl")
+    row = {"data_id": "d", "question": "Q?", "answer": ["A", "B"], "image_path": "a.png"}
+    (example,) = load_examples(written(tmp_path, {**row, "knowledge_ids": ["w2", "w1"]}), knowledge)
+    assert (example.id, example.answers) == ("d", ("A", "B"))
+    assert [item.id for item in example.items] == ["w2", "w1"]
+    assert set(load_knowledge(knowledge)) == {"w1", "w2"}
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{broken", "not JSON"),
+        ({"question": "Q", "answer": "A"}, "no field 'id'"),
+        ({"id": 1, "question": "Q"}, "'answer'"),
+        ({"id": 1, "question": " ", "answer": "A"}, "non-empty"),
+        ({"id": 1, "question": "Q <|im_end|>", "answer": "A"}, "chat markup"),
+        ({**ROW, "id": "q0"}, "already"),
+        ({**ROW, "knowledge": ["w"]}, "an object with 'id'"),
+        ({**ROW, "knowledge": [{"id": "w"}]}, "neither text nor image"),
+        ({**ROW, "knowledge_ids": ["w"]}, "no knowledge file"),
+        ({**ROW, "image": 7}, "an image is a path"),
+        ({"id": 1, "conversations": []}, "non-empty list"),
+        ({"id": 1, "conversations": [{"from": "gpt", "value": "A"}]}, "alternate"),
+    ],
+)
+def test_bad_records_name_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
+    path = written(tmp_path, {**ROW, "id": "q0"}, "", row)
+    with pytest.raises(RecordError, match=message) as error:
+        load_examples(path)
+    assert str(error.value).startswith(f"{path}:3: ")
+
+
+def test_unknown_knowledge_id(tmp_path: Path) -> None:
+    knowledge = written(tmp_path, {"id": "w1", "text": "x"}, name="k.jsonl")
+    with pytest.raises(RecordError, match="'w9' is not in the knowledge file"):
+        load_examples(written(tmp_path, {**ROW, "knowledge_ids": ["w9"]}), knowledge)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no question"):
+        load_examples(written(tmp_path, ""))
