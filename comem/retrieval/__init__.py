@@ -1,0 +1,1 @@
+"""From a corpus of images with texts to the items nearest to a question's picture."""

@@ -1,0 +1,190 @@
+"""Pictures and texts as vectors on the unit sphere, by any open_clip model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+import comem
+from comem.images import open_image
+from comem.types import ImageRef
+
+logger = logging.getLogger(__name__)
+
+# The paper says "CLIP", image tower, and names no variant (nor does its code): the common choice.
+DEFAULT_EMBEDDER = "ViT-L-14:openai"
+TOY_CLIP = Path(comem.__file__).parent / "toy" / "weights" / "clip"
+CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
+Picture = ImageRef | Image.Image
+
+
+class EmbedderError(ValueError):
+    """A model that cannot be loaded as an embedder."""
+
+
+class Embedder(Protocol):
+    """What the index and the retrievers need."""
+
+    name: str
+    dimension: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal exactly when two embedders give the same vectors."""
+
+    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
+        """float32 (n, d), each row of length 1."""
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """float32 (n, d), each row of length 1."""
+
+
+class OpenClipEmbedder:
+    """An open_clip model with its preprocessing and tokenizer.
+
+    Args:
+        name: what the user asked for; kept for messages and manifests.
+        model: the open_clip model, in evaluation mode.
+        preprocess: Pillow image → float tensor (3, height, width).
+        tokenizer: list of texts → int tensor (n, l).
+        device: where the model is.
+    """
+
+    def __init__(self, name: str, model: Any, preprocess: Any, tokenizer: Any, device: str = "cpu") -> None:
+        self.name, self.device = name, device
+        self.model = model.eval().to(device)
+        self._preprocess, self._tokenizer = preprocess, tokenizer
+        self.dimension = int(self.embed_texts([""]).shape[1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and of the preprocessing."""
+        digest = hashlib.sha256(repr(self._preprocess).encode())
+        for key, value in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:32]
+
+    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
+        """Embeds pictures.
+
+        Returns:
+            float32 (n, d), each row of length 1.
+
+        Raises:
+            ImageError: for a picture that cannot be opened; it names the file.
+        """
+        import torch
+
+        def run(batch: Sequence[Picture]) -> Any:
+            pixels = torch.stack([self._preprocess(_pixels(image)) for image in batch])  # (b, 3, h, w)
+            return self.model.encode_image(pixels.to(self.device), normalize=True)  # (b, d)
+
+        return self._embed(run, images, batch_size)
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """Embeds texts, cut to the model's context length.
+
+        Returns:
+            float32 (n, d), each row of length 1.
+        """
+
+        def run(batch: Sequence[str]) -> Any:
+            return self.model.encode_text(self._tokenizer(list(batch)).to(self.device), normalize=True)  # (b, d)
+
+        return self._embed(run, texts, batch_size)
+
+    def _embed(self, run: Any, inputs: Sequence[Any], batch_size: int) -> np.ndarray:
+        import torch
+
+        with torch.inference_mode():
+            rows = [run(batch).float().cpu().numpy() for batch in _batches(inputs, batch_size)]
+        return np.concatenate(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
+
+
+def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None) -> OpenClipEmbedder:
+    """Loads an embedder.
+
+    Args:
+        name: "toy" for the embedded one; a folder with `open_clip_config.json` and
+            `open_clip_model.safetensors`; or `architecture:pretrained` as open_clip names them,
+            for example "ViT-L-14:openai" (downloaded on first use).
+        device: torch device; CUDA when there is one by default.
+
+    Raises:
+        EmbedderError: for an unknown name, or a folder that is no complete open_clip model.
+    """
+    import open_clip
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = TOY_CLIP if name == "toy" else Path(name.removeprefix("local-dir:"))
+    if name == "toy" or folder.is_dir() or name.startswith("local-dir:"):
+        check_folder(folder)
+        source, pretrained = f"local-dir:{folder}", None
+    else:
+        source, pretrained = _hub_names(name, open_clip)
+    try:
+        model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=pretrained, device=device)
+        tokenizer = open_clip.get_tokenizer(source)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise EmbedderError(f"open_clip cannot load {name!r}: {error}") from error
+    return OpenClipEmbedder(name, model, preprocess, tokenizer, device)
+
+
+def check_folder(folder: Path) -> None:
+    """Refuses a folder that open_clip would load only in part (it then keeps random weights silently).
+
+    Raises:
+        EmbedderError: naming what is missing.
+    """
+    missing = [part for part in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / part).is_file()]
+    if missing:
+        raise EmbedderError(
+            f"{folder}: not an open_clip model folder, {' and '.join(missing)} missing; pickled weights (.bin, .pt)"
+            " are not opened: convert them with safetensors first"
+        )
+    try:
+        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise EmbedderError(f"{folder / CONFIG_NAME}: not JSON ({error})") from error
+    if "model_cfg" not in config:
+        raise EmbedderError(f"{folder / CONFIG_NAME}: no model_cfg in it; is it an open_clip config?")
+
+
+def _hub_names(name: str, open_clip: Any) -> tuple[str, str | None]:
+    """(`architecture`, `pretrained`) for open_clip, checked before anything is downloaded."""
+    from comem.tables import nearest
+
+    if name.startswith("hf-hub:"):
+        return name, None
+    architecture, _, pretrained = name.partition(":")
+    if architecture not in open_clip.list_models():
+        raise EmbedderError(
+            f"unknown embedder {name!r}: no such folder, and no open_clip architecture {architecture!r};"
+            f" {nearest(architecture, open_clip.list_models())} (or 'toy', or a folder)"
+        )
+    known = open_clip.list_pretrained_tags_by_model(architecture)
+    if pretrained not in known:
+        raise EmbedderError(
+            f"embedder {name!r}: unknown pretrained tag {pretrained!r}; write {architecture}:TAG with a TAG of"
+            f" {', '.join(known) or 'none (open_clip publishes no weights for it)'}"
+        )
+    return architecture, pretrained
+
+
+def _pixels(image: Picture) -> Image.Image:
+    return image if isinstance(image, Image.Image) else open_image(image)
+
+
+def _batches(inputs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    starts: Iterable[int] = range(0, len(inputs), size)
+    return (inputs[start : start + size] for start in starts)

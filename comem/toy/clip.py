@@ -1,0 +1,265 @@
+"""The embedded CLIP: a small open_clip model trained from scratch on pictures made by rules.
+
+`python -m comem.toy.clip train` writes an ordinary open_clip folder. Two pictures of one thing attract
+each other and repel all others of the batch (instance discrimination, arXiv:2002.05709); captions are
+learned beside it (arXiv:2103.00020). No real picture is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from comem.records import write_json
+from comem.retrieval.embedder import CONFIG_NAME, TOY_CLIP, WEIGHTS_NAME
+from comem.toy.clip_pictures import camera, change, draw_banner, random_banner
+from comem.toy.draw import draw
+from comem.toy.world import Entity, World
+
+logger = logging.getLogger(__name__)
+
+SIZE, VOCABULARY, PAD, START, END = 64, 512, 0, 1, 2
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+MODEL_CFG: dict[str, Any] = {
+    "embed_dim": 128,
+    "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
+    "text_cfg": {
+        "context_length": 48, "vocab_size": VOCABULARY, "width": 96, "heads": 4, "layers": 2,
+        "pool_type": "eos", "pad_id": PAD, "eos_id": END, "hf_tokenizer_name": "comem-toy-clip",
+    },
+}  # fmt: skip
+# "squash": the whole picture is seen, at any aspect ratio.
+PREPROCESS_CFG: dict[str, Any] = {
+    "size": SIZE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "squash",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClipTraining:
+    """Settings of the training; the defaults made the committed weights."""
+
+    seconds: float = 780.0
+    max_steps: int = 2000
+    batch: int = 192
+    siblings: int = 4
+    towns: float = 0.3
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    warmup: int = 40
+    temperature: float = 0.06
+    text_weight: float = 0.2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one thing, as the model takes them, and its caption."""
+
+    first: Image.Image
+    second: Image.Image
+    caption: str
+
+
+def build_model(seed: int = 0) -> torch.nn.Module:
+    """The untrained model."""
+    from open_clip.model import CLIP
+
+    torch.manual_seed(seed)
+    return CLIP(**MODEL_CFG)
+
+
+def build_tokenizer(folder: Path, seed: int = 0) -> None:
+    """Trains a byte-level BPE on captions and saves it as an ordinary tokenizer folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    rng = random.Random(f"captions/{seed}")
+    captions = [random_banner(rng).caption() for _ in range(3000)]
+    captions += [town.arms.caption() for town in World(seed, 500).split("train")]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # any text in any language has tokens
+    tokenizer.train_from_iterator(
+        captions, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet)
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", START), ("</s>", END)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=48
+    )
+    fast.save_pretrained(folder)
+
+
+def save_model(model: torch.nn.Module, folder: Path) -> None:
+    """Writes weights (half precision, but norms and biases in full) and config as open_clip reads them."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {key: value.detach().cpu() for key, value in model.state_dict().items() if key != "attn_mask"}
+    half = {key: v.half() if v.is_floating_point() and v.dim() > 1 else v for key, v in state.items()}
+    save_file({key: value.contiguous().clone() for key, value in half.items()}, folder / WEIGHTS_NAME)
+    write_json(folder / CONFIG_NAME, {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG})
+
+
+def train(folder: Path, settings: ClipTraining) -> list[dict[str, float]]:
+    """Trains and saves the model; stops at `max_steps` or after `seconds`, whichever comes first.
+
+    The learning rate follows the share of whichever is nearer its end, so that a slower machine ends
+    with the same schedule after fewer steps.
+
+    Returns:
+        The log: one record every 20 steps.
+    """
+    from transformers import AutoTokenizer
+
+    folder.mkdir(parents=True, exist_ok=True)
+    build_tokenizer(folder, settings.seed)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = build_model(settings.seed).train()
+    groups = _parameter_groups(model, settings.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98))
+    sample = pair_source(settings)
+    log, start, step, share = list[dict[str, float]](), time.monotonic(), 0, 0.0
+    while share < 1.0:
+        rate = min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + math.cos(math.pi * share))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * rate
+        losses = _step(model, tokenizer, sample(settings.batch), settings)
+        optimizer.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        seconds = time.monotonic() - start
+        share = max(step / settings.max_steps, seconds / settings.seconds)
+        if step % 20 == 0 or share >= 1.0:
+            log.append({"step": step, "seconds": round(seconds, 1)} | {k: round(float(v), 4) for k, v in losses.items()})
+            logger.info("%s", log[-1])
+    save_model(model.eval(), folder)
+    write_json(folder / "training_log.json", {"settings": asdict(settings), "log": log})
+    return log
+
+
+def pair_source(settings: ClipTraining) -> Callable[[int], list[Pair]]:
+    """Draws batches of pairs: families of banners that differ in one thing, and families of towns.
+
+    Towns are those of the training split only; the arms of the others are never shown.
+    """
+    rng = random.Random(f"pairs/{settings.seed}")
+    towns = list(World(settings.seed, 2000).split("train"))
+    kin = _families(towns)
+
+    def sample(count: int) -> list[Pair]:
+        pairs: list[Pair] = []
+        while len(pairs) < count:
+            if rng.random() < settings.towns:
+                family = rng.choice(kin)
+                chosen = rng.sample(family, min(settings.siblings, len(family)))
+                pairs += [_town_pair(town, rng) for town in chosen]
+            else:
+                banner = random_banner(rng)
+                for _ in range(settings.siblings):
+                    pairs.append(_banner_pair(banner, rng))
+                    banner = change(banner, rng)
+        return pairs[:count]
+
+    return sample
+
+
+def _families(towns: Sequence[Entity]) -> list[list[Entity]]:
+    """Towns grouped by what they share: field and division, or charge and its colour."""
+    groups: dict[tuple[str, ...], list[Entity]] = {}
+    for town in towns:
+        arms = town.arms
+        groups.setdefault(("field", arms.field, arms.division, arms.division_colour), []).append(town)
+        groups.setdefault(("charge", arms.charge, arms.charge_colour), []).append(town)
+    return list(groups.values())
+
+
+def _banner_pair(banner: Any, rng: random.Random) -> Pair:
+    picture = draw_banner(banner)
+    plain = rng.random() < 0.5  # an index holds the picture as it is, a question shows it otherwise
+    first = camera(picture, rng, SIZE, 0.0 if plain else 1.0)
+    return Pair(first, camera(picture, rng, SIZE), banner.caption())
+
+
+def _town_pair(town: Entity, rng: random.Random) -> Pair:
+    first, second = (draw(town, rng.randrange(1 << 20), 80) for _ in range(2))
+    return Pair(camera(first, rng, SIZE, rng.choice((0.0, 0.5))), camera(second, rng, SIZE, 0.5), town.arms.caption())
+
+
+def _step(model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: ClipTraining) -> dict[str, torch.Tensor]:
+    """Losses of one batch of b pairs."""
+    pictures = [pair.first for pair in pairs] + [pair.second for pair in pairs]
+    vectors = model.encode_image(to_pixels(pictures), normalize=True)  # (2b, d)
+    first, second = vectors.chunk(2)  # (b, d) each
+    captions = [pair.caption for pair in pairs]
+    ids = tokenizer(captions, padding="max_length", truncation=True, max_length=48, return_tensors="pt").input_ids
+    texts = model.encode_text(ids, normalize=True)  # (b, d)
+    same = torch.tensor([[a == b for b in captions] for a in captions])
+    twins = same & ~torch.eye(len(pairs), dtype=torch.bool)  # equal captions say nothing about each other
+    image_loss = _contrast(first @ second.T / settings.temperature, twins)
+    text_loss = _contrast(second @ texts.T * model.logit_scale.exp().clamp(max=100), twins)
+    hits = ((first @ second.T).argmax(dim=1) == torch.arange(len(pairs))).float().mean()
+    return {
+        "loss": image_loss + settings.text_weight * text_loss,
+        "image_loss": image_loss.detach(), "text_loss": text_loss.detach(), "recall@1 in batch": hits,
+    }  # fmt: skip
+
+
+def _contrast(logits: torch.Tensor, ignore: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy of the diagonal, both ways; logits (b, b), ignore (b, b) marks pairs left out."""
+    logits = logits.masked_fill(ignore, float("-inf"))
+    target = torch.arange(len(logits))
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def to_pixels(pictures: Sequence[Image.Image]) -> torch.Tensor:
+    """Square pictures as a normalised float tensor (n, 3, size, size), as the saved preprocessing does."""
+    array = np.stack([np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures])
+    tensor = torch.from_numpy(array).permute(0, 3, 1, 2) / 255
+    return (tensor - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    free = [p for p in model.parameters() if p.dim() <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line: train, or write the untrained model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=("train", "init"), help="train the model, or write it untrained")
+    parser.add_argument("--output", type=Path, default=TOY_CLIP)
+    parser.add_argument("--seconds", type=float, default=ClipTraining.seconds)
+    parser.add_argument("--max-steps", type=int, default=ClipTraining.max_steps)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if args.job == "init":
+        build_tokenizer(args.output, args.seed)
+        save_model(build_model(args.seed).eval(), args.output)
+        return
+    log = train(args.output, ClipTraining(seconds=args.seconds, max_steps=args.max_steps, seed=args.seed))
+    logger.info(json.dumps(log[-1]))
+
+
+if __name__ == "__main__":
+    main()
