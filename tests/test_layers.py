@@ -1,0 +1,78 @@
+"""Import ranks: a module imports only lower ranks or its own sub-package."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "comem"
+
+# Sub-packages and top-level modules by rank. What stands in none of them fails the test: give it a rank here.
+RANKS = {
+    0: {"types", "tables", "images", "records", "config"},
+    1: {"evaluation", "backbones", "retrieval"},
+    2: {"memory", "benchmarks"},
+    3: {"modes", "training", "toy"},
+    4: {"runner"},
+    5: {"cli", "__main__", "commands", "quickstart"},
+}
+RANK = {name: rank for rank, names in RANKS.items() for name in names}
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def unit(path: Path) -> str:
+    """The sub-package or top-level module that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.AST, path: Path) -> Iterator[tuple[int, str]]:
+    """Line and unit of every import of our own modules, also of those inside functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            module = node.module or ""
+            names = [f"comem.{alias.name}" for alias in node.names] if module == "comem" else [module]
+        elif isinstance(node, ast.ImportFrom):
+            raise AssertionError(f"{path}:{node.lineno}: write imports in full, not with dots")
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "comem" and len(parts) > 1:
+                yield node.lineno, parts[1]
+
+
+def faults(tree: ast.AST, path: Path) -> list[str]:
+    """What the module imports that it may not."""
+    own, found = unit(path), []
+    for line, other in imports(tree, path):
+        if other.startswith("__version__") or other == own:
+            continue
+        if other not in RANK:
+            found.append(f"{path}:{line}: {other} has no rank")
+        elif RANK[other] >= RANK[own] and not (own == "__main__" and other == "cli"):
+            found.append(f"{path}:{line}: {own} (rank {RANK[own]}) imports {other} (rank {RANK[other]})")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_module_imports_only_lower_ranks(path: Path) -> None:
+    assert unit(path) in RANK, f"{path} has no rank; give it one in {Path(__file__).name}"
+    assert faults(ast.parse(path.read_text(encoding="utf-8")), path) == []
+
+
+def test_a_fault_is_found() -> None:
+    """The test above can fail: an upward import, a sideways one, one inside a function."""
+    code = "import comem.cli\nfrom comem import runner\ndef f():\n    from comem.retrieval.corpus import read_wit\n"
+    assert len(faults(ast.parse(code), PACKAGE / "backbones" / "hf.py")) == 3
+    assert faults(ast.parse("from comem.types import Example"), PACKAGE / "backbones" / "hf.py") == []
+
+
+def test_relative_imports_are_refused() -> None:
+    with pytest.raises(AssertionError, match="in full"):
+        faults(ast.parse("from . import x"), PACKAGE / "memory" / "bank.py")
