@@ -1,0 +1,146 @@
+"""The memory bank: memories by item id, in memory and as one safetensors file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from comem.memory.files import open_tensors, write_tensors
+
+FORMAT = "comem-memory-bank"
+VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryBank:
+    """Memories of `n` items, and which encoder made them.
+
+    Attributes:
+        embeddings: `(n, q, d)`.
+        ids: the item of each row, each once.
+        fingerprint: of the encoder (`MemoryEncoder.fingerprint`); a reader must not mix encoders.
+    """
+
+    embeddings: Tensor
+    ids: tuple[str, ...]
+    fingerprint: str
+    _rows: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 3 or len(self.embeddings) != len(self.ids):
+            raise ValueError(
+                f"a bank of {len(self.ids)} ids needs embeddings of shape ({len(self.ids)}, q, d), "
+                f"got {tuple(self.embeddings.shape)}"
+            )
+        rows = {item_id: row for row, item_id in enumerate(self.ids)}
+        if len(rows) != len(self.ids):
+            twice = next(i for row, i in enumerate(self.ids) if rows[i] != row)
+            raise ValueError(f"knowledge id {twice!r} comes twice: give every item an id of its own")
+        object.__setattr__(self, "_rows", rows)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, item_id: object) -> bool:
+        return item_id in self._rows
+
+    def select(self, ids: Sequence[str]) -> MemoryBank:
+        """The memories of these items, in this order.
+
+        Raises:
+            ValueError: an id is not in the bank (the nearest are named), or comes twice.
+        """
+        missing = [i for i in ids if i not in self._rows]
+        if missing:
+            near = difflib.get_close_matches(missing[0], self.ids[:10000], n=3)
+            hint = f"did you mean {', '.join(near)}?" if near else "encode it and append it"
+            raise ValueError(f"{len(missing)} ids are not in the bank of {len(self)}, first {missing[0]!r}; {hint}")
+        rows = torch.tensor([self._rows[i] for i in ids], dtype=torch.long, device=self.embeddings.device)
+        return MemoryBank(self.embeddings[rows], tuple(ids), self.fingerprint)
+
+    def prefix(self) -> Tensor:
+        """All memories as one soft prefix `(n·q, d)`, first item first."""
+        return self.embeddings.flatten(0, 1)
+
+    def append(self, other: MemoryBank) -> MemoryBank:
+        """Both banks as one.
+
+        Raises:
+            ValueError: other encoder, other sizes, or an id that is in both.
+        """
+        check_fingerprint(other.fingerprint, self.fingerprint, "the bank to append")
+        if other.embeddings.shape[1:] != self.embeddings.shape[1:]:
+            raise ValueError(
+                f"memories of {tuple(other.embeddings.shape[1:])} do not fit those of "
+                f"{tuple(self.embeddings.shape[1:])} in this bank"
+            )
+        joined = torch.cat([self.embeddings, other.embeddings.to(self.embeddings)])
+        return MemoryBank(joined, self.ids + other.ids, self.fingerprint)
+
+    def to(self, *args: torch.device | torch.dtype | str) -> MemoryBank:
+        """The bank on another device or in another dtype, as `Tensor.to`."""
+        return MemoryBank(self.embeddings.to(*args), self.ids, self.fingerprint)  # type: ignore[arg-type]
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically.
+
+        Raises:
+            StorageError: no space is left.
+        """
+        metadata = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            "fingerprint": self.fingerprint,
+            "ids": json.dumps(self.ids, ensure_ascii=False),
+        }
+        write_tensors(path, {"embeddings": self.embeddings}, metadata)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, expect_fingerprint: str | Collection[str] | None = None, width: int | None = None
+    ) -> MemoryBank:
+        """Read a bank.
+
+        Args:
+            expect_fingerprint: of the encoder in use (or those it accepts); None takes any bank.
+            width: the reader's embedding width `d`; None takes any.
+
+        Raises:
+            ValueError: missing, half-written, not a bank, of a newer version, of another encoder or
+                of another width; names the file and the remedy.
+        """
+        with open_tensors(path) as file:
+            meta = file.metadata() or {}
+            if meta.get("format") != FORMAT:
+                raise ValueError(f"{path}: not a memory bank (no {FORMAT!r} mark): make one with `comem encode`")
+            if int(meta["version"]) > VERSION:
+                raise ValueError(f"{path}: bank version {meta['version']}, known is {VERSION}: update comem")
+            embeddings = file.get_tensor("embeddings")
+        check_fingerprint(meta["fingerprint"], expect_fingerprint, str(path))
+        bank = cls(embeddings, tuple(json.loads(meta["ids"])), meta["fingerprint"])
+        if width is not None and embeddings.shape[-1] != width:
+            raise ValueError(
+                f"{path}: memories of width {embeddings.shape[-1]}, the reader needs {width}: "
+                "encode the items with an encoder for this reader"
+            )
+        return bank
+
+
+def check_fingerprint(found: str, expected: str | Collection[str] | None, what: str) -> None:
+    """Refuse memories of another encoder.
+
+    Raises:
+        ValueError: names what was refused and the remedy.
+    """
+    accepted = (expected,) if isinstance(expected, str) else expected
+    if accepted is not None and found not in accepted:
+        raise ValueError(
+            f"{what}: made by another encoder (fingerprint {found[:12]}…, expected "
+            f"{' or '.join(f'{a[:12]}…' for a in accepted)}): encode the items again, or load the encoder that made it"
+        )

@@ -1,0 +1,153 @@
+"""From knowledge items to what the encoder reads: chat text, pixels, one left-padded batch.
+
+An item is a two-turn chat without a system turn (authors_code.md 1.2): the user shows the image and
+says what it is, the assistant "answers" with the passage. The question is never part of it, so a
+memory depends on its item alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from comem.images import ImageError, open_image
+from comem.types import KnowledgeItem
+
+PROMPT = " Similar image and text knowledge for reference"
+IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
+PAPER_PIXELS = (16 * 28 * 28, 64 * 28 * 28)  # 16 to 64 visual tokens (authors_code.md, section 2)
+
+
+@dataclass(frozen=True)
+class KnowledgeFormat:
+    """How an item is written for the encoder; part of the encoder's identity.
+
+    Attributes:
+        prompt: what the user turn says after the image.
+        max_chars: longer passages are cut.
+        min_pixels, max_pixels: limits for the image. None for the paper's 16·28² and 64·28², kept
+            inside the processor's own limits. (Released weights were in effect trained with 4·28²
+            and 16384·28²: authors_code.md M4.)
+    """
+
+    prompt: str = PROMPT
+    max_chars: int = 5000
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_chars < 1:
+            raise ValueError(f"max_chars={self.max_chars}: must be at least 1")
+        low, high = self.min_pixels, self.max_pixels
+        if (low is not None and low < 1) or (high is not None and high < 1):
+            raise ValueError(f"pixel limits {low}..{high}: must be positive")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_pixels={low} is above max_pixels={high}")
+
+    def pixel_limits(self, image_processor: Any) -> tuple[int, int]:
+        """The limits in effect with this image processor, in pixels."""
+        own = (image_processor.size["shortest_edge"], image_processor.size["longest_edge"])
+        low, high = (min(max(limit, own[0]), own[1]) for limit in PAPER_PIXELS)
+        low = low if self.min_pixels is None else self.min_pixels
+        high = high if self.max_pixels is None else self.max_pixels
+        return min(low, high), max(low, high)
+
+
+def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequence[str] = ()) -> str:
+    """The chat text of one item.
+
+    Args:
+        special_tokens: removed from the passage, which could otherwise end its own turn or claim an image.
+
+    Raises:
+        ValueError: if the item has neither text nor image.
+    """
+    passage = item.text
+    for token in special_tokens:
+        passage = passage.replace(token, "")
+    passage = passage[: form.max_chars]
+    if item.image is None and not passage.strip():
+        raise ValueError(f"knowledge item {item.id!r} has neither text nor image: there is nothing to remember")
+    image = IMAGE_SLOT if item.image is not None else ""
+    return (
+        f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
+    )
+
+
+def item_inputs(items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat) -> dict[str, Tensor]:
+    """One left-padded batch for the encoder.
+
+    Args:
+        items: at least one.
+        processor: of the encoder's model; expands the image slot to the image's grid.
+
+    Returns:
+        `input_ids`, `attention_mask`, `mm_token_type_ids`, each `(n, l)`, and, if any item has an
+        image, `pixel_values` and `image_grid_thw` `(images, 3)`.
+
+    Raises:
+        ValueError: no items, an item without anything, or an image that cannot be read; names the item.
+    """
+    if not items:
+        raise ValueError("no knowledge items to encode")
+    special = _special_tokens(processor.tokenizer)
+    texts = [render_item(item, form, special) for item in items]
+    images = [_pixels(item) for item in items if item.image is not None]
+    low, high = form.pixel_limits(processor.image_processor)
+    kwargs: dict[str, Any] = {}
+    if images:
+        kwargs = {"images": images, "images_kwargs": {"size": {"shortest_edge": low, "longest_edge": high}}}
+    batch = processor(
+        text=texts, text_kwargs={"padding": True, "padding_side": "left"}, return_tensors="pt", **kwargs
+    )
+    inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if "mm_token_type_ids" not in inputs:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).int()
+    return inputs
+
+
+def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add explicit M-RoPE `position_ids` `(3, n, l)`, and the token types they follow from.
+
+    Left to itself, a Qwen-VL model counts padding as positions in batches without images, and keeps
+    `rope_deltas` for its next call: the reader's.
+    """
+    config: Any = model.config
+    types = inputs.get("mm_token_type_ids")
+    if types is None:
+        types = (inputs["input_ids"] == config.image_token_id).int()
+    base: Any = model.base_model
+    positions, _ = base.get_rope_index(
+        inputs["input_ids"],
+        mm_token_type_ids=types,
+        image_grid_thw=inputs.get("image_grid_thw"),
+        attention_mask=inputs["attention_mask"],
+    )
+    return {**inputs, "mm_token_type_ids": types, "position_ids": positions}
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    return sorted(
+        {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens),
+        key=len, reverse=True,
+    )
+
+
+def _pixels(item: KnowledgeItem) -> Image.Image:
+    try:
+        image = open_image(item.image)  # type: ignore[arg-type]
+    except ImageError as error:
+        raise ImageError(f"knowledge item {item.id!r}: {error}") from error
+    if max(image.size) > 200 * min(image.size):  # the image processor's own limit, which names no item
+        raise ImageError(f"knowledge item {item.id!r}: the image is {image.size}, longer than 200 times its width")
+    return image
+
+
+def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on a device."""
+    return {name: value.to(device) for name, value in inputs.items()}
