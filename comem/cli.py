@@ -32,7 +32,7 @@ class Command:
 COMMANDS: Table[Command] = Table(
     "sub-command",
     {
-        "quickstart": Command("comem.quickstart.commands", "the whole method on the embedded world, in minutes"),
+        "quickstart": Command("comem.quickstart.commands", "the whole method on the embedded world"),
         "toy": Command("comem.toy.commands", "build the embedded world's data folder"),
         "index": Command("comem.retrieval.commands", "embed a knowledge base with CLIP and index it"),
         "retrieve": Command("comem.retrieval.commands", "find knowledge items for the images of questions"),

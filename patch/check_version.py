@@ -33,7 +33,7 @@ def verdict(version: str) -> tuple[bool, str]:
     if LOWEST <= number < BELOW:
         return True, f"transformers {version}: supported, no patch needed"
     if number == AUTHORS:
-        reason = "the version of the paper's code, which needed a replaced modeling file (see patch/README.md)"
+        reason = "the version of the paper's code, which replaced a modeling file (see patch/README.md)"
     elif number < LOWEST:
         reason = "too old: its Qwen-VL classes are laid out differently"
     else:

@@ -1,0 +1,29 @@
+"""The table of results: mode × accuracy × context tokens × seconds per question."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from comem.quickstart.result import Row
+
+HEADINGS = ("mode", "accuracy", "context tokens", "tokens per item", "seconds per question")
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str]:
+    """A row as text, rounded to what its number of questions can tell."""
+    per_item = f"{row.context_tokens / row.items:.0f}" if row.items and row.context_tokens else "–"
+    tokens = f"{row.context_tokens:.0f}"
+    return row.label, f"{100 * row.accuracy:.1f} %", tokens, per_item, f"{row.seconds:.3f}"
+
+
+def result_table(rows: Sequence[Row], title: str) -> Table:
+    """The rows as a table for rich."""
+    counts = sorted({row.count for row in rows})
+    table = Table(title=f"{title} ({' / '.join(map(str, counts))} questions)", title_justify="left")
+    for number, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*cells(row))
+    return table

@@ -1,0 +1,80 @@
+"""Rows, worked examples, table, figure and page of the quickstart."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from comem.quickstart.figure import draw_figure
+from comem.quickstart.page import write_page
+from comem.quickstart.result import Answered, Case, Row, row, worked_examples
+from comem.quickstart.table import result_table
+from comem.types import Example, ImageRef, KnowledgeItem, Prediction
+
+ROWS = [Row("baseline", 0.03, 0, 0.01, 200), Row("rag", 0.9, 330, 0.05, 200, 3)]
+
+
+def picture(colour: str = "red") -> ImageRef:
+    buffer = io.BytesIO()
+    Image.new("RGB", (900, 600), colour).save(buffer, format="PNG")
+    return ImageRef(data=buffer.getvalue())
+
+
+def case(name: str, *right: bool) -> Case:
+    answers = tuple(Answered(f"mode {i}", "granite <b>", good) for i, good in enumerate(right))
+    item = KnowledgeItem("k1", "A & B <script>alert(1)</script>", picture("blue"))
+    return Case(Example(name, "Of what is it built?", picture(), ("granite",)), (item,), answers)
+
+
+def test_row_takes_means() -> None:
+    predictions = [Prediction("a", "x", context_tokens=10, seconds=1.0), Prediction("b", "y", seconds=3.0)]
+    assert row("rag", predictions, [1.0, 0.0], 3) == Row("rag", 0.5, 5.0, 2.0, 2, 3)
+
+
+def test_row_refuses_missing_scores() -> None:
+    with pytest.raises(ValueError, match="comem: 1 predictions, 0 scores"):
+        row("comem", [Prediction("a", "x")], [])
+
+
+def test_worked_examples_show_each_pattern_the_usual_one_first() -> None:
+    cases = [case("a", True), case("b", False), case("c", False), case("d", False)]
+    assert [each.example.id for each in worked_examples(cases)] == ["b", "a", "c"]
+    assert worked_examples([]) == []
+
+
+def test_table_has_a_line_a_mode() -> None:
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(result_table(ROWS, "unseen towns"))
+    text = console.export_text()
+    assert "unseen towns (200 questions)" in text
+    assert re.search(r"baseline\W+3\.0 %\W+0\W+–\W+0\.010", text)
+    assert re.search(r"rag\W+90\.0 %\W+330\W+110\W+0\.050", text)
+
+
+def test_figure_is_a_picture(tmp_path: Path) -> None:
+    draw_figure(ROWS, tmp_path / "figure.png", "unseen towns")
+    with Image.open(tmp_path / "figure.png") as drawn:
+        assert drawn.format == "PNG" and min(drawn.size) > 200
+        assert len(drawn.convert("RGB").getcolors(1 << 24) or []) > 10
+    with pytest.raises(ValueError, match="at least one row"):
+        draw_figure([], tmp_path / "empty.png", "")
+    assert not (tmp_path / "empty.png").exists()
+
+
+def test_page_stands_alone(tmp_path: Path) -> None:
+    draw_figure(ROWS, tmp_path / "figure.png", "unseen towns")
+    broken = Case(Example("z", "?", ImageRef(data=b"nothing")), (KnowledgeItem("k", "t", None),), ())
+    cases = [case("a", True, False), broken]
+    write_page(
+        tmp_path / "page.html", "CoMEM", ["a < b"], [("towns", ROWS)], tmp_path / "figure.png", cases
+    )
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert html.count("data:image/png;base64,") == 3 and "http" not in html
+    assert "<script>" not in html and "&lt;script&gt;" in html and "granite &lt;b&gt;" in html
+    assert "picture cannot be read" in html and "no picture" in html
+    assert "✓" in html and "✗" in html and "90.0 %" in html and "a &lt; b" in html
