@@ -12,11 +12,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the default test run downloads n
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-SPECIAL_TOKENS = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|object_ref_start|> <|object_ref_end|> <|box_start|> "
-    "<|box_end|> <|quad_start|> <|quad_end|> <|vision_start|> <|vision_end|> <|vision_pad|> "
-    "<|image_pad|> <|video_pad|> <|fim_pad|>"
-).split()
+SPECIAL_TOKENS = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
+    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
+    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|fim_pad|>",
+]
 # Qwen2.5-VL's template without tools and video
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -92,7 +92,7 @@ def build_tiny_qwen2_vl(layers: int = 2, seed: int = 1) -> Any:
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2, "patch_size": 14}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
     config = Qwen2VLConfig(text_config=_text_config(layers), vision_config=vision, **_TOKEN_IDS)
     torch.manual_seed(seed)
     return _lively(Qwen2VLForConditionalGeneration(config))

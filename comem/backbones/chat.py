@@ -1,0 +1,121 @@
+"""From conversations to a batch of tensors: chat template, pictures, one processor call."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from torch import Tensor
+
+from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.images import open_image
+from comem.types import ImageRef, Message
+
+
+@dataclass(frozen=True)
+class ChatProcessor:
+    """Renders conversations for one model.
+
+    Attributes:
+        spec: the row that says whether the model sees images, and how many.
+        processor: the model's processor, or its tokenizer if it reads text only.
+        min_pixels: pictures are enlarged to at least this many pixels; None as the processor has it.
+        max_pixels: pictures are reduced to at most this many pixels; None as the processor has it.
+    """
+
+    spec: BackboneSpec
+    processor: Any
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self._limited:
+            return
+        if not self.spec.pixel_limits or not self.spec.sees_images:
+            raise BackboneError(f"{self.spec.name} takes no pixel limits: leave min_pixels, max_pixels out")
+        low, high = self._edges()
+        if not 0 < low <= high:
+            raise BackboneError(f"pixel limits {low}..{high}: give 0 < min_pixels <= max_pixels")
+
+    @property
+    def tokenizer(self) -> Any:
+        return getattr(self.processor, "tokenizer", self.processor)
+
+    @property
+    def _limited(self) -> bool:
+        return self.min_pixels is not None or self.max_pixels is not None
+
+    def __call__(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        *,
+        add_generation_prompt: bool = True,
+        padding_side: Literal["left", "right"] = "left",
+    ) -> dict[str, Tensor]:
+        """One batch.
+
+        Special tokens inside texts (a passage that quotes `<|im_end|>`) become spaces, so that data
+        cannot change the structure of a conversation.
+
+        Returns:
+            `input_ids`, `attention_mask` `(b, l)` and what else the processor makes, on the CPU.
+
+        Raises:
+            BackboneError: no conversation, or more images than the model takes.
+            ImageError: an image that cannot be opened.
+        """
+        if not conversations:
+            raise BackboneError("an empty batch: give at least one conversation")
+        images = [open_image(ref) for chat in conversations for ref in self._images(chat)]
+        texts = [
+            self.processor.apply_chat_template(
+                self._render(chat), tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+            for chat in conversations
+        ]
+        kwargs: dict[str, Any] = {"images": images} if images else {}
+        if images and self._limited:
+            low, high = self._edges()
+            kwargs["images_kwargs"] = {"size": {"shortest_edge": low, "longest_edge": high}}
+        batch = self.processor(
+            text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
+        )
+        return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+    def _edges(self) -> tuple[int, int]:
+        """The limits in effect, in pixels."""
+        own = self.processor.image_processor.size
+        low = own["shortest_edge"] if self.min_pixels is None else self.min_pixels
+        high = own["longest_edge"] if self.max_pixels is None else self.max_pixels
+        return int(low), int(high)
+
+    def _images(self, chat: Sequence[Message]) -> list[ImageRef]:
+        if not self.spec.sees_images:
+            return []
+        refs = [part for message in chat for part in message.content if isinstance(part, ImageRef)]
+        if len(refs) > 1 and not self.spec.several_images:
+            raise BackboneError(f"{self.spec.name} takes one image in a conversation, got {len(refs)}")
+        return refs
+
+    def _render(self, chat: Sequence[Message]) -> list[dict[str, Any]]:
+        """Messages as chat templates want them: typed parts, or plain text for a text-only model."""
+        turns: list[dict[str, Any]] = []
+        for message in chat:
+            parts: list[dict[str, str]] = []
+            for part in message.content:
+                if isinstance(part, str):
+                    parts.append({"type": "text", "text": self._special_tokens.sub(" ", part)})
+                elif self.spec.sees_images:
+                    parts.append({"type": "image"})
+            text = "".join(part.get("text", "") for part in parts)
+            turns.append({"role": message.role, "content": parts if self.spec.sees_images else text})
+        return turns
+
+    @cached_property
+    def _special_tokens(self) -> re.Pattern[str]:
+        added = self.tokenizer.added_tokens_decoder.values()
+        tokens = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)) or r"(?!)")

@@ -1,0 +1,23 @@
+"""Baseline: the frozen model alone, without knowledge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from comem.backbones.base import Answer
+from comem.modes.base import Contexts, Mode
+from comem.types import Example
+
+
+@dataclass(frozen=True)
+class BaselineMode(Mode):
+    """Asks the question and nothing else; contexts are ignored."""
+
+    name: ClassVar[str] = "baseline"
+    grounded: ClassVar[bool] = False
+
+    def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        answers = self.generate([[self.question_turn(example, False)] for example in examples])
+        return [replace(answer, context_tokens=0) for answer in answers]

@@ -1,0 +1,86 @@
+"""CoMEM: the retrieved items' memories, 8 embeddings each, in front of the question (paper, section 3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
+
+from torch import Tensor
+
+from comem.backbones.base import Answer
+from comem.memory.bank import MemoryBank
+from comem.memory.encoder import MemoryEncoder
+from comem.modes.base import Contexts, Mode, item_lists
+from comem.types import Example, KnowledgeItem
+
+#: "retrieval": best item first, as in training. "reversed": best item next to the question, as the
+#: authors' inference has it (authors_code.md 1.4).
+ItemOrder = Literal["retrieval", "reversed"]
+
+
+@dataclass(frozen=True)
+class ComemMode(Mode):
+    """Reads memories from a bank, or makes them with an encoder, and prepends them.
+
+    Attributes:
+        encoder: makes memories of items that are not in a bank; its time is part of the answers'.
+        bank: memories made before; when given, all items must be in it.
+        item_order: see `ItemOrder`.
+    """
+
+    name: ClassVar[str] = "comem"
+    grounded: ClassVar[bool] = True
+
+    encoder: MemoryEncoder | None = None
+    bank: MemoryBank | None = None
+    item_order: ItemOrder = "retrieval"
+
+    def __post_init__(self) -> None:
+        if self.encoder is None and self.bank is None:
+            raise ValueError("the comem mode needs an encoder or a memory bank")
+        if self.item_order not in get_args(ItemOrder):
+            raise ValueError(f"item_order {self.item_order!r}: give one of {', '.join(get_args(ItemOrder))}")
+        if self.bank is not None:
+            _check_bank(self.bank, self.backbone.hidden_size, self.encoder)
+
+    def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        rows = item_lists(examples, contexts)
+        start = time.perf_counter()
+        prefixes = self.prefixes(rows)
+        seconds = (time.perf_counter() - start) / max(1, len(rows))
+        questions = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
+        answers = self.generate([[question] for question in questions], prefixes)
+        return [
+            replace(answer, context_tokens=0 if p is None else len(p), seconds=answer.seconds + seconds)
+            for answer, p in zip(answers, prefixes, strict=True)
+        ]
+
+    def prefixes(self, rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[Tensor | None]:
+        """Per question its memory `(8k, d)`, or None without items; every distinct item is encoded once."""
+        distinct = {item.id: item for items in rows for item in items}
+        if not distinct:
+            return [None] * len(rows)
+        memory = self._memory(list(distinct.values()))
+        step = 1 if self.item_order == "retrieval" else -1
+        return [
+            memory.select([item.id for item in items][::step]).prefix() if items else None for items in rows
+        ]
+
+    def _memory(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
+        if self.bank is not None:
+            return self.bank.select([item.id for item in items])
+        if self.encoder is None:  # __post_init__ has refused that
+            raise ValueError("the comem mode needs an encoder or a memory bank")
+        return self.encoder.encode(items)
+
+
+def _check_bank(bank: MemoryBank, width: int, encoder: MemoryEncoder | None) -> None:
+    if bank.embeddings.shape[-1] != width:
+        raise ValueError(
+            f"the bank's memories have width {bank.embeddings.shape[-1]}, the backbone reads {width}: "
+            "encode the items with an encoder for this backbone"
+        )
+    if encoder is not None and bank.fingerprint not in encoder.accepted_fingerprints():
+        raise ValueError("the bank was made by another encoder than the one given: encode the items again")
