@@ -1,0 +1,41 @@
+"""Where a benchmark's files and images lie."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from comem.types import ImageRef
+
+IMAGE_SUFFIXES = (".jpg", ".JPEG", ".png", ".jpeg", ".JPG", ".webp")
+
+
+def locate(path: str | Path, names: Sequence[str]) -> Path:
+    """The data file: `path` itself, or in the folder `path` the first of the published names that exists.
+
+    Raises:
+        ValueError: there is no such file; lists the names that were looked for.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file or folder; give the benchmark's data file")
+    for name in names:
+        for candidate in (path / name, path / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise ValueError(f"{path}: holds none of {', '.join(names)} (plain or .gz); give the data file itself")
+
+
+def image_by_id(folder: str | Path, image_id: str) -> ImageRef:
+    """The image called `image_id` in a folder, whatever its suffix.
+
+    A missing image is found out when it is opened, where the run can record it and go on.
+    """
+    base = Path(folder)
+    for suffix in IMAGE_SUFFIXES:
+        candidate = base / f"{image_id}{suffix}"
+        if candidate.is_file():
+            return ImageRef(path=str(candidate))
+    return ImageRef(path=str(base / f"{image_id}{IMAGE_SUFFIXES[0]}"))

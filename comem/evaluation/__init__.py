@@ -1,0 +1,1 @@
+"""Scorers: the official definition of each benchmark, without torch."""
