@@ -91,7 +91,7 @@ def _sync(folder: Path) -> None:
 
 def sweep(folder: Path) -> None:
     """Remove what a crash left half-written."""
-    for path in folder.glob(f"{_TEMPORARY}*"):
+    for path in folder.glob(f".*{_TEMPORARY.lstrip('.')}*"):  # the encoder's own temporary folder, too
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -24,13 +24,15 @@ class MemoryTrainingModel(nn.Module):
     Args:
         encoder: LoRA and Q-Former on a backbone; its trainable parameters are the only ones.
         reader: another model that answers, of the encoder's output width; None is the encoder's own base.
+        placeholder_id: an id that no question contains; None lets each call look for one.
     """
 
-    def __init__(self, encoder: MemoryEncoder, reader: nn.Module | None = None) -> None:
+    def __init__(
+        self, encoder: MemoryEncoder, reader: nn.Module | None = None, placeholder_id: int | None = None
+    ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.own_reader = reader is None
-        self.reader = encoder.model if reader is None else reader.requires_grad_(False)
+        self.encoder, self.placeholder_id = encoder, placeholder_id
+        self.reader: Any = encoder.model if reader is None else reader.requires_grad_(False)
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The summed loss and the number of answer tokens, both scalars.
@@ -40,7 +42,7 @@ class MemoryTrainingModel(nn.Module):
         """
         prefixes = self.prefixes(batch.items, batch.rows)
         with adapters_off(self.encoder.model):
-            loss, count = answer_loss(self.reader, batch.question, prefixes)
+            loss, count = answer_loss(self.reader, batch.question, prefixes, self.placeholder_id)
         if not loss.requires_grad:  # no question has an item: still a (zero) gradient for every parameter
             loss = loss + sum(p.sum() * 0.0 for p in self.parameters() if p.requires_grad)
         return loss, count
@@ -57,7 +59,10 @@ class MemoryTrainingModel(nn.Module):
 
 
 def answer_loss(
-    reader: Any, question: Mapping[str, Tensor], prefixes: Sequence[Tensor | None]
+    reader: Any,
+    question: Mapping[str, Tensor],
+    prefixes: Sequence[Tensor | None],
+    placeholder_id: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Summed next-token cross-entropy over the labelled positions, and their number.
 
@@ -69,7 +74,7 @@ def answer_loss(
         question: its inputs with `labels (b, l)`, -100 where nothing is learned.
         prefixes: per row `(m, d)` or None.
     """
-    with soft_prefix(reader, question, prefixes) as extended:
+    with soft_prefix(reader, question, prefixes, placeholder_id) as extended:
         labels = extended.pop("labels")  # (b, L)
         hidden = reader.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED

@@ -40,7 +40,7 @@ from comem.training.settings import TrainSettings
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(ValueError):
     """The loss or the gradient is NaN or infinite; the message names the batch."""
 
 

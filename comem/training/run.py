@@ -1,0 +1,63 @@
+"""One training run, from its settings to its folder: `train(settings)`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+
+from comem.backbones.hf import load_backbone
+from comem.config import as_dict
+from comem.memory.checkpointing import enable_checkpointing
+from comem.records import run_manifest, write_json
+from comem.training import checkpoint as ckpt
+from comem.training.build import build_collator, build_encoder
+from comem.training.dataset import load_examples
+from comem.training.model import MemoryTrainingModel
+from comem.training.run_folder import locked, settle
+from comem.training.settings import TrainSettings
+from comem.training.trainer import Trainer, TrainResult, use_bf16
+
+logger = logging.getLogger(__name__)
+
+
+def train(settings: TrainSettings) -> TrainResult:
+    """Train in `settings.output`, from its newest complete checkpoint if it has one.
+
+    The folder gets config.yaml, run.json (versions, seed), metrics.jsonl (a line a step),
+    metrics.json (the summary) and checkpoints/, each an adapter folder as `MemoryEncoder.save` writes.
+
+    Raises:
+        ValueError: bad data or settings, a folder in use or of another configuration; NaN.
+        Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
+        StorageError: no space left.
+    """
+    if not settings.data:
+        raise ValueError("no training data: set data=FILE.jsonl (one question a line)")
+    examples = load_examples(settings.data, settings.knowledge or None)
+    asked = load_examples(settings.eval_data, settings.knowledge or None) if settings.eval_data else []
+    folder = Path(settings.output)
+    with locked(folder):
+        settle(folder, settings)
+        ckpt.sweep(folder / "checkpoints")
+        resume = ckpt.latest(folder / "checkpoints")
+        if resume and ckpt.read_state(resume).finished:
+            return _finished(folder, resume)
+        if resume:
+            logger.warning("going on from %s", resume)
+        write_json(folder / "run.json", run_manifest({"config": as_dict(settings)}))
+        dtype = "bfloat16" if use_bf16(settings.precision) else "float32"
+        backbone = load_backbone(settings.model, dtype=dtype)
+        encoder = build_encoder(settings, backbone, resume)
+        if settings.checkpointing:
+            enable_checkpointing(backbone.model)
+        model = MemoryTrainingModel(encoder, placeholder_id=backbone.placeholder_id)
+        collator = build_collator(settings, backbone, encoder.form)
+        return Trainer(settings, model, collator, examples, asked, backbone, resume).run()
+
+
+def _finished(folder: Path, checkpoint: Path) -> TrainResult:
+    """The result of a run that has nothing left to do."""
+    state = ckpt.read_state(checkpoint)
+    logger.warning("%s is finished after %d steps; nothing to do", folder, state.step)
+    return TrainResult(folder, checkpoint, state.step, state.elapsed, math.nan, state.metrics)

@@ -1,0 +1,128 @@
+"""Checkpoints: complete or not there, never pickled; the run folder's lock and configuration."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from comem.records import StorageError
+from comem.training import checkpoint as ckpt
+from comem.training.checkpoint import RunState
+from comem.training.run_folder import locked, rewind_log, settle
+from comem.training.settings import OptimSettings, TrainSettings
+
+
+def stepped() -> tuple[nn.Module, torch.optim.AdamW]:
+    layer = nn.Linear(3, 2)
+    groups = [{"params": list(layer.parameters()), "names": [n for n, _ in layer.named_parameters()]}]
+    optimizer = torch.optim.AdamW(groups, lr=0.1)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    return layer, optimizer
+
+
+def saved(folder: Path, step: int, **metrics: float) -> Path:
+    def encoder(target: Path) -> None:
+        (target / "qformer.safetensors").write_bytes(b"x")
+
+    return ckpt.save_checkpoint(folder, RunState(step, 1.5, False, metrics), stepped()[1], encoder)
+
+
+def test_round_trip_of_the_optimizer(tmp_path: Path) -> None:
+    path = saved(tmp_path, 7)
+    assert ckpt.read_state(path) == RunState(7, 1.5, False, {})
+    _, before = stepped()
+    tensors = {k: v.clone() for k, v in ckpt.optimizer_tensors(before).items()}
+    before.state.clear()
+    ckpt.load_optimizer(before, path / "optimizer.safetensors")
+    after = ckpt.optimizer_tensors(before)
+    assert after.keys() == tensors.keys() and {"weight/exp_avg", "bias/step"} <= after.keys()
+
+
+def test_optimizer_of_another_run_is_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, 1) / "optimizer.safetensors"
+    other = nn.Linear(5, 2)
+    wider = torch.optim.AdamW([{"params": [other.weight, other.bias], "names": ["weight", "bias"]}])
+    with pytest.raises(ValueError, match="weight has shape"):
+        ckpt.load_optimizer(wider, path)
+    renamed = torch.optim.AdamW([{"params": list(nn.Linear(3, 2).parameters()), "names": ["a", "b"]}])
+    with pytest.raises(ValueError, match="unknown parameters"):
+        ckpt.load_optimizer(renamed, path)
+
+
+def test_latest_keep_last_and_best(tmp_path: Path) -> None:
+    for step, accuracy in ((1, 0.1), (2, 0.9), (3, 0.2), (4, 0.3)):
+        saved(tmp_path, step, eval_loss=1.0, eval_accuracy=accuracy)
+    best = ckpt.best(tmp_path)
+    assert best is not None and best.name == "step-00000002"
+    ckpt.keep_last(tmp_path, 1, also=best)
+    assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
+
+
+def test_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:
+    good = saved(tmp_path, 1)
+    for name in (".writing-step-00000002", "..writing-step-00000002.7.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "state.json").write_text("{}")
+    assert ckpt.latest(tmp_path) == good
+    ckpt.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [good.name]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "x"), RuntimeError("I/O error: No space left on device (os error 28)")]
+)
+def test_no_space_left(tmp_path: Path, error: Exception) -> None:
+    saved(tmp_path, 1)
+
+    def full(target: Path) -> None:
+        raise error
+
+    with pytest.raises(StorageError, match="free some space and run the same command"):
+        ckpt.save_checkpoint(tmp_path, RunState(2), stepped()[1], full)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_another_configuration_is_refused(tmp_path: Path) -> None:
+    settle(tmp_path, TrainSettings())
+    settle(tmp_path, TrainSettings(workers=3, keep_last=9))  # these change nothing in the result
+    with pytest.raises(ValueError) as error:
+        settle(tmp_path, TrainSettings(seed=1, optim=OptimSettings(lr=1.0)))
+    assert "seed: 0 there, 1 now" in str(error.value) and "optim.lr: 5e-05 there, 1.0 now" in str(error.value)
+    assert "workers" not in str(error.value)
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    hold = (
+        "import sys, fcntl, os, time\nf = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX)\n"
+        "f.write(str(os.getpid())); f.flush(); print('held', flush=True); time.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / ".lock")], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline() == b"held\n"
+    with pytest.raises(ValueError, match=f"in use by process {child.pid}"), locked(tmp_path):
+        pass
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    with locked(tmp_path):  # the file is still there, its owner is not
+        pass
+
+
+def test_the_log_is_rewound(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (1, 2, 3, 4)) + '{"step": 5, "lo')
+    rewind_log(path, 2)
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_settings_round_trip(tmp_path: Path, settings: Callable[..., TrainSettings]) -> None:
+    settle(tmp_path / "x", settings())
+    settle(tmp_path / "x", settings())

@@ -1,0 +1,71 @@
+"""The recipes and the bash entry points."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from comem.config import load_config, save_config
+from comem.training.commands import add_merge_arguments, add_train_arguments, run_train
+from comem.training.plan import make_plan
+from comem.training.settings import TrainSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = sorted((ROOT / "configs" / "train").glob("*.yaml"))
+SCRIPTS = sorted((ROOT / "scripts" / "train").glob("*.sh"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_loads(path: Path) -> None:
+    from comem.backbones.specs import BACKBONES
+
+    assert load_config(TrainSettings, path).model in BACKBONES
+
+
+def test_the_papers_numbers_are_the_defaults() -> None:
+    paper, default = load_config(TrainSettings, ROOT / "configs/train/paper.yaml"), TrainSettings()
+    assert (paper.optim, paper.lora, paper.qformer) == (default.optim, default.lora, default.qformer)
+    assert (paper.batch_size, paper.epochs, paper.max_items) == (16, 1.0, 3)
+    assert (paper.min_pixels, paper.max_pixels) == (16 * 28**2, 64 * 28**2)
+
+
+def test_accelerate_configs_are_yaml() -> None:
+    for path in (ROOT / "configs" / "accelerate").glob("*.yaml"):
+        assert yaml.safe_load(path.read_text())["num_processes"] >= 1
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_script_explains_itself(path: Path) -> None:
+    done = subprocess.run(["bash", str(path), "--help"], capture_output=True, text=True, check=True)
+    assert "Usage:" in done.stdout and "Example:" in done.stdout
+
+
+def test_dry_run_prints_the_plan(
+    settings: Callable[..., TrainSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_config(settings(), tmp_path / "c.yaml")
+    parser = argparse.ArgumentParser()
+    add_train_arguments(parser)
+    assert run_train(parser.parse_args(["--config", str(tmp_path / "c.yaml"), "epochs=3", "--dry-run"])) == 0
+    shown = capsys.readouterr().out
+    assert "trainable" in shown and "4 questions, 4 knowledge items" in shown
+    assert not Path(settings().output).exists()
+
+
+def test_plan_counts(settings: Callable[..., TrainSettings], training_model: Any) -> None:
+    plan = make_plan(settings(batch_size=3, epochs=2))
+    assert plan.steps == 4
+    # one parameter more than the fixture's encoder: the learned output scale
+    assert plan.trainable == training_model.encoder.trainable_count() + 1
+
+
+def test_merge_arguments() -> None:
+    parser = argparse.ArgumentParser()
+    add_merge_arguments(parser)
+    assert parser.parse_args(["run", "out", "--adapter"]).adapter

@@ -1,0 +1,193 @@
+"""Whole runs: learning, the frozen reader, exact resume, refusals, NaN, interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from comem.config import save_config
+from comem.training import checkpoint as ckpt
+from comem.training.interrupt import Interrupted
+from comem.training.run import train
+from comem.training.settings import OptimSettings, TrainSettings
+from comem.training.trainer import NonFiniteLossError, Trainer
+
+Make = Callable[..., TrainSettings]
+FILES = ("adapter.safetensors", "qformer.safetensors", "optimizer.safetensors")
+
+
+def log(folder: str | Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return {f"{file}:{k}": v for file in FILES for k, v in load_file(checkpoint / file).items()}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert log(one.parent.parent) == log(other.parent.parent)
+    first, second = weights(one), weights(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@contextmanager
+def before_step(step: int, action: Callable[[], Any]) -> Iterator[None]:
+    """Do something in the middle of a run, just before the step (counted from 0)."""
+    original = Trainer._step
+
+    def wrapped(self: Trainer, number: int, batches: Any) -> dict[str, float]:
+        if number == step:
+            action()
+        return original(self, number, batches)
+
+    Trainer._step = wrapped  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Trainer._step = original  # type: ignore[method-assign]
+
+
+def test_overfits_from_memory_and_leaves_the_reader_alone(settings: Make, tiny_backbone_folder: Path) -> None:
+    kept: list[Trainer] = []
+    original = Trainer.run
+
+    def run(self: Trainer) -> Any:
+        kept.append(self)
+        return original(self)
+
+    Trainer.run = run  # type: ignore[method-assign]
+    try:
+        config = settings(max_steps=60, epochs=60, save_every=0)
+        result = train(settings(max_steps=60, epochs=60, save_every=0, eval_data=config.data))
+    finally:
+        Trainer.run = original  # type: ignore[method-assign]
+    first = log(result.folder)[0]["loss"]
+    assert result.loss < 0.2 * first
+    assert result.metrics["eval_accuracy"] == 1.0
+    stored = load_file(tiny_backbone_folder / "model.safetensors")
+    now = {n.replace(".base_layer", ""): p for n, p in kept[0].encoder.model.named_parameters()}
+    same = [torch.equal(now[name], tensor) for name, tensor in stored.items() if name in now]
+    assert len(same) > 20 and all(same)
+
+
+def test_killed_and_resumed_equals_undisturbed(settings: Make, tmp_path: Path) -> None:
+    """kill -9 in the middle: same losses, same weights, dropout (0.05) and shuffling included."""
+    whole = train(settings(output=str(tmp_path / "whole"), batch_size=3, epochs=8, save_every=3))
+    cut = settings(output=str(tmp_path / "cut"), batch_size=3, epochs=8, save_every=3)
+    save_config(cut, tmp_path / "cut.yaml")
+    code = (
+        "import sys, time\nfrom comem.config import load_config\nfrom comem.training.run import train\n"
+        "from comem.training.settings import TrainSettings\nfrom comem.training.trainer import Trainer\n"
+        "step = Trainer._step\nTrainer._step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
+        "train(load_config(TrainSettings, sys.argv[1]))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cut.yaml")], stderr=subprocess.DEVNULL)
+    lines = tmp_path / "cut" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not lines.exists() or lines.read_text().count("\n") < 7:
+        assert child.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    assert not ckpt.read_state(ckpt.latest(tmp_path / "cut" / "checkpoints") or tmp_path).finished
+    assert_same_run(whole.checkpoint, train(cut).checkpoint)
+
+
+def test_interrupted_and_resumed(settings: Make, tmp_path: Path) -> None:
+    whole = train(settings(output=str(tmp_path / "whole")))
+    cut = settings(output=str(tmp_path / "cut"), save_every=0)
+    with before_step(3, lambda: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(Interrupted) as stop:
+        train(cut)
+    assert stop.value.exit_code == 130 and "run the same command again" in str(stop.value)
+    assert [path.name for path in ckpt.checkpoints(tmp_path / "cut" / "checkpoints")] == ["step-00000004"]
+    assert_same_run(whole.checkpoint, train(cut).checkpoint)
+    assert train(cut).steps == 6  # finished: nothing happens
+
+
+def test_micro_batches_change_nothing(settings: Make, tmp_path: Path) -> None:
+    """The loss is the mean over the step's answer tokens, however it is cut (no dropout here)."""
+    from comem.memory.lora import LoraSettings
+
+    lora = LoraSettings(4, 8, 0.0)
+    one = train(settings(output=str(tmp_path / "one"), lora=lora, max_steps=2))
+    cut = train(settings(output=str(tmp_path / "cut"), lora=lora, max_steps=2, micro_batch_size=1))
+    for a, b in zip(log(one.folder), log(cut.folder), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
+
+
+def test_checkpointing_changes_nothing(settings: Make, tmp_path: Path) -> None:
+    one = train(settings(output=str(tmp_path / "one"), max_steps=3))
+    two = train(settings(output=str(tmp_path / "two"), max_steps=3, checkpointing=True))
+    for a, b in zip(log(one.folder), log(two.folder), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_nan_stops_and_names_the_batch(settings: Make) -> None:
+    trainer: list[Trainer] = []
+
+    def poison() -> None:
+        trainer[0].encoder.qformer.proj_out.bias.data.fill_(float("nan"))
+
+    original = Trainer.__init__
+
+    def init(self: Trainer, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        trainer.append(self)
+
+    Trainer.__init__ = init  # type: ignore[method-assign]
+    try:
+        with before_step(3, poison), pytest.raises(NonFiniteLossError, match="step 4: loss nan.*q[0-3], q"):
+            train(settings())
+    finally:
+        Trainer.__init__ = original  # type: ignore[method-assign]
+    last = ckpt.latest(Path(settings().output) / "checkpoints")
+    assert last is not None and last.name == "step-00000002"
+    assert all(value.isfinite().all() for value in weights(last).values())
+
+
+def test_another_configuration_is_refused(settings: Make) -> None:
+    train(settings(max_steps=1))
+    with pytest.raises(ValueError, match=r"another configuration:\n  optim.lr: 0.005 there, 0.1 now"):
+        train(settings(max_steps=1, optim=OptimSettings(lr=0.1)))
+
+
+def test_max_seconds_ends_the_run(settings: Make) -> None:
+    result = train(settings(epochs=100_000, max_seconds=1.0, save_every=0))
+    assert 0 < result.steps < 100_000 and result.seconds < 30
+    assert ckpt.read_state(result.checkpoint).finished
+    rates = [row["lr"] for row in log(result.folder)]
+    assert rates[-1] < max(rates)
+
+
+def test_no_data(settings: Make) -> None:
+    with pytest.raises(ValueError, match="set data=FILE.jsonl"):
+        train(settings(data=""))
+
+
+def test_one_broken_picture_does_not_stop_a_run(settings: Make, train_file: Path, caplog: Any) -> None:
+    (train_file.parent / "2.png").write_bytes(b"")
+    assert train(settings(max_steps=2)).steps == 2
+    assert "item k2 of question q2" in caplog.text
+    summary = json.loads((Path(settings().output) / "metrics.json").read_text())
+    assert summary["skipped"] == 2
+
+
+def test_bf16(settings: Make) -> None:
+    result = train(settings(max_steps=2, precision="bf16"))
+    assert result.loss > 0
+    assert all(v.dtype == torch.float32 for v in weights(result.checkpoint).values())
