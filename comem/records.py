@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import gzip
 import json
 import os
@@ -113,6 +114,7 @@ class JsonlAppender:
 
     Every line goes to the system in one call and, with `durable`, to the disk before `write` returns.
     On opening, a last line that a crash cut short is cut off, so that the next line starts cleanly.
+    The file is locked while open: a second process that wants to append is refused.
 
     Args:
         path: the file; made with its folder when missing.
@@ -126,6 +128,7 @@ class JsonlAppender:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
+                _lock(self._fd, self.path)
                 _cut_torn_tail(self._fd)
             except BaseException:
                 os.close(self._fd)
@@ -163,6 +166,18 @@ class JsonlAppender:
         self.close()
 
 
+def _lock(fd: int, path: Path) -> None:
+    """Lock a file for this process; the system lets go when the process ends, however it ends."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        message = "another process is writing this file; wait for it, stop it, or choose another folder"
+        raise StorageError(errno.EAGAIN, message, str(path)) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+            raise
+
+
 def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
@@ -193,7 +208,7 @@ def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in _NO_SPACE or isinstance(error, StorageError):
             raise
         raise StorageError(
             error.errno,

@@ -102,6 +102,13 @@ def test_the_appender_cuts_a_torn_tail_and_goes_on(tmp_path: Path) -> None:
     assert done_ids(tmp_path / "none", "id") == set()
 
 
+def test_a_second_writer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with JsonlAppender(path), pytest.raises(StorageError, match="another process is writing.*a.jsonl"):
+        JsonlAppender(path)
+    JsonlAppender(path).close()
+
+
 def test_killed_again_and_again_every_id_is_there_once(tmp_path: Path) -> None:
     path = tmp_path / "ids.jsonl"
     program = textwrap.dedent(
