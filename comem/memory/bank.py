@@ -60,7 +60,9 @@ class MemoryBank:
         if missing:
             near = difflib.get_close_matches(missing[0], self.ids[:10000], n=3)
             hint = f"did you mean {', '.join(near)}?" if near else "encode it and append it"
-            raise ValueError(f"{len(missing)} ids are not in the bank of {len(self)}, first {missing[0]!r}; {hint}")
+            raise ValueError(
+                f"{len(missing)} ids are not in the bank of {len(self)} items, first {missing[0]!r}; {hint}"
+            )
         rows = torch.tensor([self._rows[i] for i in ids], dtype=torch.long, device=self.embeddings.device)
         return MemoryBank(self.embeddings[rows], tuple(ids), self.fingerprint)
 
@@ -83,9 +85,9 @@ class MemoryBank:
         joined = torch.cat([self.embeddings, other.embeddings.to(self.embeddings)])
         return MemoryBank(joined, self.ids + other.ids, self.fingerprint)
 
-    def to(self, *args: torch.device | torch.dtype | str) -> MemoryBank:
-        """The bank on another device or in another dtype, as `Tensor.to`."""
-        return MemoryBank(self.embeddings.to(*args), self.ids, self.fingerprint)  # type: ignore[arg-type]
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> MemoryBank:
+        """The bank on another device or in another dtype."""
+        return MemoryBank(self.embeddings.to(device=device, dtype=dtype), self.ids, self.fingerprint)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically.
@@ -103,7 +105,10 @@ class MemoryBank:
 
     @classmethod
     def load(
-        cls, path: str | Path, expect_fingerprint: str | Collection[str] | None = None, width: int | None = None
+        cls,
+        path: str | Path,
+        expect_fingerprint: str | Collection[str] | None = None,
+        width: int | None = None,
     ) -> MemoryBank:
         """Read a bank.
 
@@ -118,7 +123,7 @@ class MemoryBank:
         with open_tensors(path) as file:
             meta = file.metadata() or {}
             if meta.get("format") != FORMAT:
-                raise ValueError(f"{path}: not a memory bank (no {FORMAT!r} mark): make one with `comem encode`")
+                raise ValueError(f"{path}: not a memory bank (no {FORMAT} mark): see `comem encode`")
             if int(meta["version"]) > VERSION:
                 raise ValueError(f"{path}: bank version {meta['version']}, known is {VERSION}: update comem")
             embeddings = file.get_tensor("embeddings")
@@ -140,7 +145,8 @@ def check_fingerprint(found: str, expected: str | Collection[str] | None, what: 
     """
     accepted = (expected,) if isinstance(expected, str) else expected
     if accepted is not None and found not in accepted:
+        wanted = " or ".join(f"{a[:12]}…" for a in accepted)
         raise ValueError(
-            f"{what}: made by another encoder (fingerprint {found[:12]}…, expected "
-            f"{' or '.join(f'{a[:12]}…' for a in accepted)}): encode the items again, or load the encoder that made it"
+            f"{what}: made by another encoder (fingerprint {found[:12]}…, expected {wanted}): "
+            "encode the items again, or load the encoder that made it"
         )

@@ -93,7 +93,9 @@ def load_authors_checkpoint(
     config = read_model_config(folder)
     dtype = dtype or next(stream_tensors(files))[1].dtype
     encoder, reader = (_unset_model(config, dtype) for _ in range(2))
-    qformer = QFormer(_qformer_config(folder, shapes)).to(dtype)
+    own = {n.removeprefix(QFORMER_PREFIX): s for n, s in shapes.items() if n.startswith(QFORMER_PREFIX)}
+    given = read_json(folder / "config.json").get("qformer", {})
+    qformer = QFormer(qformer_config(folder, own, given)).to(dtype)
     counts = _fill(folder, files, {READER_PREFIX: reader, QFORMER_PREFIX: qformer, "": encoder})
     if options.question_vision == "encoder":
         share_question_side(encoder, reader)
@@ -116,13 +118,13 @@ def order_memory(memory: Tensor, options: CompatOptions) -> Tensor:
 def _check_layout(folder: Path, names: list[str]) -> None:
     if not any(name.startswith(QFORMER_PREFIX) for name in names):
         if any(".lora_A." in name for name in names):
-            raise ValueError(f"{folder}: a LoRA folder without Q-Former weights: the memory cannot be computed")
+            raise ValueError(f"{folder}: a LoRA folder without Q-Former: no memory can be computed from it")
         raise ValueError(
             f"{folder}: a plain merged model without Q-Former ({QFORMER_PREFIX}*): the authors' merge script "
             "drops it (authors_code.md C2); merge again from the run folder, whose Q-Former is intact"
         )
     if any(".lora_A." in name for name in names):
-        raise ValueError(f"{folder}: a raw run folder (adapters): load it with load_authors_adapter and its base")
+        raise ValueError(f"{folder}: a raw run folder: load it with load_authors_adapter and its base model")
     if not any(name.startswith(READER_PREFIX) for name in names):
         raise ValueError(f"{folder}: has no reader ({READER_PREFIX}*): the checkpoint is incomplete")
 
@@ -133,7 +135,7 @@ def read_model_config(folder: Path) -> PretrainedConfig:
     raw = read_json(path)
     family = raw.get("family", raw.get("model_type"))
     if family not in FAMILIES:
-        raise ValueError(f"{path}: model family {family!r} is not known here; allowed are {', '.join(FAMILIES)}")
+        raise ValueError(f"{path}: unknown model family {family!r}; allowed are {', '.join(FAMILIES)}")
     if "family" not in raw:
         return AutoConfig.from_pretrained(folder)
     text = dict(raw["text"])
@@ -142,22 +144,31 @@ def read_model_config(folder: Path) -> PretrainedConfig:
         "rope_theta": text.pop("rope_theta"),
         "mrope_section": text.pop("mrope_section"),
     }
-    ids = {name: value for name, value in raw.items() if name.endswith("_token_id") and name != "pad_token_id"}
-    text["pad_token_id"] = raw.get("pad_token_id")
+    ids = {name: value for name, value in raw.items() if name.endswith("_token_id")}
+    text["pad_token_id"] = ids.pop("pad_token_id", None)
+    # Without these the config assumes the ids of Qwen's full vocabulary.
+    text["bos_token_id"] = text["eos_token_id"] = None
     tied = bool(text.pop("tie_word_embeddings", False))
     return AutoConfig.for_model(
         family, text_config=text, vision_config=raw["vision"], tie_word_embeddings=tied, **ids
     )
 
 
-def _qformer_config(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> QFormerConfig:
-    """Sizes from the tensors' shapes; heads and depth, which leave no trace there, from config.json."""
-    given = read_json(folder / "config.json").get("qformer", {})
+def qformer_config(
+    source: Path, shapes: Mapping[str, tuple[int, ...]], given: Mapping[str, int]
+) -> QFormerConfig:
+    """A Q-Former's sizes from its tensors' shapes.
+
+    Args:
+        source: for messages.
+        shapes: by plain names (`latents`, `proj_in.weight`, …).
+        given: heads and depth, which leave no trace in the shapes; by default the authors' 16 and 8.
+    """
 
     def shape(key: str) -> tuple[int, ...]:
-        if QFORMER_PREFIX + key not in shapes:
-            raise ValueError(f"{folder}: the Q-Former lacks {key}: the checkpoint is incomplete, copy it again")
-        return shapes[QFORMER_PREFIX + key]
+        if key not in shapes:
+            raise ValueError(f"{source}: the Q-Former has no {key}: incomplete, copy the files again")
+        return shapes[key]
 
     _, queries, width = shape("latents")
     heads = given.get("heads", 16)
@@ -203,7 +214,9 @@ def _fill(folder: Path, files: list[Path], targets: Mapping[str, nn.Module]) -> 
         slot = slots[prefix].get(name)
         if slot is None or slot.shape != tensor.shape:
             what = "is not known" if slot is None else f"should have shape {tuple(slot.shape)}"
-            raise ValueError(f"{folder}: {stored} {tuple(tensor.shape)} {what}: config.json is of another model")
+            raise ValueError(
+                f"{folder}: {stored} {tuple(tensor.shape)} {what}: config.json is of another model"
+            )
         slot.copy_(tensor)
         counts[prefix] += 1
         unseen.discard((prefix, name))

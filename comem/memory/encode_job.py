@@ -85,7 +85,9 @@ def _unfinished(
     seen: dict[str, int] = {}
     for row, item in enumerate(items, start=1):
         if item.id in seen:
-            raise ValueError(f"knowledge id {item.id!r} comes twice (items {seen[item.id]} and {row}): remove one")
+            raise ValueError(
+                f"knowledge id {item.id!r} comes twice (items {seen[item.id]} and {row}): remove one of them"
+            )
         seen[item.id] = row
         order.append(item.id)
         if item.id in done:

@@ -166,13 +166,15 @@ class MemoryEncoder(nn.Module):
         return MemoryEncoder(self.model, self.processor, self.qformer, None, self.form, accepts)
 
     def save(self, folder: str | Path) -> None:
-        """Write an adapter folder (with LoRA) or a merged model folder (without), see `comem.memory.folder`."""
+        """Write an adapter folder (with LoRA) or a merged one (without), see `comem.memory.folder`."""
         from comem.memory.folder import save_encoder
 
         save_encoder(self, folder)
 
     @classmethod
-    def load(cls, folder: str | Path, reader: nn.Module | None = None, processor: Any = None) -> MemoryEncoder:
+    def load(
+        cls, folder: str | Path, reader: nn.Module | None = None, processor: Any = None
+    ) -> MemoryEncoder:
         """Read what `save` wrote, see `comem.memory.folder.load_encoder`."""
         from comem.memory.folder import load_encoder
 

@@ -28,8 +28,8 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     path = Path(path)
     if path.suffix in _PICKLED:
         raise ValueError(
-            f"{path}: a pickled file, which can run code when opened, is never loaded: convert it to safetensors "
-            "where you trust it (safetensors.torch.save_file(torch.load(path, weights_only=True), ...))"
+            f"{path}: a pickled file, which can run code when opened, is never loaded: convert it to "
+            "safetensors (safetensors.torch.save_file(torch.load(path, weights_only=True), ...))"
         )
     if not path.is_file():
         raise ValueError(f"{path}: no such file; check the path")
@@ -55,7 +55,9 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a whole safetensors file, or leave what was there.
 
     Raises:
@@ -82,7 +84,7 @@ def tensor_files(folder: str | Path) -> list[Path]:
         raise ValueError(f"{folder}: no such folder; check the path")
     pickled = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLED)
     if pickled:
-        raise ValueError(f"{folder}: only pickled weights ({pickled[0]}), never loaded: convert them to safetensors")
+        raise ValueError(f"{folder}: only pickled weights ({pickled[0]}): convert them to safetensors")
     raise ValueError(f"{folder}: has no model.safetensors (nor shards with an index): not a model folder")
 
 

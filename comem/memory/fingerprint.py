@@ -40,7 +40,7 @@ def encoder_fingerprint(encoder: MemoryEncoder) -> str:
         "prompt": encoder.form.prompt,
         "max_chars": encoder.form.max_chars,
         "pixels": limits,
-        "qformer": asdict(encoder.qformer.config) | {"output_scale": encoder.qformer.config.output_scale is not None},
+        "qformer": asdict(encoder.qformer.config),
         "lora": None if encoder.lora is None else [encoder.lora.rank, encoder.lora.alpha],
         "base": base_digest(encoder.model),
     }
@@ -91,9 +91,9 @@ def _plain_config(model: nn.Module) -> Mapping[str, Any]:
 
 
 def _without_volatile(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE and not k.startswith("_")}
-    return value
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE and k[0] != "_"}
 
 
 def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:

@@ -93,12 +93,12 @@ def read_folder(folder: str | Path) -> EncoderFiles:
         raise ValueError(_not_an_encoder(folder))
     about = read_json(folder / CONFIG)
     if about.get("format") != "comem-encoder" or about.get("kind") not in ("adapter", "merged"):
-        raise ValueError(f"{folder / CONFIG}: not the description of a memory encoder; save the encoder again")
+        raise ValueError(f"{folder / CONFIG}: does not describe a memory encoder; save the encoder again")
     if about["version"] > VERSION:
         raise ValueError(f"{folder / CONFIG}: version {about['version']}, known is {VERSION}: update comem")
     for name in [QFORMER] + [ADAPTER] * (about["kind"] == "adapter"):
         if not (folder / name).is_file():
-            raise ValueError(f"{folder / name}: missing, so no memory can be computed: copy or save the folder again")
+            raise ValueError(f"{folder / name}: missing, no memory can be computed: copy or save it again")
     lora = read_tensors(folder / ADAPTER) if about["kind"] == "adapter" else {}
     return EncoderFiles(folder, about, read_tensors(folder / QFORMER), lora)
 
@@ -122,7 +122,7 @@ def load_encoder(folder: str | Path, reader: nn.Module | None = None, processor:
         processor = processor or _processor(files.folder)
     else:
         base = _resolve(files)
-        model = reader if reader is not None else AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        model = reader if reader is not None else _base_model(files, base)
         processor = processor or _processor(base)
     check_base(files, model)
     lora = None if files.about["lora"] is None else LoraSettings(**files.about["lora"])
@@ -167,11 +167,12 @@ def check_base(files: EncoderFiles, model: nn.Module) -> None:
 def load_qformer_state(qformer: QFormer, files: EncoderFiles) -> None:
     """Copy the Q-Former's tensors, all or none."""
     own, path = qformer.state_dict(), files.folder / QFORMER
-    wrong = sorted(set(own) ^ set(files.qformer)) or [n for n in own if own[n].shape != files.qformer[n].shape]
+    wrong = sorted(set(own) ^ set(files.qformer))
+    wrong = wrong or [name for name in own if own[name].shape != files.qformer[name].shape]
     if wrong:
         raise ValueError(
-            f"{path}: {len(wrong)} tensors do not fit the sizes in {CONFIG}, first {wrong[0]}: the file is of "
-            "another Q-Former or of another width; copy the folder again"
+            f"{path}: {len(wrong)} tensors do not fit the sizes in {CONFIG}, first {wrong[0]}: the file is "
+            "of another Q-Former or of another width; copy the folder again"
         )
     for name, tensor in files.qformer.items():
         own[name].copy_(tensor)
@@ -190,6 +191,15 @@ def _resolve(files: EncoderFiles) -> str:
     return local if os.path.isdir(local) else name
 
 
+def _base_model(files: EncoderFiles, base: str) -> nn.Module:
+    try:
+        return AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{files.folder / CONFIG}: its base model {base!r} cannot be loaded ({error}): give `reader`"
+        ) from error
+
+
 def _processor(source: str | Path) -> Any:
     """The processor that lies with the model, if one does (an encoder without can read ready batches)."""
     if not str(source):
@@ -205,7 +215,7 @@ def _not_an_encoder(folder: Path) -> str:
         return f"{folder}: no such folder; check the path"
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
         return (
-            f"{folder}: has no {CONFIG}: a model without Q-Former (the authors' plain merge drops it) cannot make "
-            "memories; if it is one of the authors' checkpoints, use comem.memory.convert.load_authors_checkpoint"
+            f"{folder}: has no {CONFIG}: a model without Q-Former (the authors' plain merge drops it) cannot "
+            "make memories; their own checkpoints load with comem.memory.convert.load_authors_checkpoint"
         )
-    return f"{folder}: has no {CONFIG}: not a memory encoder; make one with `comem train` or MemoryEncoder.save"
+    return f"{folder}: has no {CONFIG}: not a memory encoder; make one with `comem train`"

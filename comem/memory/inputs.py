@@ -72,7 +72,7 @@ def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequ
         passage = passage.replace(token, "")
     passage = passage[: form.max_chars]
     if item.image is None and not passage.strip():
-        raise ValueError(f"knowledge item {item.id!r} has neither text nor image: there is nothing to remember")
+        raise ValueError(f"knowledge item {item.id!r} has neither text nor image: nothing to remember")
     image = IMAGE_SLOT if item.image is not None else ""
     return (
         f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
@@ -132,10 +132,8 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:
-    return sorted(
-        {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special} | set(tokenizer.all_special_tokens),
-        key=len, reverse=True,
-    )
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
 
 
 def _pixels(item: KnowledgeItem) -> Image.Image:
@@ -144,7 +142,7 @@ def _pixels(item: KnowledgeItem) -> Image.Image:
     except ImageError as error:
         raise ImageError(f"knowledge item {item.id!r}: {error}") from error
     if max(image.size) > 200 * min(image.size):  # the image processor's own limit, which names no item
-        raise ImageError(f"knowledge item {item.id!r}: the image is {image.size}, longer than 200 times its width")
+        raise ImageError(f"knowledge item {item.id!r}: image of {image.size} pixels, sides beyond 200 : 1")
     return image
 
 

@@ -121,7 +121,7 @@ def load_lora_state(model: nn.Module, tensors: dict[str, Tensor], source: str = 
     for name, tensor in tensors.items():
         if tensor.shape != own[name].shape:
             raise ValueError(
-                f"{source}: {name} has shape {tuple(tensor.shape)}, this model needs {tuple(own[name].shape)}: "
+                f"{source}: {name} has shape {tuple(tensor.shape)}, not {tuple(own[name].shape)} as here: "
                 "the adapter has another rank or belongs to a backbone of another width"
             )
     for name, tensor in tensors.items():

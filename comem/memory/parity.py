@@ -57,7 +57,9 @@ def run_parity(folder: str | Path) -> list[Difference]:
     return differences
 
 
-def compute_outputs(encoder: MemoryEncoder, reader: nn.Module, case: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def compute_outputs(
+    encoder: MemoryEncoder, reader: nn.Module, case: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """All outputs of one case, by their golden names."""
     knowledge = {k.removeprefix("knowledge_"): v for k, v in case.items() if k.startswith("knowledge_")}
     question = {name: case[name] for name in ("input_ids", "pixel_values", "image_grid_thw")}
@@ -69,12 +71,13 @@ def compute_outputs(encoder: MemoryEncoder, reader: nn.Module, case: Mapping[str
     own = logits[:, -question["input_ids"].shape[1] :]  # (1, l, v): the question's part
     loss = nn.functional.cross_entropy(own[:, :-1].flatten(0, 1), case["labels"][:, 1:].flatten())
     outputs |= {"train_logits": own, "train_loss": loss}
-    first_q = encoder.model.get_submodule("model.language_model.layers.0.self_attn.q_proj").weight
+    first_q: Any = encoder.model.get_submodule("model.language_model.layers.0.self_attn.q_proj").weight
     outputs["grad_latents"], outputs["grad_encoder_q_proj0"] = torch.autograd.grad(
-        loss, [encoder.qformer.latents, first_q]  # type: ignore[list-item]
+        loss, [encoder.qformer.latents, first_q]
     )
     with torch.no_grad():
-        outputs["inference_logits_reversed_order"], _ = read_question(reader, question, order_memory(memory, AS_RELEASED))
+        reversed_memory = order_memory(memory, AS_RELEASED)
+        outputs["inference_logits_reversed_order"], _ = read_question(reader, question, reversed_memory)
     return {name: value.detach() for name, value in outputs.items()}
 
 
