@@ -88,6 +88,9 @@ def extend_for_prefix(
     mask = torch.ones_like(ids) if mask is None else mask
     first = _first_real(mask)
     sizes = [0 if p is None else len(p) for p in prefixes]
+    extended = {**inputs, "attention_mask": mask}
+    if not any(sizes):
+        return extended, torch.zeros_like(ids, dtype=torch.bool)
     total = max(length, *(length - f + m for f, m in zip(first, sizes, strict=True)))
 
     def extend(tensor: Tensor, memory: int, padding: int) -> Tensor:
@@ -97,7 +100,6 @@ def extend_for_prefix(
             rows.append(torch.cat([pad, row.new_full((size,), memory), row[start:]]))
         return torch.stack(rows)
 
-    extended = {**inputs, "attention_mask": mask}
     for name, value in extended.items():
         if not _is_per_token(name, value, (b, length)):
             continue
@@ -107,10 +109,15 @@ def extend_for_prefix(
     return extended, positions
 
 
-def _checked_ids(inputs: Mapping[str, Any], prefixes: Sequence[Tensor | None], placeholder_id: int) -> Tensor:
+def _ids(inputs: Mapping[str, Any]) -> Tensor:
     ids = inputs.get("input_ids")
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         raise ValueError("a soft prefix needs input_ids of shape (b, l), not embeddings")
+    return ids
+
+
+def _checked_ids(inputs: Mapping[str, Any], prefixes: Sequence[Tensor | None], placeholder_id: int) -> Tensor:
+    ids = _ids(inputs)
     for name in ("inputs_embeds", "position_ids"):
         if inputs.get(name) is not None:
             raise ValueError(f"remove {name} from the inputs: the model computes it with the memory in place")
@@ -169,7 +176,7 @@ def soft_prefix(
     table = _embeddings(model)
     _check_prefixes(prefixes, table.weight)
     if placeholder_id is None:
-        placeholder_id = reserved_id(model, inputs["input_ids"])
+        placeholder_id = reserved_id(model, _ids(inputs))
     if not 0 <= placeholder_id < table.num_embeddings:
         raise ValueError(f"placeholder id {placeholder_id} is outside the {table.num_embeddings} embeddings")
     extended, positions = extend_for_prefix(_with_token_types(model, inputs), prefixes, placeholder_id)
