@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 _SAMPLES = 256
 _CHUNK = 1 << 22
-# What a config says about the file or the software, not about the model.
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache")
+# What the weights' shapes do not show. A fixed list: whole configs differ between transformers versions.
+_FACTS = (
+    "model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "num_heads",
+    "patch_size", "spatial_merge_size", "temporal_patch_size", "window_size", "fullatt_block_indexes",
+    "image_token_id", "rope_theta", "mrope_section",
+)
 
 
 def encoder_fingerprint(encoder: MemoryEncoder) -> str:
@@ -51,12 +55,12 @@ def encoder_fingerprint(encoder: MemoryEncoder) -> str:
 
 
 def base_digest(model: nn.Module) -> str:
-    """SHA-256 of the base model: its config and up to 256 evenly spread values of every weight tensor.
+    """SHA-256 of the base model: key facts of its config and up to 256 evenly spread values of every weight tensor.
 
     It tells checkpoints apart in seconds at 7B; it is not a proof against tampering. LoRA layers on
     the model change nothing.
     """
-    digest = hashlib.sha256(json.dumps(_plain_config(model), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(json.dumps(_config_facts(model), sort_keys=True).encode())
     for name, tensor in base_weights(model).items():
         flat = tensor.flatten()
         count = min(_SAMPLES, flat.numel())
@@ -85,15 +89,15 @@ def base_weights(model: nn.Module) -> dict[str, Tensor]:
     return dict(sorted(weights.items()))
 
 
-def _plain_config(model: nn.Module) -> Mapping[str, Any]:
+def _config_facts(model: nn.Module) -> dict[str, Any]:
     config: Any = model.config
-    return _without_volatile(config.to_dict())
-
-
-def _without_volatile(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {k: _without_volatile(v) for k, v in value.items() if k not in _VOLATILE and k[0] != "_"}
+    facts: dict[str, Any] = {}
+    for part in ("", "text_config", "vision_config"):
+        source = getattr(config, part, None) if part else config
+        values = {} if source is None else source.to_dict()
+        values |= values.get("rope_parameters") or {}
+        facts |= {f"{part}.{name}": values[name] for name in _FACTS if name in values}
+    return facts
 
 
 def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
