@@ -211,7 +211,7 @@ def load_backbone(
         raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise BackboneError(_unreachable(spec, error)) from error
-    _check_complete(spec, info)
+    _check_complete(spec, info, processor)
     logger.info("loaded %s from %s (%s, %s)", spec.name, spec.source, model.dtype, device)
     return HFBackbone(spec, model.eval().requires_grad_(False), processor, min_pixels, max_pixels)
 
@@ -230,8 +230,11 @@ def _unreachable(spec: BackboneSpec, error: Exception) -> str:
     )
 
 
-def _check_complete(spec: BackboneSpec, info: dict[str, Any]) -> None:
-    """transformers fills missing weights with random ones and only warns: that is no model to ask."""
+def _check_complete(spec: BackboneSpec, info: dict[str, Any], processor: Any) -> None:
+    """transformers fills missing weights with random ones and a missing vocabulary with none, and goes on."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
+        raise BackboneError(f"{spec.source}: the tokenizer knows no text: tokenizer.json is missing")
     faults = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
     if faults:
         raise BackboneError(
