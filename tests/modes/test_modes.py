@@ -239,7 +239,7 @@ def test_what_comem_refuses(backbone: HFBackbone, items: Any, examples: Any) -> 
 
 
 @pytest.mark.parametrize("name", ["rag", "comem"])
-def test_contexts_belong_to_their_examples(name: str, backbone: HFBackbone, items: Any, examples: Any) -> None:
+def test_contexts_belong_to_examples(name: str, backbone: HFBackbone, items: Any, examples: Any) -> None:
     mode = MODES[name](backbone, bank=bank_of(items))
     with pytest.raises(ValueError, match="1 contexts for 3 examples"):
         mode.answer_batch(examples, [None])
