@@ -1,7 +1,7 @@
 """The `comem` command: one sub-command per job, each loaded only when it is called.
 
-A sub-command `x-y` of a package lives in the module that its row names, as two functions:
-`add_x_y_arguments(parser)` and `run_x_y(args) -> int | None`.
+A sub-command `x` lives in the module that its row names, as two functions: `add_x_arguments(parser)` and
+`run_x(args) -> int | None`, the exit code. Both may do without the name where a module has one command only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import importlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -39,7 +39,7 @@ COMMANDS: Table[Command] = Table(
         "train": Command("comem.training.commands", "train the memory encoder (LoRA and Q-Former)"),
         "merge": Command("comem.training.commands", "fold LoRA into a self-contained encoder"),
         "encode": Command("comem.commands", "encode knowledge items into a memory bank"),
-        "predict": Command("comem.commands", "answer questions: baseline, rag or comem"),
+        "predict": Command("comem.prediction.commands", "answer questions: baseline, rag or comem"),
         "evaluate": Command("comem.evaluation.commands", "score predictions (needs no GPU, no torch)"),
         "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),
     },
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0 if not words else USER_ERROR
         _set_up_logging(args.verbose)
-        return int(getattr(module, f"run_{_identifier(name)}")(args) or 0)
+        return int(_function(module, f"run_{name}", "run")(args) or 0)
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to go on")
         return INTERRUPTED
@@ -102,12 +102,13 @@ def build_parser(name: str | None) -> tuple[argparse.ArgumentParser, ModuleType 
         )
         if command is chosen:
             module = importlib.import_module(command.module)
-            getattr(module, f"add_{_identifier(key)}_arguments")(child)
+            _function(module, f"add_{key}_arguments", "add_arguments")(child)
     return parser, module
 
 
-def _identifier(name: str) -> str:
-    return name.replace("-", "_")
+def _function(module: ModuleType, *names: str) -> Callable[..., int | None]:
+    """The first of the functions that the module has."""
+    return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
 def _sentence(text: str) -> str:

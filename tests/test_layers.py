@@ -20,10 +20,11 @@ RANKS = {
     1.0: {"evaluation", "backbones", "retrieval"},
     2.0: {"memory", "benchmarks"},
     3.0: {"modes", "training", "toy"},
-    4.0: {"runner"},
-    5.0: {"commands", "quickstart"},
-    5.1: {"cli"},
-    5.2: {"__main__"},
+    4.0: {"runner", "console"},
+    5.0: {"prediction"},
+    5.1: {"commands", "quickstart"},
+    5.2: {"cli"},
+    5.3: {"__main__"},
 }
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

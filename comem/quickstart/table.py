@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from comem.console import make_table
 from comem.quickstart.result import Row
 
 HEADINGS = ("mode", "accuracy", "context tokens", "tokens per item", "seconds per question")
@@ -20,10 +21,5 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
 
 def result_table(rows: Sequence[Row], title: str) -> Table:
     """The rows as a table for rich."""
-    counts = sorted({row.count for row in rows})
-    table = Table(title=f"{title} ({' / '.join(map(str, counts))} questions)", title_justify="left")
-    for number, heading in enumerate(HEADINGS):
-        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*cells(row))
-    return table
+    counts = " / ".join(str(count) for count in sorted({row.count for row in rows}))
+    return make_table(HEADINGS, map(cells, rows), f"{title} ({counts} questions)")

@@ -1,0 +1,1 @@
+"""The `comem predict` command: its options, and how the rows of the tables become a run."""

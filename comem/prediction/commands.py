@@ -1,0 +1,83 @@
+"""`comem predict`: a benchmark's questions, a mode, a backbone, a retriever; answers and their score."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from comem.console import print_facts
+from comem.prediction.assemble import answer_and_score, open_encoder, retrieve
+from comem.prediction.options import add_predict_arguments
+
+if TYPE_CHECKING:
+    from comem.backbones.base import GenerationConfig
+    from comem.benchmarks import Benchmark
+    from comem.modes import Mode
+    from comem.types import Example
+
+
+def run_predict(args: argparse.Namespace) -> int:
+    """Answer, score, print the score."""
+    from comem.benchmarks import BENCHMARKS
+    from comem.evaluation.commands import show
+    from comem.evaluation.scorers import SCORERS
+
+    benchmark = BENCHMARKS[args.benchmark]
+    examples = list(
+        benchmark.load(
+            args.data, image_folder=args.images, split=args.split, question_types=args.question_types
+        )
+    )[: args.limit]
+    mode, config = open_mode(args, benchmark)
+    contexts = retrieve(args.index, args.contexts, examples, args.k) if mode.grounded else None
+    report = answer_and_score(
+        benchmark, examples, mode, contexts, args.output, config, args.batch_size, args.strict
+    )
+    show(report, SCORERS[benchmark.name])
+    print_facts([("run folder", str(args.output))])
+    return 0
+
+
+def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dict[str, Any]]:
+    """The mode on its backbone, and what the run folder records of it; wrong names fail before the work."""
+    from comem.backbones.hf import load_backbone
+    from comem.benchmarks.prompts import PROMPTS
+    from comem.memory.bank import MemoryBank
+    from comem.modes import MODES
+
+    style = args.prompt or benchmark.style
+    build, _ = MODES[args.mode], PROMPTS[style]
+    generation = generation_config(args)
+
+    def ask(example: Example, grounded: bool) -> str:
+        return benchmark.ask(example, grounded, style)
+
+    limits = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
+    backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits)
+    encoder = open_encoder(args.encoder, backbone) if args.encoder else None
+    accepted = encoder.accepted_fingerprints() if encoder else None
+    bank = MemoryBank.load(args.bank, accepted) if args.bank else None
+    mode = build(backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order)
+
+    config = {"model": args.model, "dtype": args.dtype, "prompt": style, "generation": asdict(generation)}
+    config |= limits
+    if mode.grounded:
+        made_by = bank.fingerprint if bank else encoder.fingerprint() if encoder else None
+        config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
+        config |= {"contexts": str(args.contexts) if args.contexts else None}
+    return mode, config
+
+
+def generation_config(args: argparse.Namespace) -> GenerationConfig:
+    """How answers are decoded."""
+    from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
+
+    if args.paper_sampling:
+        return PAPER_SAMPLING
+    return GenerationConfig(
+        args.max_new_tokens, args.temperature, args.top_p, args.repetition_penalty, args.seed
+    )
+
+
+__all__ = ["add_predict_arguments", "run_predict"]

@@ -1,0 +1,71 @@
+"""The options of `comem predict`, as data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+HELP = """\
+examples:
+  comem predict --benchmark toy --data data/toy --split test --mode baseline --output runs/baseline
+  comem predict --benchmark toy --data data/toy --split test --mode comem --encoder toy \\
+      --index data/toy/index -k 3 --output runs/comem
+  comem predict --benchmark infoseek --data infoseek_val.jsonl --images oven --mode comem \\
+      --model qwen2_5_vl_7b --encoder models/encoder --bank bank.safetensors --index wit-index \\
+      --contexts retrieved.jsonl --output runs/infoseek
+Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory).
+Run the same command again after an interruption: it goes on where it stopped.
+"""
+
+_QUESTIONS: dict[str, dict[str, Any]] = {
+    "--benchmark": {"required": True, "metavar": "NAME", "help": "infoseek, infoseek_es …, flags, toy"},
+    "--data": {"required": True, "type": Path, "metavar": "PATH", "help": "its file, or the file's folder"},
+    "--images": {"type": Path, "metavar": "DIR", "help": "where its pictures lie"},
+    "--split": {"help": "only this split"},
+    "--question-types": {"type": Path, "metavar": "FILE", "help": "if the benchmark has such a file"},
+    "--prompt": {"metavar": "STYLE", "help": "paper or short (default: the benchmark's)"},
+    "--limit": {"type": int, "metavar": "N", "help": "only the first N questions"},
+}
+_MODEL: dict[str, dict[str, Any]] = {
+    "--mode": {"required": True, "metavar": "NAME", "help": "baseline, rag or comem"},
+    "--model": {"default": "toy", "help": "table row, hub id or folder (%(default)s: the embedded one)"},
+    "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
+    "--bank": {"type": Path, "metavar": "FILE", "help": "memories made by comem encode; for comem"},
+    "--item-order": {"default": "retrieval", "metavar": "ORDER", "help": "retrieval (best first), reversed"},
+    "--dtype": {"default": "auto", "help": "auto, float32, bfloat16, float16"},
+    "--device": {"help": "cpu, cuda, cuda:1, auto (default: a GPU if there is one)"},
+    "--attn": {"help": "sdpa, eager, flash_attention_2 (default: transformers' choice)"},
+    "--min-pixels": {"type": int, "metavar": "N", "help": "smallest picture, in pixels"},
+    "--max-pixels": {"type": int, "metavar": "N", "help": "largest picture, in pixels"},
+}
+_KNOWLEDGE: dict[str, dict[str, Any]] = {
+    "--index": {"type": Path, "metavar": "DIR", "help": "made by comem index build; for rag and comem"},
+    "--contexts": {"type": Path, "metavar": "FILE", "help": "made by comem retrieve: nothing is searched"},
+    "-k": {"type": int, "default": 3, "help": "items a question (%(default)s, as the paper)"},
+}
+_DECODING: dict[str, dict[str, Any]] = {
+    "--max-new-tokens": {"type": int, "default": 64, "metavar": "N", "help": "longest answer (%(default)s)"},
+    "--temperature": {"type": float, "default": 0.0, "metavar": "X", "help": "0 is greedy (%(default)s)"},
+    "--top-p": {"type": float, "default": 1.0, "metavar": "X", "help": "when sampling (%(default)s)"},
+    "--repetition-penalty": {"type": float, "default": 1.0, "metavar": "X", "help": "1: none (%(default)s)"},
+    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "when sampling (%(default)s)"},
+    "--paper-sampling": {"action": "store_true", "help": "as the paper's inference, instead of the above"},
+}
+_RUN: dict[str, dict[str, Any]] = {
+    "--output": {"required": True, "type": Path, "metavar": "DIR", "help": "the run folder"},
+    "--batch-size": {"type": int, "default": 8, "metavar": "N", "help": "questions a batch (%(default)s)"},
+    "--strict": {"action": "store_true", "help": "stop at the first question that fails"},
+}
+GROUPS = {
+    "questions": _QUESTIONS, "model": _MODEL, "knowledge": _KNOWLEDGE, "decoding": _DECODING, "run": _RUN,
+}  # fmt: skip
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `comem predict`."""
+    parser.epilog = HELP
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, settings in options.items():
+            group.add_argument(name, **settings)
