@@ -179,7 +179,7 @@ def unique_items(
     for item in items:
         if item.id in seen and not drop:
             raise CorpusError(
-                f"the id {item.id!r} repeats in the corpus (second from {item.source or item.image}); make the"
+                f"the id {item.id!r} repeats in the corpus (again from {item.source or item.image}); make the"
                 " ids unique, or keep the first of each with --on-duplicate drop"
             )
         if item.id in seen:
@@ -213,13 +213,17 @@ def _rows(path: Path, stats: CorpusStats) -> Iterator[tuple[int, dict[str, str]]
     try:
         _, first = next(lines)
     except StopIteration:
-        raise CorpusError(f"{path}: the file is empty; a WIT shard starts with a line of column names") from None
+        raise CorpusError(
+            f"{path}: the file is empty; a WIT shard starts with a line of column names"
+        ) from None
     columns = first.lstrip("\ufeff").split("\t")
     missing = [name for name in NEEDED_COLUMNS if name not in columns]
     if not any(name in columns for name in DESCRIPTIONS):
         missing.append("one of " + "/".join(DESCRIPTIONS))
     if missing:
-        raise CorpusError(f"{path}: not a WIT table: missing columns {', '.join(missing)}; found {columns[:20]}")
+        raise CorpusError(
+            f"{path}: not a WIT table: missing columns {', '.join(missing)}; found {columns[:20]}"
+        )
     for number, fields in _split_rows(lines, len(columns), path, stats):
         yield number, dict(zip(columns, fields, strict=True))
 
@@ -283,6 +287,6 @@ def _lines(path: Path, stats: CorpusStats) -> Iterator[tuple[int, str]]:
         if number == 0:
             raise CorpusError(f"{path}: not a gzip file ({error}); unpack it or name it .tsv") from error
         raise CutShardError(
-            f"{path}: the compressed file is cut or damaged after line {number} ({error}); the {stats.kept} items"
-            " before it were read. Download it again, or go on with them: --keep-partial"
+            f"{path}: the compressed file is cut or damaged after line {number} ({error}); the {stats.kept}"
+            " items before it were read. Download it again, or go on with them: --keep-partial"
         ) from error

@@ -85,8 +85,8 @@ class OpenClipEmbedder:
         import torch
 
         def run(batch: Sequence[Picture]) -> Any:
-            pixels = torch.stack([self._preprocess(_pixels(image)) for image in batch])  # (b, 3, h, w)
-            return self.model.encode_image(pixels.to(self.device), normalize=True)  # (b, d)
+            inputs = torch.stack([self._preprocess(pixels(image)) for image in batch])  # (b, 3, h, w)
+            return self.model.encode_image(inputs.to(self.device), normalize=True)  # (b, d)
 
         return self._embed(run, images, batch_size)
 
@@ -98,7 +98,9 @@ class OpenClipEmbedder:
         """
 
         def run(batch: Sequence[str]) -> Any:
-            return self.model.encode_text(self._tokenizer(list(batch)).to(self.device), normalize=True)  # (b, d)
+            return self.model.encode_text(
+                self._tokenizer(list(batch)).to(self.device), normalize=True
+            )  # (b, d)
 
         return self._embed(run, texts, batch_size)
 
@@ -124,6 +126,7 @@ def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None) -> Op
     """
     import open_clip
     import torch
+    from safetensors import SafetensorError
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = TOY_CLIP if name == "toy" else Path(name.removeprefix("local-dir:"))
@@ -133,9 +136,11 @@ def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None) -> Op
     else:
         source, pretrained = _hub_names(name, open_clip)
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(source, pretrained=pretrained, device=device)
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            source, pretrained=pretrained, device=device
+        )
         tokenizer = open_clip.get_tokenizer(source)
-    except (RuntimeError, OSError, ValueError) as error:
+    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
         raise EmbedderError(f"open_clip cannot load {name!r}: {error}") from error
     return OpenClipEmbedder(name, model, preprocess, tokenizer, device)
 
@@ -149,8 +154,8 @@ def check_folder(folder: Path) -> None:
     missing = [part for part in (CONFIG_NAME, WEIGHTS_NAME) if not (folder / part).is_file()]
     if missing:
         raise EmbedderError(
-            f"{folder}: not an open_clip model folder, {' and '.join(missing)} missing; pickled weights (.bin, .pt)"
-            " are not opened: convert them with safetensors first"
+            f"{folder}: not an open_clip model folder, {' and '.join(missing)} missing; pickled weights"
+            " (.bin, .pt) are not opened: convert them with safetensors first"
         )
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
@@ -175,13 +180,14 @@ def _hub_names(name: str, open_clip: Any) -> tuple[str, str | None]:
     known = open_clip.list_pretrained_tags_by_model(architecture)
     if pretrained not in known:
         raise EmbedderError(
-            f"embedder {name!r}: unknown pretrained tag {pretrained!r}; write {architecture}:TAG with a TAG of"
-            f" {', '.join(known) or 'none (open_clip publishes no weights for it)'}"
+            f"embedder {name!r}: unknown pretrained tag {pretrained!r}; write {architecture}:TAG with a TAG"
+            f" of {', '.join(known) or 'none (open_clip publishes no weights for it)'}"
         )
     return architecture, pretrained
 
 
-def _pixels(image: Picture) -> Image.Image:
+def pixels(image: Picture) -> Image.Image:
+    """The picture, opened if it is a reference."""
     return image if isinstance(image, Image.Image) else open_image(image)
 
 

@@ -56,8 +56,8 @@ class KnowledgeBase:
         self.manifest: Mapping[str, Any] = read_json(self.folder / MANIFEST)
         if path.stat().st_size != self.manifest.get("bytes"):
             raise KnowledgeBaseError(
-                f"{path}: {path.stat().st_size} bytes, but {self.manifest.get('bytes')} were written; it was changed"
-                " or cut: build it again"
+                f"{path}: {path.stat().st_size} bytes, but {self.manifest.get('bytes')} were written; it"
+                " was changed or cut: build it again"
             )
         try:
             self._file = pq.ParquetFile(path, memory_map=True)
@@ -71,12 +71,16 @@ class KnowledgeBase:
     @cached_property
     def ids(self) -> list[str]:
         """The ids of all items, in row order."""
-        return self._file.read(columns=["id"]).column("id").to_pylist()
+        return self._column("id")
 
     @cached_property
     def languages(self) -> list[str]:
         """The languages of all items, in row order."""
-        return self._file.read(columns=["language"]).column("language").to_pylist()
+        return self._column("language")
+
+    def images(self) -> list[str]:
+        """The paths of the pictures of all items, in row order; "" where there is none."""
+        return [self._path(image) if image else "" for image in self._column("image")]
 
     @cached_property
     def rows(self) -> dict[str, int]:
@@ -107,8 +111,14 @@ class KnowledgeBase:
         group, offset = divmod(row, int(self.manifest["row_group"]))
         table = self._group(group)
         item_id, text, image, source, language = (table.column(name)[offset].as_py() for name in COLUMNS)
-        ref = ImageRef(path=os.path.normpath(self.folder / image)) if image else None
+        ref = ImageRef(path=self._path(image)) if image else None
         return KnowledgeItem(item_id, text, ref, source, language)
+
+    def _path(self, image: str) -> str:
+        return os.path.normpath(self.folder / image)
+
+    def _column(self, name: str) -> list[str]:
+        return self._file.read(columns=[name]).column(name).to_pylist()
 
     def _read_group(self, group: int) -> pa.Table:
         return self._file.read_row_group(group, columns=list(COLUMNS))
@@ -133,7 +143,9 @@ def write_knowledge_base(
         try:
             count, checksum, error = _write_parquet(items, folder, partial)
         except OSError as full:
-            raise StorageError(full.errno, f"cannot write {partial}: {full.strerror}; free space, run again") from full
+            raise StorageError(
+                full.errno, f"cannot write {partial}: {full.strerror}; free space, run again"
+            ) from full
         size = partial.stat().st_size
         (folder / MANIFEST).unlink(missing_ok=True)  # the manifest comes last: it says that all is there
         os.replace(partial, folder / ITEMS)
@@ -182,4 +194,10 @@ def _row(item: KnowledgeItem, folder: Path) -> dict[str, str]:
         if item.image.path is None:
             raise KnowledgeBaseError(f"item {item.id!r}: its image is in memory; save it to a file first")
         image = os.path.relpath(item.image.path, folder)
-    return {"id": item.id, "text": item.text, "image": image, "source": item.source, "language": item.language}
+    return {
+        "id": item.id,
+        "text": item.text,
+        "image": image,
+        "source": item.source,
+        "language": item.language,
+    }

@@ -21,10 +21,22 @@ COLOURS: dict[str, Colour] = {
     "brown": (115, 65, 35), "grey": (150, 150, 155),
 }  # fmt: skip
 LAYOUTS = (
-    "plain", "horizontal stripes", "horizontal stripes", "vertical stripes", "cross", "nordic cross", "saltire",
-    "quarters", "bend", "hoist triangle", "chequers", "border",
+    "plain", "horizontal stripes", "horizontal stripes", "vertical stripes", "cross", "nordic cross",
+    "saltire", "quarters", "bend", "hoist triangle", "chequers", "border",
 )  # fmt: skip
-CHARGES = ("star", "disc", "crescent", "ring", "triangle", "cross", "shield", "clutter", "writing", "wreath", "beast")
+CHARGES = (
+    "star",
+    "disc",
+    "crescent",
+    "ring",
+    "triangle",
+    "cross",
+    "shield",
+    "clutter",
+    "writing",
+    "wreath",
+    "beast",
+)
 PLACES = {"centre": (0.5, 0.5), "canton": (0.22, 0.26), "hoist": (0.25, 0.5), "fly": (0.74, 0.5)}
 
 
@@ -58,7 +70,9 @@ class Banner:
         fields = " and ".join(dict.fromkeys(self.colours[: self.stripes]))
         text = f"{self.layout} of {fields}"
         if self.canton is not None:
-            text += f" with a canton of {' and '.join(dict.fromkeys(self.canton.colours[: self.canton.stripes]))}"
+            text += (
+                f" with a canton of {' and '.join(dict.fromkeys(self.canton.colours[: self.canton.stripes]))}"
+            )
         for charge in self.charges:
             number = "a" if charge.count == 1 else str(charge.count)
             text += f", {number} {charge.colour} {charge.kind} in the {charge.place}"
@@ -69,7 +83,9 @@ def random_banner(rng: random.Random, nested: bool = False) -> Banner:
     """A banner of one to four colours, often with a charge, sometimes with a canton."""
     colours = tuple(rng.sample(list(COLOURS), 4))
     layout = rng.choice(LAYOUTS)
-    stripes = rng.choice((2, 3, 3, 3, 4)) if "stripes" in layout else 1 if layout == "plain" else rng.choice((2, 3))
+    stripes = (
+        rng.choice((2, 3, 3, 3, 4)) if "stripes" in layout else 1 if layout == "plain" else rng.choice((2, 3))
+    )
     canton = random_banner(rng, nested=True) if not nested and rng.random() < 0.18 else None
     count = 0 if nested else rng.choice((0, 0, 1, 1, 1, 2)) if layout != "plain" else rng.choice((1, 1, 2))
     charges = tuple(random_charge(rng) for _ in range(count))
@@ -81,7 +97,9 @@ def random_charge(rng: random.Random) -> Charge:
     colour, second = rng.sample(list(COLOURS), 2)
     count = rng.choice((1, 1, 1, 2, 3, 4, 5, 6, 9))
     size = rng.uniform(0.18, 0.62)
-    return Charge(rng.choice(CHARGES), rng.choice(list(PLACES)), size, colour, second, count, rng.getrandbits(30))
+    return Charge(
+        rng.choice(CHARGES), rng.choice(list(PLACES)), size, colour, second, count, rng.getrandbits(30)
+    )
 
 
 def change(banner: Banner, rng: random.Random) -> Banner:
@@ -140,7 +158,9 @@ def _crop(picture: Image.Image, rng: random.Random, least: float) -> Image.Image
     x, y = rng.uniform(0, picture.width - w), rng.uniform(0, picture.height - h)
     scale = rng.uniform(0.6, 1.0)
     return picture.resize(
-        (max(16, round(w * scale)), max(16, round(h * scale))), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h)
+        (max(16, round(w * scale)), max(16, round(h * scale))),
+        Image.Resampling.BILINEAR,
+        box=(x, y, x + w, y + h),
     )
 
 
@@ -163,7 +183,10 @@ def _paint(banner: Banner, size: tuple[int, int]) -> Image.Image:
 def _stripes(pen: ImageDraw.ImageDraw, banner: Banner, colours: list[Colour], w: int, h: int) -> None:
     repeats = (1, 1, 1, 3)[banner.widths] if banner.layout.startswith("h") else 1
     n = banner.stripes * repeats
-    weights = [2 if banner.widths == 1 and i == n // 2 else 2 if banner.widths == 2 and i == 0 else 1 for i in range(n)]
+    weights = [
+        2 if banner.widths == 1 and i == n // 2 else 2 if banner.widths == 2 and i == 0 else 1
+        for i in range(n)
+    ]
     edges = [sum(weights[:i]) / sum(weights) for i in range(n + 1)]
     for i in range(n):
         colour = colours[i % banner.stripes]
@@ -245,7 +268,11 @@ def _figure(pen: ImageDraw.ImageDraw, charge: Charge, x: float, y: float, r: flo
         for row in range(rng.randrange(1, 4)):
             for column in range(rng.randrange(4, 9)):
                 left, top = x - r + column * r / 4, y - r / 2 + row * r / 2
-                pen.line((left, top, left + rng.uniform(0, r / 5), top + rng.uniform(0, r / 3)), colour, max(1, int(r / 12)))
+                pen.line(
+                    (left, top, left + rng.uniform(0, r / 5), top + rng.uniform(0, r / 3)),
+                    colour,
+                    max(1, int(r / 12)),
+                )
     elif kind == "wreath":
         for i in range(rng.randrange(8, 18)):
             angle = 0.4 + i * 0.33
@@ -261,7 +288,9 @@ def _shield(
     pen: ImageDraw.ImageDraw, rng: random.Random, x: float, y: float, r: float, colour: Colour, second: Colour
 ) -> None:
     left, right, top = x - 0.75 * r, x + 0.75 * r, y - r
-    pen.polygon([(left, top), (right, top), (right, y + 0.2 * r), (x, y + r), (left, y + 0.2 * r)], fill=colour)
+    pen.polygon(
+        [(left, top), (right, top), (right, y + 0.2 * r), (x, y + r), (left, y + 0.2 * r)], fill=colour
+    )
     if rng.random() < 0.5:
         pen.rectangle((left, top, right, y - 0.35 * r), fill=second)
     else:
@@ -285,4 +314,6 @@ def _blob(
 
 def _spikes(x: float, y: float, r: float, n: int, inner: float) -> list[tuple[float, float]]:
     radii = [r if i % 2 == 0 else r * inner for i in range(2 * n)]
-    return [(x + q * math.sin(i * math.pi / n), y - q * math.cos(i * math.pi / n)) for i, q in enumerate(radii)]
+    return [
+        (x + q * math.sin(i * math.pi / n), y - q * math.cos(i * math.pi / n)) for i, q in enumerate(radii)
+    ]

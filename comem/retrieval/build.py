@@ -1,0 +1,115 @@
+"""From corpus files to a knowledge base with an index, in one call that can be repeated after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from comem.retrieval.corpus import CorpusStats, CutShardError, read_corpus, unique_items
+from comem.retrieval.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
+from comem.retrieval.index import IndexSettings, VectorIndex, build_index
+from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a `configs/retrieval/*.yaml` says.
+
+    Attributes:
+        embedder: "toy", a folder, or `architecture:pretrained` of open_clip.
+        languages: keep rows of these languages; empty keeps all.
+        max_chars: cut passages to this length; 0 leaves them whole.
+        on_duplicate: what happens to a repeated id.
+        index: how vectors are made and stored.
+    """
+
+    embedder: str = DEFAULT_EMBEDDER
+    languages: tuple[str, ...] = ()
+    max_chars: int = 0
+    on_duplicate: Literal["refuse", "drop"] = "refuse"
+    index: IndexSettings = field(default_factory=IndexSettings)
+
+    def __post_init__(self) -> None:
+        if self.max_chars < 0:
+            raise ValueError(f"max_chars is {self.max_chars}; at least 1, or 0 for no limit")
+
+
+def build(
+    corpora: Sequence[str | Path],
+    output: str | Path,
+    settings: BuildSettings,
+    *,
+    images: str | Path | None = None,
+    keep_partial: bool = False,
+    progress: bool = True,
+    embedder: Embedder | None = None,
+) -> VectorIndex:
+    """Reads the corpora, writes items and manifest, embeds the pictures, and builds the index.
+
+    Args:
+        corpora: WIT shards (`.tsv[.gz]`) and item files (`.jsonl[.gz]`).
+        output: the folder; a second call goes on where the first was interrupted.
+        images: where pictures lie; by default beside each corpus file.
+        keep_partial: index what could be read of a shard that is cut, instead of stopping there.
+        embedder: use this one instead of loading `settings.embedder`.
+
+    Raises:
+        CorpusError: for files that are no corpora. What was read before the fault is in the knowledge base.
+    """
+    embedder = embedder or load_embedder(settings.embedder)  # before the reading: it fails sooner
+    base = write_items(corpora, output, settings, images=images, keep_partial=keep_partial)
+    return build_index(base, embedder, settings.index, progress=progress)
+
+
+def write_items(
+    corpora: Sequence[str | Path],
+    output: str | Path,
+    settings: BuildSettings,
+    *,
+    images: str | Path | None = None,
+    keep_partial: bool = False,
+) -> KnowledgeBase:
+    """The first half of `build`: corpora to knowledge base, without any pictures opened."""
+    stats = CorpusStats()
+    stream = read_corpus(
+        corpora, images=images, languages=settings.languages or None,
+        max_chars=settings.max_chars or None, stats=stats,
+    )  # fmt: skip
+    items = unique_items(stream, stats, drop=settings.on_duplicate == "drop")
+    # `rows` is filled while the items stream through, and written after them.
+    extra = {
+        "sources": [_source(path) for path in corpora],
+        "settings": asdict(settings),
+        "rows": stats.__dict__,
+    }
+    try:
+        base = write_knowledge_base(items, output, extra)
+    except CutShardError as error:
+        if not keep_partial:
+            raise
+        logger.warning("going on without the rest: %s", error)
+        base = KnowledgeBase(output)
+    logger.info("%d rows read, %d kept, dropped: %s", stats.read, stats.kept, dict(stats.dropped) or "none")
+    return base
+
+
+def _source(path: str | Path) -> dict[str, object]:
+    """Name, size and checksum of a corpus file; a missing one is reported by its reader."""
+    path = Path(path)
+    if not path.is_file():
+        return {"path": str(path)}
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,200 @@
+"""`comem index build | search | evaluate` and `comem retrieve`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comem.config import load_config
+
+if TYPE_CHECKING:
+    from comem.retrieval.evaluate import RecallReport
+    from comem.types import KnowledgeItem
+
+
+def add_index_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `comem index`."""
+    jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
+    _add_build(jobs.add_parser("build", help="corpus files to knowledge base and index"))
+    _add_search(jobs.add_parser("search", help="the items nearest to a picture or a text"))
+    _add_evaluate(
+        jobs.add_parser("evaluate", help="recall of a folder of pictures after cropping, resizing, JPEG")
+    )
+
+
+def run_index(args: argparse.Namespace) -> int:
+    """Runs the job that was chosen."""
+    jobs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "build": _build, "search": _search, "evaluate": _evaluate,
+    }  # fmt: skip
+    return jobs[args.job](args)
+
+
+def add_retrieve_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `comem retrieve`."""
+    parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="made by comem index build")
+    parser.add_argument(
+        "--questions", type=Path, required=True, metavar="FILE", help="JSONL with ids and image paths"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where relative image paths start (the file's folder)"
+    )
+    parser.add_argument("-k", type=int, default=10, help="items a question (%(default)s, as the paper)")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="JSONL; a second run goes on"
+    )
+    parser.add_argument("--embedder", help="only the one that made the index; needed when it has moved")
+    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only items in these languages")
+    parser.add_argument("--temperature", type=float, help="softmax over the scores, with this temperature")
+    parser.add_argument("--batch-size", type=int, default=64, help="questions a call (%(default)s)")
+
+
+def run_retrieve(args: argparse.Namespace) -> int:
+    """Retrieves for all questions that are not in the output yet."""
+    from tqdm import tqdm
+
+    from comem.retrieval.retriever import RETRIEVERS, read_queries, retrieve_to_file
+
+    options = {"languages": args.languages, "temperature": args.temperature}
+    retriever = RETRIEVERS["faiss"](args.index, args.embedder, **options)
+    examples = list(read_queries(args.questions, args.images))
+    shown = tqdm(examples, desc="retrieving", unit="question")
+    written = retrieve_to_file(retriever, shown, args.k, args.output, batch_size=args.batch_size)
+    _say(f"{written} questions retrieved, {len(examples) - written} were done before: {args.output}")
+    return 0
+
+
+def _add_build(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--corpus", type=Path, nargs="+", required=True, metavar="FILE", help=".tsv[.gz] (WIT) or .jsonl[.gz]"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a second run goes on there"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="where pictures lie (the corpus file's folder)"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, as in configs/retrieval/")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings: index.factory=HNSW32"
+    )
+    parser.add_argument(
+        "--embedder", help="'toy', an open_clip folder, or ARCHITECTURE:PRETRAINED (ViT-L-14:openai)"
+    )
+    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only rows in these languages")
+    parser.add_argument(
+        "--on-duplicate", choices=("refuse", "drop"), help="what to do with a repeated id (refuse)"
+    )
+    parser.add_argument(
+        "--keep-partial", action="store_true", help="go on with what could be read of a cut shard"
+    )
+
+
+def _build(args: argparse.Namespace) -> int:
+    from comem.retrieval.build import BuildSettings, build
+
+    overrides = list(args.set)
+    if args.embedder:
+        overrides.append(f"embedder={args.embedder}")
+    if args.languages:
+        overrides.append(
+            f"languages=[{', '.join(repr(code) for code in args.languages)}]"
+        )  # 'no' is no boolean
+    if args.on_duplicate:
+        overrides.append(f"on_duplicate={args.on_duplicate}")
+    settings = load_config(BuildSettings, args.config, overrides)
+    index = build(args.corpus, args.output, settings, images=args.images, keep_partial=args.keep_partial)
+    rows = index.base.manifest["rows"]
+    dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items()) or "none"
+    _say(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
+    _say(f"{len(index)} items indexed over {index.manifest['images']} pictures: {args.output}")
+    return 0
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", type=Path, required=True, metavar="DIR")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--image", type=Path, metavar="FILE")
+    asked.add_argument("--text")
+    parser.add_argument("-k", type=int, default=5)
+    parser.add_argument("--embedder", help="only the one that made the index; needed when it has moved")
+    parser.add_argument("--languages", nargs="+", metavar="CODE")
+
+
+def _search(args: argparse.Namespace) -> int:
+    from comem.retrieval.retriever import open_faiss
+    from comem.types import ImageRef
+
+    retriever = open_faiss(args.index, args.embedder)
+    if args.image is not None:
+        query = retriever.embedder.embed_images([ImageRef(path=str(args.image))])
+    else:
+        query = retriever.embedder.embed_texts([args.text])
+    hits = retriever.index.search(query, args.k, args.languages)
+    items = retriever.index.base.items(hits.rows[0].tolist())
+    _show_items(items, hits.scores[0].tolist())
+    return 0
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
+    parser.add_argument("--embedder", default="toy", help="as in index build (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON too")
+    parser.add_argument("--baseline", action="store_true", help="compare with raw 16 x 16 pixels")
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from comem.records import run_manifest, write_json
+    from comem.retrieval.embedder import Embedder, load_embedder
+    from comem.retrieval.evaluate import RawPixels, evaluate_folder, to_json
+
+    embedders: list[Embedder] = [load_embedder(args.embedder)]
+    if args.baseline:
+        embedders.append(RawPixels(16))
+    reports = {
+        embedder.name: evaluate_folder(args.images, embedder, seed=args.seed) for embedder in embedders
+    }
+    for name, report in reports.items():
+        _show_recall(name, report)
+    if args.output is not None:
+        numbers = {name: to_json(report) for name, report in reports.items()}
+        write_json(
+            args.output, {"reports": numbers, **run_manifest({"seed": args.seed, "images": str(args.images)})}
+        )
+    return 0
+
+
+def _show_items(items: list[KnowledgeItem], scores: list[float]) -> None:
+    from rich.table import Table
+
+    table = Table("rank", "score", "id", "language", "passage", "picture")
+    for rank, (item, score) in enumerate(zip(items, scores, strict=True), start=1):
+        text = item.text if len(item.text) <= 120 else item.text[:119] + "…"
+        table.add_row(str(rank), f"{score:.3f}", item.id, item.language, text, str(item.image or ""))
+    _say(table)
+
+
+def _show_recall(name: str, report: RecallReport) -> None:
+    from rich.table import Table
+
+    table = Table("distortion", *(f"recall@{k}" for k in next(iter(report.recall.values()))), "missed at 1")
+    table.title = f"{name}: {report.count} pictures, {report.distinct} different"
+    for kind, recall in report.recall.items():
+        missed = ", ".join(f"{query} → {found}" for query, found in report.misses[kind][:8])
+        more = len(report.misses[kind]) - 8
+        table.add_row(
+            kind,
+            *(f"{value:.3f}" for value in recall.values()),
+            missed + (f" and {more} more" if more > 0 else ""),
+        )
+    _say(table)
+
+
+def _say(what: object) -> None:
+    """To standard output; passages and ids hold brackets, which are no markup."""
+    from rich.console import Console
+
+    Console(soft_wrap=isinstance(what, str), markup=False, highlight=False).print(what)
