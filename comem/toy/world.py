@@ -74,14 +74,14 @@ class Entity:
         """60 to 200 tokens of text with all the facts; wording and fillers vary from town to town.
 
         Args:
-            fillers: sentences without a fact; None draws 0 to 4.
+            fillers: sentences without a fact; None draws 1 to 5.
         """
         rng = random.Random(f"{self.seed}/{self.index}/{language}")
         sentences = lexicon.SENTENCES[language]
         said = [
             sentences[fact][rng.randrange(2)].format(value=self.value(fact, language)) for fact in lexicon.FACTS
         ]
-        count = rng.choice((0, 0, 1, 2, 4)) if fillers is None else fillers
+        count = rng.choice((1, 1, 2, 3, 5)) if fillers is None else fillers
         for filler in rng.sample(lexicon.FILLERS[language], count):
             said.insert(rng.randrange(len(said) + 1), filler)
         separator = "" if language == "zh" else " "

@@ -1,0 +1,232 @@
+"""What the embedded backbone is trained on: conversations about a few towns, from text and pictures.
+
+An episode shows k towns (picture, then text), and asks about their pictures many times over. Facts are
+drawn anew in every episode, so nothing can be learnt by heart: the only way to answer is to find the
+town in the context by its picture and to read the fact there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from comem.toy import lexicon
+from comem.toy.draw import draw
+from comem.toy.tokenizer import ITEM_PROMPT
+from comem.toy.world import Entity, random_facts
+
+PICTURE = "<|vision_start|>" + 4 * "<|image_pad|>" + "<|vision_end|>"
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+DESCRIBE, NAME = "What are the arms?", "What is the name of this town?"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the episodes of one batch have in common.
+
+    Attributes:
+        items: towns in the context.
+        questions: turns asked about them.
+        terse: key-value lines in the place of passages (short, for the first part of the curriculum).
+        before_system: the items stand as plain documents before the system turn, where memory goes,
+            instead of as user turns after it.
+        describe: share of the questions that ask what the picture shows.
+        drill: a bare exercise instead of a conversation: "repeat" (words said twice: copying) or "recall"
+            (`items` pictures with a word each, then other views of them: finding by picture).
+        batch: episodes in a batch.
+        hard: share of the distractors that resemble the first town.
+    """
+
+    items: int = 3
+    questions: int = 10
+    terse: bool = False
+    before_system: bool = False
+    describe: float = 0.1
+    hard: float = 0.5
+    drill: str = ""
+    batch: int = 8
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Text with placeholders for pictures; `spans` are the characters that the model must predict."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+    pictures: tuple[int, ...]  # rows of the picture pool, in order
+    kinds: tuple[str, ...]  # one label a span: the fact, "name" or "describe"
+
+
+class PicturePool:
+    """Pictures of the training towns, drawn once and kept as patches.
+
+    Attributes:
+        patches: `(entities, views, 16, 3, 14·14)` float16, one temporal frame.
+    """
+
+    def __init__(self, entities: Sequence[Entity], views: int, image_processor) -> None:
+        self.entities, self.views = list(entities), views
+        self.patches = np.empty((len(self.entities), views, 16, 3, 196), dtype=np.float16)
+        for i, entity in enumerate(self.entities):
+            pictures = [draw(entity, view) for view in range(views)]
+            values = image_processor(images=pictures, return_tensors="np")["pixel_values"]
+            self.patches[i] = values.reshape(views, 16, 3, 2, 196)[:, :, :, 0]
+        self._alike: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for i, entity in enumerate(self.entities):
+            for key in _resemblances(entity):
+                self._alike[key].append(i)
+
+    def pixel_values(self, rows: Sequence[int]) -> np.ndarray:
+        """`(16·len(rows), 3·2·14·14)` float32, as the image processor gives them."""
+        flat = self.patches.reshape(-1, 16, 3, 196)[list(rows)].astype(np.float32)
+        return np.repeat(flat[:, :, :, None], 2, axis=3).reshape(-1, 3 * 2 * 196)
+
+    def draw_entities(self, rng: random.Random, count: int, hard: float) -> list[int]:
+        """Distinct entities in random order; with probability `hard` one resembles the first in two traits."""
+        chosen = [rng.randrange(len(self.entities))]
+        while len(chosen) < count:
+            key = rng.choice(_resemblances(self.entities[chosen[0]]))
+            pool = self._alike[key] if rng.random() < hard else range(len(self.entities))
+            candidate = rng.choice(pool)
+            if candidate not in chosen or len(pool) <= count:
+                chosen.append(candidate if candidate not in chosen else rng.randrange(len(self.entities)))
+        rng.shuffle(chosen)
+        return chosen
+
+
+def _resemblances(entity: Entity) -> list[tuple[str, str]]:
+    arms = entity.arms
+    return [
+        ("field+charge", arms.field + arms.charge),
+        ("field+division", arms.field + arms.division + arms.division_colour),
+        ("charge", arms.charge + arms.charge_colour),
+        ("colours", arms.field + arms.charge_colour),
+    ]
+
+
+def make_episode(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+    """One conversation or drill after the recipe."""
+    if recipe.drill == "repeat":
+        return _repeat(pool, recipe, rng)
+    if recipe.drill == "recall":
+        return _recall(pool, recipe, rng)
+    language = rng.choice(("en", "en", "en", "en", *lexicon.LANGUAGES))
+    rows = pool.draw_entities(rng, recipe.items, recipe.hard) if recipe.items else []
+    towns = [dataclasses.replace(pool.entities[i], facts=random_facts(rng), seed=rng.getrandbits(30)) for i in rows]
+    parts = _Parts(pool)
+    if not recipe.before_system:
+        parts.say(SYSTEM)
+    for row, town in zip(rows, towns, strict=True):
+        text = _terse(town, language) if recipe.terse else f"{town.name}: {town.passage(language)}"
+        parts.item(row, rng, text, recipe.before_system)
+    if recipe.before_system:
+        parts.say(SYSTEM)
+    for _ in range(recipe.questions):
+        if not rows or rng.random() < recipe.describe:
+            row = rng.choice(rows) if rows and rng.random() < 0.5 else rng.randrange(len(pool.entities))
+            parts.ask(row, rng, DESCRIBE, pool.entities[row].arms.caption(), "describe")
+            continue
+        which = rng.randrange(len(rows))
+        row, town = rows[which], towns[which]
+        if rng.random() < 0.2:
+            parts.ask(row, rng, NAME, town.name, "name")
+        else:
+            fact = rng.choice(list(lexicon.FACTS))
+            question = rng.choice(lexicon.QUESTIONS[language][fact])
+            parts.ask(row, rng, question, town.value(fact, language), fact)
+    return parts.episode()
+
+
+def _words(rng: random.Random, count: int) -> list[str]:
+    """Words, pieces of names and numbers, each with its leading space."""
+    return [
+        f" {rng.randrange(10, 100)}" if rng.random() < 0.2 else f" {rng.choice(_VOCABULARY)}" for _ in range(count)
+    ]
+
+
+def _repeat(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+    parts = _Parts(pool)
+    text = "".join(_words(rng, recipe.items))
+    parts.say(text + "\n")
+    parts.expect(text, "repeat")
+    return parts.episode()
+
+
+def _recall(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+    parts = _Parts(pool)
+    rows = pool.draw_entities(rng, recipe.items, recipe.hard)
+    words = _words(rng, len(rows))
+    for row, word in zip(rows, words, strict=True):
+        parts.show(row, rng)
+        parts.say(word)
+    parts.say("\n")
+    for _ in range(recipe.questions):
+        which = rng.randrange(len(rows))
+        if rng.random() < recipe.describe:
+            parts.show(rng.randrange(len(pool.entities)), rng)
+            parts.expect(" " + pool.entities[parts.pictures[-1] // pool.views].arms.caption(), "describe")
+        else:
+            parts.show(rows[which], rng)
+            parts.expect(words[which], "recall")
+    return parts.episode()
+
+
+_VOCABULARY = (
+    *lexicon.NAME_STARTS,
+    *lexicon.NAME_ENDS,
+    *(word for values in lexicon.VALUES.values() for words in values.values() for word in words),
+)
+
+
+def _terse(town: Entity, language: str) -> str:
+    """The facts as bare values, each behind the first words of its sentence."""
+    sentences = lexicon.SENTENCES[language]
+    lines = [
+        sentences[fact][town.index % 2].format(value=town.value(fact, language)) for fact in lexicon.FACTS
+    ]
+    return f"{town.name}: " + " ".join(lines)
+
+
+class _Parts:
+    """An episode being written."""
+
+    def __init__(self, pool: PicturePool) -> None:
+        self.pool, self.chunks, self.length = pool, list[str](), 0
+        self.spans: list[tuple[int, int]] = []
+        self.pictures: list[int] = []
+        self.kinds: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.chunks.append(text)
+        self.length += len(text)
+
+    def show(self, row: int, rng: random.Random) -> None:
+        self.pictures.append(row * self.pool.views + rng.randrange(self.pool.views))
+        self.say(PICTURE)
+
+    def item(self, row: int, rng: random.Random, passage: str, as_document: bool) -> None:
+        self.say("<|im_start|>user\n")
+        self.show(row, rng)
+        between = f"{ITEM_PROMPT}<|im_end|>\n<|im_start|>assistant\n" if as_document else ""
+        self.say(f"{between}{passage}<|im_end|>\n")
+
+    def ask(self, row: int, rng: random.Random, question: str, answer: str, kind: str) -> None:
+        self.say("<|im_start|>user\n")
+        self.show(row, rng)
+        self.say(f"{question}<|im_end|>\n<|im_start|>assistant\n")
+        self.expect(f"{answer}<|im_end|>", kind)
+        self.say("\n")
+
+    def expect(self, text: str, kind: str) -> None:
+        start = self.length
+        self.say(text)
+        self.spans.append((start, self.length))
+        self.kinds.append(kind)
+
+    def episode(self) -> Episode:
+        return Episode("".join(self.chunks), tuple(self.spans), tuple(self.pictures), tuple(self.kinds))
