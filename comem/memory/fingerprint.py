@@ -55,7 +55,7 @@ def encoder_fingerprint(encoder: MemoryEncoder) -> str:
 
 
 def base_digest(model: nn.Module) -> str:
-    """SHA-256 of the base model: key facts of its config and up to 256 evenly spread values of every weight tensor.
+    """SHA-256 of the base model: facts of its config, and up to 256 values spread over every weight tensor.
 
     It tells checkpoints apart in seconds at 7B; it is not a proof against tampering. LoRA layers on
     the model change nothing.

@@ -62,7 +62,9 @@ def test_one_file_goes_round(bank: MemoryBank, tmp_path: Path, dtype: torch.dtyp
 def test_another_encoder_or_width_is_refused(bank: MemoryBank, tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
     bank.save(path)
-    with pytest.raises(ValueError, match=r"bank\.safetensors: made by another encoder .*encode the items again"):
+    with pytest.raises(
+        ValueError, match=r"bank\.safetensors: made by another encoder .*encode the items again"
+    ):
         MemoryBank.load(path, "b" * 64)
     assert len(MemoryBank.load(path, ("b" * 64, "a" * 64))) == 3
     with pytest.raises(ValueError, match="width 4, the reader needs 64"):
@@ -86,7 +88,9 @@ def test_damaged_and_foreign_files_are_refused(bank: MemoryBank, tmp_path: Path)
         MemoryBank.load(tmp_path / "bank.pt")
 
 
-def test_a_newer_version_is_refused(bank: MemoryBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_version_is_refused(
+    bank: MemoryBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("comem.memory.bank.VERSION", 2)
     bank.save(tmp_path / "b.safetensors")
     monkeypatch.undo()
@@ -94,7 +98,9 @@ def test_a_newer_version_is_refused(bank: MemoryBank, tmp_path: Path, monkeypatc
         MemoryBank.load(tmp_path / "b.safetensors")
 
 
-def test_no_space_keeps_the_old_file(bank: MemoryBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_space_keeps_the_old_file(
+    bank: MemoryBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "bank.safetensors"
     bank.save(path)
     before = path.read_bytes()

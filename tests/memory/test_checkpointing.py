@@ -20,7 +20,9 @@ from comem.types import KnowledgeItem
 Gradients = dict[str, Tensor]
 
 
-def gradients(encoder: MemoryEncoder, reader: Any, items: list[KnowledgeItem], question: dict[str, Tensor]) -> Gradients:
+def gradients(
+    encoder: MemoryEncoder, reader: Any, items: list[KnowledgeItem], question: dict[str, Tensor]
+) -> Gradients:
     """One training step's gradients of LoRA and Q-Former, in training mode."""
     encoder.train()
     reader.train()
@@ -29,7 +31,9 @@ def gradients(encoder: MemoryEncoder, reader: Any, items: list[KnowledgeItem], q
     with soft_prefix(reader, question, [memory.flatten(0, 1)]) as inputs:
         logits = reader(**inputs, use_cache=False).logits
     nn.functional.cross_entropy(logits[0, -6:-1], question["input_ids"][0, -5:]).backward()
-    return {n: p.grad.clone() for n, p in encoder.named_parameters() if p.requires_grad and p.grad is not None}
+    return {
+        n: p.grad.clone() for n, p in encoder.named_parameters() if p.requires_grad and p.grad is not None
+    }
 
 
 @pytest.fixture()
@@ -37,7 +41,9 @@ def question(tiny_processor: Any, small_image: Any) -> dict[str, Tensor]:
     from comem.images import open_image
 
     text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Where?<|im_end|>\nIn Oslo."
-    return dict(tiny_processor(text=[text], images=[open_image(small_image(56, 56, seed=3))], return_tensors="pt"))
+    return dict(
+        tiny_processor(text=[text], images=[open_image(small_image(56, 56, seed=3))], return_tensors="pt")
+    )
 
 
 def largest(a: Gradients, b: Gradients) -> float:
@@ -93,9 +99,7 @@ def test_dropout_is_the_same_in_the_recomputation(
     assert largest(plain, gradients(encoder, encoder.model, items, question)) > 1e-5
 
 
-def test_two_backwards_through_one_forward(
-    encoder: MemoryEncoder, items: list[KnowledgeItem]
-) -> None:
+def test_two_backwards_through_one_forward(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
     enable_checkpointing(encoder.model)
     encoder.train()
     memory = encoder(encoder.inputs(items))

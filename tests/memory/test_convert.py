@@ -70,7 +70,9 @@ def test_shards_and_half_precision(released: Path, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "config.json").write_bytes((released / "config.json").read_bytes())
     encoder, qformer, _, _ = load_authors_checkpoint(tmp_path)
-    assert {p.dtype for p in encoder.parameters()} == {torch.float16} == {p.dtype for p in qformer.parameters()}
+    assert (
+        {p.dtype for p in encoder.parameters()} == {torch.float16} == {p.dtype for p in qformer.parameters()}
+    )
     encoder, _, _, _ = load_authors_checkpoint(tmp_path, dtype=torch.float32)
     assert encoder.dtype == torch.float32
 
@@ -78,10 +80,16 @@ def test_shards_and_half_precision(released: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: {n: v for n, v in t.items() if "knowledge" not in n}, "plain merged model without Q-Former"),
+        (
+            lambda t: {n: v for n, v in t.items() if "knowledge" not in n},
+            "plain merged model without Q-Former",
+        ),
         (lambda t: {n: v for n, v in t.items() if "model_inf" not in n}, "has no reader"),
         (lambda t: {n: v for n, v in t.items() if n != "model.norm.weight"}, "1 tensors are missing"),
-        (lambda t: {**t, "model.layers.9.mlp.x": torch.zeros(1)}, r"model\.layers\.9\.mlp\.x \(1,\) is not known"),
+        (
+            lambda t: {**t, "model.layers.9.mlp.x": torch.zeros(1)},
+            r"model\.layers\.9\.mlp\.x \(1,\) is not known",
+        ),
         (lambda t: {**t, "model.norm.weight": torch.zeros(9)}, r"should have shape \(64,\): config.json"),
         (
             lambda t: {n: v for n, v in t.items() if n != "knowledge_processor.latents"},
@@ -123,8 +131,13 @@ def run_folder(encoder: MemoryEncoder, tmp_path: Path) -> Path:
 
 
 def test_layout_c(
-    make_encoder: Any, run_folder: Path, encoder: MemoryEncoder, tiny_qwen2_5_vl: Any, items: list[KnowledgeItem],
-    tiny_processor: Any, monkeypatch: pytest.MonkeyPatch,
+    make_encoder: Any,
+    run_folder: Path,
+    encoder: MemoryEncoder,
+    tiny_qwen2_5_vl: Any,
+    items: list[KnowledgeItem],
+    tiny_processor: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import copy
 

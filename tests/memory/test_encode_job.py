@@ -29,7 +29,9 @@ def counted(encoder: MemoryEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str
     """Ids of the items that were really encoded."""
     seen: list[str] = []
     original = encoder.inputs
-    monkeypatch.setattr(encoder, "inputs", lambda items: (seen.extend(i.id for i in items), original(items))[1])
+    monkeypatch.setattr(
+        encoder, "inputs", lambda items: (seen.extend(i.id for i in items), original(items))[1]
+    )
     return seen
 
 
@@ -120,6 +122,7 @@ def test_nothing_to_encode(encoder: MemoryEncoder, tmp_path: Path) -> None:
     assert len(MemoryBank.load(tmp_path / "bank.safetensors")) == 0
 
 
+@pytest.mark.slow
 def test_kill_9(
     encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, tiny_processor: Any, counted: list[str]
 ) -> None:
@@ -144,7 +147,9 @@ def test_kill_9(
     """)
     path = tmp_path / "bank.safetensors"
     killed = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "encoder"), str(path)], capture_output=True, timeout=120,
+        [sys.executable, "-c", script, str(tmp_path / "encoder"), str(path)],
+        capture_output=True,
+        timeout=120,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()

@@ -16,7 +16,9 @@ from comem.memory.qformer import QFormer, QFormerConfig
 from comem.types import KnowledgeItem
 
 
-def test_batches_equal_single_items_in_the_given_order(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def test_batches_equal_single_items_in_the_given_order(
+    encoder: MemoryEncoder, items: list[KnowledgeItem]
+) -> None:
     single = torch.cat([encoder.encode([item]).embeddings for item in items])
     for batch_size in (1, 2, 5):
         bank = encoder.encode(items, batch_size=batch_size)
@@ -78,7 +80,9 @@ def test_merged_memory_equals_unmerged(encoder: MemoryEncoder, items: list[Knowl
     assert merged.merge() is merged
 
 
-def test_a_reader_of_another_width_gets_memory_of_its_width(make_encoder: Any, items: list[KnowledgeItem]) -> None:
+def test_a_reader_of_another_width_gets_memory_of_its_width(
+    make_encoder: Any, items: list[KnowledgeItem]
+) -> None:
     encoder = make_encoder(output_size=96, num_queries=2)
     assert encoder.encode(items).embeddings.shape == (5, 2, 96)
 
@@ -97,7 +101,8 @@ def test_fingerprint_changes_with_everything_that_memory_depends_on(
         encoder.model.get_input_embeddings().weight[0, 0] += 1
         seen["base"] = encoder.fingerprint()
     for name, form in {
-        "prompt": KnowledgeFormat(prompt=" other"), "cut": KnowledgeFormat(max_chars=9),
+        "prompt": KnowledgeFormat(prompt=" other"),
+        "cut": KnowledgeFormat(max_chars=9),
         "pixels": KnowledgeFormat(max_pixels=28 * 28, min_pixels=28 * 28),
     }.items():
         seen[name] = MemoryEncoder(
@@ -121,11 +126,15 @@ def test_wrong_parts_are_refused(base_model: Any, tiny_processor: Any) -> None:
         MemoryEncoder(base_model, tiny_processor, QFormer(QFormerConfig(64)), LoraSettings())
 
 
-def test_memory_can_start_at_the_norm_of_token_embeddings(base_model: Any, tiny_processor: Any, items: Any) -> None:
+def test_memory_can_start_at_the_norm_of_token_embeddings(
+    base_model: Any, tiny_processor: Any, items: Any
+) -> None:
     config = scaled_qformer(base_model, heads=4, depth=2)
     encoder = MemoryEncoder.new(base_model, tiny_processor, LoraSettings(dropout=0.0), config)
     norm = encoder.encode(items).embeddings.norm(dim=-1).mean()
-    assert norm == pytest.approx(base_model.get_input_embeddings().weight.norm(dim=-1).mean().item(), rel=0.05)
+    assert norm == pytest.approx(
+        base_model.get_input_embeddings().weight.norm(dim=-1).mean().item(), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("family", ["tiny_qwen2_vl"])

@@ -39,7 +39,11 @@ def saved(tmp_path: Path, base_folder: Path, make_encoder: Any) -> tuple[MemoryE
 
 def test_adapter_folder_goes_round(saved: tuple[MemoryEncoder, Path], items: list[KnowledgeItem]) -> None:
     encoder, folder = saved
-    assert {p.name for p in folder.iterdir()} == {"adapter.safetensors", "qformer.safetensors", "comem_encoder.json"}
+    assert {p.name for p in folder.iterdir()} == {
+        "adapter.safetensors",
+        "qformer.safetensors",
+        "comem_encoder.json",
+    }
     back = MemoryEncoder.load(folder)
     assert back.fingerprint() == encoder.fingerprint()
     assert torch.equal(back.encode(items).embeddings, encoder.encode(items).embeddings)
@@ -61,7 +65,9 @@ def test_a_given_reader_is_shared(saved: tuple[MemoryEncoder, Path], base_folder
     back = MemoryEncoder.load(saved[1], reader)
     assert back.model is reader and lora_layers(reader) and not adapter_switch(reader).on
     assert torch.equal(reader(input_ids=torch.arange(9)[None]).logits, logits)
-    assert MemoryEncoder.load(saved[1], reader).model is reader  # loading again puts the weights into the same LoRA
+    assert (
+        MemoryEncoder.load(saved[1], reader).model is reader
+    )  # loading again puts the weights into the same LoRA
 
 
 def test_merged_folder_is_an_ordinary_model(
@@ -125,7 +131,9 @@ def test_half_written_and_missing_files(saved: tuple[MemoryEncoder, Path], name:
         MemoryEncoder.load(saved[1])
 
 
-def test_other_sizes_and_bases(saved: tuple[MemoryEncoder, Path], tiny_qwen2_5_vl: Any, tiny_qwen2_vl: Any) -> None:
+def test_other_sizes_and_bases(
+    saved: tuple[MemoryEncoder, Path], tiny_qwen2_5_vl: Any, tiny_qwen2_vl: Any
+) -> None:
     from tests.conftest import build_tiny_qwen2_5_vl
 
     encoder, folder = saved
@@ -134,12 +142,16 @@ def test_other_sizes_and_bases(saved: tuple[MemoryEncoder, Path], tiny_qwen2_5_v
     about = json.loads((folder / "comem_encoder.json").read_text())
     about["base"]["hidden_size"] = 3584
     (folder / "comem_encoder.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=r"comem_encoder\.json: made for a backbone of width 3584, this one has 64"):
+    with pytest.raises(
+        ValueError, match=r"comem_encoder\.json: made for a backbone of width 3584, this one has 64"
+    ):
         MemoryEncoder.load(folder)
     about["base"]["hidden_size"] = 64
     (folder / "comem_encoder.json").write_text(json.dumps(about))
     tensors = load_file(folder / "qformer.safetensors")
-    save_file({**tensors, "latents": tensors["latents"][..., :32].contiguous()}, folder / "qformer.safetensors")
+    save_file(
+        {**tensors, "latents": tensors["latents"][..., :32].contiguous()}, folder / "qformer.safetensors"
+    )
     with pytest.raises(ValueError, match=r"qformer\.safetensors: 1 tensors do not fit .* latents"):
         MemoryEncoder.load(folder)
 
@@ -150,7 +162,9 @@ def test_a_base_that_is_gone(saved: tuple[MemoryEncoder, Path], base_folder: Pat
         MemoryEncoder.load(saved[1])
 
 
-def test_folders_that_are_no_encoders(saved: tuple[MemoryEncoder, Path], base_folder: Path, tmp_path: Path) -> None:
+def test_folders_that_are_no_encoders(
+    saved: tuple[MemoryEncoder, Path], base_folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(ValueError, match="a model without Q-Former"):
         MemoryEncoder.load(base_folder)
     with pytest.raises(ValueError, match="no such folder"):

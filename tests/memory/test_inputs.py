@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -38,7 +40,9 @@ def test_passages_are_cut_and_cannot_speak_for_the_chat(small_image: Any) -> Non
     assert text.count("<|im_end|>") == 2
 
 
-def test_batch_is_left_padded_with_one_grid_per_image(tiny_processor: Any, items: list[KnowledgeItem]) -> None:
+def test_batch_is_left_padded_with_one_grid_per_image(
+    tiny_processor: Any, items: list[KnowledgeItem]
+) -> None:
     batch = item_inputs(items, tiny_processor, FORM)
     ids, mask = batch["input_ids"], batch["attention_mask"]
     assert batch["image_grid_thw"].shape == (4, 3)
@@ -106,16 +110,28 @@ def test_odd_but_valid_images_are_read(tiny_processor: Any) -> None:
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
     found = [encoded(Image.new("CMYK", (40, 40)), "JPEG"), ImageRef(data=buffer.getvalue())]
     found.append(encoded(Image.new("P", (40, 40)), "PNG"))
-    batch = item_inputs([KnowledgeItem(str(n), "x", ref) for n, ref in enumerate(found)], tiny_processor, FORM)
+    batch = item_inputs(
+        [KnowledgeItem(str(n), "x", ref) for n, ref in enumerate(found)], tiny_processor, FORM
+    )
     assert len(batch["image_grid_thw"]) == 3
+
+
+def claiming(width: int, height: int) -> bytes:
+    """A small PNG whose header claims another size: a decompression bomb."""
+    png = bytearray(encoded(Image.new("1", (8, 8)), "PNG").data or b"")
+    png[16:24] = struct.pack(">II", width, height)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    return bytes(png)
 
 
 def test_damaged_images_name_the_item(tiny_processor: Any, small_image: Any) -> None:
     whole = small_image(100, 100).data
     bad = {
-        "empty": ImageRef(data=b""), "cut": ImageRef(data=whole[: len(whole) // 2]),
-        "gone": ImageRef(path="/no/such/file.png"), "thin": encoded(Image.new("RGB", (900, 2)), "PNG"),
-        "bomb": encoded(Image.new("1", (20000, 20000)), "PNG"),
+        "empty": ImageRef(data=b""),
+        "cut": ImageRef(data=whole[: len(whole) // 2]),
+        "gone": ImageRef(path="/no/such/file.png"),
+        "thin": encoded(Image.new("RGB", (900, 2)), "PNG"),
+        "bomb": ImageRef(data=claiming(50_000, 50_000)),
     }
     for name, ref in bad.items():
         with pytest.raises(ImageError, match=f"knowledge item 'item-{name}'"):

@@ -28,13 +28,21 @@ from comem.memory.lora import (
 )
 
 TEXT_7B = {
-    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4,
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
 }
 VISION_7B = {
     "qwen2_5_vl": {
-        "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 3584,
+        "depth": 32,
+        "hidden_size": 1280,
+        "intermediate_size": 3420,
+        "num_heads": 16,
+        "out_hidden_size": 3584,
     },
     "qwen2_vl": {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "mlp_ratio": 4},
 }
@@ -83,7 +91,9 @@ def run(model: Any) -> torch.Tensor:
     return model(input_ids=torch.arange(10)[None], use_cache=False).logits.detach()
 
 
-def test_a_model_rests_as_reader_and_is_restored_after_errors(base_model: Any, encoder: MemoryEncoder) -> None:
+def test_a_model_rests_as_reader_and_is_restored_after_errors(
+    base_model: Any, encoder: MemoryEncoder
+) -> None:
     reader = run(base_model)
     with adapters_on(base_model):
         tuned = run(base_model)
@@ -94,7 +104,9 @@ def test_a_model_rests_as_reader_and_is_restored_after_errors(base_model: Any, e
     with pytest.raises(RuntimeError, match="boom"), adapters_on(base_model):
         raise RuntimeError("boom")
     assert torch.equal(run(base_model), reader)
-    assert all(p.requires_grad for p in map(dict(base_model.named_parameters()).get, trained_names(base_model)))
+    assert all(
+        p.requires_grad for p in map(dict(base_model.named_parameters()).get, trained_names(base_model))
+    )
 
 
 def trained_names(model: Any) -> list[str]:
@@ -133,7 +145,9 @@ def test_without_lora_the_switch_does_nothing(tiny_qwen2_5_vl: Any) -> None:
         assert torch.equal(run(tiny_qwen2_5_vl), before)
 
 
-def test_folding_keeps_the_outputs_and_leaves_an_ordinary_model(base_model: Any, encoder: MemoryEncoder) -> None:
+def test_folding_keeps_the_outputs_and_leaves_an_ordinary_model(
+    base_model: Any, encoder: MemoryEncoder
+) -> None:
     with adapters_on(base_model):
         tuned = run(base_model)
     fold_lora(base_model)

@@ -11,7 +11,11 @@ from safetensors.torch import load_file, save_file
 from comem.memory.parity import TOLERANCE, Difference, _max_abs, run_parity
 
 OUTPUTS = {
-    "memory_retrieval_order", "position_ids", "train_loss", "train_logits", "grad_latents",
+    "memory_retrieval_order",
+    "position_ids",
+    "train_loss",
+    "train_logits",
+    "grad_latents",
     "grad_encoder_q_proj0",
 }
 

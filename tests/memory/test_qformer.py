@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
-
-import pytest
 
 from comem.memory.qformer import QFormer, QFormerConfig, token_embedding_scale
 
@@ -17,7 +16,10 @@ def plain(qformer: QFormer, hidden: torch.Tensor, mask: torch.Tensor) -> torch.T
     config = qformer.config
     x, latents = qformer.proj_in(hidden)[None], qformer.latents
     for step in range(config.depth):
-        attn, ff = qformer.layers[0 if config.shared else 2 * step], qformer.layers[1 if config.shared else 2 * step + 1]
+        attn, ff = (
+            qformer.layers[0 if config.shared else 2 * step],
+            qformer.layers[1 if config.shared else 2 * step + 1],
+        )
         normed = attn.norm2(latents)
         q = attn.to_q(normed)
         k, v = attn.to_kv(torch.cat([attn.norm1(x), normed], dim=1)).chunk(2, dim=-1)
@@ -52,9 +54,7 @@ def test_padding_does_not_leak() -> None:
     qformer = lively(QFormerConfig(32, **SMALL))
     hidden, mask = torch.randn(1, 6, 32), torch.ones(1, 6, dtype=torch.bool)
     padded = torch.cat([torch.full((1, 5, 32), 1e4), hidden], dim=1)
-    assert torch.allclose(
-        qformer(padded, nn.functional.pad(mask, (5, 0))), qformer(hidden, mask), atol=1e-6
-    )
+    assert torch.allclose(qformer(padded, nn.functional.pad(mask, (5, 0))), qformer(hidden, mask), atol=1e-6)
     assert torch.equal(qformer(hidden), qformer(hidden, mask))
 
 
@@ -63,7 +63,7 @@ def test_keys_and_values_of_the_item_are_computed_once() -> None:
         qformer = QFormer(QFormerConfig(32, shared=shared, **SMALL))
         lengths: list[int] = []
         for block in list(qformer.layers)[::2]:
-            block.to_kv.register_forward_hook(lambda m, a, out: lengths.append(out.shape[1]))
+            block.to_kv.register_forward_hook(lambda m, a, out, seen=lengths: seen.append(out.shape[1]))
         qformer(torch.randn(2, 9, 32))
         assert lengths.count(9) == expected
 
@@ -87,7 +87,9 @@ def test_other_reader_width_and_output_scale() -> None:
     qformer = QFormer(QFormerConfig(32, output_size=48, output_scale=token_embedding_scale(table), **SMALL))
     memory = qformer(torch.randn(2, 5, 32))
     assert memory.shape == (2, 4, 48)
-    assert memory.norm(dim=-1).mean().item() == pytest.approx(table.weight.norm(dim=-1).mean().item(), rel=0.05)
+    assert memory.norm(dim=-1).mean().item() == pytest.approx(
+        table.weight.norm(dim=-1).mean().item(), rel=0.05
+    )
     memory.sum().backward()
     assert qformer.output_scale.grad is not None
 
