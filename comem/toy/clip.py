@@ -8,7 +8,6 @@ learned beside it (arXiv:2103.00020). No real picture is used.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import random
@@ -260,23 +259,27 @@ def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line: train, or write the untrained model."""
+    """Command line: train, write the untrained model, or measure and write the model card."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("job", choices=("train", "init"), help="train the model, or write it untrained")
-    parser.add_argument("--output", type=Path, default=TOY_CLIP)
-    parser.add_argument("--seconds", type=float, default=ClipTraining.seconds)
+    parser.add_argument("job", choices=("train", "init", "card"))
+    parser.add_argument("--output", type=Path, default=TOY_CLIP, help="the model folder (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=ClipTraining.seconds, help="processor time to spend")
     parser.add_argument("--max-steps", type=int, default=ClipTraining.max_steps)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--flags", type=Path, help="card: a folder of real flags to measure on")
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if args.job == "init":
         build_tokenizer(args.output, args.seed)
         save_model(build_model(args.seed).eval(), args.output)
-        return
-    log = train(args.output, ClipTraining(seconds=args.seconds, max_steps=args.max_steps, seed=args.seed))
-    logger.info(json.dumps(log[-1]))
+    elif args.job == "train":
+        train(args.output, ClipTraining(seconds=args.seconds, max_steps=args.max_steps, seed=args.seed))
+    else:
+        from comem.toy.clip_card import write_card
+
+        write_card(args.output, args.flags)
 
 
 if __name__ == "__main__":
