@@ -1,0 +1,215 @@
+"""Answering from a memory bank against RAG: time to first token, decoding speed, peak memory.
+
+    python benchmarks/answer_bank_vs_rag.py [--shape reference] [--items 10 50] [--output answer.json]
+
+Random weights: only the shapes matter. Each measurement runs in a process of its own, so that its peak
+memory is its own. Inputs are ready tensors: reading and resizing pictures is not counted, in neither
+way; RAG's vision tower is. A bank's memories are taken as given, which is what a bank is for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+QUERIES = 8  # memory embeddings per item
+IMAGE, START, END = 3, 4, 5
+WAYS = ("baseline", "bank", "rag")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of model and prompt; an item is `item_tokens` long, `grid` x `grid` image tokens included."""
+
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    vocab: int = 4096
+    vision_hidden: int = 64
+    vision_layers: int = 2
+    grid: int = 4
+    item_tokens: int = 110
+    question_tokens: int = 60
+
+
+# A shape that a CPU still carries, with prompts as long as the authors' (512 x 512 pictures: 324 tokens;
+# authors_code.md, section 2).
+REFERENCE = Shape(512, 12, 8, 32000, 256, 6, grid=18, item_tokens=649, question_tokens=396)
+SHAPES = {"tiny": Shape(), "reference": REFERENCE}
+
+
+def main() -> None:
+    args = _arguments()
+    given = {name: getattr(args, name) for name in ("hidden", "layers", "heads")}
+    shape = replace(SHAPES[args.shape], **{name: size for name, size in given.items() if size is not None})
+    if args.worker:
+        way, items = args.worker.split(":")
+        print(json.dumps(measure(shape, way, int(items), args)))
+        return
+    jobs = [("baseline", 0), *((way, k) for k in args.items for way in WAYS[1:])]
+    rows = []
+    print(f"{'way':9}{'items':>6}{'context':>9}{'first token':>13}{'tokens/s':>10}{'peak above model':>18}")
+    for way, items in jobs:
+        row = _in_own_process(way, items)
+        rows.append(row)
+        print(
+            f"{way:9}{items:6}{row['context_tokens']:9}{row['first_token_seconds']:11.3f} s"
+            f"{row['tokens_per_second']:10.1f}{row['peak_bytes_above_model'] / 2**20:14.1f} MiB",
+            flush=True,
+        )
+    if args.output:
+        from comem.records import run_manifest, write_json
+
+        settings = vars(args) | {"output": None, "worker": None}
+        result = {"benchmark": "answer_bank_vs_rag", "settings": settings, "shape": asdict(shape)}
+        write_json(args.output, result | {"results": rows, "manifest": run_manifest()})
+
+
+def _arguments() -> argparse.Namespace:
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
+    parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
+    parser.add_argument("--hidden", type=int, help="another hidden size (divisible by 16 x heads)")
+    parser.add_argument("--layers", type=int, help="another number of layers")
+    parser.add_argument("--heads", type=int, help="another number of attention heads (even)")
+    parser.add_argument("--items", type=int, nargs="+", default=[10, 50], help="items per question (10 50)")
+    parser.add_argument("--new-tokens", type=int, default=32, help="tokens to decode (32)")
+    parser.add_argument("--repeat", type=int, default=3, help="runs; the median counts (3)")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _in_own_process(way: str, items: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, *sys.argv[1:], "--worker", f"{way}:{items}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{way} with {items} items failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(shape: Shape, way: str, items: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One way with one number of items, in this process."""
+    import torch
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    dtype = getattr(torch, args.dtype)
+    model = _model(shape).to(args.device, dtype).eval()
+    inputs = _inputs(shape, items if way == "rag" else 0, args.device, dtype)
+    memory = torch.randn(QUERIES * items, shape.hidden).to(args.device, dtype) if way == "bank" else None
+    before = _bytes_now(args.device)
+    _answer(model, _inputs(shape, 0, args.device, dtype), None, 2)  # warm up
+    runs = [_answer(model, inputs, memory, args.new_tokens) for _ in range(args.repeat)]
+    first = statistics.median(stamps[0] for stamps in runs)
+    rest = statistics.median(stamps[-1] - stamps[0] for stamps in runs)
+    return {
+        "way": way,
+        "items": items,
+        "context_tokens": items * {"rag": shape.item_tokens, "bank": QUERIES, "baseline": 0}[way],
+        "first_token_seconds": first,
+        "tokens_per_second": (args.new_tokens - 1) / rest if args.new_tokens > 1 else 0.0,
+        "peak_bytes_above_model": _peak_bytes(args.device) - before,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _model(shape: Shape) -> Any:
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    half = shape.hidden // shape.heads // 2
+    side = 3 * half // 8  # Qwen's shares: 16, 24, 24 of 64
+    text = {
+        "vocab_size": shape.vocab, "hidden_size": shape.hidden, "intermediate_size": 3 * shape.hidden,
+        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads // 2, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 2,
+        "max_position_embeddings": 65536,
+        "rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [half - 2 * side, side, side]
+        },
+    }
+    vision = {
+        "depth": shape.vision_layers, "hidden_size": shape.vision_hidden, "num_heads": 4,
+        "intermediate_size": 3 * shape.vision_hidden, "out_hidden_size": shape.hidden,
+        "fullatt_block_indexes": [shape.vision_layers - 1],
+    }
+    ids = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END}
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+    model = Qwen2_5_VLForConditionalGeneration(config)
+    model.generation_config.eos_token_id = None  # never stops early
+    return model
+
+
+def _inputs(shape: Shape, items: int, device: str, dtype: Any) -> dict[str, Any]:
+    """A prompt of `items` turns and the question, each with one picture."""
+    import torch
+
+    parts = []
+    for length in [shape.item_tokens] * items + [shape.question_tokens]:
+        words = torch.randint(100, shape.vocab - 1, (length - shape.grid**2 - 2,))
+        parts += [torch.tensor([START] + [IMAGE] * shape.grid**2 + [END]), words]
+    ids = torch.cat(parts)[None]
+    pictures, side = items + 1, 2 * shape.grid
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "mm_token_type_ids": (ids == IMAGE).int(),
+        "pixel_values": torch.randn(pictures * side**2, 3 * 2 * 14 * 14).to(dtype),
+        "image_grid_thw": torch.tensor([[1, side, side]] * pictures),
+    }
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+def _answer(model: Any, inputs: dict[str, Any], memory: Any, new_tokens: int) -> list[float]:
+    """Seconds from the start to each new token."""
+    import torch
+    from transformers import StoppingCriteriaList
+
+    from comem.backbones.soft_prefix import soft_prefix
+
+    stamps: list[float] = []
+
+    def stamp(ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        ids[0, -1].item()  # waits for a GPU
+        stamps.append(time.perf_counter() - start)
+        return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+    start = time.perf_counter()
+    stops = StoppingCriteriaList([stamp])
+    with torch.no_grad(), soft_prefix(model, inputs, [memory]) as extended:
+        model.generate(**extended, max_new_tokens=new_tokens, do_sample=False, stopping_criteria=stops)
+    return stamps
+
+
+def _bytes_now(device: str) -> int:
+    if device != "cpu":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return _peak_bytes(device)  # the model has just been built: nothing larger came before
+
+
+def _peak_bytes(device: str) -> int:
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+if __name__ == "__main__":
+    main()
