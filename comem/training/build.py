@@ -18,7 +18,9 @@ from comem.training.collator import Collator
 from comem.training.settings import QFormerSettings, TrainSettings
 
 
-def build_encoder(settings: TrainSettings, backbone: HFBackbone, checkpoint: Path | None = None) -> MemoryEncoder:
+def build_encoder(
+    settings: TrainSettings, backbone: HFBackbone, checkpoint: Path | None = None
+) -> MemoryEncoder:
     """The encoder on the backbone's own weights: from a checkpoint, from `init`, or fresh by the seed.
 
     What is trained is held in float32, also beside a bf16 base: steps of 5e-5 vanish in bf16.
@@ -36,7 +38,7 @@ def build_encoder(settings: TrainSettings, backbone: HFBackbone, checkpoint: Pat
     if source is not None:
         held = LoraSettings(**(read_folder(source).about["lora"] or {}))
         if (held.rank, held.alpha) != (settings.lora.rank, settings.lora.alpha):
-            raise ValueError(f"{source} holds {held}, the configuration asks for {settings.lora}; set them alike")
+            raise ValueError(f"{source} holds {held}, the settings ask for {settings.lora}; set them alike")
         load_weights(encoder, source)
     return encoder
 

@@ -76,7 +76,8 @@ def _out_of_space(error: Exception) -> bool:
     """Whether the disk is full; safetensors reports it as text only."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return True
-    return any(sign in str(error) for sign in ("No space left", "StorageFull", "os error 28", "quota exceeded"))
+    signs = ("No space left", "StorageFull", "os error 28", "quota exceeded")
+    return any(sign in str(error) for sign in signs)
 
 
 def _sync(folder: Path) -> None:
@@ -159,4 +160,4 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
             if slots:
                 optimizer.state[parameter] = slots
     if tensors:
-        raise ValueError(f"{path}: state of unknown parameters, e.g. {next(iter(tensors))!r}; of another run?")
+        raise ValueError(f"{path}: state of unknown parameters, e.g. {next(iter(tensors))!r}: of another run")

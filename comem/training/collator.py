@@ -43,7 +43,8 @@ class TrainingBatch:
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The batch on another device."""
-        return dataclasses.replace(self, question=_moved(self.question, device), items=_moved(self.items, device))
+        question, items = _moved(self.question, device), _moved(self.items, device)
+        return dataclasses.replace(self, question=question, items=items)
 
 
 def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> Tensors:
@@ -103,7 +104,7 @@ class Collator:
         for identifier, length in zip(ids, lengths, strict=True):
             if length > self.max_tokens:
                 raise ValueError(
-                    f"the example {identifier!r} has {length} tokens, more than max_tokens={self.max_tokens}; "
+                    f"the example {identifier!r} has {length} tokens, above max_tokens={self.max_tokens}; "
                     "shorten it, use smaller pictures, or raise max_tokens"
                 )
 

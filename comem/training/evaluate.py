@@ -65,5 +65,6 @@ def is_right(answer: str, accepted: Sequence[str]) -> bool:
 def _plain(text: str) -> str:
     """Case-folded words; punctuation goes, except inside numbers (1.5 is not 15)."""
     text = unicodedata.normalize("NFKC", text).casefold()
-    words = (word.strip("".join(c for c in word if unicodedata.category(c)[0] == "P")) for word in text.split())
+    marks = "".join({c for c in text if unicodedata.category(c)[0] == "P"})
+    words = (word.strip(marks) for word in text.split())
     return " ".join(word for word in words if word)

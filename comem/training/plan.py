@@ -48,7 +48,7 @@ class Plan:
         share = 100 * self.trainable / max(self.base_parameters, 1)
         gigabytes = self.weight_bytes / 2**30
         return [
-            ("model", f"{self.model}, {self.base_parameters / 1e6:,.1f} M parameters, frozen, {self.precision}"),
+            ("model", f"{self.model}, {self.base_parameters / 1e6:,.1f} M frozen weights, {self.precision}"),
             ("data", f"{self.examples:,} questions, {self.items:,} knowledge items"),
             ("steps", f"{self.steps:,}"),
             ("LoRA", f"{self.lora_parameters / 1e6:,.2f} M"),

@@ -1,17 +1,18 @@
 """The training loop.
 
 It is our own loop on accelerate and not transformers' Trainer, which stands in the way of four things
-that are asked here: its checkpoints hold pickles (`optimizer.pt`, `rng_state.pth`) and every frozen weight, its
-schedule cannot follow the clock, its checkpoints do not appear atomically, and its loss is a mean per
-micro-batch unless the model takes its own arguments. What remains is short: data order and dropout are
+that are asked here: its checkpoints hold pickles (`optimizer.pt`, `rng_state.pth`) and every frozen
+weight, they do not appear atomically, its schedule cannot follow the clock, and its loss is a mean per
+micro-batch unless the model takes its own arguments. What remains is short. Data order and dropout are
 functions of (seed, step), so the whole state of a run is the trainable weights, AdamW's moments and the
-step number, and a run that was killed goes on with the same losses and weights as an undisturbed one.
+step number, and a killed run goes on with the same losses and weights as an undisturbed one.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -80,7 +81,9 @@ class Trainer:
         resume: Path | None = None,
     ) -> None:
         self.settings, self.folder = settings, Path(settings.output)
-        self.accelerator = Accelerator(mixed_precision="bf16" if use_bf16(settings.precision) else "no")
+        # accelerate keeps one precision for the whole process; ours is a setting of the run
+        self.accelerator = Accelerator(mixed_precision="no")
+        self.half = use_bf16(settings.precision)
         self.encoder, self.collator, self.backbone = model.encoder, collator, backbone
         self.examples, self.eval_examples = examples, eval_examples
         self.order = Order(len(examples), settings.batch_size, settings.seed)
@@ -153,7 +156,9 @@ class Trainer:
             worker_init_fn=ignore_signals,
         )
         main = self.accelerator.is_main_process
-        with tqdm(total=self.total, initial=self.state.step, unit="step", disable=not main) as self.bar:
+        pause = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants few lines
+        options: dict[str, Any] = {"unit": "step", "disable": not main, "mininterval": pause}
+        with tqdm(total=self.total, initial=self.state.step, **options) as self.bar:
             yield from zip(rest, loader, strict=True)
 
     def _step(self, step: int, batches: Iterable[TrainingBatch]) -> dict[str, float]:
@@ -170,7 +175,7 @@ class Trainer:
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             names = ", ".join(identifier for batch in batches for identifier in batch.ids)
             raise NonFiniteLossError(
-                f"step {step + 1}: loss {float(loss)}, gradient norm {float(norm)}, in the batch of: {names}. "
+                f"step {step + 1}: loss {float(loss)}, gradient norm {float(norm)}, batch of: {names}. "
                 "The last checkpoint is untouched; look at these examples, or lower optim.lr, and run again"
             )
         if tokens:
@@ -189,11 +194,15 @@ class Trainer:
         for number, batch in enumerate(batches):
             last = number == len(batches) - 1
             with nullcontext() if last else accelerator.no_sync(self.model):
-                loss, _ = self.model(batch.to(device))
+                with self._autocast():
+                    loss, _ = self.model(batch.to(device))
                 # DistributedDataParallel takes the mean over processes, the sum is wanted
                 accelerator.backward(loss * accelerator.num_processes / max(tokens, 1))
             total += loss.detach()
         return accelerator.reduce(total, "sum") / max(tokens, 1), tokens  # type: ignore[operator, return-value]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
 
     def _checked(self, batch: TrainingBatch) -> TrainingBatch:
         """The batch, after saying what of it could not be read."""
@@ -228,7 +237,7 @@ class Trainer:
     def _evaluate(self, log: JsonlAppender, board: Any) -> None:
         model = self.accelerator.unwrap_model(self.model)
         limit = self.settings.eval_examples
-        with self.accelerator.autocast():
+        with self._autocast():
             metrics = evaluate(
                 model, self.backbone, self.collator, self.eval_examples[:limit], self.settings.batch_size
             )
@@ -250,7 +259,7 @@ class Trainer:
         log.write(row)
         if "loss" in row:
             self.bar.update()
-            self.bar.set_postfix(loss=f"{row['loss']:.3f}")
+            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         if board and (int(row["step"]) % self.settings.log_every == 0 or "loss" not in row):
             for name, value in row.items():
                 board.add_scalar(f"train/{name}", value, int(row["step"]))

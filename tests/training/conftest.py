@@ -21,7 +21,7 @@ from comem.training.model import MemoryTrainingModel
 from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
 from comem.types import ImageRef, KnowledgeItem
 
-ANSWERS = "ab cd ef gh".split()
+ANSWERS = ["ab", "cd", "ef", "gh"]
 
 
 @pytest.fixture()

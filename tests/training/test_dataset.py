@@ -36,9 +36,8 @@ def test_llava_record_and_turns(tmp_path: Path) -> None:
         {"from": "human", "value": "When?"}, {"from": "gpt", "value": "1889"},
     ]  # fmt: skip
     plain = [{"question": "Where?", "answer": "Paris"}, {"question": "When?", "answer": "1889"}]
-    one, two = load_examples(
-        written(tmp_path, {"id": 1, "conversations": llava, "image": "a.png"}, {"id": 2, "conversations": plain})
-    )
+    rows = {"id": 1, "conversations": llava, "image": "a.png"}, {"id": 2, "conversations": plain}
+    one, two = load_examples(written(tmp_path, *rows))
     assert one.id == "1" and one.turns == two.turns == (("Where?", "Paris"), ("When?", "1889"))
     assert [m.role for m in one.messages()] == ["user", "assistant"] * 2
     assert len(one.messages(last_answer=False)) == 3

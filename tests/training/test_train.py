@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from comem.backbones.hf import load_backbone
 from comem.config import save_config
 from comem.training import checkpoint as ckpt
+from comem.training.evaluate import evaluate
 from comem.training.interrupt import Interrupted
 from comem.training.run import train
 from comem.training.settings import OptimSettings, TrainSettings
@@ -61,27 +64,38 @@ def before_step(step: int, action: Callable[[], Any]) -> Iterator[None]:
         Trainer._step = original  # type: ignore[method-assign]
 
 
-def test_overfits_from_memory_and_leaves_the_reader_alone(settings: Make, tiny_backbone_folder: Path) -> None:
-    kept: list[Trainer] = []
+@pytest.fixture()
+def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
+    """The trainers that a test has started, to look into."""
+    started: list[Trainer] = []
     original = Trainer.run
 
     def run(self: Trainer) -> Any:
-        kept.append(self)
+        started.append(self)
         return original(self)
 
-    Trainer.run = run  # type: ignore[method-assign]
-    try:
-        config = settings(max_steps=60, epochs=60, save_every=0)
-        result = train(settings(max_steps=60, epochs=60, save_every=0, eval_data=config.data))
-    finally:
-        Trainer.run = original  # type: ignore[method-assign]
-    first = log(result.folder)[0]["loss"]
-    assert result.loss < 0.2 * first
-    assert result.metrics["eval_accuracy"] == 1.0
-    stored = load_file(tiny_backbone_folder / "model.safetensors")
-    now = {n.replace(".base_layer", ""): p for n, p in kept[0].encoder.model.named_parameters()}
-    same = [torch.equal(now[name], tensor) for name, tensor in stored.items() if name in now]
-    assert len(same) > 20 and all(same)
+    monkeypatch.setattr(Trainer, "run", run)
+    return started
+
+
+def test_overfits_from_memory_and_leaves_the_reader_alone(
+    settings: Make, tiny_backbone_folder: Path, trainers: list[Trainer]
+) -> None:
+    config = settings(epochs=60, save_every=0)
+    result = train(replace(config, eval_data=config.data))
+    assert result.loss < 0.2 * log(result.folder)[0]["loss"]
+    assert result.metrics["eval_accuracy"] >= 0.5  # 0.25 for one who never looks at the memory
+    (trainer,) = trainers
+    swapped = [
+        replace(one, items=other.items)
+        for one, other in zip(trainer.examples, reversed(trainer.examples), strict=True)
+    ]
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    misled = evaluate(model, None, trainer.collator, swapped, 4)
+    assert misled["eval_loss"] > 1.3 * result.metrics["eval_loss"]
+    now = {n.replace(".base_layer", ""): p for n, p in trainer.encoder.model.named_parameters()}
+    before = load_backbone(tiny_backbone_folder).model.named_parameters()
+    assert all(torch.equal(now[name], parameter) for name, parameter in before)
 
 
 def test_killed_and_resumed_equals_undisturbed(settings: Make, tmp_path: Path) -> None:
@@ -95,7 +109,8 @@ def test_killed_and_resumed_equals_undisturbed(settings: Make, tmp_path: Path) -
         "step = Trainer._step\nTrainer._step = lambda *a: (time.sleep(0.05), step(*a))[1]\n"
         "train(load_config(TrainSettings, sys.argv[1]))"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "cut.yaml")], stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-c", code, str(tmp_path / "cut.yaml")]
+    child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     lines = tmp_path / "cut" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not lines.exists() or lines.read_text().count("\n") < 7:
@@ -137,24 +152,12 @@ def test_checkpointing_changes_nothing(settings: Make, tmp_path: Path) -> None:
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
 
 
-def test_nan_stops_and_names_the_batch(settings: Make) -> None:
-    trainer: list[Trainer] = []
-
+def test_nan_stops_and_names_the_batch(settings: Make, trainers: list[Trainer]) -> None:
     def poison() -> None:
-        trainer[0].encoder.qformer.proj_out.bias.data.fill_(float("nan"))
+        trainers[0].encoder.qformer.proj_out.bias.data.fill_(float("nan"))
 
-    original = Trainer.__init__
-
-    def init(self: Trainer, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        trainer.append(self)
-
-    Trainer.__init__ = init  # type: ignore[method-assign]
-    try:
-        with before_step(3, poison), pytest.raises(NonFiniteLossError, match="step 4: loss nan.*q[0-3], q"):
-            train(settings())
-    finally:
-        Trainer.__init__ = original  # type: ignore[method-assign]
+    with before_step(3, poison), pytest.raises(NonFiniteLossError, match="step 4: loss nan.*q[0-3], q"):
+        train(settings())
     last = ckpt.latest(Path(settings().output) / "checkpoints")
     assert last is not None and last.name == "step-00000002"
     assert all(value.isfinite().all() for value in weights(last).values())
