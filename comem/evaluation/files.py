@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -72,9 +72,22 @@ def key_of(row: Mapping[str, Any], keys: tuple[str, ...], path: str | Path, numb
     raise RecordError(f"{path}: record {number} has none of {', '.join(keys)}; it has {fields}")
 
 
-def keyed(path: str | Path, key: str | None = None, *, torn_tail: bool = False) -> dict[str, dict[str, Any]]:
-    """The rows of a file by their id, each id once; without a `key`, the first row says which it is."""
-    rows = read_rows(path, torn_tail=torn_tail)
+def keyed(
+    path: str | Path,
+    key: str | None = None,
+    *,
+    torn_tail: bool = False,
+    rows: Iterable[dict[str, Any]] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """The rows of a file by their id, each id once; without a `key`, the first row says which it is.
+
+    Args:
+        path: the file.
+        key: the field with the id.
+        torn_tail: pass over a last line that a crash cut short.
+        rows: the rows, where they were read already; `path` is then for messages.
+    """
+    rows = iter(rows) if rows is not None else read_rows(path, torn_tail=torn_tail)
     first = next(rows, None)
     if first is None:
         return {}

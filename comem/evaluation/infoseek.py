@@ -9,18 +9,17 @@ Because leaving questions out raises that number, the report also counts missing
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
+from comem.evaluation.numbers import matches, read_number
 from comem.evaluation.text import normalize
 from comem.records import RecordError
 from comem.types import Report, Score
 
-_NUMBER = re.compile(r"[-+]?\.?\d+(?:,\d\d\d)*\.?\d*(?:[eE][-+]?\d+)?")
 _TINY = 1e-12
 UNSEEN = {"unseen_question": "unseen_question_score", "unseen_entity": "unseen_entity_score"}
 TYPES = {"time": "score_time", "numerical": "score_num", "string": "score_string"}
@@ -77,51 +76,11 @@ def _range(accepted: Any, name: str) -> tuple[float, float]:
     return low, high
 
 
-def read_number(text: str) -> tuple[float, float] | float:
-    """The number or range that a text states; (0, 0) when it states none, as officially.
-
-    Of more than two numbers the first two count; two falling ones are no range, so the first counts.
-    A hyphen after a digit separates ("9-10"); otherwise it is a sign.
-    """
-    found: list[float] = []
-    for hit in _NUMBER.finditer(_spaced_hyphens(text)):
-        found.append(_float(hit.group()))
-        if len(found) == 2:
-            return (found[0], found[1]) if found[0] <= found[1] else found[0]
-    return found[0] if found else (0.0, 0.0)
-
-
-def _spaced_hyphens(text: str) -> str:
-    first, *rest = text.split("-")
-    parts, previous = [first], first
-    for part in rest:
-        parts += [" - " if previous[-1:].isdigit() else "-", part]
-        previous = part
-    return "".join(parts)
-
-
-def _float(text: str) -> float:
-    """Officially a leading point is cut off (".5" is 5) while a signed one stays ("-.5" is -0.5)."""
-    text = text.replace(",", "").strip(".")
-    if text.count(".") > 1:  # "-.5.3"; the official scorer stops with an error here
-        text = text[: text.index(".", text.index(".") + 1)]
-    return float(text)
-
-
 def is_correct(answer: str, asked: Question) -> bool:
     """Whether an answer is right."""
     if asked.kind != "numerical":
         return normalize(answer) in asked.answers
-    low, high = asked.range
-    number = read_number(answer)
-    if not isinstance(number, tuple):
-        return low <= number <= high
-    if low <= number[0] <= high and low <= number[1] <= high:
-        return True
-    low, high = sorted((low, high))
-    overlap = max(0.0, min(number[1], high) - max(number[0], low))
-    union = (number[1] - number[0] + _TINY) + (high - low + _TINY) - overlap
-    return union != 0 and overlap / union >= 0.5 - _TINY
+    return matches(read_number(answer), asked.range)
 
 
 def score_each(predictions: Mapping[str, str], questions: Iterable[Question]) -> list[Score]:

@@ -17,51 +17,6 @@ from comem.evaluation.commands import add_evaluate_arguments, run_evaluate
 from comem.evaluation.files import ScoreFiles
 from comem.records import RecordError
 
-NUMBERS: list[tuple[str, Any]] = [
-    ("14", 14.0),
-    ("about 2 m", 2.0),
-    ("1,234.5 metres", 1234.5),
-    ("1.89e+01", 18.9),
-    ("263.", 263.0),
-    ("-12", -12.0),
-    ("9-10", (9.0, 10.0)),
-    ("9 to 10", (9.0, 10.0)),
-    ("9–10", (9.0, 10.0)),
-    ("between 36 and 18", 36.0),  # falling: no range, the first number counts
-    ("3-3", (3.0, 3.0)),
-    ("1 2 3", (1.0, 2.0)),
-    ("no idea", (0.0, 0.0)),
-    ("", (0.0, 0.0)),
-    (".5", 5.0),  # as officially
-    ("-.5", -0.5),
-    ("-.5.3", -0.5),  # the official scorer stops with an error
-    ("1e999", float("inf")),
-    ("٣", 3.0),
-]
-
-NUMERICAL: list[tuple[str, tuple[float, float], bool]] = [
-    ("10", (9.0, 11.0), True),
-    ("9", (9.0, 11.0), True),
-    ("11.01", (9.0, 11.0), False),
-    ("9.5-10.5", (9.0, 11.0), True),
-    ("9-13", (9.0, 11.0), True),  # IoU 2/4
-    ("9-13.1", (9.0, 11.0), False),
-    ("unknown", (-1.0, 1.0), True),  # officially "no number" is the range 0 to 0
-    ("unknown", (9.0, 11.0), False),
-    ("5", (5.0, 5.0), True),
-    ("-1", (-0.9, -1.1), False),  # a reference whose range is reversed
-]
-
-
-@pytest.mark.parametrize(("text", "expected"), NUMBERS)
-def test_read_number(text: str, expected: Any) -> None:
-    assert infoseek.read_number(text) == expected
-
-
-@pytest.mark.parametrize(("text", "accepted", "expected"), NUMERICAL)
-def test_numerical_answers(text: str, accepted: tuple[float, float], expected: bool) -> None:
-    assert infoseek.is_correct(text, infoseek.Question("q", "", "numerical", range=accepted)) is expected
-
 
 @pytest.mark.parametrize(
     ("answer_eval", "kind"),
@@ -187,12 +142,12 @@ def write(path: Path, *rows: Any) -> Path:
     ],
 )
 def test_bad_predictions_are_named(tmp_path: Path, predictions: list[Any], message: str) -> None:
-    files = {
-        "predictions": {"": write(tmp_path / "p.jsonl", *predictions)},
-        "references": {"": write(tmp_path / "r.jsonl", reference("a"))},
-    }
+    files = ScoreFiles(
+        {"": write(tmp_path / "p.jsonl", *predictions)},
+        {"": write(tmp_path / "r.jsonl", reference("a"))},
+    )
     with pytest.raises(ValueError, match=message):
-        infoseek.evaluate_files(ScoreFiles(**files))
+        infoseek.evaluate_files(files)
 
 
 def test_other_files_and_options(tmp_path: Path) -> None:

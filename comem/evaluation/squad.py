@@ -1,0 +1,62 @@
+"""ViQuAE's score: SQuAD exact match and F1 (PaulLerner/ViQuAE, meerqat/train/metrics.py).
+
+Both compare after normalisation and take the best over the accepted answers; a benchmark's number is the
+mean in percent over the questions answered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
+from comem.evaluation.text import normalize
+from comem.records import RecordError
+from comem.types import Report
+
+
+def exact_match(prediction: str, accepted: str) -> float:
+    """1 when both are the same after normalisation."""
+    return float(normalize(prediction) == normalize(accepted))
+
+
+def f1(prediction: str, accepted: str) -> float:
+    """The harmonic mean of precision and recall over normalised words, each counted as often as it occurs."""
+    said, wanted = normalize(prediction).split(), normalize(accepted).split()
+    common = sum((Counter(said) & Counter(wanted)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(said), common / len(wanted)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def evaluate(
+    predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]], benchmark: str = "viquae"
+) -> Report:
+    """Score short answers by id against the accepted answers by id."""
+    names = match(predictions, answers)
+    sums = {"exact_match": 0.0, "f1": 0.0}
+    for name in names:  # added one by one, in the references' order: equal to the last digit
+        sums["exact_match"] += max(exact_match(predictions[name], answer) for answer in answers[name])
+        sums["f1"] += max(f1(predictions[name], answer) for answer in answers[name])
+    metrics: dict[str, Any] = {key: 100.0 * (value / len(names)) for key, value in sums.items()}
+    metrics |= {f"{key}_missing_wrong": 100.0 * (value / len(answers)) for key, value in sums.items()}
+    metrics |= {"answered": len(names), "total": len(answers)}
+    return Report(benchmark, metrics, len(answers))
+
+
+def accepted_answers(row: Mapping[str, Any], name: str) -> list[str]:
+    """The accepted answers of a ViQuAE record, `{"output": {"answer": […]}}`."""
+    output = row.get("output")
+    answers = output.get("answer") if isinstance(output, Mapping) else None
+    if not isinstance(answers, list) or not answers:
+        raise RecordError(f'reference {name!r} has no answers; expected {{"output": {{"answer": […]}}}}')
+    return [str(answer) for answer in answers]
+
+
+def evaluate_files(files: ScoreFiles) -> Report:
+    """Score the official files as they stand."""
+    rows = keyed(files.path("references"))
+    answers = {name: accepted_answers(row, name) for name, row in rows.items()}
+    return evaluate(read_predictions(files.path("predictions"), whole=files.whole), answers)
