@@ -13,7 +13,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,9 +52,11 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=10, help="knowledge items of one question (10)")
-    parser.add_argument("--tokens", type=int, default=110, help="tokens of an item, its 16 image tokens included")
+    parser.add_argument("--tokens", type=int, default=110, help="tokens of an item, 16 of them its image's")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--repeat", type=int, default=20)
@@ -68,9 +69,9 @@ def _encoder(hidden: int, layers: int) -> MemoryEncoder:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     text = {
-        "vocab_size": 4096, "hidden_size": hidden, "intermediate_size": 3 * hidden, "num_hidden_layers": layers,
-        "num_attention_heads": hidden // 32, "num_key_value_heads": hidden // 64, "bos_token_id": 1,
-        "eos_token_id": 1, "pad_token_id": 2,
+        "vocab_size": 4096, "hidden_size": hidden, "intermediate_size": 3 * hidden,
+        "num_hidden_layers": layers, "num_attention_heads": hidden // 32, "num_key_value_heads": hidden // 64,
+        "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
     }
     vision = {
@@ -78,7 +79,8 @@ def _encoder(hidden: int, layers: int) -> MemoryEncoder:
         "fullatt_block_indexes": [1],
     }
     ids = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END}
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
+    model = Qwen2_5_VLForConditionalGeneration(config)
     return MemoryEncoder.new(model, None, LoraSettings(), QFormerConfig(hidden, heads=4, depth=4)).eval()
 
 
@@ -99,8 +101,9 @@ def _inputs(count: int, tokens: int) -> tuple[dict[str, Tensor], list[dict[str, 
         pad = torch.nn.functional.pad
         return torch.cat([pad(s[name], (longest - s[name].shape[1], 0), value=value) for s in singles])
 
-    batch: dict[str, Any] = {n: torch.cat([s[n] for s in singles]) for n in ("pixel_values", "image_grid_thw")}
-    return {**batch, "input_ids": padded("input_ids", 2), "attention_mask": padded("attention_mask", 0)}, singles
+    batch = {name: torch.cat([s[name] for s in singles]) for name in ("pixel_values", "image_grid_thw")}
+    batch |= {"input_ids": padded("input_ids", 2), "attention_mask": padded("attention_mask", 0)}
+    return batch, singles
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """Peak memory of a training step: encoder and reader in one copy of the weights against two.
 
-    python benchmarks/weights_one_copy.py [--million 200] [--output weights_one_copy.json]
+    python benchmarks/weights_one_copy.py [--million 400] [--output weights_one_copy.json]
 
 Each way runs in a process of its own, which reports how much its peak resident memory (VmHWM) grew after
 the imports. The model is sized so that weights dominate, as they do at 7B. Linux only.
@@ -27,18 +27,21 @@ def main() -> None:
     found = {way: _in_own_process(way, args.million) for way in WAYS}
     ratio = found["one copy"]["peak_mib"] / found["two copies"]["peak_mib"]
     for way, row in found.items():
-        print(f"{way:12} {row['peak_mib']:9.0f} MiB   (weights {row['weights_mib']:.0f} MiB, loss {row['loss']:.4f})")
+        weights, loss = row["weights_mib"], row["loss"]
+        print(f"{way:12} {row['peak_mib']:9.0f} MiB   (weights {weights:.0f} MiB, loss {loss:.4f})")
     print(f"{'ratio':12} {ratio:9.2f} x")
     if args.output:
         from comem.records import run_manifest, write_json
 
-        result = {"benchmark": "weights_one_copy", "million_parameters": args.million, "ways": found, "ratio": ratio}
-        write_json(args.output, result | {"manifest": run_manifest()})
+        result = {"benchmark": "weights_one_copy", "million_parameters": args.million, "ways": found}
+        write_json(args.output, result | {"ratio": ratio, "manifest": run_manifest()})
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--million", type=int, default=200, help="parameters of the backbone, in millions (200)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--million", type=int, default=400, help="millions of backbone parameters (400)")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -73,7 +76,8 @@ def _step(way: str, million: int) -> dict[str, float]:
     reader = model if way == "one copy" else copy.deepcopy(model).requires_grad_(False)
     weights = sum(p.numel() * p.element_size() for m in {model, reader} for p in m.parameters()) / 2**20
     width = model.config.text_config.hidden_size
-    encoder = MemoryEncoder.new(model, None, LoraSettings(dropout=0.0), QFormerConfig(width, ff_mult=1)).train()
+    qformer = QFormerConfig(width, ff_mult=1)
+    encoder = MemoryEncoder.new(model, None, LoraSettings(dropout=0.0), qformer).train()
     enable_checkpointing(model)
     reader.train()
     if reader is not model:
@@ -83,7 +87,8 @@ def _step(way: str, million: int) -> dict[str, float]:
     memory = encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     question = {"input_ids": torch.randint(10, 300, (1, 40))}
     with soft_prefix(reader, question, [memory.flatten(0, 1)]) as inputs:
-        loss = reader(**inputs, labels=torch.nn.functional.pad(question["input_ids"], (16, 0), value=-100)).loss
+        labels = torch.nn.functional.pad(question["input_ids"], (16, 0), value=-100)
+        loss = reader(**inputs, labels=labels).loss
     loss.backward()
     optimizer.step()
     return {"peak_mib": peak_mib() - start, "weights_mib": weights, "loss": float(loss)}
@@ -97,12 +102,14 @@ def _model(million: int, build: bool):  # type: ignore[no-untyped-def]
     width, layer = 1024, 12.6e6  # parameters of a layer with an MLP of 3072
     text = {
         "vocab_size": 512, "hidden_size": width, "intermediate_size": 3072, "num_attention_heads": 16,
-        "num_hidden_layers": max(1, round(million * 1e6 / layer)), "num_key_value_heads": 16, "bos_token_id": 1,
-        "eos_token_id": 1, "pad_token_id": 2,
+        "num_hidden_layers": max(1, round(million * 1e6 / layer)), "num_key_value_heads": 16,
+        "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
     }
-    vision = {"depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": width}
-    ids = {"image_token_id": 510, "video_token_id": 509, "vision_start_token_id": 508, "vision_end_token_id": 507}
+    vision = {
+        "depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": width,
+    }
+    ids = {"image_token_id": 510, "video_token_id": 509, "vision_start_token_id": 508}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
     if not build:
         with torch.device("meta"):

@@ -73,7 +73,9 @@ def base_digest(model: nn.Module) -> str:
 def weights_version(model: nn.Module) -> tuple[int, ...]:
     """Changes whenever a parameter is written in place or replaced: tells whether a fingerprint is stale."""
     return tuple(
-        part for p in model.parameters() for part in (id(p), 0 if p.is_inference() else p._version)
+        part
+        for p in model.parameters()
+        for part in (id(p), p.data_ptr(), 0 if p.is_inference() else p._version)
     )
 
 

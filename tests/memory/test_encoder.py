@@ -114,6 +114,17 @@ def test_fingerprint_changes_with_everything_that_memory_depends_on(
     assert len(set(seen.values())) == len(seen)
 
 
+def test_fingerprint_is_not_stale_after_an_optimizer_step_or_new_data(encoder: MemoryEncoder) -> None:
+    seen = {encoder.fingerprint()}
+    optimizer = torch.optim.AdamW(encoder.trainable_parameters(), lr=0.1)
+    encoder.qformer.latents.sum().backward()
+    optimizer.step()
+    seen.add(encoder.fingerprint())
+    encoder.qformer.latents.data = torch.zeros_like(encoder.qformer.latents)
+    seen.add(encoder.fingerprint())
+    assert len(seen) == 3
+
+
 def test_fingerprint_is_that_of_the_weights_not_of_their_dtype(encoder: MemoryEncoder) -> None:
     before = encoder.fingerprint()
     assert encoder.to(torch.bfloat16).fingerprint() == before
