@@ -9,7 +9,7 @@ from rich.table import Table
 from comem.console import make_table
 from comem.quickstart.result import Row
 
-HEADINGS = ("mode", "accuracy", "context tokens", "tokens per item", "seconds per question")
+HEADINGS = ("mode", "accuracy", "context tokens", "per item", "seconds per question")
 
 
 def cells(row: Row) -> tuple[str, str, str, str, str]:

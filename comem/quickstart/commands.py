@@ -1,0 +1,60 @@
+"""`comem quickstart`: the whole method, step by step."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+_HELP = """\
+examples:
+  comem quickstart --fast              two minutes: a small world, a few seconds of training
+  comem quickstart                     ten minutes
+  comem quickstart --flags ../shared/data/flags --output runs/with-flags
+Everything is written to the run folder. Interrupted? The same command goes on; finished steps are kept.
+"""
+
+
+def add_quickstart_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `comem quickstart`."""
+    parser.epilog = _HELP
+    parser.add_argument("--fast", action="store_true", help="two minutes instead of ten")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="run folder (runs/quickstart[-fast])")
+    parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
+    flags = parser.add_mutually_exclusive_group()
+    flags.add_argument("--flags", type=Path, metavar="DIR", help="real flags (default: ../shared/data/flags)")
+    flags.add_argument("--no-flags", action="store_true", help="leave the real flags out")
+
+
+def run_quickstart(args: argparse.Namespace) -> int:
+    """Run the steps and show what came out."""
+    start = time.monotonic()
+    from comem.console import out
+
+    out().print("quickstart: loading the libraries")  # seconds, of silence otherwise
+    from comem.quickstart.flags import flag_steps
+    from comem.quickstart.report import show_results
+    from comem.quickstart.settings import FLAGS, QuickSettings
+    from comem.quickstart.steps import run_steps
+    from comem.quickstart.towns import shipped_memory, town_steps
+    from comem.quickstart.work import Workbench
+
+    folder = args.output or Path("runs") / ("quickstart-fast" if args.fast else "quickstart")
+    flags = None if args.no_flags else args.flags or (FLAGS if FLAGS.is_dir() else None)
+    if flags is not None and not (flags / "questions.jsonl").is_file():
+        raise ValueError(f"{flags}: no questions.jsonl there; give another folder, or --no-flags")
+    settings = QuickSettings(folder, args.fast, args.seed, flags)
+    out().print(f"quickstart: all outputs go to {folder}")
+    if flags is None:
+        out().print("quickstart: no folder of real flags (--flags DIR): only the embedded world")
+    if shipped_memory() is None:
+        out().print("quickstart: no shipped memory in this package: only the one trained now")
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # "Loading weights", over in a blink each time
+    bench = Workbench()
+    steps = [*town_steps(settings, bench), *flag_steps(settings, bench)]
+    run_steps(steps, folder, out().print, start)
+    show_results(settings)
+    out().print(f"quickstart: done in {time.monotonic() - start:.0f} s")
+    return 0
