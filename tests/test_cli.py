@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -74,7 +75,9 @@ def test_exit_code_is_passed_on(fake: types.ModuleType) -> None:
     assert run(fake, 3) == 3
 
 
-@pytest.mark.parametrize("error", [ValueError("k is 0:\n  give 1 [or] more"), OSError("k is 0: give 1 [or] more")])
+@pytest.mark.parametrize(
+    "error", [ValueError("k is 0:\n  give 1 [or] more"), OSError("k is 0: give 1 [or] more")]
+)
 def test_error_is_one_line(
     fake: types.ModuleType, error: Exception, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +100,6 @@ def test_ctrl_c(fake: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> N
     assert "run the same command again" in capsys.readouterr().err
 
 
-def test_missing_file_names_it(capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = tmp_path_factory.mktemp("golden")
-    assert main(["parity", str(folder)]) == 2
-    assert f"{folder}: no case_" in capsys.readouterr().err
+def test_a_wrong_folder_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["parity", str(tmp_path)]) == 2
+    assert f"{tmp_path}: no case_" in capsys.readouterr().err

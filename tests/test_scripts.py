@@ -1,0 +1,208 @@
+"""The bash entry points: they parse, explain themselves, hand their arguments on, and pass exit codes on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = sorted([*ROOT.glob("scripts/**/*.sh"), ROOT / ".ci" / "run"])
+RUNNABLE = [path for path in SCRIPTS if not path.name.startswith("_")]
+INFERENCE = {
+    "run_baseline_inference.sh": "baseline",
+    "run_rag_inference.sh": "rag",
+    "run_CoMEM_inference.sh": "comem",
+}
+
+
+def bash(*words: object, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run bash with a clean environment."""
+    clean = {"PATH": os.environ["PATH"], "HOME": str(cwd), "LANG": "C.UTF-8", **env}
+    return subprocess.run(
+        ["bash", *map(str, words)], cwd=cwd, env=clean, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_parses(path: Path) -> None:
+    assert bash("-n", path).returncode == 0
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.name)
+def test_is_executable_strict_and_explained(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert os.access(path, os.X_OK)
+    assert "set -euo pipefail" in text
+    assert text.splitlines()[1].startswith("# ")
+
+
+@pytest.mark.parametrize("path", [p for p in RUNNABLE if p.parent.name == "inference"], ids=lambda p: p.name)
+def test_help_is_the_header(path: Path) -> None:
+    shown = bash(path, "--help")
+    assert shown.returncode == 0 and f"Usage: bash scripts/inference/{path.name}" in shown.stdout
+    assert "set -euo" not in shown.stdout
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the scripts whose `.venv/bin/comem` prints its arguments, one a line."""
+    for part in ("scripts", ".ci"):
+        shutil.copytree(ROOT / part, tmp_path / part)
+    for name in ("comem", "ruff", "mypy", "python"):
+        tool = tmp_path / ".venv" / "bin" / name
+        tool.parent.mkdir(parents=True, exist_ok=True)
+        code = f"${{{name.upper()}_CODE:-0}}"
+        tool.write_text(f'#!/bin/bash\necho "{name}"\nprintf "%s\\n" "$@"\nexit "{code}"\n')
+        tool.chmod(0o755)
+    (tmp_path / "scripts" / "setup.sh").write_text("echo setup\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", INFERENCE)
+def test_inference_takes_real_names(project: Path, name: str) -> None:
+    ran = bash(
+        f"scripts/inference/{name}", "--limit", "5", "--prompt", "two words", cwd=project,
+        MODEL="Qwen/Qwen2.5-VL-7B-Instruct", BENCHMARK="infoseek", DATA="my data.jsonl", INDEX="wit", K="5",
+        ENCODER="enc", OUTPUT="runs/x",
+    )  # fmt: skip
+    words = ran.stdout.splitlines()
+    assert ran.returncode == 0 and words[:2] == ["comem", "predict"]
+    options = dict(zip(words[2:], words[3:], strict=False))
+    assert options["--mode"] == INFERENCE[name] and options["--model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
+    assert options["--data"] == "my data.jsonl" and options["--prompt"] == "two words"
+    assert ("--index" in options) == (name != "run_baseline_inference.sh")
+    assert options.get("--encoder") == ("enc" if "CoMEM" in name else None)
+
+
+def test_inference_makes_the_embedded_world_when_no_data_is_named(project: Path) -> None:
+    ran = bash("scripts/inference/run_CoMEM_inference.sh", cwd=project)
+    assert "toy\nbuild\ndata/toy" in ran.stdout and "index\nbuild" in ran.stdout
+    assert "--encoder\ntoy" in ran.stdout and "data/toy/test.jsonl" in ran.stdout
+
+
+def test_quickstart_sets_up_then_runs(project: Path) -> None:
+    ran = bash("scripts/quickstart.sh", "--fast", cwd=project, COMEM_CODE="3")
+    assert ran.stdout.split() == ["setup", "comem", "quickstart", "--fast"]
+    assert ran.returncode == 3
+
+
+@pytest.mark.parametrize("broken", ["RUFF_CODE", "MYPY_CODE", "PYTHON_CODE", ""])
+def test_test_script_runs_everything_and_fails_if_anything_does(project: Path, broken: str) -> None:
+    ran = bash("scripts/test.sh", "-k", "bank", cwd=project, **({broken: "1"} if broken else {}))
+    words = ran.stdout.split()
+    assert [word for word in words if word in ("setup", "ruff", "mypy", "pytest")][0] == "setup"
+    assert "check" in words and words[-2:] == ["-k", "bank"], "the tests run even when a linter complains"
+    assert ran.returncode == (1 if broken else 0)
+
+
+def test_ci_repeats_what_the_tests_said(project: Path) -> None:
+    closing = "===== 12 passed, 1 skipped in 3.20s ====="
+    (project / "scripts" / "test.sh").write_text(f"echo '{closing}'\n")
+    ran = bash(".ci/run", cwd=project)
+    assert ran.returncode == 0 and ran.stdout.splitlines()[-1] == closing
+    assert ran.stdout.count(closing) == 2
+
+
+@pytest.mark.parametrize("failing", ["test.sh", "quickstart.sh"])
+def test_ci_passes_failures_on(project: Path, failing: str) -> None:
+    (project / "scripts" / "test.sh").write_text("echo '== 1 passed in 1.00s =='\n")
+    (project / "scripts" / failing).write_text("echo '== 1 failed in 1.00s =='; exit 4\n")
+    assert bash(".ci/run", cwd=project).returncode == 4
+
+
+class TestSetup:
+    """setup.sh with stand-ins for python and uv: nothing is downloaded."""
+
+    @pytest.fixture
+    def bare(self, tmp_path: Path) -> Path:
+        """A project without .venv, and a PATH whose `uv` only notes what it is asked."""
+        (tmp_path / "scripts").mkdir()
+        for name in ("scripts/setup.sh", "requirements.txt", "pyproject.toml"):
+            shutil.copy(ROOT / name, tmp_path / name)
+        tools = tmp_path / "tools"
+        tools.mkdir()
+        real = shutil.which("python3")
+        uv = tools / "uv"
+        uv.write_text(
+            "#!/bin/bash\n"
+            'echo "uv $*" >> "$UV_LOG"\n'
+            'if [ "$1" = venv ]; then\n'
+            '  mkdir -p .venv/bin; echo "VIRTUAL_ENV=$PWD/.venv" > .venv/bin/activate\n'
+            f'  printf "#!/bin/bash\\nexec {real} \\"\\$@\\"\\n" > .venv/bin/python\n'
+            "  chmod +x .venv/bin/python\n"
+            "fi\n"
+            '[ "$1" != pip ] || exit "${UV_CODE:-0}"\n'
+        )
+        uv.chmod(0o755)
+        return tmp_path
+
+    def run(self, project: Path, **env: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        log = project / "uv.log"
+        log.write_text("")
+        path = f"{project / 'tools'}:{os.environ['PATH']}"
+        settings = {"COMEM_TORCH_INDEX": "default", **env}
+        ran = bash("scripts/setup.sh", cwd=project, PATH=path, UV_LOG=str(log), **settings)
+        asked = [line for line in log.read_text().splitlines() if line != "uv --version"]
+        return ran, asked
+
+    def test_installs_once(self, bare: Path) -> None:
+        ran, asked = self.run(bare)
+        assert ran.returncode == 0, ran.stderr
+        assert [words.split()[1] for words in asked] == ["venv", "pip", "pip"]
+        assert "-r requirements.txt" in asked[1] and asked[2].endswith("--no-deps --no-build-isolation -e .")
+        ran, asked = self.run(bare)
+        assert ran.returncode == 0 and asked == [] and "is up to date" in ran.stdout
+
+    def test_installs_again_when_the_pins_change(self, bare: Path) -> None:
+        self.run(bare)
+        with open(bare / "requirements.txt", "a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        ran, asked = self.run(bare)
+        assert "not up to date" in ran.stdout and [words.split()[1] for words in asked] == ["pip", "pip"]
+
+    def test_a_failed_installation_is_not_taken_for_a_finished_one(self, bare: Path) -> None:
+        ran, _ = self.run(bare, UV_CODE="1")
+        assert ran.returncode == 1
+        assert "run this again" in ran.stderr and "HTTPS_PROXY" in ran.stderr
+        ran, asked = self.run(bare)
+        assert ran.returncode == 0 and len(asked) == 2
+
+    def test_a_broken_environment_is_made_anew(self, bare: Path) -> None:
+        self.run(bare)
+        (bare / ".venv" / "bin" / "python").write_text("#!/bin/bash\nexit 127\n")
+        ran, asked = self.run(bare)
+        assert ran.returncode == 0 and "does not run" in ran.stdout and asked[0].startswith("uv venv")
+
+    def test_a_moved_project_gets_a_new_environment(
+        self, bare: Path, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        self.run(bare)
+        moved = tmp_path_factory.mktemp("elsewhere") / "project"
+        shutil.move(bare, moved)
+        ran, asked = self.run(moved)
+        assert ran.returncode == 0 and "another folder" in ran.stdout and asked[0].startswith("uv venv")
+
+    def test_a_chosen_index_for_torch_is_tried_first(self, bare: Path) -> None:
+        _, asked = self.run(bare, COMEM_TORCH_INDEX="https://example.invalid/cpu")
+        assert "--index-url https://example.invalid/cpu --no-deps torch==" in asked[1]
+        assert " torchvision==" in asked[1] and "-r requirements.txt" in asked[2]
+
+    def test_pip_settings_hold_for_uv(self, bare: Path) -> None:
+        """PIP_INDEX_URL is a user's own mirror: PyTorch's index is not asked then."""
+        _, asked = self.run(bare, COMEM_TORCH_INDEX="", PIP_INDEX_URL="https://example.invalid/simple")
+        assert all("download.pytorch.org" not in words for words in asked)
+
+    def test_no_python_at_all(self, bare: Path) -> None:
+        tools = bare / "bin"
+        tools.mkdir()
+        for name in ("bash", "dirname", "sed", "cat", "grep", "uname", "rm"):
+            found = shutil.which(name)
+            assert found is not None
+            (tools / name).symlink_to(found)
+        ran = bash("scripts/setup.sh", cwd=bare, PATH=str(tools))
+        assert ran.returncode == 1
+        assert "no Python 3.10 or newer" in ran.stderr and "COMEM_PYTHON" in ran.stderr
