@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import load_config, save_config
-from comem.records import read_jsonl, write_atomic
+from comem.records import read_json, read_jsonl, write_atomic, write_json
 from comem.training.settings import FREE_KEYS, TrainSettings
 
 
@@ -43,10 +44,11 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def settle(folder: Path, settings: TrainSettings) -> None:
-    """Write the configuration into a new folder, or check that the folder's is the same.
+    """Write the configuration into a new folder, or check that the folder's is the same, data included.
 
     Raises:
-        ValueError: listing the keys that differ and that would change the result.
+        ValueError: listing the keys that differ and that would change the result; or naming a data file
+            whose content has changed.
     """
     path = folder / "config.yaml"
     if path.exists():
@@ -58,7 +60,31 @@ def settle(folder: Path, settings: TrainSettings) -> None:
                 f"{folder} holds a run of another configuration:\n{lines}\n"
                 "give the same values to resume it, or another folder (output=DIR)"
             )
+    _settle_data(folder / "data.json", settings)
     save_config(settings, path)
+
+
+def _settle_data(path: Path, settings: TrainSettings) -> None:
+    """Note the digests of the data files, or check them: another order of lines is another run."""
+    files = {key: getattr(settings, key) for key in ("data", "knowledge", "eval_data")}
+    digests = {key: _digest(file) for key, file in files.items() if file}
+    if path.exists():
+        noted = read_json(path)
+        changed = [files[key] for key in digests if noted.get(key) != digests[key]]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} has changed since the run in {path.parent} was started; "
+                "put the old file back to resume it, or train in another folder (output=DIR)"
+            )
+    write_json(path, digests)
+
+
+def _digest(file: str) -> str:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while block := opened.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def flat(settings: TrainSettings) -> dict[str, Any]:

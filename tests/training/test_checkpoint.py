@@ -100,6 +100,16 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     assert "workers" not in str(error.value)
 
 
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    data.write_text("{}\n")
+    settle(tmp_path / "run", TrainSettings(data=str(data)))
+    settle(tmp_path / "run", TrainSettings(data=str(data)))
+    data.write_text("{}\n{}\n")
+    with pytest.raises(ValueError, match="train.jsonl has changed since the run"):
+        settle(tmp_path / "run", TrainSettings(data=str(data)))
+
+
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     hold = (
         "import sys, fcntl, os, time\nf = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX)\n"

@@ -81,7 +81,7 @@ def test_a_question_with_a_broken_picture_is_left_out(collator: Collator, exampl
 
 
 def test_an_example_that_is_too_long_is_named(collator: Collator, example: Make) -> None:
-    with pytest.raises(ValueError, match="'long' has .* tokens, more than max_tokens=50"):
+    with pytest.raises(ValueError, match="'long' has .* tokens, above max_tokens=50"):
         dataclasses.replace(collator, max_tokens=50)([example("long", answer="x" * 60)])
 
 
