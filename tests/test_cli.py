@@ -57,7 +57,7 @@ def test_without_arguments_shows_help(capsys: pytest.CaptureFixture[str]) -> Non
 def test_help_and_evaluate_import_no_torch() -> None:
     code = (
         "import sys; from comem.cli import build_parser\n"
-        "for name in (None, 'evaluate', 'parity', 'predict', 'encode', 'train', 'quickstart'):\n"
+        "for name in (None, 'evaluate', 'parity', 'predict', 'encode', 'index', 'quickstart'):\n"
         "    build_parser(name)\n"
         "heavy = {'torch', 'transformers', 'faiss', 'matplotlib', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

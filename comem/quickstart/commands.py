@@ -26,6 +26,11 @@ def add_quickstart_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--no-flags", action="store_true", help="leave the real flags out")
 
 
+def default_folder(fast: bool) -> Path:
+    """Where a run goes; the short one beside the long one, so that neither discards the other."""
+    return Path("runs") / ("quickstart-fast" if fast else "quickstart")
+
+
 def run_quickstart(args: argparse.Namespace) -> int:
     """Run the steps and show what came out."""
     start = time.monotonic()
@@ -39,7 +44,7 @@ def run_quickstart(args: argparse.Namespace) -> int:
     from comem.quickstart.towns import shipped_memory, town_steps
     from comem.quickstart.work import Workbench
 
-    folder = args.output or Path("runs") / ("quickstart-fast" if args.fast else "quickstart")
+    folder = args.output or default_folder(args.fast)
     flags = None if args.no_flags else args.flags or (FLAGS if FLAGS.is_dir() else None)
     if flags is not None and not (flags / "questions.jsonl").is_file():
         raise ValueError(f"{flags}: no questions.jsonl there; give another folder, or --no-flags")
