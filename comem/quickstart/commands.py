@@ -43,6 +43,7 @@ def run_quickstart(args: argparse.Namespace) -> int:
     from comem.quickstart.steps import run_steps
     from comem.quickstart.towns import shipped_memory, town_steps
     from comem.quickstart.work import Workbench
+    from comem.training.interrupt import Interrupted
 
     folder = args.output or default_folder(args.fast)
     flags = None if args.no_flags else args.flags or (FLAGS if FLAGS.is_dir() else None)
@@ -59,7 +60,11 @@ def run_quickstart(args: argparse.Namespace) -> int:
     logging.disable_progress_bar()  # "Loading weights", over in a blink each time
     bench = Workbench()
     steps = [*town_steps(settings, bench), *flag_steps(settings, bench)]
-    run_steps(steps, folder, out().print, start)
+    try:
+        run_steps(steps, folder, out().print, start)
+    except Interrupted as stop:  # the training's own way to stop, with a checkpoint
+        out().print(f"quickstart: {stop}")
+        return stop.exit_code
     show_results(settings)
     out().print(f"quickstart: done in {time.monotonic() - start:.0f} s")
     return 0
