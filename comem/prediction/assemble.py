@@ -50,8 +50,9 @@ def open_encoder(
 
 
 def retrieve(
-    index: Path | None, contexts: Path | None, examples: Sequence[Example], k: int
-) -> dict[str, RetrievedContext]:
+    index: Path | None, contexts: Path | None, examples: Sequence[Example], k: int,
+    languages: Sequence[str] | None = None,
+) -> dict[str, RetrievedContext]:  # fmt: skip
     """The items of each question by its id: from a file of results, else searched for in the index.
 
     Raises:
@@ -63,7 +64,10 @@ def retrieve(
         raise ValueError("this mode needs knowledge: give --index DIR (comem index build makes one)")
     if k < 1:
         raise ValueError(f"-k {k}: give at least 1 item a question")
-    retriever = RETRIEVERS["precomputed"](index, contexts) if contexts else RETRIEVERS["faiss"](index)
+    if contexts:
+        retriever = RETRIEVERS["precomputed"](index, contexts)
+    else:
+        retriever = RETRIEVERS["faiss"](index, languages=languages)
     found: dict[str, RetrievedContext] = {}
     with bar("retrieving", len(examples), " questions") as progress:
         for start in range(0, len(examples), _BATCH):

@@ -30,7 +30,9 @@ def run_predict(args: argparse.Namespace) -> int:
         )
     )[: args.limit]
     mode, config = open_mode(args, benchmark)
-    contexts = retrieve(args.index, args.contexts, examples, args.k) if mode.grounded else None
+    contexts = None
+    if mode.grounded:
+        contexts = retrieve(args.index, args.contexts, examples, args.k, args.languages)
     report = answer_and_score(
         benchmark, examples, mode, contexts, args.output, config, args.batch_size, args.strict
     )
@@ -65,7 +67,7 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     if mode.grounded:
         made_by = bank.fingerprint if bank else encoder.fingerprint() if encoder else None
         config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
-        config |= {"contexts": str(args.contexts) if args.contexts else None}
+        config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
     return mode, config
 
 

@@ -42,6 +42,7 @@ _MODEL: dict[str, dict[str, Any]] = {
 _KNOWLEDGE: dict[str, dict[str, Any]] = {
     "--index": {"type": Path, "metavar": "DIR", "help": "made by comem index build; for rag and comem"},
     "--contexts": {"type": Path, "metavar": "FILE", "help": "made by comem retrieve: nothing is searched"},
+    "--languages": {"nargs": "+", "metavar": "CODE", "help": "only items in these (not with --contexts)"},
     "-k": {"type": int, "default": 3, "help": "items a question (%(default)s, as the paper)"},
 }
 _DECODING: dict[str, dict[str, Any]] = {

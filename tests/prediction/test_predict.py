@@ -1,0 +1,120 @@
+"""`comem predict` from the command line, on a random model of the embedded one's kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comem.cli import main
+from comem.prediction.assemble import open_encoder
+from comem.retrieval.build import BuildSettings, build
+from comem.toy.dataset import DataSettings
+from comem.toy.dataset import build as build_world
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with a processor, and an adapter folder made on it."""
+    import torch
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from comem.backbones.hf import load_backbone
+    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.lora import LoraSettings
+    from comem.memory.qformer import QFormerConfig
+    from comem.toy.backbone import build_config, build_processor
+    from comem.toy.tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("model") / "backbone"
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(vocab_size=600)
+    network: Any = Qwen2_5_VLForConditionalGeneration(build_config(tokenizer, hidden=128, layers=1))
+    network.save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+    backbone = load_backbone(folder)
+    qformer = QFormerConfig(128, depth=1, heads=2, dim_head=8)
+    encoder = MemoryEncoder.new(backbone.model, backbone.processor, LoraSettings(rank=2), qformer)
+    encoder.save(folder.parent / "encoder")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("world")
+    build_world(folder, DataSettings(size=10, train_questions=2, test_questions=3, picture_size=32))
+    build([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
+    return folder
+
+
+def words(world: Path, model: Path, mode: str, output: Path, *more: str) -> list[str]:
+    return [
+        "predict", "--benchmark", "toy", "--data", str(world / "test.jsonl"), "--model", str(model),
+        "--mode", mode, "--output", str(output), "--max-new-tokens", "2", "--index", str(world / "index"), "-k", "2", *more,
+    ]  # fmt: skip
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("mode", "tokens"), [("baseline", 0), ("comem", 16)])
+def test_answers_and_scores(
+    world: Path, model: Path, tmp_path: Path, mode: str, tokens: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("--encoder", str(model.parent / "encoder")) if mode == "comem" else ()
+    assert main(words(world, model, mode, tmp_path / "run", *more)) == 0
+    assert "accuracy" in capsys.readouterr().out
+    rows = predictions(tmp_path / "run")
+    assert len(rows) == 3 and all(row["context_tokens"] == tokens for row in rows)
+    config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
+    assert config["model"] == str(model) and config["generation"]["max_new_tokens"] == 2
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_a_bank_gives_the_same_answers_as_the_encoder(world: Path, model: Path, tmp_path: Path) -> None:
+    encoder, bank = str(model.parent / "encoder"), tmp_path / "bank.safetensors"
+    assert main(["encode", "--encoder", encoder, "--index", str(world / "index"), "--output", str(bank)]) == 0
+    assert main(words(world, model, "comem", tmp_path / "a", "--encoder", encoder)) == 0
+    assert main(words(world, model, "comem", tmp_path / "b", "--bank", str(bank))) == 0
+    texts = [[row["prediction"] for row in predictions(tmp_path / name)] for name in "ab"]
+    assert texts[0] == texts[1]
+
+
+def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
+    from comem.backbones.hf import load_backbone
+
+    backbone = load_backbone(model)
+    encoder = open_encoder(model.parent / "encoder", backbone)
+    assert encoder.model is backbone.model
+
+
+@pytest.mark.parametrize(
+    ("mode", "more", "said"),
+    [
+        ("ragg", (), "unknown mode 'ragg'; did you mean rag?"),
+        ("rag", ("--prompt", "papers"), "did you mean paper?"),
+        ("comem", (), "needs an encoder or a memory bank"),
+        ("rag", ("-k", "0"), "-k 0: give at least 1"),
+        ("comem", ("--encoder", "nowhere"), "nowhere: no such folder"),
+        ("baseline", ("--split", "valid"), "no question is in split 'valid'"),
+    ],
+)
+def test_mistakes_are_explained(
+    world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    mode: str, more: tuple[str, ...], said: str,
+) -> None:  # fmt: skip
+    assert main(words(world, model, mode, tmp_path / "run", *more)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "predictions.jsonl").exists()
+
+
+def test_without_an_index_rag_says_what_is_missing(
+    world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = words(world, model, "rag", tmp_path / "run")
+    at = command.index("--index")
+    assert main(command[:at] + command[at + 2 :]) == 2
+    assert "give --index DIR" in capsys.readouterr().err
