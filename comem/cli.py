@@ -23,24 +23,54 @@ INTERRUPTED = 130  # as a shell reports SIGINT
 
 @dataclass(frozen=True)
 class Command:
-    """Where a sub-command lives (`module`) and what it does, in one line."""
+    """Where a sub-command lives (`module`) and what it does, in one line.
+
+    `examples` are shown by --help where the module brings none of its own.
+    """
 
     module: str
     summary: str
+    examples: tuple[str, ...] = ()
 
 
 COMMANDS: Table[Command] = Table(
     "sub-command",
     {
         "quickstart": Command("comem.quickstart.commands", "the whole method on the embedded world"),
-        "toy": Command("comem.toy.commands", "build the embedded world's data folder"),
-        "index": Command("comem.retrieval.commands", "embed a knowledge base with CLIP and index it"),
-        "retrieve": Command("comem.retrieval.commands", "find knowledge items for the images of questions"),
+        "toy": Command(
+            "comem.toy.commands",
+            "build the embedded world's data folder",
+            ("comem toy build data/toy", "comem toy build data/toy --size 500 --languages en es"),
+        ),
+        "index": Command(
+            "comem.retrieval.commands",
+            "embed a knowledge base with CLIP and index it",
+            (
+                "comem index build --corpus wit.tsv.gz --embedder ViT-L-14:openai --output wit-index",
+                "comem index build --corpus data/toy/wit.tsv.gz --embedder toy --output data/toy/index",
+                "comem index search --index data/toy/index --image data/toy/images/T00001_1.png",
+            ),
+        ),
+        "retrieve": Command(
+            "comem.retrieval.commands",
+            "find knowledge items for the images of questions",
+            (
+                "comem retrieve --index data/toy/index --questions data/toy/test.jsonl -k 3 \\",
+                "    --output runs/retrieved.jsonl",
+            ),
+        ),
         "train": Command("comem.training.commands", "train the memory encoder (LoRA and Q-Former)"),
         "merge": Command("comem.training.commands", "fold LoRA into a self-contained encoder"),
         "encode": Command("comem.commands", "encode knowledge items into a memory bank"),
         "predict": Command("comem.prediction.commands", "answer questions: baseline, rag or comem"),
-        "evaluate": Command("comem.evaluation.commands", "score predictions (needs no GPU, no torch)"),
+        "evaluate": Command(
+            "comem.evaluation.commands",
+            "score predictions (needs no GPU, no torch)",
+            (
+                "comem evaluate infoseek --predictions runs/x/predictions.jsonl --references infoseek_val.jsonl",
+                "comem evaluate toy --predictions runs/comem/predictions.jsonl --references data/toy/test.jsonl",
+            ),
+        ),
         "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),
     },
 )
@@ -103,6 +133,8 @@ def build_parser(name: str | None) -> tuple[argparse.ArgumentParser, ModuleType 
         if command is chosen:
             module = importlib.import_module(command.module)
             _function(module, f"add_{key}_arguments", "add_arguments")(child)
+            if command.examples and not child.epilog:
+                child.epilog = "\n  ".join(["examples:", *command.examples])
     return parser, module
 
 

@@ -39,7 +39,8 @@ def test_every_sub_command_has_help_with_examples(name: str, capsys: pytest.Capt
     with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
     assert stop.value.code == 0
-    assert f"comem {name}" in capsys.readouterr().out
+    usage, _, examples = capsys.readouterr().out.partition("examples:\n")
+    assert f"comem {name}" in usage and f"  comem {name}" in examples
 
 
 def test_help_lists_every_sub_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,7 +52,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words(world: Path, model: Path, mode: str, output: Path, *more: str) -> list[str]:
     return [
         "predict", "--benchmark", "toy", "--data", str(world / "test.jsonl"), "--model", str(model),
-        "--mode", mode, "--output", str(output), "--max-new-tokens", "2", "--index", str(world / "index"), "-k", "2", *more,
+        "--mode", mode, "--output", str(output), "--max-new-tokens", "2",
+        "--index", str(world / "index"), "-k", "2", *more,
     ]  # fmt: skip
 
 
