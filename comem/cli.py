@@ -67,8 +67,9 @@ COMMANDS: Table[Command] = Table(
             "comem.evaluation.commands",
             "score predictions (needs no GPU, no torch)",
             (
-                "comem evaluate infoseek --predictions runs/x/predictions.jsonl --references infoseek_val.jsonl",
-                "comem evaluate toy --predictions runs/comem/predictions.jsonl --references data/toy/test.jsonl",
+                "comem evaluate infoseek --predictions answers.jsonl --references infoseek_val.jsonl",
+                "comem evaluate toy --predictions runs/rag/predictions.jsonl \\",
+                "    --references data/toy/test.jsonl --output report.json",
             ),
         ),
         "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),

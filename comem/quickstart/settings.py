@@ -55,7 +55,7 @@ class QuickSettings:
             seed=self.seed,
             max_items=self.items,
             batch_size=32,
-            epochs=1000.0,
+            epochs=30.0,  # more than the clock allows on two cores
             max_seconds=self.train_seconds,
             qformer=QFormerSettings(depth=4, heads=4, output_scale="auto"),
             optim=OptimSettings(lr=2e-3, weight_decay=0.01),
