@@ -72,7 +72,7 @@ def build(output: Path, settings: DataSettings) -> dict[str, int]:
     for index, view in sorted(pictures):
         path = images / f"{world.entities[index].id}_{view}.png"
         if not path.exists():
-            _save(path, world.entities[index], view, settings.picture_size)
+            save_picture(path, world.entities[index], view, settings.picture_size)
     write_atomic(output / "wit.tsv.gz", _wit(world.entities, settings))
     for name, rows in files.items():
         write_atomic(output / f"{name}.jsonl", "".join(_line(row) for row in rows))
@@ -132,7 +132,8 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(published, ensure_ascii=False) + "\n"
 
 
-def _save(path: Path, entity: Entity, view: int, size: int) -> None:
+def save_picture(path: Path, entity: Entity, view: int, size: int = 112) -> None:
+    """Draw one view to a PNG file, atomically."""
     buffer = io.BytesIO()
     draw(entity, view, size).save(buffer, "PNG", compress_level=1)
     write_atomic(path, buffer.getvalue())

@@ -12,6 +12,7 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -63,23 +64,36 @@ class Episode:
 
 
 class PicturePool:
-    """Pictures of the training towns, drawn once and kept as patches.
+    """Pictures of the training towns, drawn once and kept as patches; and words for drills.
 
     Attributes:
+        words: every single token that is a word with its leading space.
         patches: `(entities, views, 16, 3, 14·14)` float16, one temporal frame.
     """
 
-    def __init__(self, entities: Sequence[Entity], views: int, image_processor) -> None:
+    def __init__(self, entities: Sequence[Entity], views: int, processor, cache: Path | None = None) -> None:
         self.entities, self.views = list(entities), views
-        self.patches = np.empty((len(self.entities), views, 16, 3, 196), dtype=np.float16)
-        for i, entity in enumerate(self.entities):
-            pictures = [draw(entity, view) for view in range(views)]
-            values = image_processor(images=pictures, return_tensors="np")["pixel_values"]
-            self.patches[i] = values.reshape(views, 16, 3, 2, 196)[:, :, :, 0]
+        decoded = (processor.tokenizer.decode([i]) for i in range(len(processor.tokenizer)))
+        self.words = [word for word in decoded if word[:1] == " " and word[1:].isalpha()]
+        if cache is not None and cache.exists():
+            self.patches = np.load(cache, mmap_mode="r")
+        else:
+            self.patches = self._draw(processor.image_processor)
+            if cache is not None:
+                cache.parent.mkdir(parents=True, exist_ok=True)
+                np.save(cache, self.patches)
         self._alike: dict[tuple[str, str], list[int]] = defaultdict(list)
         for i, entity in enumerate(self.entities):
             for key in _resemblances(entity):
                 self._alike[key].append(i)
+
+    def _draw(self, image_processor) -> np.ndarray:
+        patches = np.empty((len(self.entities), self.views, 16, 3, 196), dtype=np.float16)
+        for i, entity in enumerate(self.entities):
+            pictures = [draw(entity, view) for view in range(self.views)]
+            values = image_processor(images=pictures, return_tensors="np")["pixel_values"]
+            patches[i] = values.reshape(self.views, 16, 3, 2, 196)[:, :, :, 0]
+        return patches
 
     def pixel_values(self, rows: Sequence[int]) -> np.ndarray:
         """`(16·len(rows), 3·2·14·14)` float32, as the image processor gives them."""
@@ -142,25 +156,24 @@ def make_episode(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episo
     return parts.episode()
 
 
-def _words(rng: random.Random, count: int) -> list[str]:
-    """Words, pieces of names and numbers, each with its leading space."""
-    return [
-        f" {rng.randrange(10, 100)}" if rng.random() < 0.2 else f" {rng.choice(_VOCABULARY)}" for _ in range(count)
-    ]
-
-
 def _repeat(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+    """Words, then stretches of them from anywhere: only what follows the last word tells the next one."""
     parts = _Parts(pool)
-    text = "".join(_words(rng, recipe.items))
-    parts.say(text + "\n")
-    parts.expect(text, "repeat")
+    words = rng.choices(pool.words, k=rng.randint(recipe.items // 2, recipe.items))
+    parts.say("".join(words) + "\n")
+    for _ in range(recipe.questions):
+        start = rng.randrange(len(words) - 4)
+        stretch = words[start : start + rng.randint(4, 10)]
+        parts.say(stretch[0])
+        parts.expect("".join(stretch[1:]), "repeat")
+        parts.say("\n")
     return parts.episode()
 
 
 def _recall(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     parts = _Parts(pool)
     rows = pool.draw_entities(rng, recipe.items, recipe.hard)
-    words = _words(rng, len(rows))
+    words = rng.choices(pool.words, k=len(rows))
     for row, word in zip(rows, words, strict=True):
         parts.show(row, rng)
         parts.say(word)
@@ -174,13 +187,6 @@ def _recall(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
             parts.show(rows[which], rng)
             parts.expect(words[which], "recall")
     return parts.episode()
-
-
-_VOCABULARY = (
-    *lexicon.NAME_STARTS,
-    *lexicon.NAME_ENDS,
-    *(word for values in lexicon.VALUES.values() for words in values.values() for word in words),
-)
 
 
 def _terse(town: Entity, language: str) -> str:

@@ -13,6 +13,7 @@ import math
 import os
 import random
 import time
+from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from comem.toy.backbone import build_config, build_processor
+from comem.toy.backbone import build_config, build_processor, initialise
 from comem.toy.episodes import Episode, PicturePool, Recipe, make_episode
 from comem.toy.lexicon import FACTS
 from comem.toy.tokenizer import build_tokenizer
+from comem.toy.vision import learn_to_see
 from comem.toy.world import World
 
 logger = logging.getLogger(__name__)
@@ -33,28 +35,22 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: until which step, and which recipes it mixes."""
+    """A part of the curriculum: until which step, and groups of recipes; a step takes one of each group."""
 
     until: int
-    recipes: tuple[Recipe, ...]
+    groups: tuple[tuple[Recipe, ...], ...]
 
 
+RECALL = Recipe(items=5, questions=14, drill="recall", describe=0.1, hard=0.2, batch=4)
+TERSE = Recipe(items=3, questions=12, terse=True, describe=0.05, batch=5)
+FULL = Recipe(items=3, questions=12, describe=0.05, batch=5)
 STAGES = (
-    Stage(200, (Recipe(items=32, drill="repeat", batch=24),)),
-    Stage(700, (Recipe(items=32, drill="repeat", batch=16),
-                Recipe(items=2, questions=12, drill="recall", describe=0.4, hard=0.0),
-                Recipe(items=4, questions=16, drill="recall", describe=0.3, hard=0.2),
-                Recipe(items=1, questions=10, terse=True, describe=0.3))),
-    Stage(1500, (Recipe(items=6, questions=16, drill="recall", describe=0.2),
-                 Recipe(items=2, questions=12, terse=True, describe=0.1, hard=0.2),
-                 Recipe(items=3, questions=12, terse=True, before_system=True),
-                 Recipe(items=1, questions=10, before_system=True))),
-    Stage(10**9, (Recipe(items=3, questions=12, terse=True),
-                  Recipe(items=3, questions=12),
-                  Recipe(items=3, questions=12, before_system=True),
-                  Recipe(items=2, questions=12, before_system=True),
-                  Recipe(items=1, questions=8),
-                  Recipe(items=6, questions=16, drill="recall"))),
+    Stage(120, ((replace(RECALL, items=4, hard=0.0, batch=8),),)),
+    Stage(600, ((RECALL,), (replace(TERSE, items=1, batch=8), replace(TERSE, items=1, batch=8, before_system=True)))),
+    Stage(1100, ((RECALL,), (replace(TERSE, items=2, hard=0.2), replace(TERSE, before_system=True, hard=0.2),
+                             replace(FULL, items=1, before_system=True)))),
+    Stage(10**9, ((RECALL, TERSE, replace(TERSE, before_system=True), replace(FULL, items=1, batch=8)),
+                  (FULL, replace(FULL, before_system=True), replace(FULL, items=2, before_system=True)))),
 )
 
 
@@ -128,16 +124,17 @@ class Settings:
     """Everything that a run depends on."""
 
     steps: int = 3000
-    lr: float = 5e-3
-    muon_lr: float = 1.5e-2
-    warmup: int = 60
-    weight_decay: float = 0.05
+    vision_steps: int = 600
+    lr: float = 3e-3
+    muon_lr: float = 5e-3
+    vision_scale: float = 0.1
+    warmup: int = 40
+    weight_decay: float = 0.02
     hidden: int = 128
-    layers: int = 4
+    layers: int = 5
     entities: int = 4500
     views: int = 8
     seed: int = 0
-    bf16: bool = False
 
 
 class Pretraining:
@@ -153,50 +150,56 @@ class Pretraining:
         self.model = AutoModelForImageTextToText.from_config(
             build_config(self.tokenizer, settings.hidden, settings.layers)
         )
+        initialise(self.model, torch.Generator().manual_seed(settings.seed))
         world = World(settings.seed, settings.entities)
         logger.info("drawing %d pictures", len(world.split("train")) * settings.views)
-        self.pool = PicturePool(world.split("train"), settings.views, self.processor.image_processor)
-        self.val_pool = PicturePool(world.split("val")[:200], 4, self.processor.image_processor)
+        self.pool = PicturePool(world.split("train"), settings.views, self.processor, output / "pictures.npy")
+        self.val_pool = PicturePool(world.split("val")[:200], 4, self.processor)
         self.optimizers = self._optimizers()
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        s, matrices, others = self.settings, [], []
+        """Muon for the matrices, AdamW for the rest; the vision tower, which can see by now, goes slower."""
+        s, parts = self.settings, defaultdict[str, list[torch.nn.Parameter]](list)
         for name, parameter in self.model.named_parameters():
-            hidden_matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
-            (matrices if hidden_matrix and s.muon_lr else others).append(parameter)
+            matrix = parameter.ndim == 2 and "embed" not in name
+            parts[("seeing" if "visual" in name else "reading") + (" matrix" if matrix else "")].append(parameter)
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=s.lr, betas=(0.9, 0.98), weight_decay=s.weight_decay, foreach=True)
+            torch.optim.AdamW(
+                [{"params": parts["reading"]}, {"params": parts["seeing"], "lr": s.lr * s.vision_scale / 3}],
+                lr=s.lr, betas=(0.9, 0.98), weight_decay=s.weight_decay,
+            ),
+            torch.optim.Muon(
+                [{"params": parts["reading matrix"]},
+                 {"params": parts["seeing matrix"], "lr": s.muon_lr * s.vision_scale}],
+                lr=s.muon_lr, weight_decay=s.weight_decay, adjust_lr_fn="match_rms_adamw",
+            ),
         ]
-        if matrices:
-            optimizers.append(torch.optim.Muon(matrices, lr=s.muon_lr, weight_decay=s.weight_decay,
-                                               adjust_lr_fn="match_rms_adamw"))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["start"] = group["lr"]
         return optimizers
 
-    def recipe(self, rng: random.Random) -> Recipe:
-        stage = next(stage for stage in STAGES if self.step < stage.until)
-        return rng.choice(stage.recipes)
-
-    def learn(self) -> list[tuple[str, bool]]:
-        """One step; returns what the answers of its batch were worth before it."""
+    def learn(self) -> dict[str, list[bool]]:
+        """One step; returns, by kind of question, which answers were right before it."""
         rng = random.Random(f"{self.settings.seed}/{self.step}")
-        recipe = self.recipe(rng)
-        episodes = [make_episode(self.pool, recipe, rng) for _ in range(recipe.batch)]
-        batch = collate(episodes, self.tokenizer, self.pool)
+        stage = next(stage for stage in STAGES if self.step < stage.until)
         self._set_lr()
         self.model.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.settings.bf16):
-            loss, hits, where = loss_and_hits(self.model, batch)
-        loss.backward()
+        self.loss, right = 0.0, defaultdict[str, list[bool]](list)
+        for group in stage.groups:
+            recipe = rng.choice(group)
+            episodes = [make_episode(self.pool, recipe, rng) for _ in range(recipe.batch)]
+            loss, hits, where = loss_and_hits(self.model, collate(episodes, self.tokenizer, self.pool))
+            (loss / len(stage.groups)).backward()
+            self.loss += loss.item() / len(stage.groups)
+            for kind, ok in answers_right(hits, where, episodes):
+                right[f"{recipe.items}{'t' * recipe.terse} {'facts' if kind in FACTS else kind}"].append(ok)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
-        self.loss, self.last_recipe = loss.item(), recipe
-        return answers_right(hits, where, episodes)
+        return right
 
     def _set_lr(self) -> None:
         s, share = self.settings, self.step / self.settings.steps
@@ -274,20 +277,21 @@ def main() -> None:
     if (output / "checkpoint.safetensors").exists():
         run.resume(output / "checkpoint.safetensors")
         logger.info("resumed at step %d", run.step)
+    else:
+        width = run.model.config.text_config.hidden_size
+        learn_to_see(run.model.model.visual, width, run.pool, run.settings.vision_steps, run.settings.seed)
     train(run, every)
     run.export(output / "model")
 
 
 def train(run: Pretraining, every: int) -> None:
     """The loop, with one line of log.jsonl each 20 steps."""
-    from collections import defaultdict
-
     run.output.mkdir(parents=True, exist_ok=True)
     tally: dict[str, list[bool]] = defaultdict(list)
     start, first = time.time(), run.step
     while run.step < run.settings.steps:
-        for kind, ok in run.learn():
-            tally[f"{run.last_recipe.items}{'t' * run.last_recipe.terse} {'facts' if kind in FACTS else kind}"].append(ok)
+        for kind, right in run.learn().items():
+            tally[kind] += right
         if run.step % 20 == 0:
             line: dict[str, Any] = {"step": run.step, "loss": round(run.loss, 4),
                                     "seconds": round((time.time() - start) / (run.step - first), 3)}

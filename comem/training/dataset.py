@@ -10,7 +10,7 @@ A record::
 |---|---|---|
 | id | data_id, question_id | unique in the file |
 | question + answer(s) | conversations | one turn, or a list of turns `{"question", "answer"}`, or LLaVA's `{"from": "human" or "gpt", "value"}` |
-| image | image_path, images | a path, or several; relative ones start at the file's folder; may be absent |
+| image | image_path, images | a path, or several; relative ones start at the file's folder; may be absent; a turn of `conversations` may have an `image` of its own |
 | answers | answer | accepted strings; the first is the one trained on |
 | knowledge | | items, best first |
 | knowledge_ids | | their ids instead, looked up in a knowledge file |
@@ -39,11 +39,11 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A question with its answer (or a dialogue of several), its pictures and its items, best first."""
+    """A question with its answer (or a dialogue of several), each turn's pictures, and the items, best first."""
 
     id: str
     turns: tuple[tuple[str, str], ...]
-    images: tuple[ImageRef, ...] = ()
+    pictures: tuple[tuple[ImageRef, ...], ...] = ()
     items: tuple[KnowledgeItem, ...] = ()
     answers: tuple[str, ...] = ()
     language: str = "en"
@@ -52,10 +52,15 @@ class TrainingExample:
         """The dialogue as chat turns, pictures first; without the last answer for generation."""
         turns: list[Message] = []
         for number, (question, answer) in enumerate(self.turns):
-            pictures = self.images if number == 0 else ()
+            pictures = self.pictures[number] if number < len(self.pictures) else ()
             turns.append(Message("user", (*pictures, question)))
             turns.append(Message("assistant", (answer,)))
         return turns if last_answer else turns[:-1]
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The pictures of all turns, in order."""
+        return tuple(itertools.chain(*self.pictures))
 
 
 def load_examples(path: str | Path, knowledge: str | Path | None = None) -> list[TrainingExample]:
@@ -113,7 +118,7 @@ def parse_example(
     return TrainingExample(
         id=str(identifier),
         turns=turns,
-        images=tuple(_image(one, folder) for one in _list(images)),
+        pictures=(tuple(_image(one, folder) for one in _list(images)), *_later_pictures(row, folder)),
         items=tuple(_items(row, folder, table)),
         answers=answers or (turns[-1][1],),
         language=str(row.get("language", "en")),
@@ -136,6 +141,13 @@ def _turns(row: Mapping[str, Any], answers: Sequence[str]) -> tuple[tuple[str, s
     else:
         raise ValueError("a turn has 'question' and 'answer', or 'from' and 'value'")
     return tuple((_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
+
+
+def _later_pictures(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:
+    """The pictures of the second and later turns; the first turn's stand in the record itself."""
+    for turn in (row.get("conversations") or ())[1:]:
+        if "question" in turn:
+            yield tuple(_image(one, folder) for one in _list(turn.get("image")))
 
 
 def _llava_pairs(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:

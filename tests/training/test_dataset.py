@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comem.records import RecordError
-from comem.training.dataset import load_examples, load_knowledge
+from comem.training.dataset import load_examples, load_knowledge, parse_example
 
 ROW = {"id": "q1", "question": "Where?", "answers": ["Paris", "in Paris"], "image": "a.png"}
 
@@ -86,3 +86,11 @@ def test_unknown_knowledge_id(tmp_path: Path) -> None:
 def test_empty_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no question"):
         load_examples(written(tmp_path, ""))
+
+
+def test_every_turn_may_have_a_picture_of_its_own(tmp_path: Path) -> None:
+    turns = [{"question": "Where?", "answer": "Paris"}, {"question": "When?", "answer": "1889", "image": "b.png"}]
+    example = parse_example({"id": 1, "image": "a.png", "conversations": turns}, tmp_path)
+    first, _, second, _ = example.messages()
+    assert [first.content[0], second.content[0]] == list(example.images)
+    assert example.images[1].path == str(tmp_path / "b.png")
