@@ -39,7 +39,7 @@ class QuickSettings:
 
     @property
     def train_seconds(self) -> float:
-        return 20.0 if self.fast else 240.0
+        return 20.0 if self.fast else 280.0
 
     @property
     def flag_questions(self) -> int | None:
