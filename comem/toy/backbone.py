@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 ROPE_THETA = 1e6  # as Qwen2.5-VL's; slow frequencies let a head compare contents far apart
 PICTURE_SIZE = 56  # pixels; patches of 14, merged 2 × 2: four tokens a picture
 
 
-def build_processor(tokenizer):
+def build_processor(tokenizer: Any) -> Any:
     """A `Qwen2_5_VLProcessor` whose pictures are scaled to about 56 × 56 pixels."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
@@ -24,7 +26,7 @@ def build_processor(tokenizer):
     )
 
 
-def build_config(tokenizer, hidden: int = 128, layers: int = 5):
+def build_config(tokenizer: Any, hidden: int = 128, layers: int = 5) -> Any:
     """The model's config; every id comes from the tokenizer."""
     from transformers import Qwen2_5_VLConfig
 
@@ -65,43 +67,109 @@ def build_config(tokenizer, hidden: int = 128, layers: int = 5):
 
 
 @torch.no_grad()
-def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Start from the circuit that in-context copying needs instead of waiting for it to appear.
+def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
+    """Start from the circuit that answering from context needs instead of waiting for it to appear.
 
     Small transformers spend most of their training before induction heads form (Olsson et al. 2022); an
     initialisation that already has their shape shortens this ("mimetic initialisation", Trockman and
-    Kolter 2023). Layer 0: two heads look one and two tokens back, by their biases alone, and note what
-    stands there. Layer 1: heads look for places whose notes resemble the own token or the own notes, and
-    copy what they find. Everything is trained on from there.
+    Kolter 2023). Heads that find something write random projections of it, "notes", into the residual
+    stream; heads that compare read notes. Everything is trained on from there.
+
+    - Layer 0, heads 0 and 1: what stands one and two tokens back. Heads 2 and 3: the nearest picture.
+    - Layer 1: find places preceded by the same tokens as this one, and copy what stands there. Heads 2 and
+      3: what stands about seven and ten tokens back (a question, seen from the start of its answer).
+    - Layer 2: the same, with weight on places whose nearest picture resembles this one's.
+
+    Args:
+        model: the backbone, its vision tower trained (`learn_to_see`).
+        pixels: some pictures `(16·n, 1176)`, to bring picture tokens to the size of words.
     """
-    language: nn.Module = model.model.language_model  # type: ignore[assignment]
+    language: Any = model.model.language_model
     width = language.config.hidden_size
     size = width // language.config.num_attention_heads
+    first, second, third = (layer.self_attn for layer in language.layers[:3])
+
+    def random(rows: int, scale: float) -> Tensor:
+        return torch.randn(rows, width, generator=generator) * scale
+
     language.embed_tokens.weight.mul_(10)  # 0.02 → 0.2: tokens must not drown in what attention adds
+    basis = torch.linalg.qr(random(2 * size, 1.0).T)[0]
+    words, pictures = basis[:, :size], basis[:, size:]  # where notes of either kind are kept
+    reads, sees = random(size, 0.06), random(size, 0.06)
+    _look_back(first, size, distances=(1, 2))
+    mark = torch.nn.functional.normalize(random(1, 1.0)[0], dim=0)
+    _mark_pictures(model.model.visual, pixels, mark)
+    _look_at_picture(first, size, mark)
+    first.v_proj.weight[: 2 * size] = torch.cat([reads, sees])
+    first.o_proj.weight[:, : 4 * size] = torch.cat([words, words, pictures, pictures], dim=1)
+    first.o_proj.weight[:, 3 * size :] *= 0.5
+    _look_back(second, size, distances=(7, 10), heads=(2, 3), fastest=2)
+    second.v_proj.weight[size : 2 * size] = reads
+    second.o_proj.weight[:, 2 * size : 4 * size] = 2 * torch.cat([words, words], dim=1)
+    slow = _slow_pairs(size)
+    for attention, by_picture in ((second, 0.0), (third, 4.0)):
+        keys, queries = 4 * words.T.clone(), torch.stack([2 * reads, 4 * words.T])
+        if by_picture:
+            keys[slow] = by_picture * pictures.T[slow]
+            queries[:, slow] = by_picture * pictures.T[slow]
+        attention.k_proj.weight[:size] = keys
+        attention.q_proj.weight[: 2 * size] = queries.reshape(2 * size, width)
+        copies = random(size, 0.08)
+        attention.v_proj.weight[:size] = copies
+        attention.o_proj.weight[:, : 2 * size] = torch.cat([copies, copies]).T
 
-    def random(scale: float) -> Tensor:
-        return torch.randn(size, width, generator=generator) * scale
 
-    reads, notes = random(0.06), torch.linalg.qr(random(1.0).T)[0]  # (size, width), (width, size)
-    local, match = language.layers[0].self_attn, language.layers[1].self_attn
-    _look_back(local, size, distances=(1, 2))
-    local.v_proj.weight[:size] = reads
-    local.o_proj.weight[:, :size] = notes
-    local.o_proj.weight[:, size : 2 * size] = notes
-    match.k_proj.weight[:size] = 4 * notes.T
-    match.q_proj.weight[:size] = 2 * reads
-    match.q_proj.weight[size : 2 * size] = 4 * notes.T
-    copies = random(0.08)
-    match.v_proj.weight[:size] = copies
-    match.o_proj.weight[:, :size] = copies.T
-    match.o_proj.weight[:, size : 2 * size] = copies.T
+def _angles(size: int) -> Tensor:
+    """Rotation per position of the rotary pairs `(i, i + size/2)`, fastest first."""
+    return ROPE_THETA ** (-torch.arange(size // 2) / (size // 2))
 
 
-def _look_back(attention: nn.Module, size: int, distances: tuple[int, ...], strength: float = 5.0) -> None:
-    """Biases with which head h attends `distances[h]` tokens back: the score is Σ cos(θ(Δ − distance))."""
-    angles = ROPE_THETA ** (-torch.arange(size // 2) / (size // 2))
-    attention.k_proj.bias[: size // 2] = strength  # type: ignore[index]
-    attention.k_proj.bias[size // 2 : size] = 0  # type: ignore[index]
-    for head, distance in enumerate(distances):
-        rotated = strength * torch.cat([torch.cos(angles * distance), -torch.sin(angles * distance)])
-        attention.q_proj.bias[head * size : (head + 1) * size] = rotated  # type: ignore[index]
+def _slow_pairs(size: int) -> Tensor:
+    """Every second of the pairs that turn little within an episode, as indices of a head's rows."""
+    pairs = torch.arange(7, size // 2, 2)
+    return torch.cat([pairs, pairs + size // 2])
+
+
+def _look_back(
+    attention: Any,
+    size: int,
+    distances: tuple[int, ...],
+    heads: tuple[int, ...] = (0, 1),
+    fastest: int = 0,
+    strength: float = 5.0,
+) -> None:
+    """Biases with which `heads` attend `distances` tokens back: the score is Σ cos(θ(Δ − distance)).
+
+    The heads share their keys. Without the `fastest` rotary pairs the look is broader.
+    """
+    wave = torch.full((size // 2,), strength)
+    wave[:fastest] = 0
+    keys = heads[0] // 2 * size
+    attention.k_proj.bias[keys : keys + size] = torch.cat([wave, torch.zeros(size // 2)])
+    for head, distance in zip(heads, distances, strict=True):
+        turned = _angles(size) * distance
+        rotated = torch.cat([wave * turned.cos(), -wave * turned.sin()])
+        attention.q_proj.bias[head * size : (head + 1) * size] = rotated
+
+
+def _mark_pictures(visual: Any, pixels: Tensor, mark: Tensor, size: float = 2.5) -> None:
+    """Scale picture tokens to the norm `size`; their mean becomes the mark, with the same norm."""
+    count = len(pixels) // 16
+    tokens = visual(pixels, grid_thw=torch.tensor([[1, 4, 4]] * count))
+    tokens = getattr(tokens, "pooler_output", tokens)  # (4·n, d)
+    last = visual.merger.mlp[2]
+    scale = size / tokens.norm(dim=-1).mean()
+    last.weight.mul_(scale)
+    last.bias.mul_(scale).add_(mark * size - tokens.mean(0) * scale)
+
+
+def _look_at_picture(attention: Any, size: int, mark: Tensor) -> None:
+    """Heads 2 and 3 attend to picture tokens, the nearest first.
+
+    Keys read the mark into pairs that turn slowly, so that the score falls with the distance over a few
+    hundred positions; the queries' biases do the rest.
+    """
+    pairs = torch.tensor([5, 6])
+    attention.k_proj.weight[size + pairs] = 0.7 * mark
+    for head in (2, 3):
+        attention.q_proj.bias[head * size + pairs] = 5.0

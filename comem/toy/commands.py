@@ -19,7 +19,7 @@ def add_toy_arguments(parser: argparse.ArgumentParser) -> None:
     job = jobs.add_parser(
         "build",
         help="write pictures, a WIT table and InfoSeek-style questions",
-        description="Write a procedural encyclopedia to a folder: images/, wit.tsv.gz, {train,val,test}.jsonl.",
+        description="Write a procedural encyclopedia: images/, wit.tsv.gz, {train,val,test}.jsonl.",
         epilog="example: comem toy build data/toy --size 500 --languages en es",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )

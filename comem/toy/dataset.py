@@ -27,7 +27,8 @@ from comem.toy.draw import draw
 from comem.toy.world import Entity, World
 
 WIT_COLUMNS = (
-    "language page_url image_url page_title section_title hierarchical_section_title caption_reference_description "
+    "language page_url image_url page_title section_title hierarchical_section_title "
+    "caption_reference_description "
     "caption_attribution_description caption_alt_text_description mime_type original_height original_width "
     "is_main_image attribution_passes_lang_id page_changed_recently context_page_description "
     "context_section_description"
@@ -76,9 +77,13 @@ def build(output: Path, settings: DataSettings) -> dict[str, int]:
     write_atomic(output / "wit.tsv.gz", _wit(world.entities, settings))
     for name, rows in files.items():
         write_atomic(output / f"{name}.jsonl", "".join(_line(row) for row in rows))
-    counts = {"entities": len(world), "pictures": len(pictures)} | {name: len(rows) for name, rows in files.items()}
-    write_json(output / "world.json", {"settings": settings.__dict__ | {"languages": list(settings.languages)},
-                                       "counts": counts})
+    counts = {"entities": len(world), "pictures": len(pictures)} | {
+        name: len(rows) for name, rows in files.items()
+    }
+    write_json(
+        output / "world.json",
+        {"settings": settings.__dict__ | {"languages": list(settings.languages)}, "counts": counts},
+    )
     return counts
 
 
@@ -109,7 +114,9 @@ def _questions(world: World, settings: DataSettings) -> dict[str, list[dict[str,
 
     def ask(entities: Sequence[Entity], count: int, split: str, held: bool | None) -> list[dict[str, Any]]:
         allowed = [
-            (entity, fact) for entity in entities for fact in facts
+            (entity, fact)
+            for entity in entities
+            for fact in facts
             if held is None or (held_out[entity.index] == fact) == held
         ]
         rng.shuffle(allowed)

@@ -68,12 +68,21 @@ def _dialogue(towns: Sequence[Entity], settings: DialogueSettings, number: int) 
     known = [dataclasses.replace(town, facts=random_facts(rng), seed=rng.getrandbits(30)) for town in known]
     turns = [_turn(rng.choice(known), language, settings, rng) for _ in range(settings.turns)]
     items = [
-        {"id": f"{number}/{town.id}", "text": f"{town.name}: {town.passage(language)}",
-         "image": _picture(town, 0), "language": language}
+        {
+            "id": f"{number}/{town.id}",
+            "text": f"{town.name}: {town.passage(language)}",
+            "image": _picture(town, 0),
+            "language": language,
+        }
         for town in known
     ]
-    return {"id": f"d{number}", "language": language, "image": turns[0].pop("image"),
-            "conversations": turns, "knowledge": items}
+    return {
+        "id": f"d{number}",
+        "language": language,
+        "image": turns[0].pop("image"),
+        "conversations": turns,
+        "knowledge": items,
+    }
 
 
 def _choose(towns: Sequence[Entity], count: int, alike: bool, rng: random.Random) -> list[Entity]:

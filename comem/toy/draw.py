@@ -29,7 +29,9 @@ def draw(entity: Entity, view: int, size: int = 112) -> Image.Image:
     panel = _arms(entity.arms, edge)
     panel.putalpha(_outline(rng.choice(("square", "shield", "round")), edge))
     scale = rng.uniform(0.72, 0.98) * size / edge
-    panel = panel.resize((round(edge * scale * rng.uniform(0.88, 1.0)), round(edge * scale)), Image.Resampling.BILINEAR)
+    panel = panel.resize(
+        (round(edge * scale * rng.uniform(0.88, 1.0)), round(edge * scale)), Image.Resampling.BILINEAR
+    )
     panel = panel.rotate(rng.uniform(-14, 14), Image.Resampling.BILINEAR, expand=True)
     picture = _background(rng, size)
     slack = [size - panel.width, size - panel.height]
@@ -92,7 +94,9 @@ def _charge(pen: ImageDraw.ImageDraw, charge: str, colour: Colour, e: int) -> No
         pen.pieslice((c - 1.1 * r, c - 1.1 * r, c + 1.1 * r, c + 1.1 * r), 40, 320, fill=colour)
     elif charge == "bars":
         for k in (-1.0, 0.0, 1.0):
-            pen.rectangle((c - 1.1 * r, c + (0.75 * k - 0.22) * r, c + 1.1 * r, c + (0.75 * k + 0.22) * r), fill=colour)
+            pen.rectangle(
+                (c - 1.1 * r, c + (0.75 * k - 0.22) * r, c + 1.1 * r, c + (0.75 * k + 0.22) * r), fill=colour
+            )
     else:  # drop
         pen.polygon([(c, c - 1.4 * r), (c + 0.7 * r, c + 0.2 * r), (c - 0.7 * r, c + 0.2 * r)], fill=colour)
         pen.ellipse((c - 0.75 * r, c - 0.4 * r, c + 0.75 * r, c + 1.1 * r), fill=colour)

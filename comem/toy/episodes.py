@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,12 +34,13 @@ class Recipe:
     Attributes:
         items: towns in the context.
         questions: turns asked about them.
-        terse: key-value lines in the place of passages (short, for the first part of the curriculum).
+        terse: the facts' sentences alone instead of whole passages (for the first part of the curriculum).
         before_system: the items stand as plain documents before the system turn, where memory goes,
             instead of as user turns after it.
         describe: share of the questions that ask what the picture shows.
         drill: a bare exercise instead of a conversation: "repeat" (words said twice: copying) or "recall"
-            (`items` pictures with a word each, then other views of them: finding by picture).
+            (`items` pictures with a word each, then other views of them: finding by picture) or "cloze"
+            (towns in brief, then a picture and the beginning of a sentence: finding by picture and words).
         batch: episodes in a batch.
         hard: share of the distractors that resemble the first town.
     """
@@ -71,7 +73,9 @@ class PicturePool:
         patches: `(entities, views, 16, 3, 14·14)` float16, one temporal frame.
     """
 
-    def __init__(self, entities: Sequence[Entity], views: int, processor, cache: Path | None = None) -> None:
+    def __init__(
+        self, entities: Sequence[Entity], views: int, processor: Any, cache: Path | None = None
+    ) -> None:
         self.entities, self.views = list(entities), views
         decoded = (processor.tokenizer.decode([i]) for i in range(len(processor.tokenizer)))
         self.words = [word for word in decoded if word[:1] == " " and word[1:].isalpha()]
@@ -87,7 +91,7 @@ class PicturePool:
             for key in _resemblances(entity):
                 self._alike[key].append(i)
 
-    def _draw(self, image_processor) -> np.ndarray:
+    def _draw(self, image_processor: Any) -> np.ndarray:
         patches = np.empty((len(self.entities), self.views, 16, 3, 196), dtype=np.float16)
         for i, entity in enumerate(self.entities):
             pictures = [draw(entity, view) for view in range(self.views)]
@@ -101,7 +105,7 @@ class PicturePool:
         return np.repeat(flat[:, :, :, None], 2, axis=3).reshape(-1, 3 * 2 * 196)
 
     def draw_entities(self, rng: random.Random, count: int, hard: float) -> list[int]:
-        """Distinct entities in random order; with probability `hard` one resembles the first in two traits."""
+        """Distinct entities in random order; with probability `hard` each resembles the first."""
         chosen = [rng.randrange(len(self.entities))]
         while len(chosen) < count:
             key = rng.choice(_resemblances(self.entities[chosen[0]]))
@@ -129,9 +133,11 @@ def make_episode(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episo
         return _repeat(pool, recipe, rng)
     if recipe.drill == "recall":
         return _recall(pool, recipe, rng)
-    language = rng.choice(("en", "en", "en", "en", *lexicon.LANGUAGES))
+    if recipe.drill == "cloze":
+        return _cloze(pool, recipe, rng)
+    language = _language(rng)
     rows = pool.draw_entities(rng, recipe.items, recipe.hard) if recipe.items else []
-    towns = [dataclasses.replace(pool.entities[i], facts=random_facts(rng), seed=rng.getrandbits(30)) for i in rows]
+    towns = [_town(pool, row, rng) for row in rows]
     parts = _Parts(pool)
     if not recipe.before_system:
         parts.say(SYSTEM)
@@ -189,11 +195,43 @@ def _recall(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     return parts.episode()
 
 
+def _cloze(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+    parts = _Parts(pool)
+    language = _language(rng)
+    rows = pool.draw_entities(rng, recipe.items, recipe.hard)
+    towns = [_town(pool, row, rng) for row in rows]
+    for row, town in zip(rows, towns, strict=True):
+        parts.show(row, rng)
+        parts.say(_terse(town, language) + "\n")
+    for _ in range(recipe.questions):
+        which = rng.randrange(len(rows))
+        fact = rng.choice(list(lexicon.FACTS))
+        before, _, after = _sentence(towns[which], fact, language).partition("{value}")
+        space = before[len(before.rstrip()) :]  # a word carries its own space
+        parts.show(rows[which], rng)
+        parts.say(before.rstrip())
+        parts.expect(space + towns[which].value(fact, language), "cloze")
+        parts.say(after + "\n")
+    return parts.episode()
+
+
+def _language(rng: random.Random) -> str:
+    return rng.choice(("en", "en", "en", "en", *lexicon.LANGUAGES))
+
+
+def _town(pool: PicturePool, row: int, rng: random.Random) -> Entity:
+    """A pool's town with facts and wording of its own."""
+    return dataclasses.replace(pool.entities[row], facts=random_facts(rng), seed=rng.getrandbits(30))
+
+
+def _sentence(town: Entity, fact: str, language: str) -> str:
+    return lexicon.SENTENCES[language][fact][town.seed % 2]
+
+
 def _terse(town: Entity, language: str) -> str:
-    """The facts as bare values, each behind the first words of its sentence."""
-    sentences = lexicon.SENTENCES[language]
+    """The facts in their sentences, without introduction and fillers."""
     lines = [
-        sentences[fact][town.index % 2].format(value=town.value(fact, language)) for fact in lexicon.FACTS
+        _sentence(town, fact, language).format(value=town.value(fact, language)) for fact in lexicon.FACTS
     ]
     return f"{town.name}: " + " ".join(lines)
 

@@ -54,7 +54,8 @@ VALUES: dict[str, dict[str, list[str]]] = {
         "конь орёл тюлень журавль кабан пчела коза лев кит".split(),
         "bg": "чапла вълк видра сокол мечка елен заек бухал лисица гарван лебед язовец рис костенурка сьомга "
         "кон орел тюлен жерав глиган пчела коза лъв кит".split(),
-        "zh": "鹭 狼 水獭 猎鹰 熊 鹿 野兔 猫头鹰 狐狸 渡鸦 天鹅 獾 猞猁 乌龟 鲑鱼 马 鹰 海豹 鹤 野猪 蜜蜂 山羊 狮子 鲸".split(),
+        "zh": "鹭 狼 水獭 猎鹰 熊 鹿 野兔 猫头鹰 狐狸 渡鸦 天鹅 獾 "
+        "猞猁 乌龟 鲑鱼 马 鹰 海豹 鹤 野猪 蜜蜂 山羊 狮子 鲸".split(),
     },
     "craft": {
         "en": "honey paper pottery cheese lace wine bells salt ropes clocks silk bread soap tea violins "
@@ -67,7 +68,8 @@ VALUES: dict[str, dict[str, list[str]]] = {
         "ковры свечи янтарь оливки корабли сапоги маски ножи змеи".split(),
         "bg": "мед хартия керамика сирене дантела вино камбани сол въжета часовници коприна хляб сапун чай "
         "цигулки килими свещи кехлибар маслини кораби ботуши маски ножове хвърчила".split(),
-        "zh": "蜂蜜 纸 陶器 奶酪 花边 葡萄酒 钟 盐 绳索 钟表 丝绸 面包 肥皂 茶 小提琴 地毯 蜡烛 琥珀 橄榄 船 靴子 面具 刀 风筝".split(),
+        "zh": "蜂蜜 纸 陶器 奶酪 花边 葡萄酒 钟 盐 绳索 钟表 丝绸 面包 "
+        "肥皂 茶 小提琴 地毯 蜡烛 琥珀 橄榄 船 靴子 面具 刀 风筝".split(),
     },
 }
 
@@ -135,17 +137,48 @@ SENTENCES: dict[str, dict[str, tuple[str, str]]] = {
 
 # sentences without a fact, so that passages differ in length
 FILLERS: dict[str, tuple[str, ...]] = {
-    "en": ("The market opens at dawn.", "Snow is rare in this valley.", "Two roads meet at the gate.",
-           "Children sing on the square in spring.", "Many visitors stay for the summer fair."),
-    "es": ("El mercado abre al alba.", "La nieve es rara en este valle.", "Dos caminos se unen en la puerta.",
-           "Los niños cantan en la plaza.", "Muchos visitantes vienen a la feria."),
-    "pt": ("O mercado abre de madrugada.", "A neve é rara neste vale.", "Dois caminhos unem-se na porta.",
-           "As crianças cantam na praça.", "Muitos visitantes vêm à feira."),
-    "ru": ("Рынок открывается на рассвете.", "Снег в долине редок.", "Две дороги сходятся у ворот.",
-           "Дети поют на площади весной.", "Многие приезжают на летнюю ярмарку."),
-    "bg": ("Пазарът отваря на разсъмване.", "Снегът в долината е рядък.", "Два пътя се срещат при портата.",
-           "Децата пеят на площада през пролетта.", "Мнозина идват на летния панаир."),
-    "zh": ("集市在黎明开张。", "山谷里很少下雪。", "两条路在城门相会。", "孩子们春天在广场唱歌。", "许多游客来参加夏季集市。"),
+    "en": (
+        "The market opens at dawn.",
+        "Snow is rare in this valley.",
+        "Two roads meet at the gate.",
+        "Children sing on the square in spring.",
+        "Many visitors stay for the summer fair.",
+    ),
+    "es": (
+        "El mercado abre al alba.",
+        "La nieve es rara en este valle.",
+        "Dos caminos se unen en la puerta.",
+        "Los niños cantan en la plaza.",
+        "Muchos visitantes vienen a la feria.",
+    ),
+    "pt": (
+        "O mercado abre de madrugada.",
+        "A neve é rara neste vale.",
+        "Dois caminhos unem-se na porta.",
+        "As crianças cantam na praça.",
+        "Muitos visitantes vêm à feira.",
+    ),
+    "ru": (
+        "Рынок открывается на рассвете.",
+        "Снег в долине редок.",
+        "Две дороги сходятся у ворот.",
+        "Дети поют на площади весной.",
+        "Многие приезжают на летнюю ярмарку.",
+    ),
+    "bg": (
+        "Пазарът отваря на разсъмване.",
+        "Снегът в долината е рядък.",
+        "Два пътя се срещат при портата.",
+        "Децата пеят на площада през пролетта.",
+        "Мнозина идват на летния панаир.",
+    ),
+    "zh": (
+        "集市在黎明开张。",
+        "山谷里很少下雪。",
+        "两条路在城门相会。",
+        "孩子们春天在广场唱歌。",
+        "许多游客来参加夏季集市。",
+    ),
 }
 
 QUESTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -200,8 +233,14 @@ QUESTIONS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 COLOURS = {
-    "red": (200, 30, 40), "blue": (30, 60, 180), "green": (20, 130, 60), "yellow": (240, 205, 40),
-    "white": (242, 242, 238), "black": (25, 25, 28), "purple": (125, 40, 140), "orange": (235, 125, 30),
+    "red": (200, 30, 40),
+    "blue": (30, 60, 180),
+    "green": (20, 130, 60),
+    "yellow": (240, 205, 40),
+    "white": (242, 242, 238),
+    "black": (25, 25, 28),
+    "purple": (125, 40, 140),
+    "orange": (235, 125, 30),
 }
 DIVISIONS = ("plain", "bar", "pale", "bend", "cross", "quarters")
 CHARGES = ("disc", "ring", "square", "diamond", "triangle", "star", "plus", "crescent", "bars", "drop")

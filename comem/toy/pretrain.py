@@ -1,7 +1,7 @@
 """Train the embedded backbone from scratch: `python -m comem.toy.pretrain --output DIR`.
 
-A curriculum from bare copying over one town to three in the context (see `STAGES`). Checkpoints hold model and
-optimizer as safetensors; run the same command again and it goes on where it stopped.
+A curriculum from bare drills over one town to three in the context (see `STAGES`). Checkpoints hold
+model and optimizer as safetensors; run the same command again and it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -41,20 +41,26 @@ class Stage:
     groups: tuple[tuple[Recipe, ...], ...]
 
 
-RECALL = Recipe(items=5, questions=14, drill="recall", describe=0.1, hard=0.2, batch=4)
+RECALL = Recipe(items=5, questions=14, drill="recall", describe=0.0, hard=0.2, batch=3)
+CLOZE = Recipe(items=3, questions=14, drill="cloze", hard=0.2, batch=5)
 TERSE = Recipe(items=3, questions=12, terse=True, describe=0.05, batch=5)
 FULL = Recipe(items=3, questions=12, describe=0.05, batch=5)
+ONE = (replace(TERSE, items=1), replace(TERSE, items=1, before_system=True))
 STAGES = (
-    Stage(120, ((replace(RECALL, items=4, hard=0.0, batch=8),),)),
-    Stage(600, ((RECALL,), (replace(TERSE, items=1, batch=8), replace(TERSE, items=1, batch=8, before_system=True)))),
-    Stage(1100, ((RECALL,), (replace(TERSE, items=2, hard=0.2), replace(TERSE, before_system=True, hard=0.2),
-                             replace(FULL, items=1, before_system=True)))),
-    Stage(10**9, ((RECALL, TERSE, replace(TERSE, before_system=True), replace(FULL, items=1, batch=8)),
-                  (FULL, replace(FULL, before_system=True), replace(FULL, items=2, before_system=True)))),
+    Stage(150, ((RECALL,), (replace(CLOZE, items=1),))),
+    Stage(500, ((RECALL,), (CLOZE,), ONE)),
+    Stage(1000, ((CLOZE,), (TERSE, replace(TERSE, before_system=True), replace(TERSE, items=2)))),
+    Stage(
+        10**9,
+        (
+            (replace(CLOZE, batch=3), TERSE, replace(TERSE, before_system=True)),
+            (FULL, replace(FULL, before_system=True), replace(FULL, items=1, before_system=True)),
+        ),
+    ),
 )
 
 
-def collate(episodes: list[Episode], tokenizer, pool: PicturePool) -> dict[str, Any]:
+def collate(episodes: list[Episode], tokenizer: Any, pool: PicturePool) -> dict[str, Any]:
     """Token ids `(b, l)`, M-RoPE positions `(3, b, l)`, labels and pixels; padded on the right.
 
     Every picture is 2 × 2 tokens, so positions need no search (a test compares with the model's own).
@@ -95,7 +101,7 @@ def positions(is_image: np.ndarray) -> np.ndarray:
     return np.stack([base, base + row, base + column]).astype(np.int64)
 
 
-def loss_and_hits(model, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def loss_and_hits(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weighted cross-entropy over the answers; per answer token whether it is right; its (row, span)."""
     pictures = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if len(batch["pixel_values"])}
     hidden = model.model(
@@ -125,8 +131,8 @@ class Settings:
 
     steps: int = 3000
     vision_steps: int = 600
-    lr: float = 3e-3
-    muon_lr: float = 5e-3
+    lr: float = 2e-3
+    muon_lr: float = 3e-3
     vision_scale: float = 0.1
     warmup: int = 40
     weight_decay: float = 0.02
@@ -150,7 +156,6 @@ class Pretraining:
         self.model = AutoModelForImageTextToText.from_config(
             build_config(self.tokenizer, settings.hidden, settings.layers)
         )
-        initialise(self.model, torch.Generator().manual_seed(settings.seed))
         world = World(settings.seed, settings.entities)
         logger.info("drawing %d pictures", len(world.split("train")) * settings.views)
         self.pool = PicturePool(world.split("train"), settings.views, self.processor, output / "pictures.npy")
@@ -162,17 +167,21 @@ class Pretraining:
         s, parts = self.settings, defaultdict[str, list[torch.nn.Parameter]](list)
         for name, parameter in self.model.named_parameters():
             matrix = parameter.ndim == 2 and "embed" not in name
-            parts[("seeing" if "visual" in name else "reading") + (" matrix" if matrix else "")].append(parameter)
+            parts[("seeing" if "visual" in name else "reading") + (" matrix" if matrix else "")].append(
+                parameter
+            )
+        words: list[dict[str, Any]] = [
+            {"params": parts["reading"]},
+            {"params": parts["seeing"], "lr": s.lr * s.vision_scale / 3},
+        ]
+        matrices: list[dict[str, Any]] = [
+            {"params": parts["reading matrix"]},
+            {"params": parts["seeing matrix"], "lr": s.muon_lr * s.vision_scale},
+        ]
+        decay, rule = s.weight_decay, "match_rms_adamw"
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [{"params": parts["reading"]}, {"params": parts["seeing"], "lr": s.lr * s.vision_scale / 3}],
-                lr=s.lr, betas=(0.9, 0.98), weight_decay=s.weight_decay,
-            ),
-            torch.optim.Muon(
-                [{"params": parts["reading matrix"]},
-                 {"params": parts["seeing matrix"], "lr": s.muon_lr * s.vision_scale}],
-                lr=s.muon_lr, weight_decay=s.weight_decay, adjust_lr_fn="match_rms_adamw",
-            ),
+            torch.optim.AdamW(words, lr=s.lr, betas=(0.9, 0.98), weight_decay=decay),
+            torch.optim.Muon(matrices, lr=s.muon_lr, weight_decay=decay, adjust_lr_fn=rule),
         ]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
@@ -214,11 +223,16 @@ class Pretraining:
         self.model.eval()
         result: dict[str, float] = {}
         for name, recipe in (
-            ("1", Recipe(1, 8)), ("2", Recipe(2, 8)), ("3", Recipe(3, 8)), ("3 docs", Recipe(3, 8, before_system=True)),
+            ("1", Recipe(1, 8)),
+            ("2", Recipe(2, 8)),
+            ("3", Recipe(3, 8)),
+            ("3 docs", Recipe(3, 8, before_system=True)),
         ):
             rng = random.Random("evaluate")
-            episodes = [make_episode(self.val_pool, replace(recipe, hard=0.5, describe=0.15), rng)
-                        for _ in range(episodes_each)]
+            episodes = [
+                make_episode(self.val_pool, replace(recipe, hard=0.5, describe=0.15), rng)
+                for _ in range(episodes_each)
+            ]
             _, hits, where = loss_and_hits(self.model, collate(episodes, self.tokenizer, self.val_pool))
             answers = answers_right(hits, where, episodes)
             facts = [ok for kind, ok in answers if kind in FACTS]
@@ -230,13 +244,17 @@ class Pretraining:
 
     def save(self) -> None:
         """Replace the checkpoint by one file that is either whole or absent."""
-        tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items() if k != "lm_head.weight"}
+        tensors = {
+            f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items() if k != "lm_head.weight"
+        }
         for i, optimizer in enumerate(self.optimizers):
             for j, state in optimizer.state_dict()["state"].items():
                 tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for k, v in state.items()}
         self.output.mkdir(parents=True, exist_ok=True)
         part = self.output / "checkpoint.part"
-        save_file(tensors, part, metadata={"step": str(self.step), "settings": json.dumps(asdict(self.settings))})
+        save_file(
+            tensors, part, metadata={"step": str(self.step), "settings": json.dumps(asdict(self.settings))}
+        )
         os.replace(part, self.output / "checkpoint.safetensors")
 
     def resume(self, path: Path) -> None:
@@ -246,7 +264,7 @@ class Pretraining:
         with safe_open(path, "pt") as file:
             self.step = int(file.metadata()["step"])
         tensors = load_file(path)
-        own = {k[len("model."):]: v for k, v in tensors.items() if k.startswith("model.")}
+        own = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}
         self.model.load_state_dict(own, strict=False)
         for i, optimizer in enumerate(self.optimizers):
             state: dict[int, dict[str, torch.Tensor]] = {}
@@ -280,6 +298,8 @@ def main() -> None:
     else:
         width = run.model.config.text_config.hidden_size
         learn_to_see(run.model.model.visual, width, run.pool, run.settings.vision_steps, run.settings.seed)
+        pixels = torch.from_numpy(run.pool.pixel_values(range(64)))
+        initialise(run.model, pixels, torch.Generator().manual_seed(run.settings.seed))
     train(run, every)
     run.export(output / "model")
 
@@ -293,11 +313,14 @@ def train(run: Pretraining, every: int) -> None:
         for kind, right in run.learn().items():
             tally[kind] += right
         if run.step % 20 == 0:
-            line: dict[str, Any] = {"step": run.step, "loss": round(run.loss, 4),
-                                    "seconds": round((time.time() - start) / (run.step - first), 3)}
+            line: dict[str, Any] = {
+                "step": run.step,
+                "loss": round(run.loss, 4),
+                "seconds": round((time.time() - start) / (run.step - first), 3),
+            }
             line |= {k: round(sum(v) / len(v), 3) for k, v in sorted(tally.items())}
             tally.clear()
-            if run.step % every == 0:
+            if run.step // every > (run.step - 20) // every:
                 line["val"] = {k: round(v, 3) for k, v in run.evaluate().items()}
                 run.save()
             with (run.output / "log.jsonl").open("a") as log:

@@ -22,8 +22,13 @@ CLASSES = (len(_PALETTE), len(DIVISIONS), len(_PALETTE), len(CHARGES), len(_PALE
 def traits(arms: Arms) -> list[int]:
     """The classes of field, division, its colour, charge, its colour."""
     colour = _PALETTE.index
-    return [colour(arms.field), DIVISIONS.index(arms.division), colour(arms.division_colour),
-            CHARGES.index(arms.charge), colour(arms.charge_colour)]
+    return [
+        colour(arms.field),
+        DIVISIONS.index(arms.division),
+        colour(arms.division_colour),
+        CHARGES.index(arms.charge),
+        colour(arms.charge_colour),
+    ]
 
 
 class TraitReader(nn.Module):
@@ -42,7 +47,9 @@ class TraitReader(nn.Module):
         return self.heads(nn.functional.rms_norm(tokens, (self.width,))).split(CLASSES, dim=-1)
 
 
-def learn_to_see(visual: nn.Module, width: int, pool: PicturePool, steps: int, seed: int, batch: int = 96) -> None:
+def learn_to_see(
+    visual: nn.Module, width: int, pool: PicturePool, steps: int, seed: int, batch: int = 96
+) -> None:
     """Train the tower on the pool's pictures; logs accuracy on them now and then."""
     reader = TraitReader(visual, width)
     targets = torch.tensor([traits(entity.arms) for entity in pool.entities])
@@ -61,10 +68,11 @@ def learn_to_see(visual: nn.Module, width: int, pool: PicturePool, steps: int, s
         rows = [rng.randrange(len(pool.entities) * pool.views) for _ in range(batch)]
         wanted = targets[[row // pool.views for row in rows]]
         logits = reader(torch.from_numpy(pool.pixel_values(rows)))
-        loss = sum(
+        losses = [
             nn.functional.cross_entropy(each.flatten(0, 1), wanted[:, i].repeat_interleave(4))
             for i, each in enumerate(logits)
-        )
+        ]
+        loss = torch.stack(losses).sum()
         loss.backward()
         for optimizer in optimizers:
             optimizer.step()
@@ -76,11 +84,13 @@ def learn_to_see(visual: nn.Module, width: int, pool: PicturePool, steps: int, s
 @torch.no_grad()
 def see(visual: nn.Module, pool: PicturePool, rows: Sequence[int]) -> Tensor:
     """Picture tokens `(n, 4·d)`, each picture's normalised to length 1."""
-    tokens = visual(torch.from_numpy(pool.pixel_values(rows)), grid_thw=torch.tensor([[1, 4, 4]] * len(rows)))
+    pixels = torch.from_numpy(pool.pixel_values(rows))
+    tokens = visual(pixels, grid_thw=torch.tensor([[1, 4, 4]] * len(rows)))
     return nn.functional.normalize(getattr(tokens, "pooler_output", tokens).view(len(rows), -1), dim=-1)
 
 
 def _right(logits: Sequence[Tensor], wanted: Tensor) -> list[float]:
     return [
-        round((each.mean(1).argmax(-1) == wanted[:, i]).float().mean().item(), 3) for i, each in enumerate(logits)
+        round((each.mean(1).argmax(-1) == wanted[:, i]).float().mean().item(), 3)
+        for i, each in enumerate(logits)
     ]

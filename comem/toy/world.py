@@ -79,7 +79,8 @@ class Entity:
         rng = random.Random(f"{self.seed}/{self.index}/{language}")
         sentences = lexicon.SENTENCES[language]
         said = [
-            sentences[fact][rng.randrange(2)].format(value=self.value(fact, language)) for fact in lexicon.FACTS
+            sentences[fact][rng.randrange(2)].format(value=self.value(fact, language))
+            for fact in lexicon.FACTS
         ]
         count = rng.choice((1, 1, 2, 3, 5)) if fillers is None else fillers
         for filler in rng.sample(lexicon.FILLERS[language], count):

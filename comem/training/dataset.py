@@ -39,7 +39,7 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A question with its answer (or a dialogue of several), each turn's pictures, and the items, best first."""
+    """A question with its answer (or a dialogue), each turn's pictures, and the items, best first."""
 
     id: str
     turns: tuple[tuple[str, str], ...]

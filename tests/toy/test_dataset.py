@@ -11,7 +11,9 @@ import pytest
 
 from comem.toy.dataset import WIT_COLUMNS, DataSettings, build
 
-SETTINGS = DataSettings(size=60, train_questions=80, test_questions=30, languages=("en", "ru"), picture_size=56)
+SETTINGS = DataSettings(
+    size=60, train_questions=80, test_questions=30, languages=("en", "ru"), picture_size=56
+)
 
 
 @pytest.fixture(scope="module")

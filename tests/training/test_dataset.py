@@ -89,7 +89,10 @@ def test_empty_file(tmp_path: Path) -> None:
 
 
 def test_every_turn_may_have_a_picture_of_its_own(tmp_path: Path) -> None:
-    turns = [{"question": "Where?", "answer": "Paris"}, {"question": "When?", "answer": "1889", "image": "b.png"}]
+    turns = [
+        {"question": "Where?", "answer": "Paris"},
+        {"question": "When?", "answer": "1889", "image": "b.png"},
+    ]
     example = parse_example({"id": 1, "image": "a.png", "conversations": turns}, tmp_path)
     first, _, second, _ = example.messages()
     assert [first.content[0], second.content[0]] == list(example.images)
