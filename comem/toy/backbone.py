@@ -93,8 +93,8 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
         return torch.randn(rows, width, generator=generator) * scale
 
     language.embed_tokens.weight.mul_(10)  # 0.02 → 0.2: tokens must not drown in what attention adds
-    basis = torch.linalg.qr(random(2 * size, 1.0).T)[0]
-    words, pictures = basis[:, :size], basis[:, size:]  # where notes of either kind are kept
+    basis = torch.linalg.qr(random(3 * size, 1.0).T)[0]
+    words, pictures, asked = basis.split(size, dim=1)  # where notes of each kind are kept
     reads, sees = random(size, 0.06), random(size, 0.06)
     _look_back(first, size, distances=(1, 2))
     mark = torch.nn.functional.normalize(random(1, 1.0)[0], dim=0)
@@ -105,11 +105,12 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
     first.o_proj.weight[:, 3 * size :] *= 0.5
     _look_back(second, size, distances=(7, 10), heads=(2, 3), fastest=2)
     second.v_proj.weight[size : 2 * size] = reads
-    second.o_proj.weight[:, 2 * size : 4 * size] = 2 * torch.cat([words, words], dim=1)
+    second.o_proj.weight[:, 2 * size : 4 * size] = 0.4 * torch.cat([asked, asked], dim=1)
     slow = _slow_pairs(size)
     for attention, by_picture in ((second, 0.0), (third, 4.0)):
         keys, queries = 4 * words.T.clone(), torch.stack([2 * reads, 4 * words.T])
         if by_picture:
+            queries[1] += 8 * asked.T
             keys[slow] = by_picture * pictures.T[slow]
             queries[:, slow] = by_picture * pictures.T[slow]
         attention.k_proj.weight[:size] = keys

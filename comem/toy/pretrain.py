@@ -41,14 +41,15 @@ class Stage:
     groups: tuple[tuple[Recipe, ...], ...]
 
 
-RECALL = Recipe(items=5, questions=14, drill="recall", describe=0.0, hard=0.2, batch=3)
+RECALL = Recipe(items=5, questions=14, drill="recall", describe=0.0, hard=0.2, batch=4)
 CLOZE = Recipe(items=3, questions=14, drill="cloze", hard=0.2, batch=5)
 TERSE = Recipe(items=3, questions=12, terse=True, describe=0.05, batch=5)
 FULL = Recipe(items=3, questions=12, describe=0.05, batch=5)
 ONE = (replace(TERSE, items=1), replace(TERSE, items=1, before_system=True))
 STAGES = (
-    Stage(150, ((RECALL,), (replace(CLOZE, items=1),))),
-    Stage(500, ((RECALL,), (CLOZE,), ONE)),
+    Stage(60, ((RECALL,), (replace(CLOZE, items=1),))),
+    Stage(400, ((RECALL,), (CLOZE,))),
+    Stage(600, ((CLOZE,), ONE)),
     Stage(1000, ((CLOZE,), (TERSE, replace(TERSE, before_system=True), replace(TERSE, items=2)))),
     Stage(
         10**9,
@@ -188,6 +189,19 @@ class Pretraining:
                 group["start"] = group["lr"]
         return optimizers
 
+    def start(self) -> None:
+        """Teach the vision tower (once: the result is kept), then lay out the reading circuit."""
+        visual, seen = self.model.model.visual, self.output / "vision.safetensors"
+        if seen.exists():
+            visual.load_state_dict(load_file(seen))
+        else:
+            width = self.model.config.text_config.hidden_size
+            learn_to_see(visual, width, self.pool, self.settings.vision_steps, self.settings.seed)
+            save_file({k: v.contiguous() for k, v in visual.state_dict().items()}, seen)
+        some = range(min(64, len(self.pool.entities) * self.pool.views))
+        pixels = torch.from_numpy(self.pool.pixel_values(some))
+        initialise(self.model, pixels, torch.Generator().manual_seed(self.settings.seed))
+
     def learn(self) -> dict[str, list[bool]]:
         """One step; returns, by kind of question, which answers were right before it."""
         rng = random.Random(f"{self.settings.seed}/{self.step}")
@@ -296,10 +310,7 @@ def main() -> None:
         run.resume(output / "checkpoint.safetensors")
         logger.info("resumed at step %d", run.step)
     else:
-        width = run.model.config.text_config.hidden_size
-        learn_to_see(run.model.model.visual, width, run.pool, run.settings.vision_steps, run.settings.seed)
-        pixels = torch.from_numpy(run.pool.pixel_values(range(64)))
-        initialise(run.model, pixels, torch.Generator().manual_seed(run.settings.seed))
+        run.start()
     train(run, every)
     run.export(output / "model")
 

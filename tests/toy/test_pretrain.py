@@ -1,0 +1,94 @@
+"""How the embedded backbone is trained: inputs as the processor and the model make them, exact resume."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from comem.toy.backbone import build_processor
+from comem.toy.draw import draw
+from comem.toy.episodes import Episode, PicturePool, Recipe, make_episode
+from comem.toy.pretrain import IGNORE, Pretraining, Settings, collate
+from comem.toy.tokenizer import build_tokenizer
+from comem.toy.world import World
+
+TINY = Settings(steps=6, entities=40, views=2, vision_steps=2, hidden=128, layers=3)
+RECIPES = [
+    Recipe(items=3, questions=4, batch=2),
+    Recipe(items=2, questions=4, terse=True, before_system=True, batch=2),
+    Recipe(items=4, questions=5, drill="recall", describe=0.5, batch=2),
+    Recipe(items=2, questions=5, drill="cloze", batch=2),
+    Recipe(items=12, questions=3, drill="repeat", batch=2),
+]
+
+
+@pytest.fixture(scope="module")
+def processor() -> Any:
+    return build_processor(build_tokenizer())
+
+
+@pytest.fixture(scope="module")
+def pool(processor: Any) -> PicturePool:
+    return PicturePool(World(0, 40).split("train"), 2, processor)
+
+
+def episodes(pool: PicturePool, recipe: Recipe) -> list[Episode]:
+    rng = random.Random(5)
+    return [make_episode(pool, recipe, rng) for _ in range(recipe.batch)]
+
+
+def test_the_pool_holds_what_the_processor_gives(pool: PicturePool, processor: Any) -> None:
+    picture = draw(pool.entities[3], 1)
+    expected = processor.image_processor(images=[picture], return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(pool.pixel_values([3 * pool.views + 1]), expected, atol=2e-3)  # kept in float16
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.drill or 'chat'}-{r.items}")
+def test_positions_are_those_of_the_model(pool: PicturePool, processor: Any, recipe: Recipe, tmp_path: Path) -> None:
+    batch = collate(episodes(pool, recipe), processor.tokenizer, pool)
+    model = Pretraining(TINY, tmp_path).model.model
+    ids = batch["input_ids"]
+    types = (ids == model.config.image_token_id).int()
+    grid = batch["image_grid_thw"] if len(batch["pixel_values"]) else None
+    expected, _ = model.get_rope_index(
+        ids, mm_token_type_ids=types, image_grid_thw=grid, attention_mask=torch.ones_like(ids)
+    )
+    real = ids != processor.tokenizer.pad_token_id
+    assert (batch["position_ids"] == expected)[:, real].all()
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.drill or 'chat'}-{r.items}")
+def test_labels_are_exactly_the_expected_words(pool: PicturePool, processor: Any, recipe: Recipe) -> None:
+    some = episodes(pool, recipe)
+    batch = collate(some, processor.tokenizer, pool)
+    for row, episode in enumerate(some):
+        learned = batch["labels"][row] != IGNORE
+        said = processor.tokenizer.decode(batch["labels"][row][learned])
+        assert said == "".join(episode.text[start:end] for start, end in episode.spans)
+
+
+def test_no_episode_shows_a_town_of_another_split(pool: PicturePool) -> None:
+    assert {entity.split for entity in pool.entities} == {"train"}
+
+
+def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
+    whole = Pretraining(TINY, tmp_path / "a")
+    whole.start()
+    for _ in range(4):
+        whole.learn()
+    half = Pretraining(TINY, tmp_path / "b")
+    half.start()
+    for _ in range(2):
+        half.learn()
+    half.save()
+    rest = Pretraining(TINY, tmp_path / "b")
+    rest.resume(tmp_path / "b" / "checkpoint.safetensors")
+    for _ in range(2):
+        rest.learn()
+    for (name, one), other in zip(whole.model.named_parameters(), rest.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
