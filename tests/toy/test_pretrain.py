@@ -45,11 +45,14 @@ def episodes(pool: PicturePool, recipe: Recipe) -> list[Episode]:
 def test_the_pool_holds_what_the_processor_gives(pool: PicturePool, processor: Any) -> None:
     picture = draw(pool.entities[3], 1)
     expected = processor.image_processor(images=[picture], return_tensors="np")["pixel_values"]
-    np.testing.assert_allclose(pool.pixel_values([3 * pool.views + 1]), expected, atol=2e-3)  # kept in float16
+    # float16 in the pool
+    np.testing.assert_allclose(pool.pixel_values([3 * pool.views + 1]), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.drill or 'chat'}-{r.items}")
-def test_positions_are_those_of_the_model(pool: PicturePool, processor: Any, recipe: Recipe, tmp_path: Path) -> None:
+def test_positions_are_those_of_the_model(
+    pool: PicturePool, processor: Any, recipe: Recipe, tmp_path: Path
+) -> None:
     batch = collate(episodes(pool, recipe), processor.tokenizer, pool)
     model = Pretraining(TINY, tmp_path).model.model
     ids = batch["input_ids"]
