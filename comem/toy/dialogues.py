@@ -89,13 +89,13 @@ def _choose(towns: Sequence[Entity], count: int, alike: bool, rng: random.Random
     first = rng.choice(towns)
     pool = [t for t in rng.sample(towns, min(200, len(towns))) if t is not first]
     if alike:
-        pool.sort(key=lambda town: -_likeness(first, town))
+        pool.sort(key=lambda town: -likeness(first, town))
     chosen = [first, *pool[: count - 1]]
     rng.shuffle(chosen)
     return chosen
 
 
-def _likeness(one: Entity, other: Entity) -> int:
+def likeness(one: Entity, other: Entity) -> int:
     """How many of the five traits of their arms agree."""
     pairs = zip(dataclasses.astuple(one.arms), dataclasses.astuple(other.arms), strict=True)
     return sum(a == b for a, b in pairs)
