@@ -75,7 +75,8 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
     Kolter 2023). Heads that find something write random projections of it, "notes", into the residual
     stream; heads that compare read notes. Everything is trained on from there.
 
-    - Layer 0, heads 0 and 1: what stands one and two tokens back. Heads 2 and 3: the nearest picture.
+    - Layer 0, heads 0 and 1: what stands one and two tokens back. Head 2: the picture just shown, head 3:
+      the picture of the item that a token belongs to.
     - Layer 1: find places preceded by the same tokens as this one, and copy what stands there. Heads 2 and
       3: what stands about seven and ten tokens back (a question, seen from the start of its answer).
     - Layer 2: the same, with weight on places whose nearest picture resembles this one's.
@@ -94,15 +95,16 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
 
     language.embed_tokens.weight.mul_(10)  # 0.02 → 0.2: tokens must not drown in what attention adds
     basis = torch.linalg.qr(random(3 * size, 1.0).T)[0]
-    words, pictures, asked = basis.split(size, dim=1)  # where notes of each kind are kept
+    # where notes of each kind are kept: words before, words asked for, the picture just shown, the item's
+    words, asked, shown, item = basis.split([size, size, size // 2, size // 2], dim=1)
     reads, sees = random(size, 0.06), random(size, 0.06)
     _look_back(first, size, distances=(1, 2))
     mark = torch.nn.functional.normalize(random(1, 1.0)[0], dim=0)
     _mark_pictures(model.model.visual, pixels, mark)
     _look_at_picture(first, size, mark)
     first.v_proj.weight[: 2 * size] = torch.cat([reads, sees])
-    first.o_proj.weight[:, : 4 * size] = torch.cat([words, words, pictures, pictures], dim=1)
-    first.o_proj.weight[:, 3 * size :] *= 0.5
+    unused = torch.zeros(width, size // 2)
+    first.o_proj.weight[:] = torch.cat([words, words, shown, unused, item, unused], dim=1)
     _look_back(second, size, distances=(7, 10), heads=(2, 3), fastest=2)
     second.v_proj.weight[size : 2 * size] = reads
     second.o_proj.weight[:, 2 * size : 4 * size] = 0.4 * torch.cat([asked, asked], dim=1)
@@ -111,8 +113,8 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
         keys, queries = 4 * words.T.clone(), torch.stack([2 * reads, 4 * words.T])
         if by_picture:
             queries[1] += 8 * asked.T
-            keys[slow] = by_picture * pictures.T[slow]
-            queries[:, slow] = by_picture * pictures.T[slow]
+            keys[slow] = by_picture * item.T[: len(slow)]
+            queries[:, slow] = by_picture * shown.T[: len(slow)]
         attention.k_proj.weight[:size] = keys
         attention.q_proj.weight[: 2 * size] = queries.reshape(2 * size, width)
         copies = random(size, 0.08)
@@ -165,12 +167,10 @@ def _mark_pictures(visual: Any, pixels: Tensor, mark: Tensor, size: float = 2.5)
 
 
 def _look_at_picture(attention: Any, size: int, mark: Tensor) -> None:
-    """Heads 2 and 3 attend to picture tokens, the nearest first.
+    """Heads 2 and 3 attend to picture tokens, the nearest first, within some 40 and some 200 positions.
 
-    Keys read the mark into pairs that turn slowly, so that the score falls with the distance over a few
-    hundred positions; the queries' biases do the rest.
+    Keys read the mark; the queries' biases choose how fast the score falls with the distance.
     """
-    pairs = torch.tensor([5, 6])
-    attention.k_proj.weight[size + pairs] = 0.7 * mark
-    for head in (2, 3):
+    for head, pairs in ((2, torch.tensor([3, 4])), (3, torch.tensor([5, 6]))):
+        attention.k_proj.weight[size + pairs] = 0.7 * mark
         attention.q_proj.bias[head * size + pairs] = 5.0

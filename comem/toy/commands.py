@@ -1,4 +1,4 @@
-"""`comem toy build`: the embedded world as files."""
+"""`comem toy build` and `comem toy dialogues`: the embedded world as files."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import argparse
 import logging
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from comem.toy.dataset import DataSettings, build
+from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.toy.lexicon import LANGUAGES
 
 logger = logging.getLogger(__name__)
@@ -30,12 +32,39 @@ def add_toy_arguments(parser: argparse.ArgumentParser) -> None:
             flag = "--" + field.name.replace("_", "-")
             job.add_argument(flag, type=int, default=getattr(defaults, field.name), metavar="N", help=" ")
     job.add_argument("--languages", nargs="+", choices=LANGUAGES, default=list(defaults.languages), help=" ")
+    _add_dialogues(jobs)
+
+
+def _add_dialogues(jobs: Any) -> None:
+    job = jobs.add_parser(
+        "dialogues",
+        help="write dialogues to train a memory encoder on",
+        description="Write dialogues.jsonl (the record that comem train reads) and its pictures.",
+        epilog="example: comem toy dialogues data/dialogues --items 1 2 3 --count 4000",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    defaults = DialogueSettings()
+    job.add_argument("output", type=Path, metavar="DIR")
+    for name in ("count", "turns", "entities", "views", "seed"):
+        job.add_argument(f"--{name}", type=int, default=getattr(defaults, name), metavar="N", help=" ")
+    job.add_argument("--items", type=int, nargs="+", default=list(defaults.items), metavar="K", help=" ")
 
 
 def run_toy(args: argparse.Namespace) -> int:
-    """Build the folder and say what is in it."""
+    """Write the files and say what they hold."""
+    return _build(args) if args.job == "build" else _dialogues(args)
+
+
+def _build(args: argparse.Namespace) -> int:
     names = [field.name for field in fields(DataSettings)]
     values = {name: getattr(args, name) for name in names} | {"languages": tuple(args.languages)}
     counts = build(args.output, DataSettings(**values))
     logger.info("%s: %s", args.output, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return 0
+
+
+def _dialogues(args: argparse.Namespace) -> int:
+    names = ("count", "turns", "entities", "views", "seed")
+    settings = DialogueSettings(items=tuple(args.items), **{name: getattr(args, name) for name in names})
+    build_dialogues(args.output, settings)
     return 0

@@ -48,8 +48,8 @@ FULL = Recipe(items=3, questions=12, describe=0.05, batch=5)
 ONE = (replace(TERSE, items=1), replace(TERSE, items=1, before_system=True))
 STAGES = (
     Stage(60, ((RECALL,), (replace(CLOZE, items=1),))),
-    Stage(400, ((RECALL,), (CLOZE,))),
-    Stage(600, ((CLOZE,), ONE)),
+    Stage(300, ((RECALL,), (CLOZE,))),
+    Stage(500, ((CLOZE,), ONE)),
     Stage(1000, ((CLOZE,), (TERSE, replace(TERSE, before_system=True), replace(TERSE, items=2)))),
     Stage(
         10**9,

@@ -1,0 +1,52 @@
+"""Dialogues for memory training: readable by the trainer's data set, answered by their own knowledge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from comem.toy.dialogues import DialogueSettings, build_dialogues
+from comem.toy.world import World
+from comem.training.dataset import TrainingExample, load_examples
+
+SETTINGS = DialogueSettings(count=30, items=(1, 3), turns=4, entities=60, views=3)
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingExample]:
+    folder = tmp_path_factory.mktemp("dialogues")
+    build_dialogues(folder, SETTINGS)
+    return load_examples(folder / "dialogues.jsonl")
+
+
+def test_the_data_set_reads_them(dialogues: list[TrainingExample]) -> None:
+    assert len(dialogues) == 30
+    assert {len(dialogue.items) for dialogue in dialogues} == {1, 3}
+    assert all(len(dialogue.turns) == len(dialogue.images) == 4 for dialogue in dialogues)
+
+
+def test_every_answer_stands_in_the_item_of_the_pictured_town(dialogues: list[TrainingExample]) -> None:
+    for dialogue in dialogues:
+        for (_, answer), picture in zip(dialogue.turns, dialogue.images, strict=True):
+            town = Path(str(picture)).stem.split("_")[0]
+            (item,) = (item for item in dialogue.items if item.id.endswith(town))
+            assert answer in item.text
+
+
+def test_pictures_exist_and_questions_show_other_views_than_items(dialogues: list[TrainingExample]) -> None:
+    for dialogue in dialogues:
+        shown = [Path(str(picture)) for picture in dialogue.images]
+        assert all(path.exists() and not path.stem.endswith("_0") for path in shown)
+        assert all(str(item.image).endswith("_0.png") for item in dialogue.items)
+
+
+def test_only_training_towns_with_facts_of_their_own(dialogues: list[TrainingExample]) -> None:
+    towns = {entity.id: entity for entity in World(0, 60).entities}
+    texts: dict[str, set[str]] = {}
+    for dialogue in dialogues:
+        for item in dialogue.items:
+            town = item.id.split("/")[1]
+            assert towns[town].split == "train"
+            texts.setdefault(town, set()).add(item.text)
+    assert max(len(told) for told in texts.values()) > 1
