@@ -216,7 +216,7 @@ def _cloze(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
 
 
 def _language(rng: random.Random) -> str:
-    return rng.choice(("en", "en", "en", "en", *lexicon.LANGUAGES))
+    return rng.choice(("en", *lexicon.LANGUAGES))
 
 
 def _town(pool: PicturePool, row: int, rng: random.Random) -> Entity:
@@ -263,8 +263,7 @@ class _Parts:
         self.say("<|im_start|>user\n")
         self.show(row, rng)
         self.say(f"{question}<|im_end|>\n<|im_start|>assistant\n")
-        self.expect(f"{answer}<|im_end|>", kind)
-        self.say("\n")
+        self.expect(f"{answer}<|im_end|>\n", kind)
 
     def expect(self, text: str, kind: str) -> None:
         start = self.length
