@@ -17,4 +17,4 @@ export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
 "$python" -m comem train --config configs/train/toy.yaml batch_size=12 epochs=1 optim.lr=1e-3 \
   data="$work/some/dialogues.jsonl" init="$work/encoder_one" output="$work/run_some" "$@"
 "$python" -m comem merge "$work/run_some" "$weights" --adapter
-"$python" -m comem.toy.measure --memory "$weights" --output "$weights/evaluation.json"
+"$python" -m comem.quickstart.measure --memory "$weights" --output "$weights/evaluation.json"
