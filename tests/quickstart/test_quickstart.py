@@ -7,16 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from comem.backbones.specs import TOY_FOLDER
 from comem.cli import main
 from comem.quickstart import commands, report, towns
 from comem.quickstart.result import Row
 from comem.quickstart.settings import QuickSettings
 from comem.toy.dataset import DataSettings
-
-needs_backbone = pytest.mark.skipif(
-    not (TOY_FOLDER / "config.json").is_file(), reason="the embedded backbone is not in this checkout"
-)
 
 
 @pytest.fixture
@@ -27,7 +22,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(QuickSettings, "train_seconds", property(lambda self: 1.0))
 
 
-@needs_backbone
 def test_from_nothing_to_the_page_and_again(
     tiny: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
