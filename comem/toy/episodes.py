@@ -216,7 +216,7 @@ def _cloze(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
 
 
 def _language(rng: random.Random) -> str:
-    return rng.choice(("en", *lexicon.LANGUAGES))
+    return rng.choice((*lexicon.LANGUAGES, "bg", "es", "pt", "ru"))  # those that lag behind
 
 
 def _town(pool: PicturePool, row: int, rng: random.Random) -> Entity:
