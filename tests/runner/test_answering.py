@@ -190,7 +190,7 @@ PROGRAM = textwrap.dedent(
     sys.path.insert(0, sys.argv[2])
     from comem.benchmarks import BENCHMARKS
     from comem.runner import evaluate, predict
-    from test_runner import FakeMode, questions, TOY
+    from test_answering import FakeMode, questions, TOY
     assert "torch" not in sys.modules
 
     class Slow(FakeMode):
@@ -208,7 +208,7 @@ def test_killed_at_random_moments_it_equals_an_undisturbed_run(tmp_path: Path) -
     def start(folder: Path) -> subprocess.Popen[bytes]:
         here = Path(__file__).resolve().parent
         command = [sys.executable, "-c", PROGRAM, str(folder), str(here)]
-        return subprocess.Popen(command, cwd=here.parent, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(command, cwd=here.parents[1], stderr=subprocess.DEVNULL)
 
     whole, torn = tmp_path / "whole", tmp_path / "torn"
     assert start(whole).wait(60) == 0

@@ -1,9 +1,4 @@
-"""Where the tables meet: answer a benchmark's questions in a mode, into a run folder, and score it.
-
-A run folder is complete: `run.json` (resolved configuration, versions, platform, counts),
-`predictions.jsonl` (one line a question, appended as they come), `errors.jsonl` (questions that could
-not be answered, with the reason) and `metrics.json`. Running again resumes by id.
-"""
+"""Answer a benchmark's questions in a mode, into a run folder."""
 
 from __future__ import annotations
 
@@ -11,20 +6,17 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Protocol
 
 from comem.benchmarks import Benchmark
-from comem.evaluation.files import keyed, match, read_predictions
-from comem.records import JsonlAppender, done_ids, read_json, run_manifest, write_atomic, write_json
-from comem.types import Example, Report, RetrievedContext
+from comem.records import JsonlAppender, done_ids, write_atomic, write_json
+from comem.runner.run_folder import ERRORS, PREDICTIONS, RUN, open_run
+from comem.types import Example, RetrievedContext
 
 log = logging.getLogger(__name__)
 
-PREDICTIONS, ERRORS, RUN, METRICS = "predictions.jsonl", "errors.jsonl", "run.json", "metrics.json"
 #: After so many failures and not one answer, the cause is not in the examples.
 _HOPELESS = 10
-_COSTS = ("context_tokens", "prompt_tokens", "seconds")
 
 
 class AnswerLike(Protocol):
@@ -106,7 +98,7 @@ def predict(
     folder, chosen = Path(run_folder), _distinct(examples)[: limit if limit is None else max(0, limit)]
     resolved = {"benchmark": benchmark.name, "mode": mode.name, **(config or {})}
     with JsonlAppender(folder / PREDICTIONS) as file:
-        run = _open_run(folder, resolved, resume)
+        run = open_run(folder, resolved, resume)
         done = done_ids(file.path, "data_id")
         write_atomic(folder / ERRORS, "")  # what failed before is tried again
         pending = [example for example in chosen if example.id not in done]
@@ -140,42 +132,6 @@ def _length(example: Example, contexts: Contexts | None) -> int:
     """About how long the prompt will be, in characters."""
     context = (contexts or {}).get(example.id)
     return len(example.question) + sum(len(item.text) for item in (context.items if context else ()))
-
-
-def _open_run(folder: Path, config: Mapping[str, Any], resume: bool) -> dict[str, Any]:
-    """The content of run.json: of the folder's run when it is the same one, else new.
-
-    Raises:
-        ValueError: the folder holds another run (names the keys that differ), or holds predictions
-            and `resume` is off.
-    """
-    path = folder / RUN
-    if not path.exists():
-        if (folder / PREDICTIONS).stat().st_size:
-            raise ValueError(f"{folder} holds predictions of an unknown run (no {RUN}); use another folder")
-        run = run_manifest({"config": dict(config)})
-        write_json(path, run)
-        return run
-    run = read_json(path)
-    if not resume and done_ids(folder / PREDICTIONS, "data_id"):
-        raise ValueError(f"{folder} holds predictions already; resume, or choose another folder")
-    old, new = _flat(run.get("config", {})), _flat(config)
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if differing:
-        lines = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
-        raise ValueError(f"{folder} holds another run ({lines}); use the same values or another folder")
-    return run
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, tuples as lists, as JSON gives them back."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 class _Session:
@@ -241,26 +197,3 @@ def _row(example: Example, context: RetrievedContext | None, answer: AnswerLike)
         "prompt_tokens": int(answer.prompt_tokens),
         "seconds": round(float(answer.seconds), 6),
     }
-
-
-def evaluate(benchmark: Benchmark, examples: Sequence[Example], run_folder: str | Path) -> Report:
-    """Score a run folder (or a file of predictions) and write `metrics.json` beside the predictions.
-
-    Besides the benchmark's own metrics: the mean cost of a question, and how many failed.
-
-    Raises:
-        ValueError: there are no predictions, or none belongs to the examples.
-    """
-    path = Path(run_folder)
-    file = path / PREDICTIONS if path.is_dir() or not path.suffix else path
-    report = benchmark.score(read_predictions(file), list(examples))
-    rows = keyed(file, torn_tail=True)
-    scored = [rows[name] for name in match(rows, {example.id: example for example in examples})]
-    metrics = {
-        **report.metrics,
-        "failed": len(done_ids(file.parent / ERRORS, "data_id")),
-        "with_knowledge": sum(bool(row.get("knowledge_ids")) for row in scored),
-        "mean": {name: fmean(float(row.get(name, 0)) for row in scored) for name in _COSTS},
-    }
-    write_json(file.parent / METRICS, {"benchmark": report.benchmark, "count": report.count, **metrics})
-    return Report(report.benchmark, metrics, report.count)
