@@ -124,11 +124,11 @@ class JsonlAppender:
     def __init__(self, path: str | Path, *, durable: bool = True) -> None:
         self.path = Path(path)
         self.durable = durable
-        with _storage_errors(self.path):
+        with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             try:
-                _lock(self._fd, self.path)
+                lock_file(self._fd, self.path)
                 _cut_torn_tail(self._fd)
             except BaseException:
                 os.close(self._fd)
@@ -142,9 +142,9 @@ class JsonlAppender:
         """
         text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         line = text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes its JSON escape
-        with _storage_errors(self.path):
+        with storage_errors(self.path):
             try:
-                _write_all(self._fd, line)
+                write_all(self._fd, line)
             except OSError:
                 _cut_torn_tail(self._fd)
                 raise
@@ -166,8 +166,12 @@ class JsonlAppender:
         self.close()
 
 
-def _lock(fd: int, path: Path) -> None:
-    """Lock a file for this process; the system lets go when the process ends, however it ends."""
+def lock_file(fd: int, path: Path) -> None:
+    """Lock a file for this process; the system lets go when the process ends, however it ends.
+
+    Raises:
+        StorageError: another process holds it.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -178,7 +182,8 @@ def _lock(fd: int, path: Path) -> None:
             raise
 
 
-def _write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Hand all of `data` to the system, however many calls that takes."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
@@ -203,7 +208,7 @@ def _cut_torn_tail(fd: int) -> None:
 
 
 @contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path) -> Iterator[None]:
     """Turn 'no space left' into an error that names the file and the remedy."""
     try:
         yield
@@ -225,13 +230,13 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     """
     path = Path(path)
     content = data.encode("utf-8") if isinstance(data, str) else data
-    with _storage_errors(path):
+    with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             try:
                 os.fchmod(fd, 0o644)
-                _write_all(fd, content)
+                write_all(fd, content)
                 os.fsync(fd)
             finally:
                 os.close(fd)
