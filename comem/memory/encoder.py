@@ -121,8 +121,11 @@ class MemoryEncoder(nn.Module):
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         ids = tuple(item.id for item in items)
         out = torch.empty(
-            len(ids), self.qformer.config.num_queries, self.qformer.config.width_out,
-            dtype=self.dtype, device=self.device,
+            len(ids),
+            self.qformer.config.num_queries,
+            self.qformer.config.width_out,
+            dtype=self.dtype,
+            device=self.device,
         )
         bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
         by_length = sorted(range(len(ids)), key=lambda i: len(items[i].text))  # less padding
@@ -196,6 +199,20 @@ def hidden_size(model: nn.Module) -> int:
     """Width of the language model, from the config."""
     config: Any = model.config
     return int(config.get_text_config().hidden_size)
+
+
+def check_width(encoder: MemoryEncoder, width: int) -> None:
+    """Refuse an encoder whose memories do not fit a reader of this width.
+
+    Raises:
+        ValueError: names both widths and the remedy.
+    """
+    own = encoder.qformer.config.width_out
+    if own != width:
+        raise ValueError(
+            f"the encoder writes memories of width {own}, the reader reads {width}: answer with the model "
+            "that the encoder was trained for, or train one for this reader (comem train reader=NAME)"
+        )
 
 
 def scaled_qformer(model: nn.Module, **sizes: Any) -> QFormerConfig:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comem.backbones.base import Answer
 from comem.memory.bank import MemoryBank
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.encoder import MemoryEncoder, check_width
 from comem.modes.base import Contexts, Mode, item_lists
 from comem.types import Example, KnowledgeItem
 
@@ -42,6 +42,8 @@ class ComemMode(Mode):
             raise ValueError("the comem mode needs an encoder or a memory bank")
         if self.item_order not in get_args(ItemOrder):
             raise ValueError(f"item_order {self.item_order!r}: give one of {', '.join(get_args(ItemOrder))}")
+        if self.encoder is not None:
+            check_width(self.encoder, self.backbone.hidden_size)
         if self.bank is not None:
             _check_bank(self.bank, self.backbone.hidden_size, self.encoder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,35 +20,61 @@ from comem.training.settings import QFormerSettings, TrainSettings
 
 
 def build_encoder(
-    settings: TrainSettings, backbone: HFBackbone, checkpoint: Path | None = None
+    settings: TrainSettings,
+    backbone: HFBackbone,
+    checkpoint: Path | None = None,
+    reader: HFBackbone | None = None,
 ) -> MemoryEncoder:
     """The encoder on the backbone's own weights: from a checkpoint, from `init`, or fresh by the seed.
 
     What is trained is held in float32, also beside a bf16 base: steps of 5e-5 vanish in bf16.
 
+    Args:
+        reader: the model that answers, if it is not the backbone.
+
     Raises:
-        ValueError: `init` holds LoRA of other settings than the configuration asks for.
+        ValueError: `init` holds LoRA or a Q-Former of other sizes than the configuration asks for,
+            a Q-Former that writes for a reader of another width among them.
     """
     torch.manual_seed(settings.seed)
-    config = qformer_config(settings.qformer, backbone.model)
+    config = qformer_config(settings.qformer, backbone.model, reader.model if reader else None)
     form = KnowledgeFormat(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     encoder = MemoryEncoder.new(backbone.model, backbone.processor, settings.lora, config, form)
     for parameter in encoder.trainable_parameters():
         parameter.data = parameter.data.float()
     source = checkpoint or (Path(settings.init) if settings.init else None)
     if source is not None:
-        held = LoraSettings(**(read_folder(source).about["lora"] or {}))
-        if (held.rank, held.alpha) != (settings.lora.rank, settings.lora.alpha):
-            raise ValueError(f"{source} holds {held}, the settings ask for {settings.lora}; set them alike")
+        _check_sizes(source, settings, encoder.qformer.config)
         load_weights(encoder, source)
     return encoder
 
 
-def qformer_config(settings: QFormerSettings, model: Any) -> QFormerConfig:
-    """The Q-Former's sizes with the model's width, and its output scale as a number."""
-    scale = settings.output_scale
+def _check_sizes(source: Path, settings: TrainSettings, wanted: QFormerConfig) -> None:
+    """Refuse a folder whose trained parts are of other sizes, before a tensor is touched."""
+    about = read_folder(source).about
+    lora, qformer = LoraSettings(**(about["lora"] or {})), QFormerConfig(**about["qformer"])
+    if (lora.rank, lora.alpha) != (settings.lora.rank, settings.lora.alpha):
+        raise ValueError(f"{source} holds {lora}, the settings ask for {settings.lora}; set them alike")
+    if qformer.width_out != wanted.width_out:
+        raise ValueError(
+            f"{source} writes memories of width {qformer.width_out}, the reader reads {wanted.width_out}: "
+            "set `reader` to the model that it was trained for, or start without `init`"
+        )
+    if _sizes(qformer) != _sizes(wanted):
+        raise ValueError(f"{source} holds {qformer}, the settings ask for {wanted}; set them alike")
+
+
+def _sizes(config: QFormerConfig) -> QFormerConfig:
+    """What a Q-Former's tensors show: the output scale's start value does not, that it has one does."""
+    return replace(config, output_size=None, output_scale=None if config.output_scale is None else 1.0)
+
+
+def qformer_config(settings: QFormerSettings, model: Any, reader: Any = None) -> QFormerConfig:
+    """The Q-Former's sizes: the model's width in, the reader's out, its output scale as a number."""
+    reader = model if reader is None else reader
+    width, scale = hidden_size(reader), settings.output_scale
     if scale == "auto":
-        scale = token_embedding_scale(model.get_input_embeddings())
+        scale = token_embedding_scale(reader.get_input_embeddings())
     return QFormerConfig(
         hidden_size(model),
         num_queries=settings.num_queries,
@@ -55,16 +82,23 @@ def qformer_config(settings: QFormerSettings, model: Any) -> QFormerConfig:
         heads=settings.heads,
         ff_mult=settings.ff_mult,
         shared=settings.shared,
+        output_size=None if width == hidden_size(model) else width,
         output_scale=scale,
     )
 
 
-def build_collator(settings: TrainSettings, backbone: HFBackbone, form: KnowledgeFormat) -> Collator:
-    """The collator; it holds processors only, no model, so that data workers stay small."""
+def build_collator(
+    settings: TrainSettings, backbone: HFBackbone, form: KnowledgeFormat, reader: HFBackbone | None = None
+) -> Collator:
+    """The collator; it holds processors only, no model, so that data workers stay small.
+
+    Items are written for the backbone, questions for the reader (None: the backbone, too).
+    """
+    chat = (reader or backbone).chat
     return Collator(
-        process=partial(backbone.chat, add_generation_prompt=False),
+        process=partial(chat, add_generation_prompt=False),
         process_items=partial(item_inputs, processor=backbone.processor, form=form),
-        tokenizer=backbone.chat.tokenizer,
+        tokenizer=chat.tokenizer,
         max_items=settings.max_items,
         max_tokens=settings.max_tokens,
     )

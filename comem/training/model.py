@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comem.backbones.soft_prefix import soft_prefix
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
 from comem.memory.lora import adapters_off
 from comem.training.collator import TrainingBatch
 from comem.training.labels import IGNORED
@@ -25,6 +25,9 @@ class MemoryTrainingModel(nn.Module):
         encoder: LoRA and Q-Former on a backbone; its trainable parameters are the only ones.
         reader: another model that answers, of the encoder's output width; None is the encoder's own base.
         placeholder_id: an id that no question contains; None lets each call look for one.
+
+    Raises:
+        ValueError: the encoder writes memories of another width than the reader's.
     """
 
     def __init__(
@@ -32,7 +35,10 @@ class MemoryTrainingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.placeholder_id = encoder, placeholder_id
-        self.reader: Any = encoder.model if reader is None else reader.requires_grad_(False)
+        self.reader: Any = encoder.model if reader is None else reader
+        if self.reader is not encoder.model:
+            self.reader.requires_grad_(False)
+        check_width(encoder, hidden_size(self.reader))
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
         """The summed loss and the number of answer tokens, both scalars.
@@ -47,9 +53,7 @@ class MemoryTrainingModel(nn.Module):
             loss = loss + sum(p.sum() * 0.0 for p in self.parameters() if p.requires_grad)
         return loss, count
 
-    def prefixes(
-        self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]]
-    ) -> list[Tensor | None]:
+    def prefixes(self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]]) -> list[Tensor | None]:
         """Each question's memory `(k·q, d)` in its items' order, or None."""
         if not items:
             return [None] * len(rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Plan:
     items: int
     steps: int
     base_parameters: int
+    reader: str
+    reader_parameters: int
     lora_parameters: int
     qformer_parameters: int
     precision: str
@@ -43,12 +45,19 @@ class Plan:
     def trainable(self) -> int:
         return self.lora_parameters + self.qformer_parameters
 
+    @property
+    def _reader(self) -> str:
+        if not self.reader:
+            return "the model itself, in the same copy of its weights"
+        return f"{self.reader}, {self.reader_parameters / 1e6:,.1f} M frozen weights more"
+
     def lines(self) -> list[tuple[str, str]]:
         """Label and value, for printing."""
         share = 100 * self.trainable / max(self.base_parameters, 1)
         gigabytes = self.weight_bytes / 2**30
         return [
             ("model", f"{self.model}, {self.base_parameters / 1e6:,.1f} M frozen weights, {self.precision}"),
+            ("reader", self._reader),
             ("data", f"{self.examples:,} questions, {self.items:,} knowledge items"),
             ("steps", f"{self.steps:,}"),
             ("LoRA", f"{self.lora_parameters / 1e6:,.2f} M"),
@@ -65,7 +74,12 @@ def make_plan(settings: TrainSettings) -> Plan:
     examples = load_examples(settings.data, settings.knowledge or None) if settings.data else []
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed)
     spec = resolve_backbone(settings.model)
-    base, lora, qformer, layers, width = _count(settings, spec.source)
+    reading = resolve_backbone(settings.reader) if settings.reader else None
+    model, reader = _on_meta(spec.source), _on_meta(reading.source) if reading else None
+    base, apart = _parameters(model), 0 if reader is None else _parameters(reader)
+    lora, qformer = _count(settings, model, reader)
+    text = [network.config.get_text_config() for network in (model, reader) if network is not None]
+    layer_widths = max(config.num_hidden_layers * config.hidden_size for config in text)
     half = use_bf16(settings.precision)
     kept = KEPT_CHECKPOINTED if settings.checkpointing else KEPT
     return Plan(
@@ -74,25 +88,35 @@ def make_plan(settings: TrainSettings) -> Plan:
         items=sum(min(len(example.items), settings.max_items) for example in examples),
         steps=order.total_steps(settings.epochs, settings.max_steps),
         base_parameters=base,
+        reader=reading.name if reading else "",
+        reader_parameters=apart,
         lora_parameters=lora,
         qformer_parameters=qformer,
         precision="bf16" if half else "fp32",
-        weight_bytes=base * (2 if half else 4) + (lora + qformer) * TRAINABLE_BYTES,
-        token_bytes=layers * width * kept * (1 if half else 2),
+        weight_bytes=(base + apart) * (2 if half else 4) + (lora + qformer) * TRAINABLE_BYTES,
+        token_bytes=layer_widths * kept * (1 if half else 2),
     )
 
 
-def _count(settings: TrainSettings, source: str) -> tuple[int, int, int, int, int]:
-    """Parameters of base, LoRA and Q-Former; layers and width of the language model."""
+def _on_meta(source: str) -> Any:
+    """The model without its weights."""
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     config: Any = AutoConfig.from_pretrained(source)
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(config)
-        base = sum(p.numel() for p in model.parameters())
-        sizes = settings.qformer
-        fixed = sizes if sizes.output_scale != "auto" else type(sizes)(**{**vars(sizes), "output_scale": 1.0})
-        qformer = sum(p.numel() for p in QFormer(qformer_config(fixed, model)).parameters())
+        return AutoModelForImageTextToText.from_config(config)
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _count(settings: TrainSettings, model: Any, reader: Any) -> tuple[int, int]:
+    """Parameters of LoRA and Q-Former; the model gets its LoRA."""
+    sizes = settings.qformer
+    if sizes.output_scale == "auto":  # its value is read off weights, which are not there
+        sizes = replace(sizes, output_scale=1.0)
+    with torch.device("meta"):
+        qformer = _parameters(QFormer(qformer_config(sizes, model, reader)))
         add_lora(model, settings.lora)
-    text = config.get_text_config()
-    return base, trainable_count(model), qformer, text.num_hidden_layers, text.hidden_size
+    return trainable_count(model), qformer

@@ -48,12 +48,14 @@ def train(settings: TrainSettings) -> TrainResult:
         write_json(folder / "run.json", run_manifest({"config": as_dict(settings)}))
         dtype = "bfloat16" if use_bf16(settings.precision) else "float32"
         backbone = load_backbone(settings.model, dtype=dtype)
-        encoder = build_encoder(settings, backbone, resume)
+        reader = load_backbone(settings.reader, dtype=dtype) if settings.reader else backbone
+        encoder = build_encoder(settings, backbone, resume, reader)
         if settings.checkpointing:
-            enable_checkpointing(backbone.model)
-        model = MemoryTrainingModel(encoder, placeholder_id=backbone.placeholder_id)
-        collator = build_collator(settings, backbone, encoder.form)
-        return Trainer(settings, model, collator, examples, asked, backbone, resume).run()
+            for network in {id(b.model): b.model for b in (backbone, reader)}.values():
+                enable_checkpointing(network)
+        model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id)
+        collator = build_collator(settings, backbone, encoder.form, reader)
+        return Trainer(settings, model, collator, examples, asked, reader, resume).run()
 
 
 def _finished(folder: Path, checkpoint: Path) -> TrainResult:

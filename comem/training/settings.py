@@ -58,6 +58,8 @@ class TrainSettings:
 
     Attributes:
         model: a row of BACKBONES, a hub id, a local model folder, or "toy" (the embedded one).
+        reader: another model that answers, named like `model`: of another size, or another checkpoint.
+            The Q-Former then projects to its width. Empty: the model itself, in one copy of its weights.
         init: an adapter folder to start from instead of fresh LoRA and Q-Former weights.
         data: JSONL file of questions (`comem.training.dataset` documents the record).
         knowledge: JSONL (or WIT TSV) file in which `knowledge_ids` are looked up.
@@ -78,6 +80,7 @@ class TrainSettings:
     """
 
     model: str = "toy"
+    reader: str = ""
     init: str = ""
     data: str = ""
     knowledge: str = ""

@@ -165,7 +165,8 @@ def test_comem_encodes_every_item_of_a_batch_once(backbone: HFBackbone, items: A
     encoder = SlowEncoder()
     recorder = Recorder(backbone)
     found = [
-        RetrievedContext("q0", (items[0], items[1], items[0])), None,
+        RetrievedContext("q0", (items[0], items[1], items[0])),
+        None,
         RetrievedContext("q2", (items[1], items[2])),
     ]
     answers = MODES["comem"](recorder, encoder=encoder).answer_batch(examples, found)
