@@ -72,6 +72,7 @@ COMMANDS: Table[Command] = Table(
                 "    --references data/toy/test.jsonl --output report.json",
             ),
         ),
+        "oven": Command("comem.linking.commands", "link answers to Wikidata ids, as OVEN's score needs"),
         "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),
     },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import gzip
+import hashlib
 import json
 import os
 import platform
@@ -25,7 +26,8 @@ _TAIL_BLOCK = 65536
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _VERSIONS_OF = (
     "torch", "transformers", "peft", "tokenizers", "pillow", "faiss-cpu", "open_clip_torch", "numpy",
-)
+    "bm25s",
+)  # fmt: skip
 
 
 class RecordError(ValueError):
@@ -268,6 +270,22 @@ def read_json(path: str | Path) -> Any:
         raise RecordError(f"{path}: not readable as UTF-8 JSON ({error}); copy it again") from error
 
 
+def sha256_of(path: str | Path) -> str:
+    """The checksum of a file's content.
+
+    Raises:
+        RecordError: there is no such file.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
+    return digest.hexdigest()
+
+
 def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What is needed to say later with which software a run was made.
 
@@ -307,7 +325,7 @@ def _git_commit() -> str | None:
         done = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False,
-        )
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

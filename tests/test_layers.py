@@ -17,7 +17,7 @@ RANKS = {
     0.0: {"types", "tables"},
     0.1: {"images", "records"},
     0.2: {"config"},
-    1.0: {"evaluation", "backbones", "retrieval"},
+    1.0: {"evaluation", "linking", "backbones", "retrieval"},
     2.0: {"memory", "benchmarks"},
     3.0: {"modes", "training", "toy"},
     4.0: {"runner", "console"},

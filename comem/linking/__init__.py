@@ -1,0 +1,1 @@
+"""Entity linking for OVEN: an answer's text to the Wikidata id of a Wikipedia title, by BM25."""

@@ -1,0 +1,85 @@
+"""Files of entities: Wikidata id and Wikipedia title."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from comem.records import RecordError, read_jsonl
+
+#: Field names of OVEN's Wiki6M files, of the file that its BM25 scripts read, and common ones.
+ID_FIELDS = ("wikidata_id", "id", "entity_id", "qid")
+TITLE_FIELDS = ("wikipedia_title", "content", "title", "entity_text", "label")
+
+
+class Entity(NamedTuple):
+    """One row: a Wikidata id and a title; an id may come with several titles."""
+
+    id: str
+    title: str
+
+
+def read_titles(path: str | Path) -> Iterator[Entity]:
+    """The entities of a titles file, in its order.
+
+    Reads OVEN's Wiki6M_ver_1_0_title_only.jsonl and Wiki6M_ver_1_0.jsonl.gz (`wikidata_id`,
+    `wikipedia_title`; http://storage.googleapis.com/gresearch/open-vision-language), JSON lines with
+    `id` and `content`, and tab-separated id and title, with or without a header; all plain or `.gz`.
+
+    Raises:
+        RecordError: no such file, another format, or a row without id or title; names the line.
+    """
+    name = str(path).removesuffix(".gz")
+    if name.endswith((".tsv", ".txt")):
+        yield from _read_tsv(Path(path))
+    elif name.endswith((".jsonl", ".json")):
+        yield from _read_jsonl(Path(path))
+    else:
+        raise RecordError(f"{path}: unknown kind of file; give .jsonl or .tsv (or either with .gz)")
+
+
+def _read_jsonl(path: Path) -> Iterator[Entity]:
+    fields: tuple[str, str] | None = None
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if fields is None:
+            fields = _known(row, ID_FIELDS, path), _known(row, TITLE_FIELDS, path)
+        yield _checked(row.get(fields[0]), row.get(fields[1]), f"{path}: record {number}")
+
+
+def _known(row: dict[str, object], names: tuple[str, ...], path: Path) -> str:
+    for name in names:
+        if name in row:
+            return name
+    raise RecordError(
+        f"{path}: record 1 has none of {', '.join(names)}; it has {', '.join(row) or 'nothing'}"
+    )
+
+
+def _read_tsv(path: Path) -> Iterator[Entity]:
+    number = 0
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                fields = line.rstrip("\r\n").split("\t")
+                if number == 1 and fields[0].casefold() in ID_FIELDS:
+                    continue
+                if len(fields) < 2:
+                    raise RecordError(f"{path}:{number}: expected id, tab, title; found {line.strip():.80}")
+                yield _checked(fields[0], fields[1], f"{path}:{number}")
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise RecordError(
+            f"{path}:{number + 1}: not readable as UTF-8 text ({error}); copy it again"
+        ) from error
+
+
+def _checked(name: object, title: object, place: str) -> Entity:
+    if not isinstance(name, str) or not isinstance(title, str) or not name.strip() or not title.strip():
+        raise RecordError(f"{place}: id {name!r} and title {title!r:.80}; both must be text, and not empty")
+    return Entity(name.strip(), " ".join(title.split()))
