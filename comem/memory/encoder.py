@@ -82,6 +82,11 @@ class MemoryEncoder(nn.Module):
         return cls(model, processor, QFormer(config).to(device=table.device, dtype=table.dtype), lora, form)
 
     @property
+    def width(self) -> int:
+        """Width of the memories: that of the reader they are for."""
+        return self.qformer.config.width_out
+
+    @property
     def device(self) -> torch.device:
         return self.qformer.latents.device
 
@@ -120,13 +125,8 @@ class MemoryEncoder(nn.Module):
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         ids = tuple(item.id for item in items)
-        out = torch.empty(
-            len(ids),
-            self.qformer.config.num_queries,
-            self.qformer.config.width_out,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        shape = (len(ids), self.qformer.config.num_queries, self.width)
+        out = torch.empty(shape, dtype=self.dtype, device=self.device)
         bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
         by_length = sorted(range(len(ids)), key=lambda i: len(items[i].text))  # less padding
         with self._evaluating():
@@ -207,11 +207,10 @@ def check_width(encoder: MemoryEncoder, width: int) -> None:
     Raises:
         ValueError: names both widths and the remedy.
     """
-    own = encoder.qformer.config.width_out
-    if own != width:
+    if encoder.width != width:
         raise ValueError(
-            f"the encoder writes memories of width {own}, the reader reads {width}: answer with the model "
-            "that the encoder was trained for, or train one for this reader (comem train reader=NAME)"
+            f"the encoder writes memories of width {encoder.width}, the reader reads {width}: answer with the "
+            "model that the encoder was trained for, or train one for this reader (comem train reader=NAME)"
         )
 
 

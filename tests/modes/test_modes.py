@@ -66,6 +66,8 @@ class Recorder:
 class SlowEncoder:
     """Stands in for the memory encoder; counts its calls."""
 
+    width = 64
+
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
 
