@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -98,17 +98,23 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
-    """What one prediction earned, between 0 and 1."""
+    """What one question earned, between 0 and 1; nothing where there is no prediction."""
 
     example_id: str
     value: float
     group: str = ""
+    language: str = ""
+    answered: bool = True
 
 
 @dataclass(frozen=True)
 class Report:
-    """A benchmark's metrics over `count` references."""
+    """A benchmark's metrics over `count` references.
+
+    `scores` holds, by metric, what every question earned: for intervals, groups and comparisons.
+    """
 
     benchmark: str
     metrics: Mapping[str, Any]
     count: int
+    scores: Mapping[str, Sequence[Score]] = field(default_factory=dict, repr=False)

@@ -7,12 +7,14 @@ marked `difficult_direct_answer` are left out of it. A choice is right when it i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from comem.evaluation.files import ScoreFiles, checked_text, keyed, match
-from comem.evaluation.text import extract_answer
+from comem.evaluation.statistics import scores_of
+from comem.evaluation.text import marked_answer
 from comem.records import RecordError, read_json
-from comem.types import Report
+from comem.types import Report, Score
 
 TASKS = ("direct_answer", "multiple_choice")
 
@@ -25,54 +27,88 @@ def earned(answer: str, row: Mapping[str, Any], task: str) -> float:
 
 
 def evaluate(
-    predictions: Mapping[str, Mapping[str, str]], references: Mapping[str, Mapping[str, Any]]
+    predictions: Mapping[str, Mapping[str, str]],
+    references: Mapping[str, Mapping[str, Any]],
+    benchmark: str = "aokvqa",
 ) -> Report:
     """Score `{question_id: {direct_answer, multiple_choice}}` (either may be missing) against the rows."""
     match(predictions, references)
     metrics: dict[str, Any] = {}
-    answered: dict[str, int] = {}
+    scores: dict[str, list[Score]] = {}
     for task in TASKS:
-        rows = {
-            name: row
-            for name, row in references.items()
-            if task == "multiple_choice" or not row.get("difficult_direct_answer")
-        }
+        rows = {name: row for name, row in references.items() if _asked(row, task)}
         given = {name: predictions[name][task] for name in rows if task in predictions.get(name, {})}
-        answered[task] = len(given)
-        values = [earned(given[name], row, task) if name in given else 0.0 for name, row in rows.items()]
-        metrics[task] = sum(values) / len(values) * 100 if values else 0.0
-        metrics[f"{task}_answered_only"] = sum(values) / len(given) * 100 if given else 0.0
-        metrics[f"{task}_total"] = len(rows)
+        values = {name: earned(answer, rows[name], task) for name, answer in given.items()}
+        scores[task] = scores_of(values, rows)
+        every = [score.value for score in scores[task]]
+        metrics[task] = sum(every) / len(every) * 100 if every else 0.0
+        metrics[f"{task}_missing_wrong"] = metrics[task]  # the official score is this already
+        metrics[f"{task}_answered_only"] = sum(every) / len(given) * 100 if given else 0.0
+        metrics |= {f"{task}_answered": len(given), f"{task}_total": len(rows)}
     metrics["answered"] = sum(name in predictions for name in references)
     metrics["total"] = len(references)
-    metrics["answered_by_task"] = answered
-    return Report("aokvqa", metrics, len(references))
+    return Report(benchmark, metrics, len(references), scores)
 
 
-def read_task_predictions(path: Any, whole: bool = False) -> dict[str, dict[str, str]]:
+def _asked(row: Mapping[str, Any], task: str) -> bool:
+    """Whether a question counts in a task."""
+    return task == "multiple_choice" or not row.get("difficult_direct_answer")
+
+
+def read_task_predictions(path: str | Path, whole: bool = False) -> dict[str, dict[str, str]]:
     """Predictions in the official form, `{question_id: {direct_answer: …, multiple_choice: …}}`.
+
+    Or as rows with an id: with these two fields, or with a `prediction`, which is then a direct answer.
+    Answers are compared as they stand, but for those that a box or a final-answer line marks.
 
     Raises:
         RecordError: another form, or an answer that is not text.
     """
-    content = read_json(path)
-    if not isinstance(content, Mapping):
-        raise RecordError(f"{path}: expected {{question_id: {{direct_answer, multiple_choice}}}}")
+    content = _tasks_by_id(path)
     result: dict[str, dict[str, str]] = {}
     for name, tasks in content.items():
         if not isinstance(tasks, Mapping) or not set(tasks) & set(TASKS):
             raise RecordError(f"{path}: {name!r} is {tasks!r:.60}; expected {' and '.join(TASKS)}")
         texts = {task: checked_text(tasks[task], str(name), path) for task in TASKS if task in tasks}
-        result[str(name)] = texts if whole else {task: extract_answer(text) for task, text in texts.items()}
+        result[str(name)] = texts if whole else {task: _answer(text) for task, text in texts.items()}
     return result
+
+
+def _tasks_by_id(path: str | Path) -> Mapping[str, Any]:
+    if str(path).removesuffix(".gz").endswith(".json"):
+        content = read_json(path)
+        if isinstance(content, Mapping):
+            return content
+        if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+            raise RecordError(f"{path}: expected {{question_id: {{direct_answer, multiple_choice}}}}")
+    rows = keyed(path, torn_tail=True)
+    return {
+        name: {"direct_answer": row["prediction"]} if "prediction" in row and not set(row) & set(TASKS) else row
+        for name, row in rows.items()
+    }
+
+
+def _answer(text: str) -> str:
+    marked = marked_answer(text)
+    return text if marked is None else marked
+
+
+def read_references(files: ScoreFiles) -> dict[str, dict[str, Any]]:
+    """The reference rows by question_id.
+
+    Raises:
+        RecordError: a row has no answers, as in the test set.
+    """
+    references = files.reference_rows("question_id")
+    for name, row in references.items():
+        missing = [key for key in ("choices", "correct_choice_idx", "direct_answers") if row.get(key) is None]
+        if missing:
+            path = files.path("references")
+            raise RecordError(f"{path}: {name!r} has no {', '.join(missing)}; the test set has no answers")
+    return references
 
 
 def evaluate_files(files: ScoreFiles) -> Report:
     """Score the official files as they stand."""
-    path = files.path("references")
-    references = keyed(path, "question_id")
-    for name, row in references.items():
-        missing = [key for key in ("choices", "correct_choice_idx", "direct_answers") if row.get(key) is None]
-        if missing:
-            raise RecordError(f"{path}: {name!r} has no {', '.join(missing)}; the test set has no answers")
+    references = read_references(files)
     return evaluate(read_task_predictions(files.path("predictions"), files.whole), references)

@@ -15,7 +15,7 @@ from comem.records import RecordError, read_json, read_jsonl, unique
 log = logging.getLogger(__name__)
 
 #: The names under which benchmarks keep an example's id, and a model's answer.
-ID_KEYS = ("data_id", "question_id", "example_id", "id")
+ID_KEYS = ("data_id", "question_id", "example_id", "id", "ID")
 TEXT_KEYS = ("prediction", "answer", "output", "text")
 
 
@@ -28,12 +28,14 @@ class ScoreFiles:
         references: likewise.
         question_types: InfoSeek's separate file of question types.
         whole: compare answers as they stand, without taking them out of boxes and final-answer lines.
+        split: only the references of this split; all of them without one.
     """
 
     predictions: Mapping[str, Path]
     references: Mapping[str, Path]
     question_types: Path | None = None
     whole: bool = False
+    split: str | None = None
 
     def path(self, kind: str, part: str = "") -> Path:
         """The file of a kind ("predictions", "references").
@@ -46,6 +48,39 @@ class ScoreFiles:
             option = f"--{kind}-{part}" if part else f"--{kind}"
             raise ValueError(f"this benchmark is scored with {option} FILE; it is missing")
         return found
+
+    def reference_rows(
+        self, key: str | None = None, part: str = "", rows: Iterable[dict[str, Any]] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """The references of the split by their id (see `keyed`).
+
+        Raises:
+            RecordError: an id twice or missing, or no reference is in the split; names those that there are.
+        """
+        path = self.path("references", part)
+        return in_split(keyed(path, key, rows=rows), self.split, path)
+
+
+def in_split(
+    rows: Mapping[str, dict[str, Any]], split: str | None, path: str | Path
+) -> dict[str, dict[str, Any]]:
+    """The rows of a split: `val_unseen_entity` is in the splits val_unseen_entity, unseen_entity and val.
+
+    Raises:
+        RecordError: no row is in it; names the splits that there are.
+    """
+    if split is None:
+        return dict(rows)
+    there = {name: str(row.get("data_split", row.get("split", ""))) for name, row in rows.items()}
+    found = {
+        name: rows[name]
+        for name, of in there.items()
+        if of == split or of.startswith(f"{split}_") or of.endswith(f"_{split}")
+    }
+    if not found:
+        known = ", ".join(sorted({of or "no split" for of in there.values()})) or "no references"
+        raise RecordError(f"{path}: no reference is in split {split!r}; the file has {known}")
+    return found
 
 
 def read_rows(path: str | Path, *, torn_tail: bool = False) -> Iterator[dict[str, Any]]:

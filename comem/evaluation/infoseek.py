@@ -10,15 +10,19 @@ Because leaving questions out raises that number, the report also counts missing
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
 from comem.evaluation.numbers import matches, read_number
+from comem.evaluation.statistics import scores_of
 from comem.evaluation.text import normalize
 from comem.records import RecordError
 from comem.types import Report, Score
+
+if TYPE_CHECKING:
+    from comem.evaluation.statistics import Array
 
 _TINY = 1e-12
 UNSEEN = {"unseen_question": "unseen_question_score", "unseen_entity": "unseen_entity_score"}
@@ -36,12 +40,15 @@ class Question:
     range: tuple[float, float] = (0.0, 0.0)
 
 
-def question(row: Mapping[str, Any], kind: str | None = None) -> Question:
+def question(
+    row: Mapping[str, Any], kind: str | None = None, normal: Callable[[str], str] = normalize
+) -> Question:
     """A reference row as the scorer needs it.
 
     Args:
         row: data_id, answer_eval, data_split and perhaps question_type, as published.
         kind: the question's type; without it the row's own, else what the form of answer_eval says.
+        normal: how accepted answers are normalised.
 
     Raises:
         RecordError: no accepted answers, an unknown type, or a range that is none; names the question.
@@ -56,7 +63,7 @@ def question(row: Mapping[str, Any], kind: str | None = None) -> Question:
     if kind == "numerical":
         return Question(name, split, kind, range=_range(accepted, name))
     texts = accepted if isinstance(accepted, list) else [accepted]
-    return Question(name, split, kind, answers=tuple(normalize(str(text)) for text in texts))
+    return Question(name, split, kind, answers=tuple(normal(str(text)) for text in texts))
 
 
 def infer_kind(accepted: Any) -> str:
@@ -92,11 +99,20 @@ def score_each(predictions: Mapping[str, str], questions: Iterable[Question]) ->
     ]
 
 
+@dataclass(frozen=True)
+class Rules:
+    """How answers are compared: what is done to accepted answers, and when an answer is right."""
+
+    normal: Callable[[str], str] = normalize
+    right: Callable[[str, Question], bool] = is_correct
+
+
 def evaluate(
     predictions: Mapping[str, str],
     references: Sequence[Mapping[str, Any]],
     question_types: Mapping[str, str] | None = None,
     benchmark: str = "infoseek",
+    rules: Rules = Rules(),  # noqa: B008 - frozen
 ) -> Report:
     """Score answers by the official definition.
 
@@ -105,6 +121,7 @@ def evaluate(
         references: rows as published.
         question_types: String, Time or Numerical by data_id; optional (see `question`).
         benchmark: the name in the report.
+        rules: how answers are compared; officially by default.
 
     Returns:
         The official keys (final_score, unseen_question_score, unseen_entity_score, in percent, rounded
@@ -112,9 +129,14 @@ def evaluate(
         counted as wrong (`…_missing_wrong`), accuracy over all splits, per split and per type.
     """
     types = question_types or {}
-    questions = {str(row["data_id"]): question(row, types.get(str(row["data_id"]))) for row in references}
-    match(predictions, questions)
-    cells = _count(questions.values(), score_each(predictions, questions.values()))
+    rows = {str(row["data_id"]): row for row in references}
+    questions = {name: question(row, types.get(name), rules.normal) for name, row in rows.items()}
+    names = match(predictions, questions)
+    values = {name: float(rules.right(predictions[name], questions[name])) for name in names}
+    scores = scores_of(
+        values, questions, lambda name: questions[name].split, lambda name: str(rows[name].get("language", ""))
+    )
+    cells = _count(questions.values(), scores)
     metrics: dict[str, Any] = {}
     for suffix, missing_wrong in (("", False), ("_missing_wrong", True)):
         splits = {key: _split_scores(cells, split, missing_wrong) for split, key in UNSEEN.items()}
@@ -126,7 +148,24 @@ def evaluate(
     metrics["by_split"] = _table(cells, 0)
     metrics["by_type"] = _table(cells, 1)
     metrics["notes"] = _notes(cells, references, types)
-    return Report(benchmark, metrics, len(questions))
+    return Report(benchmark, metrics, len(questions), {"accuracy": scores})
+
+
+def final_of(drawn: Mapping[str, Array]) -> Array:
+    """The final score over drawn means by split (see `comem.evaluation.statistics`); 0 without a split."""
+    import numpy as np
+
+    zero = np.zeros_like(next(iter(drawn.values())))
+    parts = [next((x for name, x in drawn.items() if name.endswith(split)), zero) for split in UNSEEN]
+    return harmonic_means(parts)
+
+
+def harmonic_means(parts: Sequence[Array]) -> Array:
+    """`harmonic_mean` of arrays, element by element."""
+    import numpy as np
+
+    inverse = sum((1.0 / np.where(part == 0, _TINY, part) for part in parts), np.zeros_like(parts[0]))
+    return np.asarray(len(parts) / inverse)
 
 
 def harmonic_mean(values: Sequence[float]) -> float:
@@ -158,7 +197,7 @@ _Cells = Mapping[tuple[str, str], _Cell]
 
 def _count(questions: Iterable[Question], scores: Iterable[Score]) -> dict[tuple[str, str], _Cell]:
     """Counts by split and type."""
-    values = {score.example_id: score.value for score in scores}
+    values = {score.example_id: score.value for score in scores if score.answered}
     counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for asked in questions:
         count = counts[asked.split, asked.kind]
@@ -215,12 +254,19 @@ def _notes(cells: _Cells, references: Sequence[Mapping[str, Any]], types: Mappin
 
 
 def evaluate_files(files: ScoreFiles, benchmark: str = "infoseek") -> Report:
-    """Score the official files as they stand.
+    """Score the official files as they stand (see `read_references`)."""
+    references, types = read_references(files)
+    predictions = read_predictions(files.path("predictions"), whole=files.whole)
+    return evaluate(predictions, list(references.values()), types, benchmark)
+
+
+def read_references(files: ScoreFiles) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The reference rows and the question types, by data_id.
 
     Raises:
         RecordError: a file is broken, an id comes twice, or a reference has no type in the types file.
     """
-    references = keyed(files.path("references"), key="data_id")
+    references = files.reference_rows("data_id")
     types: dict[str, str] = {}
     if files.question_types is not None:
         rows = keyed(files.question_types, key="data_id")
@@ -230,5 +276,4 @@ def evaluate_files(files: ScoreFiles, benchmark: str = "infoseek") -> Report:
             raise RecordError(
                 f"{files.question_types}: {len(untyped)} references have no type, the first is {untyped[0]!r}"
             )
-    predictions = read_predictions(files.path("predictions"), whole=files.whole)
-    return evaluate(predictions, list(references.values()), types, benchmark)
+    return references, types

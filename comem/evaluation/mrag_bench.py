@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from comem.evaluation.files import ScoreFiles, checked_text, keyed, match
+from comem.evaluation.files import ScoreFiles, checked_text, in_split, keyed, match
+from comem.evaluation.statistics import scores_of
 from comem.evaluation.text import extract_answer
 from comem.records import RecordError
 from comem.types import Report
@@ -47,31 +48,54 @@ def evaluate(
     """Score outputs by id against rows with gt_choice, choices and scenario."""
     names = match(outputs, references)
     chosen = {name: parse_choice(outputs[name], references[name]["choices"]) for name in names}
-    right = {name: chosen[name] == references[name]["gt_choice"] for name in names}
-    groups: dict[str, list[bool]] = {}
-    for name in names:
-        groups.setdefault(str(references[name].get("scenario", "")), []).append(right[name])
+    values = {name: float(chosen[name] == references[name]["gt_choice"]) for name in names}
+    return report_of(values, references, benchmark, sum(choice is None for choice in chosen.values()))
+
+
+def report_of(
+    values: Mapping[str, float], references: Mapping[str, Mapping[str, Any]], benchmark: str, unparsable: int
+) -> Report:
+    """The report over what each answered question earned."""
+    scores = scores_of(values, references, lambda name: str(references[name].get("scenario", "")))
+    groups: dict[str, list[float]] = {}
+    for score in scores:
+        if score.answered:
+            groups.setdefault(score.group, []).append(score.value)
     metrics: dict[str, Any] = {
-        "overall": 100 * sum(right.values()) / len(names),
-        "by_scenario": {name: 100 * sum(values) / len(values) for name, values in sorted(groups.items())},
-        "overall_missing_wrong": 100 * sum(right.values()) / len(references),
-        "answered": len(names),
+        "overall": 100 * sum(values.values()) / len(values),
+        "by_scenario": {name: 100 * sum(part) / len(part) for name, part in sorted(groups.items())},
+        "overall_missing_wrong": 100 * sum(values.values()) / len(references),
+        "answered": len(values),
         "total": len(references),
-        "unparsable": sum(choice is None for choice in chosen.values()),
+        "unparsable": unparsable,
     }
-    return Report(benchmark, metrics, len(references))
+    return Report(benchmark, metrics, len(references), {"overall": scores})
+
+
+def read_outputs(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Outputs as they stand and references by id; official result files carry their references.
+
+    Raises:
+        RecordError: an output that is not text, or a reference without choices or right choice.
+    """
+    path = files.path("predictions")
+    rows = keyed(path, torn_tail=True)
+    outputs = {
+        name: checked_text(row.get("output", row.get("prediction")), name, path) for name, row in rows.items()
+    }
+    apart = "" in files.references
+    references = files.reference_rows() if apart else in_split(rows, files.split, path)
+    source = files.path("references") if apart else path
+    for name, row in references.items():
+        if not isinstance(row.get("choices"), Mapping) or row.get("gt_choice") not in _LETTERS:
+            remedy = "expected choices {A: …} and gt_choice" if apart else "give --references FILE"
+            raise RecordError(f"{source}: {name!r} has no choices or no gt_choice; {remedy}")
+    return outputs, references
 
 
 def evaluate_files(files: ScoreFiles) -> Report:
     """Score official result files, in which each row carries its reference, or outputs beside references."""
-    path = files.path("predictions")
-    rows = keyed(path, torn_tail=True)
-    outputs = {}
-    for name, row in rows.items():
-        text = checked_text(row.get("output", row.get("prediction")), name, path)
-        outputs[name] = text if files.whole else extract_answer(text)
-    references = rows if "" not in files.references else keyed(files.path("references"))
-    for name, row in references.items():
-        if not isinstance(row.get("choices"), Mapping) or row.get("gt_choice") not in _LETTERS:
-            raise RecordError(f"{path}: {name!r} has no choices or no gt_choice; give --references FILE")
+    outputs, references = read_outputs(files)
+    if not files.whole:
+        outputs = {name: extract_answer(text) for name, text in outputs.items()}
     return evaluate(outputs, references)

@@ -7,12 +7,15 @@ Accuracy in percent over the answered questions of each split, rounded to two di
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from comem.evaluation.files import ScoreFiles, keyed, match
-from comem.evaluation.infoseek import harmonic_mean
+from comem.evaluation.files import ScoreFiles, checked_text, keyed, match
+from comem.evaluation.infoseek import harmonic_mean, harmonic_means
 from comem.records import RecordError
-from comem.types import Report
+from comem.types import Report, Score
+
+if TYPE_CHECKING:
+    from comem.evaluation.statistics import Array
 
 PARTS = ("query", "entity")
 SPLITS = ("seen", "unseen")
@@ -64,18 +67,60 @@ def evaluate(
     total = sum(len(references[part]) for part in PARTS)
     answered = sum(name in predicted[part] for part in PARTS for name in references[part])
     metrics |= {"answered": answered, "total": total, "notes": notes}
-    return Report("oven", metrics, total)
+    return Report("oven", metrics, total, {"accuracy": scores(predicted, references)})
 
 
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score the official four files as they stand."""
+def scores(
+    predicted: Mapping[str, Mapping[str, str]], references: Mapping[str, Mapping[str, Mapping[str, Any]]]
+) -> list[Score]:
+    """What every question earned; its group is part and split, "query_seen" to "entity_unseen"."""
+    return [
+        Score(
+            name, float(predicted[part].get(name) == row.get("entity_id")), f"{part}_{split_of(row, name)}",
+            answered=name in predicted[part],
+        )
+        for part in PARTS
+        for name, row in references[part].items()
+    ]  # fmt: skip
+
+
+def final_of(drawn: Mapping[str, Array]) -> Array:
+    """The final score over drawn means by part and split; 0 for those that are missing."""
+    import numpy as np
+
+    zero = np.zeros_like(next(iter(drawn.values())))
+    parts = [harmonic_means([drawn.get(f"{part}_{split}", zero) for split in SPLITS]) for part in PARTS]
+    return harmonic_means(parts)
+
+
+def read_parts(
+    files: ScoreFiles,
+) -> tuple[dict[str, dict[str, str]], dict[str, dict[str, dict[str, Any]]]]:
+    """Predicted entity ids and reference rows, by part and data_id.
+
+    Raises:
+        RecordError: a prediction has no entity id, or one that is not text.
+    """
     predicted, references = {}, {}
     for part in PARTS:
         path = files.path("predictions", part)
         rows = keyed(path, "data_id", torn_tail=True)
         for name, row in rows.items():
             if "pred_entity_id" not in row:
-                raise RecordError(f"{path}: {name!r} has no pred_entity_id; link the answers first")
-        predicted[part] = {name: str(row["pred_entity_id"]) for name, row in rows.items()}
-        references[part] = keyed(files.path("references", part), "data_id")
-    return evaluate(predicted, references)
+                raise RecordError(
+                    f"{path}: {name!r} has no pred_entity_id; link the answers first (comem oven link)"
+                )
+        predicted[part] = {
+            name: checked_text(row["pred_entity_id"], name, path) for name, row in rows.items()
+        }
+        references[part] = files.reference_rows("data_id", part)
+        missing = [name for name, row in references[part].items() if not row.get("entity_id")]
+        if missing:
+            source = files.path("references", part)
+            raise RecordError(f"{source}: {missing[0]!r} has no entity_id; is this the test set?")
+    return predicted, references
+
+
+def evaluate_files(files: ScoreFiles) -> Report:
+    """Score the official four files as they stand."""
+    return evaluate(*read_parts(files))

@@ -7,10 +7,11 @@ mean in percent over the questions answered.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
+from comem.evaluation.files import ScoreFiles, match, read_predictions
+from comem.evaluation.statistics import scores_of
 from comem.evaluation.text import normalize
 from comem.records import RecordError
 from comem.types import Report
@@ -36,14 +37,28 @@ def evaluate(
 ) -> Report:
     """Score short answers by id against the accepted answers by id."""
     names = match(predictions, answers)
-    sums = {"exact_match": 0.0, "f1": 0.0}
-    for name in names:  # added one by one, in the references' order: equal to the last digit
-        sums["exact_match"] += max(exact_match(predictions[name], answer) for answer in answers[name])
-        sums["f1"] += max(f1(predictions[name], answer) for answer in answers[name])
-    metrics: dict[str, Any] = {key: 100.0 * (value / len(names)) for key, value in sums.items()}
-    metrics |= {f"{key}_missing_wrong": 100.0 * (value / len(answers)) for key, value in sums.items()}
-    metrics |= {"answered": len(names), "total": len(answers)}
-    return Report(benchmark, metrics, len(answers))
+    return report_of(
+        {
+            key: {name: max(metric(predictions[name], answer) for answer in answers[name]) for name in names}
+            for key, metric in (("exact_match", exact_match), ("f1", f1))
+        },
+        answers,
+        benchmark,
+    )
+
+
+def report_of(earned: Mapping[str, Mapping[str, float]], names: Collection[str], benchmark: str) -> Report:
+    """The report over what each answered question earned, by metric."""
+    metrics: dict[str, Any] = {}
+    for key, values in earned.items():
+        total = 0.0
+        for value in values.values():  # one by one, in the references' order: equal to the last digit
+            total += value
+        metrics[key] = 100.0 * (total / len(values))
+        metrics[f"{key}_missing_wrong"] = 100.0 * (total / len(names))
+        metrics |= {"answered": len(values), "total": len(names)}
+    scores = {key: scores_of(values, names) for key, values in earned.items()}
+    return Report(benchmark, metrics, len(names), scores)
 
 
 def accepted_answers(row: Mapping[str, Any], name: str) -> list[str]:
@@ -55,8 +70,12 @@ def accepted_answers(row: Mapping[str, Any], name: str) -> list[str]:
     return [str(answer) for answer in answers]
 
 
+def read_answers(files: ScoreFiles) -> dict[str, list[str]]:
+    """The accepted answers by id."""
+    return {name: accepted_answers(row, name) for name, row in files.reference_rows().items()}
+
+
 def evaluate_files(files: ScoreFiles) -> Report:
     """Score the official files as they stand."""
-    rows = keyed(files.path("references"))
-    answers = {name: accepted_answers(row, name) for name, row in rows.items()}
+    answers = read_answers(files)
     return evaluate(read_predictions(files.path("predictions"), whole=files.whole), answers)

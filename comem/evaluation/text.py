@@ -30,14 +30,24 @@ _ESCAPED = re.compile(r"\\([%&$#_{}])")
 _DECORATION = " \t\r\n*_`$"
 
 
-@lru_cache(maxsize=200_000)
+#: Longer texts than this hardly repeat, and would fill the memory.
+_CACHED_LENGTH = 200
+
+
 def normalize(text: str) -> str:
     """Lower case, without ASCII punctuation and English articles, single spaces.
 
     The definition that InfoSeek (edchengg/infoseek_eval) and SQuAD share. Short texts repeat a
     thousandfold (gold aliases, common answers), hence the cache.
     """
+    return _cached(text) if len(text) <= _CACHED_LENGTH else _normalize(text)
+
+
+def _normalize(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_DELETE_PUNCTUATION)).split())
+
+
+_cached = lru_cache(maxsize=200_000)(_normalize)
 
 
 def extract_answer(text: str) -> str:
@@ -47,6 +57,12 @@ def extract_answer(text: str) -> str:
     open runs to the end of its line), what follows the last "final answer" in one of six languages (up
     to the end of the line, or the next line that says something), or the whole text.
     """
+    found = marked_answer(text)
+    return found if found is not None else text.rpartition("</think>")[2].strip()
+
+
+def marked_answer(text: str) -> str | None:
+    """The answer that a box or a final-answer line marks (see `extract_answer`); None without either."""
     text = text.rpartition("</think>")[2]
     boxed = _last_box(text)
     if boxed is not None:
@@ -55,7 +71,7 @@ def extract_answer(text: str) -> str:
     if finals:
         rest = text[finals[-1].end() :].lstrip()
         return plain(rest.partition("\n")[0])
-    return text.strip()
+    return None
 
 
 def _last_box(text: str) -> str | None:

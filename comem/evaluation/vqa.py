@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
+from comem.evaluation.files import ScoreFiles, match, read_predictions
+from comem.evaluation.statistics import scores_of
 from comem.records import RecordError, read_json
 from comem.types import Report
 
@@ -85,7 +86,14 @@ def evaluate(
 ) -> Report:
     """Score short answers by question_id against the annotations by question_id."""
     names = match(predictions, annotations)
-    earned = {name: soft_accuracy(predictions[name], _answers(annotations[name], name)) for name in names}
+    earned = {name: soft_accuracy(predictions[name], human_answers(annotations[name], name)) for name in names}
+    return report_of(earned, annotations, benchmark)
+
+
+def report_of(
+    earned: Mapping[str, float], annotations: Mapping[str, Mapping[str, Any]], benchmark: str
+) -> Report:
+    """The report over what each answered question earned."""
     metrics: dict[str, Any] = {"overall": _percent(list(earned.values()))}
     for key, field in (("perQuestionType", "question_type"), ("perAnswerType", "answer_type")):
         groups: dict[str, list[float]] = {}
@@ -93,27 +101,40 @@ def evaluate(
             groups.setdefault(str(annotations[name].get(field, "")), []).append(value)
         metrics[key] = {group: _percent(values) for group, values in sorted(groups.items())}
     metrics["overall_missing_wrong"] = round(100 * sum(earned.values()) / len(annotations), 2)
-    metrics |= {"answered": len(names), "total": len(annotations)}
-    return Report(benchmark, metrics, len(annotations))
+    metrics |= {"answered": len(earned), "total": len(annotations)}
+    scores = scores_of(earned, annotations, lambda name: str(annotations[name].get("question_type", "")))
+    return Report(benchmark, metrics, len(annotations), {"overall": scores})
 
 
 def _percent(values: Sequence[float]) -> float:
     return round(100 * sum(values) / len(values), 2)
 
 
-def _answers(annotation: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
+def human_answers(annotation: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
+    """The human answers of an annotation.
+
+    Raises:
+        RecordError: it has none, as in a test set.
+    """
     answers = annotation.get("answers")
     if not isinstance(answers, list) or not answers or not all("answer" in answer for answer in answers):
         raise RecordError(f'question {name!r} has no answers; expected {{"answers": [{{"answer": …}}, …]}}')
     return answers
 
 
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score the official files as they stand; the annotations are `--references`."""
+def read_annotations(files: ScoreFiles) -> dict[str, dict[str, Any]]:
+    """The annotations (`--references`) by question_id."""
     path = files.path("references")
+    if str(path).removesuffix(".gz").endswith(".jsonl"):
+        return files.reference_rows("question_id")
     content = read_json(path)
     rows = content.get("annotations") if isinstance(content, Mapping) else content
     if not isinstance(rows, list):
         raise RecordError(f'{path}: expected VQA annotations, {{"annotations": […]}}')
-    annotations = keyed(path, "question_id", rows=rows)
+    return files.reference_rows("question_id", rows=rows)
+
+
+def evaluate_files(files: ScoreFiles) -> Report:
+    """Score the official files as they stand."""
+    annotations = read_annotations(files)
     return evaluate(read_predictions(files.path("predictions"), whole=files.whole), annotations)
