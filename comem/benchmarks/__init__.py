@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from comem.benchmarks import infoseek
+from comem.benchmarks import aokvqa, cvqa, infoseek, mrag_bench, okvqa, oven, viquae
 from comem.benchmarks.base import Benchmark
 from comem.tables import Table
 
 BENCHMARKS: Table[Benchmark] = Table(
     "benchmark",
-    {**infoseek.ROWS, "flags": infoseek.FLAGS, "toy": infoseek.TOY},
+    {
+        **infoseek.ROWS,
+        **oven.ROWS,
+        **mrag_bench.ROWS,
+        **okvqa.ROWS,
+        **aokvqa.ROWS,
+        **viquae.ROWS,
+        **cvqa.ROWS,
+        "flags": infoseek.FLAGS,
+        "toy": infoseek.TOY,
+    },
 )
 
 __all__ = ["BENCHMARKS", "Benchmark"]

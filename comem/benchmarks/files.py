@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from comem.records import RecordError
 from comem.types import ImageRef
 
 IMAGE_SUFFIXES = (".jpg", ".JPEG", ".png", ".jpeg", ".JPG", ".webp")
@@ -39,3 +41,25 @@ def image_by_id(folder: str | Path, image_id: str) -> ImageRef:
         if candidate.is_file():
             return ImageRef(path=str(candidate))
     return ImageRef(path=str(base / f"{image_id}{IMAGE_SUFFIXES[0]}"))
+
+
+def named_image(folder: str | Path | None, name: object, file: str | Path) -> ImageRef | None:
+    """The image with this file name, in the folder or else beside the data file; None without a name.
+
+    A missing image is found out when it is opened, where the run can record it and go on.
+    """
+    if not name:
+        return None
+    return ImageRef(path=str((Path(folder) if folder is not None else Path(file).parent) / str(name)))
+
+
+def question_text(row: Mapping[str, Any], key: str, name: str, file: str | Path) -> str:
+    """A record's question.
+
+    Raises:
+        RecordError: it has none; names the file and the record.
+    """
+    asked = row.get(key)
+    if not isinstance(asked, str) or not asked.strip():
+        raise RecordError(f"{file}: {name!r} has no question text")
+    return asked

@@ -13,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import image_by_id, locate
+from comem.benchmarks.files import image_by_id, locate, question_text
 from comem.evaluation import infoseek
 from comem.evaluation.files import keyed
 from comem.records import RecordError, read_jsonl, unique
 from comem.types import Example, ImageRef, Report
 
 _LANGUAGES = {
-    "en": "", "bg": "_bulgarian", "zh": "_chinese", "pt": "_portuguese", "ru": "_russian", "es": "_spanish",
+    "en": "",
+    "bg": "_bulgarian",
+    "zh": "_chinese",
+    "pt": "_portuguese",
+    "ru": "_russian",
+    "es": "_spanish",
 }
 
 
@@ -68,13 +73,11 @@ def _in_split(found: str, split: str) -> bool:
 
 
 def _example(row: Mapping[str, Any], file: Path, image_folder: str | Path | None, language: str) -> Example:
-    name, asked = str(row["data_id"]), row.get("question")
-    if not isinstance(asked, str) or not asked.strip():
-        raise RecordError(f"{file}: {name!r} has no question text")
+    name = str(row["data_id"])
     answers = row.get("answer") or ()
     return Example(
         id=name,
-        question=asked,
+        question=question_text(row, "question", name, file),
         image=_image(row, file, image_folder),
         answers=tuple(map(str, answers)) if isinstance(answers, (list, tuple)) else (str(answers),),
         language=str(row.get("language") or language),
@@ -110,8 +113,15 @@ def _row(
     )
 
 
-_INFOSEEK = {
-    "source": "https://github.com/open-vision-language/infoseek (images: OVEN); subset of WenyiWU0111/CoMEM",
+_INFOSEEK: dict[str, Any] = {
+    "source": "https://github.com/open-vision-language/infoseek, validation; the paper's 4,708 of its 73,620 "
+    "questions and their translations: https://github.com/WenyiWU0111/CoMEM",
+    "groups": "data_split: val_unseen_question, val_unseen_entity",
+    "headline": ("final_score", "unseen_question_score", "unseen_entity_score"),
+    "files": "infoseek_val.jsonl (or infoseek_val_spanish.jsonl … for the translations) from "
+    "https://github.com/WenyiWU0111/CoMEM, or the whole set from "
+    "http://storage.googleapis.com/gresearch/open-vision-language/infoseek/infoseek_val.jsonl",
+    "images": "OVEN's, named by image_id: see https://github.com/edchengg/oven_eval",
     "licence": "Apache-2.0 (annotations)",
     "paper": "Chen et al. 2023, arXiv 2302.11713; translations: CoMEM, arXiv 2505.17670",
 }
@@ -130,6 +140,7 @@ FLAGS = _row(
     "flags",
     ("questions.jsonl",),
     style="short",
+    files="a folder with questions.jsonl and images/",
     source="245 flags with facts as WIT rows and InfoSeek-style questions (facts: mledoze/countries)",
     licence="flags: public domain; facts: ODbL 1.0",
     paper="none",
@@ -139,6 +150,7 @@ TOY = _row(
     "toy",
     ("{split}.jsonl",),
     style="short",
+    files="the folder that comem toy build makes",
     source="generated: comem toy build OUT",
     licence="Apache-2.0",
     paper="none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from comem.console import print_facts
@@ -24,19 +25,20 @@ def run_predict(args: argparse.Namespace) -> int:
     from comem.evaluation.scorers import SCORERS
 
     benchmark = BENCHMARKS[args.benchmark]
-    examples = list(
-        benchmark.load(
-            args.data, image_folder=args.images, split=args.split, question_types=args.question_types
-        )
-    )[: args.limit]
+    loaded = benchmark.load(
+        args.data, image_folder=args.images, split=args.split, question_types=args.question_types
+    )
+    examples = list(islice(loaded, args.limit))
     mode, config = open_mode(args, benchmark)
+    if mode.backbone.spec.sees_images:
+        benchmark.require_pictures(examples)
     contexts = None
     if mode.grounded:
         contexts = retrieve(args.index, args.contexts, examples, args.k, args.languages)
     report = answer_and_score(
         benchmark, examples, mode, contexts, args.output, config, args.batch_size, args.strict
     )
-    show(report, SCORERS[benchmark.name])
+    show(report, SCORERS[benchmark.evaluation])
     print_facts([("run folder", str(args.output))])
     return 0
 

@@ -19,12 +19,16 @@ Run the same command again after an interruption: it goes on where it stopped.
 """
 
 _QUESTIONS: dict[str, dict[str, Any]] = {
-    "--benchmark": {"required": True, "metavar": "NAME", "help": "infoseek, infoseek_es …, flags, toy"},
-    "--data": {"required": True, "type": Path, "metavar": "PATH", "help": "its file, or the file's folder"},
+    "--benchmark": {
+        "required": True,
+        "metavar": "NAME",
+        "help": "infoseek, infoseek_es …, okvqa, cvqa, toy …",
+    },
+    "--data": {"type": Path, "metavar": "PATH", "help": "its file or folder (default: from the hub)"},
     "--images": {"type": Path, "metavar": "DIR", "help": "where its pictures lie"},
     "--split": {"help": "only this split"},
     "--question-types": {"type": Path, "metavar": "FILE", "help": "if the benchmark has such a file"},
-    "--prompt": {"metavar": "STYLE", "help": "paper or short (default: the benchmark's)"},
+    "--prompt": {"metavar": "STYLE", "help": "paper, short, bare … (default: the benchmark's)"},
     "--limit": {"type": int, "metavar": "N", "help": "only the first N questions"},
 }
 _MODEL: dict[str, dict[str, Any]] = {

@@ -15,8 +15,12 @@ from comem.types import Example
 #: Rows in the real files, and how many gold answers the official scorer accepts: in Portuguese three
 #: numbers are written with a decimal comma, which it reads as two numbers.
 REAL = {
-    "infoseek": (4708, 4708), "infoseek_bg": (4708, 4708), "infoseek_zh": (4708, 4708),
-    "infoseek_pt": (4706, 4703), "infoseek_ru": (4708, 4708), "infoseek_es": (4708, 4708),
+    "infoseek": (4708, 4708),
+    "infoseek_bg": (4708, 4708),
+    "infoseek_zh": (4708, 4708),
+    "infoseek_pt": (4706, 4703),
+    "infoseek_ru": (4708, 4708),
+    "infoseek_es": (4708, 4708),
 }
 
 
@@ -78,7 +82,11 @@ def write(path: Path, *rows: Any) -> Path:
 
 def record(**fields: Any) -> dict[str, Any]:
     base = {
-        "data_id": "q1", "image_id": "oven_1", "question": "What?", "answer": ["a"], "answer_eval": ["a"],
+        "data_id": "q1",
+        "image_id": "oven_1",
+        "question": "What?",
+        "answer": ["a"],
+        "answer_eval": ["a"],
         "data_split": "val_unseen_entity",
     }
     return {**base, **fields}

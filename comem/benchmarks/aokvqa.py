@@ -1,0 +1,179 @@
+"""A-OKVQA: questions that need knowledge, answered freely and by choice (1,145 in validation).
+
+Two published formats:
+
+- parquet (HuggingFaceM4/A-OKVQA): image, question_id, question, choices, correct_choice_idx,
+  direct_answers (the list as text: "['a', 'b', …]"), difficult_direct_answer, rationales;
+- the original JSON `aokvqa_v1p0_val.json`, a list of the same with image_id and lists as lists; COCO's
+  2017 pictures in the image folder.
+
+Each record is asked twice, as `ID:direct_answer` and `ID:multiple_choice`; the split
+`validation:multiple_choice` has one of the two. The test split has no answers: it can be predicted only.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comem.benchmarks.base import Benchmark
+from comem.benchmarks.files import locate, named_image, question_text
+from comem.benchmarks.hub import HubFiles
+from comem.benchmarks.parquet import embedded_image, find_parquet, read_parquet
+from comem.evaluation import aokvqa
+from comem.evaluation.text import normalize
+from comem.records import RecordError, read_json, unique
+from comem.types import Example, ImageRef, Report
+
+_COLUMNS = ("question_id", "image", "question", "choices")
+_ANSWERS = ("correct_choice_idx", "direct_answers", "difficult_direct_answer")
+#: The names of the splits in the original files.
+_ORIGINAL = {"validation": "val", "train": "train", "test": "test"}
+
+
+def load(
+    path: str | Path, *, image_folder: str | Path | None, split: str | None, question_types: str | Path | None
+) -> Iterator[Example]:
+    """Examples of either format (see `Benchmark.load`); the group is the task."""
+    split, _, task = (split or "validation").partition(":")
+    if task and task not in aokvqa.TASKS:
+        raise ValueError(f"aokvqa has no task {task!r}; it has {', '.join(aokvqa.TASKS)}")
+    tasks = (task,) if task else aokvqa.TASKS
+    for row, image, place in _records(Path(path), split, image_folder):
+        yield from (_example(row, image, place, each) for each in tasks)
+
+
+def _records(
+    path: Path, split: str, image_folder: str | Path | None
+) -> Iterator[tuple[dict[str, Any], ImageRef | None, Path]]:
+    original = f"aokvqa_v1p0_{_ORIGINAL[split]}.json"
+    if path.name.endswith((".json", ".json.gz")) or any(path.glob(f"{original}*")):
+        file = locate(path, (original,))
+        for row in unique(_list(file), "question_id", file):
+            yield row, _coco_image(row, split, image_folder), file
+        return
+    files = find_parquet(path, split)
+    for row in unique(read_parquet(files, _COLUMNS, _ANSWERS), "question_id", files[0].parent):
+        image = embedded_image(row.pop("image"), files[0].parent, str(row["question_id"]))
+        yield row, image, files[0].parent
+
+
+def _list(file: Path) -> Iterable[dict[str, Any]]:
+    rows = read_json(file)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise RecordError(f"{file}: expected a list of questions, as aokvqa_v1p0_val.json has")
+    return rows
+
+
+def _coco_image(row: Mapping[str, Any], split: str, folder: str | Path | None) -> ImageRef | None:
+    """COCO's picture, in the folder itself or in its `val2017`."""
+    if folder is None or row.get("image_id") is None:
+        return None
+    name = f"{int(row['image_id']):012d}.jpg"
+    inside = Path(folder) / f"{_ORIGINAL[split]}2017" / name
+    return ImageRef(path=str(inside)) if inside.is_file() else named_image(folder, name, folder)
+
+
+def _example(row: Mapping[str, Any], image: ImageRef | None, place: Path, task: str) -> Example:
+    name = str(row["question_id"])
+    choices = [str(choice) for choice in row.get("choices") or ()]
+    if len(choices) < 2:
+        raise RecordError(f"{place}: {name!r} has no choices")
+    direct, index = _answers(row, name, place), row.get("correct_choice_idx")
+    if index is not None and not 0 <= int(index) < len(choices):
+        raise RecordError(f"{place}: {name!r} has correct_choice_idx {index} of {len(choices)} choices")
+    right = (choices[int(index)],) if index is not None else ()
+    meta = {key: value for key, value in row.items() if key != "image"}
+    return Example(
+        id=f"{name}:{task}",
+        question=question_text(row, "question", name, place),
+        image=image,
+        answers=right if task == "multiple_choice" else tuple(dict.fromkeys(direct or ())),
+        choices=tuple(choices) if task == "multiple_choice" else (),
+        group=task,
+        meta={**meta, "question_id": name, "choices": choices, "direct_answers": direct},
+    )
+
+
+def _answers(row: Mapping[str, Any], name: str, place: Path) -> list[str] | None:
+    """The ten human answers; None in the test split."""
+    value = row.get("direct_answers")
+    if isinstance(value, str) and value.strip():
+        try:
+            value = ast.literal_eval(value)  # only literals: nothing in the text is run
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise RecordError(
+                f"{place}: the direct_answers of {name!r} are no list: {value!r:.60}"
+            ) from error
+    return [str(each) for each in value] if isinstance(value, (list, tuple)) and value else None
+
+
+def to_choice(text: str, choices: Sequence[str]) -> str:
+    """The choice that an answer names, by its text, its letter or its number; else the answer as it is.
+
+    The official scorer compares texts as they stand, after a mapping to the nearest choice that it leaves
+    to the model (allenai/aokvqa, `map_to_choices`); this is the part of it that needs no judgement.
+    """
+    said = normalize(text)
+    letters = {chr(ord("a") + i): choice for i, choice in enumerate(choices)}
+    by_text = {normalize(choice): choice for choice in reversed(choices)}
+    return by_text.get(said) or letters.get(text.strip(" ().:").lower(), text)
+
+
+def by_question(
+    predictions: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """The official form, `{question_id: {direct_answer, multiple_choice}}`, from answers by example id."""
+    result: dict[str, dict[str, str]] = {}
+    for key, text in predictions.items():
+        name, _, task = key.rpartition(":")
+        if name in rows and task in aokvqa.TASKS:
+            answer = to_choice(text, rows[name]["choices"]) if task == "multiple_choice" else text
+            result.setdefault(name, {})[task] = answer
+    return result
+
+
+def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
+    """Both official scores; a task that was not asked is left out.
+
+    Raises:
+        ValueError: the split has no answers, or no prediction belongs to it.
+    """
+    rows = {str(example.meta["question_id"]): example.meta for example in examples}
+    for name, row in rows.items():
+        if row.get("correct_choice_idx") is None or row.get("direct_answers") is None:
+            raise RecordError(
+                f"reference {name!r} has no answers; is this the test set? Send it to the leaderboard"
+            )
+    report = aokvqa.evaluate(by_question(predictions, rows), rows)
+    absent = set(aokvqa.TASKS) - {example.group for example in examples}
+    metrics, scores = (
+        {key: value for key, value in found.items() if not key.startswith(tuple(absent))}
+        for found in (report.metrics, report.scores)
+    )
+    return dataclasses.replace(report, metrics=metrics, scores=scores)
+
+
+ROWS = {
+    "aokvqa": Benchmark(
+        name="aokvqa",
+        source="https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, validation (1,145 questions); "
+        "original: https://allenai.org/project/a-okvqa",
+        licence="Apache-2.0 (annotations); pictures: Flickr's terms, as COCO",
+        paper="Schwenk et al. 2022, arXiv 2206.01718",
+        languages=("en",),
+        style="concise",
+        loader=load,
+        scorer=score,
+        groups="task: direct_answer, multiple_choice",
+        headline=aokvqa.TASKS,
+        splits=("validation", "train", "test"),
+        hub=HubFiles("HuggingFaceM4/A-OKVQA"),
+        files="data/validation-*.parquet of https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, or "
+        "aokvqa_v1p0_val.json of https://prior-datasets.s3.us-east-2.amazonaws.com/aokvqa/aokvqa_v1p0.tar.gz",
+        images="embedded in the parquet files; with the JSON file COCO's 2017 pictures",
+    )
+}

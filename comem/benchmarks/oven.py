@@ -1,0 +1,124 @@
+"""OVEN: name the Wikipedia entity that a question about a picture asks for.
+
+A record: data_id, image_id, question, entity_id (Wikidata), entity_text (its title), data_split
+(`entity_val_seen`, `entity_val_unseen`, `query_val_seen`, …). Two sets, each a row of the table: *entity*
+(what a picture shows, by templates; 108,455 in validation, of which the paper uses 3,000) and *query* (what
+a person asked about; 3,291).
+
+Answers are texts, the official score compares Wikidata ids: `comem oven link` finds them, `comem evaluate
+oven` scores both sets together. Here, without the six million titles, a title that is named exactly counts
+(`title_match`): a lower bound of what linking finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comem.benchmarks.base import Benchmark
+from comem.benchmarks.files import image_by_id, locate, named_image, question_text
+from comem.evaluation import oven
+from comem.evaluation.text import normalize
+from comem.records import RecordError, read_jsonl, unique
+from comem.types import Example, ImageRef, Report
+
+NOTE = (
+    "title_match: answers that are the entity's title, word for word. The official score links answers to "
+    "Wikidata ids: comem oven link, then comem evaluate oven"
+)
+
+
+def load(
+    path: str | Path,
+    *,
+    image_folder: str | Path | None,
+    split: str | None,
+    question_types: str | Path | None,
+    part: str,
+) -> Iterator[Example]:
+    """Examples of a part, "entity" or "query" (see `Benchmark.load`)."""
+    first = (split or "val").removeprefix(f"{part}_").split("_")[0]
+    stage = "val" if first in oven.SPLITS else first
+    file = locate(path, (f"oven_{part}_{stage}_3k.jsonl", f"oven_{part}_{stage}.jsonl"))
+    seen: dict[str, None] = {}
+    wanted = 0
+    for row in unique(read_jsonl(file), "data_id", file):
+        found = str(row.get("data_split", ""))
+        seen[found] = None
+        if split is None or split in (found, stage, f"{part}_{stage}") or found.endswith(f"_{split}"):
+            wanted += 1
+            yield _example(row, file, image_folder)
+    if not wanted:
+        there = ", ".join(map(repr, seen)) or "no questions"
+        raise RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+
+
+def _example(row: Mapping[str, Any], file: Path, image_folder: str | Path | None) -> Example:
+    name = str(row["data_id"])
+    return Example(
+        id=name,
+        question=question_text(row, "question", name, file),
+        image=_image(row, file, image_folder),
+        answers=(str(row["entity_text"]),) if row.get("entity_text") else (),
+        group=str(row.get("data_split", "")),
+        meta=row,
+    )
+
+
+def _image(row: Mapping[str, Any], file: Path, folder: str | Path | None) -> ImageRef | None:
+    if row.get("image_path"):
+        return named_image(folder, row["image_path"], file)
+    return image_by_id(folder, str(row["image_id"])) if folder is not None and row.get("image_id") else None
+
+
+def score(predictions: Mapping[str, str], examples: Sequence[Example], *, part: str) -> Report:
+    """The share of titles named exactly, by split, and the harmonic mean of seen and unseen.
+
+    Raises:
+        ValueError: no prediction belongs to an example, or an example has no title (the test sets).
+    """
+    rows = {example.id: example.meta for example in examples}
+    named = {name: _named(text, rows[name], name) for name, text in predictions.items() if name in rows}
+    metrics: dict[str, Any] = {}
+    for suffix, missing_wrong in (("", False), ("_missing_wrong", True)):
+        result = oven.score_part(named or predictions, rows, missing_wrong)
+        mean = oven.harmonic_mean([result[split] for split in oven.SPLITS if split in result])
+        metrics[f"title_match{suffix}"] = round(mean, 2)
+        metrics[f"title_match_result{suffix}"] = result
+    metrics |= {"answered": len(named), "total": len(rows), "notes": [NOTE]}
+    return Report(f"oven_{part}", metrics, len(rows))
+
+
+def _named(text: str, row: Mapping[str, Any], name: str) -> str:
+    """The entity's id when the text is its title, else nothing."""
+    if not row.get("entity_text") or not row.get("entity_id"):
+        raise RecordError(f"reference {name!r} has no entity_text; is this the test set, without answers?")
+    return str(row["entity_id"]) if normalize(text) == normalize(str(row["entity_text"])) else ""
+
+
+def _row(part: str, size: str) -> Benchmark:
+    address = "http://storage.googleapis.com/gresearch/open-vision-language/oven/"
+    return Benchmark(
+        name=f"oven_{part}",
+        source=f"https://github.com/open-vision-language/oven, {part} set, validation ({size})",
+        licence="Apache-2.0 (annotations)",
+        paper="Hu et al. 2023, arXiv 2302.11154",
+        languages=("en",),
+        style="entity",
+        loader=partial(load, part=part),
+        scorer=partial(score, part=part),
+        groups=f"data_split: {part}_val_seen, {part}_val_unseen",
+        headline=("title_match",),
+        evaluation="oven",
+        files=f"oven_{part}_val.jsonl from {address}oven_{part}_val.jsonl"
+        + (", or the paper's oven_entity_val_3k.jsonl" if part == "entity" else ""),
+        images="OVEN's, named by image_id: see https://github.com/edchengg/oven_eval",
+    )
+
+
+ROWS = {
+    "oven_entity": _row("entity", "the paper's 3,000 of 108,455 questions"),
+    "oven_query": _row("query", "3,291 questions"),
+}
