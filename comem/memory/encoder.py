@@ -209,8 +209,8 @@ def check_width(encoder: MemoryEncoder, width: int) -> None:
     """
     if encoder.width != width:
         raise ValueError(
-            f"the encoder writes memories of width {encoder.width}, the reader reads {width}: answer with the "
-            "model that the encoder was trained for, or train one for this reader (comem train reader=NAME)"
+            f"the encoder writes memories of width {encoder.width}, the reader reads {width}: answer with "
+            "the model it was trained for, or train one for this reader (comem train reader=NAME)"
         )
 
 
