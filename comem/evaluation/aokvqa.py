@@ -83,7 +83,9 @@ def _tasks_by_id(path: str | Path) -> Mapping[str, Any]:
             raise RecordError(f"{path}: expected {{question_id: {{direct_answer, multiple_choice}}}}")
     rows = keyed(path, torn_tail=True)
     return {
-        name: {"direct_answer": row["prediction"]} if "prediction" in row and not set(row) & set(TASKS) else row
+        name: {"direct_answer": row["prediction"]}
+        if "prediction" in row and not set(row) & set(TASKS)
+        else row
         for name, row in rows.items()
     }
 
