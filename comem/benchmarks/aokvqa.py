@@ -24,7 +24,6 @@ from comem.benchmarks.files import locate, named_image, question_text
 from comem.benchmarks.hub import HubFiles
 from comem.benchmarks.parquet import embedded_image, find_parquet, read_parquet
 from comem.evaluation import aokvqa
-from comem.evaluation.text import normalize
 from comem.records import RecordError, read_json, unique
 from comem.types import Example, ImageRef, Report
 
@@ -111,31 +110,6 @@ def _answers(row: Mapping[str, Any], name: str, place: Path) -> list[str] | None
     return [str(each) for each in value] if isinstance(value, (list, tuple)) and value else None
 
 
-def to_choice(text: str, choices: Sequence[str]) -> str:
-    """The choice that an answer names, by its text, its letter or its number; else the answer as it is.
-
-    The official scorer compares texts as they stand, after a mapping to the nearest choice that it leaves
-    to the model (allenai/aokvqa, `map_to_choices`); this is the part of it that needs no judgement.
-    """
-    said = normalize(text)
-    letters = {chr(ord("a") + i): choice for i, choice in enumerate(choices)}
-    by_text = {normalize(choice): choice for choice in reversed(choices)}
-    return by_text.get(said) or letters.get(text.strip(" ().:").lower(), text)
-
-
-def by_question(
-    predictions: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, str]]:
-    """The official form, `{question_id: {direct_answer, multiple_choice}}`, from answers by example id."""
-    result: dict[str, dict[str, str]] = {}
-    for key, text in predictions.items():
-        name, _, task = key.rpartition(":")
-        if name in rows and task in aokvqa.TASKS:
-            answer = to_choice(text, rows[name]["choices"]) if task == "multiple_choice" else text
-            result.setdefault(name, {})[task] = answer
-    return result
-
-
 def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
     """Both official scores; a task that was not asked is left out.
 
@@ -148,7 +122,11 @@ def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report
             raise RecordError(
                 f"reference {name!r} has no answers; is this the test set? Send it to the leaderboard"
             )
-    report = aokvqa.evaluate(by_question(predictions, rows), rows)
+    given: dict[str, dict[str, str]] = {}
+    for key, text in predictions.items():
+        name, task = aokvqa.split_id(key)
+        given.setdefault(name, {})[task] = text
+    report = aokvqa.evaluate(aokvqa.with_choices(given, rows), rows)
     absent = set(aokvqa.TASKS) - {example.group for example in examples}
     metrics, scores = (
         {key: value for key, value in found.items() if not key.startswith(tuple(absent))}

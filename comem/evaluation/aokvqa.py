@@ -6,13 +6,13 @@ marked `difficult_direct_answer` are left out of it. A choice is right when it i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from comem.evaluation.files import ScoreFiles, checked_text, keyed, match
 from comem.evaluation.statistics import scores_of
-from comem.evaluation.text import marked_answer
+from comem.evaluation.text import marked_answer, normalize
 from comem.records import RecordError, read_json
 from comem.types import Report, Score
 
@@ -58,7 +58,8 @@ def _asked(row: Mapping[str, Any], task: str) -> bool:
 def read_task_predictions(path: str | Path, whole: bool = False) -> dict[str, dict[str, str]]:
     """Predictions in the official form, `{question_id: {direct_answer: …, multiple_choice: …}}`.
 
-    Or as rows with an id: with these two fields, or with a `prediction`, which is then a direct answer.
+    Or as rows with an id: with these two fields; or with a `prediction`, which is then a direct answer, or
+    what the id's end says, `question_id:multiple_choice` (the rows of `comem predict`).
     Answers are compared as they stand, but for those that a box or a final-answer line marks.
 
     Raises:
@@ -81,12 +82,45 @@ def _tasks_by_id(path: str | Path) -> Mapping[str, Any]:
             return content
         if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
             raise RecordError(f"{path}: expected {{question_id: {{direct_answer, multiple_choice}}}}")
-    rows = keyed(path, torn_tail=True)
+    tasks: dict[str, Any] = {}
+    for key, row in keyed(path, torn_tail=True).items():
+        if "prediction" in row and not set(row) & set(TASKS):
+            name, task = split_id(key)
+            tasks.setdefault(name, {})[task] = row["prediction"]
+        else:
+            tasks[key] = row
+    return tasks
+
+
+def split_id(key: str) -> tuple[str, str]:
+    """Question and task of an example's id, `question_id:multiple_choice`; without a task the first one."""
+    name, _, task = key.rpartition(":")
+    return (name, task) if task in TASKS else (key, TASKS[0])
+
+
+def to_choice(text: str, choices: Sequence[str]) -> str:
+    """The choice that an answer names, by its text or its letter; else the answer as it is.
+
+    The official scorer compares texts as they stand, after a mapping to the nearest choice that is left to
+    the model (allenai/aokvqa, map_to_choices); this is the part of that which needs no judgement.
+    """
+    by_text = {normalize(choice): choice for choice in reversed(choices)}
+    by_letter = {chr(ord("a") + index): choice for index, choice in enumerate(choices)}
+    return by_text.get(normalize(text)) or by_letter.get(text.strip(" ().:").lower(), text)
+
+
+def with_choices(
+    predictions: Mapping[str, Mapping[str, str]], references: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, str]]:
+    """The same predictions, multiple-choice answers as the choices that they name (see `to_choice`)."""
     return {
-        name: {"direct_answer": row["prediction"]}
-        if "prediction" in row and not set(row) & set(TASKS)
-        else row
-        for name, row in rows.items()
+        name: {
+            task: to_choice(text, references[name]["choices"])
+            if task == "multiple_choice" and name in references
+            else text
+            for task, text in tasks.items()
+        }
+        for name, tasks in predictions.items()
     }
 
 
@@ -113,4 +147,8 @@ def read_references(files: ScoreFiles) -> dict[str, dict[str, Any]]:
 def evaluate_files(files: ScoreFiles) -> Report:
     """Score the official files as they stand."""
     references = read_references(files)
-    return evaluate(read_task_predictions(files.path("predictions"), files.whole), references)
+    path = files.path("predictions")
+    predictions = read_task_predictions(path, files.whole)
+    if not str(path).removesuffix(".gz").endswith(".json"):  # no official file: what a model said
+        predictions = with_choices(predictions, references)
+    return evaluate(predictions, references)
