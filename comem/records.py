@@ -1,41 +1,34 @@
-"""Files of records: JSON lines that survive a crash, atomic writes, and the manifest of a run."""
+"""Files of records: JSON and JSON lines that survive a crash.
+
+What writes whole files lies in `comem.storage`, the manifest of a run in `comem.manifest`; both can be
+imported from here as well.
+"""
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import gzip
 import hashlib
 import json
 import os
-import platform
 import stat
-import subprocess
-import sys
-import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from comem.manifest import run_manifest
+from comem.storage import StorageError, lock_file, storage_errors, write_all, write_atomic, write_json
+
+__all__ = [
+    "JsonlAppender", "RecordError", "StorageError", "done_ids", "lock_file", "read_json", "read_jsonl",
+    "run_manifest", "sha256_of", "storage_errors", "unique", "write_all", "write_atomic", "write_json",
+]  # fmt: skip
 _TAIL_BLOCK = 65536
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_VERSIONS_OF = (
-    "torch", "transformers", "peft", "tokenizers", "pillow", "faiss-cpu", "open_clip_torch", "numpy",
-    "bm25s",
-)  # fmt: skip
 
 
 class RecordError(ValueError):
     """A file of records that cannot be read; the message starts with file:line."""
-
-
-class StorageError(OSError):
-    """Nothing can be written here (no space left, a quota); the message names the file and the remedy."""
 
 
 def read_jsonl(path: str | Path, *, tolerate_torn_tail: bool = False) -> Iterator[dict[str, Any]]:
@@ -168,29 +161,6 @@ class JsonlAppender:
         self.close()
 
 
-def lock_file(fd: int, path: Path) -> None:
-    """Lock a file for this process; the system lets go when the process ends, however it ends.
-
-    Raises:
-        StorageError: another process holds it.
-    """
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        message = "another process is writing this file; wait for it, stop it, or choose another folder"
-        raise StorageError(errno.EAGAIN, message, str(path)) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
-            raise
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Hand all of `data` to the system, however many calls that takes."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
 def _cut_torn_tail(fd: int) -> None:
     """Cut what follows the last newline."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -207,50 +177,6 @@ def _cut_torn_tail(fd: int) -> None:
         end = start
     if end < size:
         os.ftruncate(fd, end)
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn 'no space left' into an error that names the file and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE or isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            error.errno,
-            f"{os.strerror(error.errno)}; nothing already written is lost: free some space and run again",
-            str(path),
-        ) from error
-
-
-def write_atomic(path: str | Path, data: str | bytes) -> None:
-    """Write a whole file, or leave what was there: a reader never sees half of it.
-
-    Raises:
-        StorageError: no space is left.
-    """
-    path = Path(path)
-    content = data.encode("utf-8") if isinstance(data, str) else data
-    with storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        try:
-            try:
-                os.fchmod(fd, 0o644)
-                write_all(fd, content)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-
-
-def write_json(path: str | Path, obj: Any) -> None:
-    """Write an object as readable JSON, atomically."""
-    write_atomic(path, json.dumps(obj, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -284,48 +210,3 @@ def sha256_of(path: str | Path) -> str:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise RecordError(f"{path}: no such file; check the path") from error
     return digest.hexdigest()
-
-
-def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What is needed to say later with which software a run was made.
-
-    Args:
-        extra: entries of the caller (resolved config, seed); they stand beside ours.
-    """
-    manifest: dict[str, Any] = {
-        "time": datetime.now(tz=timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
-        "versions": {"python": platform.python_version(), **_versions()},
-        "platform": platform.platform(),
-        "git_commit": _git_commit(),
-    }
-    if "torch" in sys.modules:  # a run without torch must not import it for this
-        torch = sys.modules["torch"]
-        manifest["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    return {**manifest, **(extra or {})}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("comem", *_VERSIONS_OF):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    if "comem" not in found:
-        from comem import __version__
-
-        found["comem"] = __version__
-    return found
-
-
-def _git_commit() -> str | None:
-    """The commit of the checkout this package lies in, if it lies in one."""
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import random
 import subprocess
@@ -21,10 +20,7 @@ from comem.records import (
     done_ids,
     read_json,
     read_jsonl,
-    run_manifest,
     unique,
-    write_atomic,
-    write_json,
 )
 
 
@@ -176,31 +172,9 @@ def test_a_file_limit_reached_in_mid_line_leaves_whole_lines(tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl"]  # no half file, no temporary file
 
 
-def test_atomic_writes_replace_or_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "deep" / "a.json"
-    write_json(path, {"é": [1, None]})
-    assert read_json(path) == {"é": [1, None]}
-
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, "other")
-    assert read_json(path) == {"é": [1, None]}
-    assert [p.name for p in path.parent.iterdir()] == ["a.json"]
-
-
 def test_numbers_that_json_does_not_know_are_refused(tmp_path: Path) -> None:
     with JsonlAppender(tmp_path / "a.jsonl") as file, pytest.raises(ValueError):
         file.write({"seconds": float("nan")})
-
-
-def test_the_manifest_says_what_ran() -> None:
-    manifest = run_manifest({"seed": 7})
-    assert manifest["seed"] == 7
-    assert {"python", "comem", "pillow"} <= set(manifest["versions"])
-    json.dumps(manifest)
 
 
 def _root() -> Path:

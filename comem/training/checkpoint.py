@@ -8,7 +8,6 @@ rename when it is complete; what a crash left half-written keeps its temporary n
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -20,7 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from comem.records import StorageError, read_json, write_json
+from comem.records import read_json
+from comem.storage import StorageError, no_space, sync_tree, write_json
 
 _TEMPORARY = ".writing-"
 
@@ -55,39 +55,21 @@ def save_checkpoint(
         save_encoder(temporary)
         save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))
-        _sync(temporary)
+        sync_tree(temporary)
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not _out_of_space(error):
+        if (number := no_space(error)) is None:
             raise
         raise StorageError(
-            errno.ENOSPC,
+            number,
             f"no space left for a checkpoint at step {state.step}; free some space and run the same command "
             "again, it resumes from the last complete checkpoint",
             str(final),
         ) from error
     return final
-
-
-def _out_of_space(error: Exception) -> bool:
-    """Whether the disk is full; safetensors reports it as text only."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    signs = ("No space left", "StorageFull", "os error 28", "quota exceeded")
-    return any(sign in str(error) for sign in signs)
-
-
-def _sync(folder: Path) -> None:
-    """Push every file to the disk before the rename makes them count."""
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def sweep(folder: Path) -> None:
