@@ -54,30 +54,26 @@ def best(postings: Postings, query: Sequence[int], k: int = 1) -> tuple[Rows, Sc
     tokens = sorted(counts, key=lambda token: -counts[token] * postings.highest[token])
     rest = np.cumsum([counts[t] * postings.highest[t] for t in reversed(tokens)])[::-1]  # (tokens,)
     rows, scores = np.empty(0, np.int32), np.empty(0)
-    for number, token in enumerate(tokens):
-        found = rows[_reach(scores, rest[number], k)]
-        if len(rows) >= k and _kth(scores, k) > rest[number] + _MARGIN:
-            return _ranked(found, _scored(postings, found, counts), k)
+    for token, left in zip(tokens, rest, strict=True):
+        kth = _kth(scores, k)
+        if kth > left + _MARGIN:  # what has none of the tokens read is out, and so are the lowest found
+            rows = rows[scores >= kth - left - _MARGIN]
+            break
         rows, scores = _merged(rows, scores, *postings.of(token), counts[token])
-    found = rows[_reach(scores, 0.0, k)]
-    return _ranked(found, _scored(postings, found, counts), k)
+    else:
+        rows = rows[scores >= _kth(scores, k) - _MARGIN]
+    return _ranked(rows, _scored(postings, rows, counts), k)
 
 
 def _kth(scores: Scores, k: int) -> float:
-    return float(np.partition(scores, -k)[-k])
-
-
-def _reach(scores: Scores, rest: float, k: int) -> NDArray[np.bool_]:
-    """The titles that may still be among the k best when at most `rest` is added to each."""
-    if len(scores) < k:
-        return np.ones(len(scores), dtype=bool)
-    return scores + rest >= _kth(scores, k) - _MARGIN
+    """The k-th best of some scores; minus infinity when they are fewer."""
+    return float(np.partition(scores, -k)[-k]) if len(scores) >= k else -np.inf
 
 
 def _merged(rows: Rows, scores: Scores, new: Rows, values: Scores, count: int) -> tuple[Rows, Scores]:
     """Both sorted lists as one; the scores of titles that are in both are added."""
     if not len(rows):
-        return np.asarray(new), count * np.asarray(values)
+        return new, count * values
     place = np.searchsorted(rows, new)
     known = rows[np.minimum(place, len(rows) - 1)] == new
     scores[place[known]] += count * values[known]
