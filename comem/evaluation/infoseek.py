@@ -134,7 +134,10 @@ def evaluate(
     names = match(predictions, questions)
     values = {name: float(rules.right(predictions[name], questions[name])) for name in names}
     scores = scores_of(
-        values, questions, lambda name: questions[name].split, lambda name: str(rows[name].get("language", ""))
+        values,
+        questions,
+        lambda name: questions[name].split,
+        lambda name: str(rows[name].get("language", "")),
     )
     cells = _count(questions.values(), scores)
     metrics: dict[str, Any] = {}
@@ -182,9 +185,7 @@ class _Cell:
     correct: int = 0
 
     def __add__(self, other: _Cell) -> _Cell:
-        return _Cell(
-            self.total + other.total, self.answered + other.answered, self.correct + other.correct
-        )
+        return _Cell(self.total + other.total, self.answered + other.answered, self.correct + other.correct)
 
     def percent(self, missing_wrong: bool = False) -> float:
         """Right answers in percent of those given (or of all), 0 when there are none."""

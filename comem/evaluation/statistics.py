@@ -44,8 +44,8 @@ class Bootstrap:
     def __post_init__(self) -> None:
         if self.samples < 0 or not 0 < self.level < 100 or self.seed < 0:
             raise ValueError(
-                f"bootstrap: samples {self.samples}, level {self.level:g}, seed {self.seed}; give samples and "
-                "seed of 0 or more, and a level between 0 and 100"
+                f"bootstrap: samples {self.samples}, level {self.level:g}, seed {self.seed}; give samples "
+                "and seed of 0 or more, and a level between 0 and 100"
             )
 
     def means(self, values: Iterable[float], stream: int = 0) -> Array:

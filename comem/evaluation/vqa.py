@@ -86,7 +86,9 @@ def evaluate(
 ) -> Report:
     """Score short answers by question_id against the annotations by question_id."""
     names = match(predictions, annotations)
-    earned = {name: soft_accuracy(predictions[name], human_answers(annotations[name], name)) for name in names}
+    earned = {
+        name: soft_accuracy(predictions[name], human_answers(annotations[name], name)) for name in names
+    }
     return report_of(earned, annotations, benchmark)
 
 

@@ -1,0 +1,56 @@
+"""From files and options to a report: the scorer, its statistics and its warnings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from typing import Any
+
+from comem.evaluation.files import ScoreFiles
+from comem.evaluation.scorers import SCORER_SETS, Scorer
+from comem.evaluation.statistics import Bootstrap, compare, with_statistics
+from comem.types import Report
+
+
+def score_files(
+    benchmark: str, files: ScoreFiles, scorer: str = "official", bootstrap: Bootstrap | None = None
+) -> Report:
+    """Score a benchmark's files.
+
+    Args:
+        benchmark: a row of the table of scorers.
+        files: what there is to score.
+        scorer: "official", or "paper" for what the authors' code computed.
+        bootstrap: how intervals are drawn; as by default without it.
+
+    Raises:
+        ValueError: an unknown benchmark or scorer, or files that cannot be scored.
+    """
+    row = SCORER_SETS[scorer][benchmark]
+    return finished(row.evaluate(files), row, scorer, bootstrap)
+
+
+def finished(report: Report, row: Scorer, scorer: str, bootstrap: Bootstrap | None = None) -> Report:
+    """The report with its statistics, the scorer's name and definition, and what is wrong with it."""
+    report = with_statistics(report, bootstrap or Bootstrap(), row.combined)
+    notes = list(report.metrics.get("notes", ()))
+    if row.warning:
+        notes.insert(0, f"the {scorer} scorer is not the benchmark's: {row.warning}")
+    facts = {"scorer": scorer, "definition": row.definition, "notes": notes}
+    return replace(report, metrics={**report.metrics, **facts})
+
+
+def comparison(first: Report, second: Report, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
+    """Two reports over the same questions, metric by metric (see `comem.evaluation.statistics.Comparison`).
+
+    Raises:
+        ValueError: they have no metric or no answered question in common.
+    """
+    common = [metric for metric in first.scores if metric in second.scores]
+    if not common:
+        raise ValueError("the two runs have no metric in common; score both by the same scorer")
+    drawn = bootstrap or Bootstrap()
+    return {
+        metric: asdict(compare(first.scores[metric], second.scores[metric], drawn))
+        for metric in common
+        if any(score.answered for score in second.scores[metric])
+    }
