@@ -8,6 +8,9 @@ from statistics import fmean
 
 from comem.benchmarks import Benchmark
 from comem.evaluation.files import keyed, match, read_predictions
+from comem.evaluation.score import finished
+from comem.evaluation.scorers import SCORER_SETS
+from comem.evaluation.statistics import Bootstrap
 from comem.records import done_ids, write_json
 from comem.runner.run_folder import ERRORS, METRICS, PREDICTIONS
 from comem.types import Example, Report
@@ -15,17 +18,28 @@ from comem.types import Example, Report
 _COSTS = ("context_tokens", "prompt_tokens", "seconds")
 
 
-def evaluate(benchmark: Benchmark, examples: Sequence[Example], run_folder: str | Path) -> Report:
+def evaluate(
+    benchmark: Benchmark, examples: Sequence[Example], run_folder: str | Path, *,
+    scorer: str = "official", bootstrap: Bootstrap | None = None,
+) -> Report:  # fmt: skip
     """Score a run folder (or a file of predictions) and write `metrics.json` beside the predictions.
 
-    Besides the benchmark's own metrics: the mean cost of a question, and how many failed.
+    Besides the benchmark's own metrics: intervals, groups and languages, the mean cost of a question, and
+    how many failed.
+
+    Args:
+        benchmark: the row that the examples come from.
+        examples: the questions.
+        run_folder: what `predict` has made.
+        scorer: "official"; or "paper", what the authors' code computed (into `metrics_paper.json`).
+        bootstrap: how intervals are drawn.
 
     Raises:
-        ValueError: there are no predictions, or none belongs to the examples.
+        ValueError: there are no predictions, none belongs to the examples, or no such scorer.
     """
     path = Path(run_folder)
     file = path / PREDICTIONS if path.is_dir() or not path.suffix else path
-    report = benchmark.score(read_predictions(file), list(examples))
+    report = _scored(benchmark, examples, file, scorer, bootstrap)
     rows = keyed(file, torn_tail=True)
     scored = [rows[name] for name in match(rows, {example.id: example for example in examples})]
     metrics = {
@@ -34,5 +48,22 @@ def evaluate(benchmark: Benchmark, examples: Sequence[Example], run_folder: str 
         "with_knowledge": sum(bool(row.get("knowledge_ids")) for row in scored),
         "mean": {name: fmean(float(row.get(name, 0)) for row in scored) for name in _COSTS},
     }
-    write_json(file.parent / METRICS, {"benchmark": report.benchmark, "count": report.count, **metrics})
-    return Report(report.benchmark, metrics, report.count)
+    name = METRICS if scorer == "official" else f"metrics_{scorer}.json"
+    write_json(file.parent / name, {"benchmark": report.benchmark, "count": report.count, **metrics})
+    return Report(report.benchmark, metrics, report.count, report.scores)
+
+
+def _scored(
+    benchmark: Benchmark, examples: Sequence[Example], file: Path, scorer: str, bootstrap: Bootstrap | None
+) -> Report:
+    """The report of one of the scorers, with its statistics."""
+    row = SCORER_SETS[scorer][benchmark.evaluation]
+    if scorer == "official":
+        return finished(benchmark.score(read_predictions(file), list(examples)), row, scorer, bootstrap)
+    if row.rows is None:
+        raise ValueError(
+            f"the {scorer} scorer of {benchmark.name} works on linked answers: comem oven link, then "
+            f"comem evaluate {benchmark.evaluation} --scorer {scorer}"
+        )
+    outputs, references = read_predictions(file, whole=True), {each.id: each.meta for each in examples}
+    return finished(row.rows(outputs, references, benchmark.name), row, scorer, bootstrap)

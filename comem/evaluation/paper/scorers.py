@@ -71,11 +71,12 @@ def okvqa_files(files: ScoreFiles) -> Report:
 
 def aokvqa_rows(outputs: Mapping[str, str], rows: Rows, benchmark: str = "aokvqa") -> Report:
     """A-OKVQA as coded: any of the direct answers as they stand, difficult ones too, no multiple choice."""
-    answers = {name: [str(each).strip() for each in row["direct_answers"]] for name, row in rows.items()}
+    direct = {name: row for name, row in rows.items() if aokvqa.split_id(name)[1] == "direct_answer"}
+    answers = {name: [str(each).strip() for each in row["direct_answers"]] for name, row in direct.items()}
     values = {
-        name: float(extract(outputs[name]) in filter(None, answers[name])) for name in match(outputs, rows)
+        name: float(extract(outputs[name]) in filter(None, answers[name])) for name in match(outputs, answers)
     }
-    return squad.report_of({"direct_answer": values}, rows, benchmark)
+    return squad.report_of({"direct_answer": values}, answers, benchmark)
 
 
 def aokvqa_files(files: ScoreFiles) -> Report:

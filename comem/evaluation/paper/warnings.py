@@ -13,9 +13,9 @@ _MISSING = "missing predictions are left out"
 
 WARNINGS: dict[str, str] = {
     "infoseek": (
-        f"{_CUTS}, in predictions and accepted answers alike, so that different answers become equal (always "
-        'answering "Paris" scores 3.59 % of the textual questions where 0.21 % is right); times match by substring ("19" is 1990); '
-        f"text before the last colon is dropped; {_MISSING}"
+        f"{_CUTS}, in predictions and accepted answers alike, so that different answers become equal: always "
+        'answering "Paris" scores 3.59 % of the textual questions where 0.21 % is right; times match by '
+        f'substring ("19" is 1990); text before the last colon is dropped; {_MISSING}'
     ),
     "oven": (
         "a part without unseen answers counts its seen score twice; scores are rounded before averaging; "
