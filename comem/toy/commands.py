@@ -1,4 +1,4 @@
-"""`comem toy build` and `comem toy dialogues`: the embedded world as files."""
+"""`comem toy build`, `comem toy dialogues` and `comem toy benchmarks`: the embedded world as files."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from comem.toy.asked import FilesSettings
 from comem.toy.dataset import DataSettings, build
 from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.toy.lexicon import LANGUAGES
@@ -33,6 +34,7 @@ def add_toy_arguments(parser: argparse.ArgumentParser) -> None:
             job.add_argument(flag, type=int, default=getattr(defaults, field.name), metavar="N", help=" ")
     job.add_argument("--languages", nargs="+", choices=LANGUAGES, default=list(defaults.languages), help=" ")
     _add_dialogues(jobs)
+    _add_benchmarks(jobs)
 
 
 def _add_dialogues(jobs: Any) -> None:
@@ -50,9 +52,32 @@ def _add_dialogues(jobs: Any) -> None:
     job.add_argument("--items", type=int, nargs="+", default=list(defaults.items), metavar="K", help=" ")
 
 
+def _add_benchmarks(jobs: Any) -> None:
+    job = jobs.add_parser(
+        "benchmarks",
+        help="write questions in the published format of every benchmark",
+        description="Write infoseek/, oven/, mrag_bench/, okvqa/, aokvqa/, viquae/, cvqa/, images/, wit.tsv.gz.",
+        epilog="example: comem toy benchmarks data/benchmarks --questions 50",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    job.add_argument("output", type=Path, metavar="DIR")
+    for field in fields(FilesSettings):
+        flag = "--" + field.name.replace("_", "-")
+        job.add_argument(flag, type=int, default=field.default, metavar="N", help=" ")
+
+
 def run_toy(args: argparse.Namespace) -> int:
     """Write the files and say what they hold."""
-    return _build(args) if args.job == "build" else _dialogues(args)
+    return {"build": _build, "dialogues": _dialogues, "benchmarks": _benchmarks}[args.job](args)
+
+
+def _benchmarks(args: argparse.Namespace) -> int:
+    from comem.toy.benchmark_files import build_files
+
+    values = {field.name: getattr(args, field.name) for field in fields(FilesSettings)}
+    counts = build_files(args.output, FilesSettings(**values))
+    logger.info("%s: %s", args.output, ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return 0
 
 
 def _build(args: argparse.Namespace) -> int:

@@ -16,7 +16,7 @@ import gzip
 import io
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def build(output: Path, settings: DataSettings) -> dict[str, int]:
         path = images / f"{world.entities[index].id}_{view}.png"
         if not path.exists():
             save_picture(path, world.entities[index], view, settings.picture_size)
-    write_atomic(output / "wit.tsv.gz", _wit(world.entities, settings))
+    write_wit(output / "wit.tsv.gz", world.entities, settings.languages, settings.picture_size)
     for name, rows in files.items():
         write_atomic(output / f"{name}.jsonl", "".join(_line(row) for row in rows))
     counts = {"entities": len(world), "pictures": len(pictures)} | {
@@ -146,29 +146,34 @@ def save_picture(path: Path, entity: Entity, view: int, size: int = 112) -> None
     write_atomic(path, buffer.getvalue())
 
 
-def _wit(entities: Iterable[Entity], settings: DataSettings) -> bytes:
-    """The WIT table, gzipped without a time stamp so that equal worlds give equal bytes."""
+def write_wit(path: Path, entities: Iterable[Entity], languages: Sequence[str], size: int) -> None:
+    """The WIT table, gzipped without a time stamp so that equal worlds give equal bytes.
+
+    Args:
+        path: the file.
+        entities: the towns, one row for each and each of the languages.
+        languages: of the passages.
+        size: edge length of the pictures, in pixels.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, WIT_COLUMNS, dialect="excel-tab", restval="")
     table.writeheader()
-    table.writerows(_wit_rows(entities, settings))
-    return gzip.compress(text.getvalue().encode(), mtime=0)
+    table.writerows(_wit_row(entity, language, size) for entity in entities for language in languages)
+    write_atomic(path, gzip.compress(text.getvalue().encode(), mtime=0))
 
 
-def _wit_rows(entities: Iterable[Entity], settings: DataSettings) -> Iterator[dict[str, Any]]:
-    for entity in entities:
-        for language in settings.languages:
-            yield {
-                "language": language,
-                "page_url": f"toy/{language}/{entity.id}",
-                "image_url": f"images/{entity.id}_0.png",
-                "page_title": entity.name,
-                "caption_reference_description": entity.arms.caption(),
-                "mime_type": "image/png",
-                "original_height": settings.picture_size,
-                "original_width": settings.picture_size,
-                "is_main_image": "true",
-                "attribution_passes_lang_id": "true",
-                "page_changed_recently": "false",
-                "context_page_description": entity.passage(language),
-            }
+def _wit_row(entity: Entity, language: str, size: int) -> dict[str, Any]:
+    return {
+        "language": language,
+        "page_url": f"toy/{language}/{entity.id}",
+        "image_url": f"images/{entity.id}_0.png",
+        "page_title": entity.name,
+        "caption_reference_description": entity.arms.caption(),
+        "mime_type": "image/png",
+        "original_height": size,
+        "original_width": size,
+        "is_main_image": "true",
+        "attribution_passes_lang_id": "true",
+        "page_changed_recently": "false",
+        "context_page_description": entity.passage(language),
+    }

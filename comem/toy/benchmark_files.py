@@ -1,0 +1,259 @@
+"""The embedded world's questions in the published format of every benchmark, file by file.
+
+    images/T00001_1.png …                           pictures, also named by OVEN and ViQuAE
+    wit.tsv.gz                                      the knowledge, in six languages
+    infoseek/infoseek_val.jsonl, infoseek_val_spanish.jsonl …, infoseek_val_qtype.jsonl
+    oven/oven_entity_val.jsonl, oven_query_val.jsonl, Wiki6M_ver_1_0_title_only.jsonl
+    mrag_bench/data/test-00000-of-00001.parquet     pictures inside, as in the other parquet files
+    okvqa/data/val2014-00000-of-00001.parquet
+    aokvqa/data/validation-00000-of-00001.parquet
+    viquae/test.jsonl
+    cvqa/data/test-00000-of-00001.parquet
+    references/                                     what `comem evaluate` takes where that is another file
+
+What is asked is what the embedded models can answer: a town's facts. So the entities of OVEN are the stones,
+animals and crafts of the towns; *seen* and *unseen* say whether the town was in the training split.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from comem.records import write_atomic, write_json
+from comem.toy import lexicon
+from comem.toy.asked import Asked, FilesSettings, Questions, picture
+from comem.toy.dataset import question, write_wit
+from comem.toy.world import World
+
+Row = dict[str, Any]
+
+_SUFFIXES = {"bg": "_bulgarian", "zh": "_chinese", "pt": "_portuguese", "ru": "_russian", "es": "_spanish"}
+#: Facts whose value is a word, with others to choose from.
+WORDS = tuple(lexicon.VALUES)
+SCENARIOS = (
+    "Angle", "Partial", "Scope", "Occlusion", "Temporal", "Deformation", "Incomplete", "Biological", "Others",
+)  # fmt: skip
+#: The paper's five country-language pairs, by language.
+PAIRS = {
+    "zh": ("Chinese", "China"), "es": ("Spanish", "Spain"), "ru": ("Russian", "Russia"),
+    "bg": ("Bulgarian", "Bulgaria"), "pt": ("Portuguese", "Brazil"),
+}  # fmt: skip
+
+
+def build_files(output: Path, settings: FilesSettings) -> dict[str, int]:
+    """Write all files; the same settings give the same questions.
+
+    Returns:
+        Questions by the name of the benchmark's row.
+    """
+    world = World(settings.seed, settings.size)
+    asked = Questions(world, settings)
+    write_wit(output / "wit.tsv.gz", world.entities, lexicon.LANGUAGES, settings.picture_size)
+    for town in world.entities:
+        picture(output, town, 0, settings.picture_size)
+    counts: dict[str, int] = {}
+    for write in (_infoseek, _oven, _mrag_bench, _okvqa, _aokvqa, _viquae, _cvqa):
+        counts |= write(output, asked)
+    write_json(output / "benchmarks.json", {"settings": asdict(settings), "questions": counts})
+    return counts
+
+
+def _infoseek(output: Path, asked: Questions) -> dict[str, int]:
+    """One set of questions in six languages, under the same ids, as the paper's translations are."""
+    chosen = asked.draw(output, "infoseek")
+    types: list[Row] = []
+    counts = {}
+    for language in lexicon.LANGUAGES:
+        rows = []
+        for number, each in enumerate(chosen):
+            split = "val_unseen_question" if each.seen else "val_unseen_entity"
+            row = question(each.town, each.fact, each.view, split, language, each.wording)
+            published = ("image_id", "question", "answer", "answer_eval", "data_split")
+            rows.append({"data_id": f"infoseek_val_{number:08d}", **{key: row[key] for key in published}})
+        suffix = _SUFFIXES.get(language, "")
+        _write_lines(output / "infoseek" / f"infoseek_val{suffix}.jsonl", rows)
+        counts["infoseek" + (f"_{language}" if suffix else "")] = len(rows)
+        types = [
+            {"data_id": row["data_id"], "question_type": lexicon.FACTS[each.fact]}
+            for row, each in zip(rows, chosen, strict=True)
+        ]
+    _write_lines(output / "infoseek" / "infoseek_val_qtype.jsonl", types)
+    return counts
+
+
+def entity_id(fact: str, index: int) -> str:
+    """The made-up Wikidata id of a value."""
+    return f"Q{1000 * (1 + WORDS.index(fact)) + index}"
+
+
+def _oven(output: Path, asked: Questions) -> dict[str, int]:
+    """Two sets: what is asked by a template (entity), and by people (query)."""
+    counts = {}
+    for part, facts in {"entity": ("stone", "craft"), "query": ("animal",)}.items():
+        rows = [
+            {
+                "data_id": f"oven_{part}_val_{number:08d}",
+                "image_id": each.image_id,
+                "question": each.text(),
+                "entity_id": entity_id(each.fact, each.town.facts[each.fact]),
+                "entity_text": each.answer().capitalize(),
+                "data_split": f"{part}_val_{'seen' if each.seen else 'unseen'}",
+            }
+            for number, each in enumerate(asked.draw(output, f"oven/{part}", facts))
+        ]
+        _write_lines(output / "oven" / f"oven_{part}_val.jsonl", rows)
+        counts[f"oven_{part}"] = len(rows)
+    titles = [
+        {"wikidata_id": entity_id(fact, index), "wikipedia_title": value.capitalize()}
+        for fact in WORDS
+        for index, value in enumerate(lexicon.VALUES[fact]["en"])
+    ]
+    titles += [
+        {"wikidata_id": f"Q{10**6 + town.index}", "wikipedia_title": town.name}
+        for town in asked.world.entities
+    ]
+    _write_lines(output / "oven" / "Wiki6M_ver_1_0_title_only.jsonl", titles)
+    return counts
+
+
+def _mrag_bench(output: Path, asked: Questions) -> dict[str, int]:
+    rng = random.Random("mrag_bench")
+    rows, references = [], []
+    for number, each in enumerate(asked.draw(output, "mrag_bench", WORDS)):
+        choices = dict(zip("ABCD", each.options("en", rng), strict=True))
+        letter = next(key for key, value in choices.items() if value == each.answer())
+        facts = {"id": str(number), "aspect": "perspective", "scenario": SCENARIOS[number % len(SCENARIOS)]}
+        other = [asked.png(each.town, 0)]
+        rows.append(
+            facts
+            | {"image": asked.png(each.town, each.view), "gt_images": other, "question": each.text()}
+            | choices
+            | {"answer_choice": letter, "answer": each.answer(), "image_type": "png", "source": "comem toy"}
+            | {"retrieved_images": other}
+        )
+        references.append({**facts, "choices": choices, "gt_choice": letter})
+    _write_lines(output / "references" / "mrag_bench.jsonl", references)
+    return {"mrag_bench": _write_parquet(output / "mrag_bench", "test", rows)}
+
+
+def _humans(each: Asked, rng: random.Random) -> list[str]:
+    """Ten human answers, of which two are mistaken."""
+    values = lexicon.VALUES.get(each.fact, {}).get("en") or [str(rng.randrange(1000, 2000)) for _ in range(9)]
+    wrong = [value for value in rng.sample(values, 3) if value != each.answer()][:2]
+    return [each.answer()] * (10 - len(wrong)) + wrong
+
+
+def _okvqa(output: Path, asked: Questions) -> dict[str, int]:
+    rng = random.Random("okvqa")
+    rows, annotations = [], []
+    for number, each in enumerate(asked.draw(output, "okvqa")):
+        name, answers = str(10 * number + 5), _humans(each, rng)
+        kinds = {"question_type": lexicon.FACTS[each.fact], "answer_type": "other"}
+        image = {"image": asked.png(each.town, each.view)}
+        rows.append({"question_id": name, **image, "question": each.text(), "answers": answers, **kinds})
+        listed = [
+            {"answer_id": n, "answer": text, "raw_answer": text} for n, text in enumerate(answers, start=1)
+        ]
+        annotations.append({"question_id": int(name), "image_id": number, "answers": listed, **kinds})
+    write_json(output / "references" / "okvqa.json", {"annotations": annotations})
+    return {"okvqa": _write_parquet(output / "okvqa", "val2014", rows)}
+
+
+def _aokvqa(output: Path, asked: Questions) -> dict[str, int]:
+    rng = random.Random("aokvqa")
+    rows, references = [], []
+    for number, each in enumerate(asked.draw(output, "aokvqa", WORDS)):
+        choices, answers = each.options("en", rng), _humans(each, rng)
+        row = {
+            "question_id": f"toy{number:019d}",
+            "question": each.text(),
+            "choices": choices,
+            "correct_choice_idx": choices.index(each.answer()),
+            "direct_answers": answers,
+            "difficult_direct_answer": number % 8 == 7,
+            "rationales": [f"The passage about {each.town.name} says so."],
+        }
+        references.append(row)
+        rows.append({"image": asked.png(each.town, each.view), **row, "direct_answers": str(answers)})
+    write_json(output / "references" / "aokvqa.json", references)
+    return {"aokvqa": _write_parquet(output / "aokvqa", "validation", rows)}
+
+
+def _viquae(output: Path, asked: Questions) -> dict[str, int]:
+    rows = [
+        {
+            "id": f"toy_{number}",
+            "input": each.text(),
+            "image": f"{each.image_id}.png",
+            "url": f"toy/{each.image_id}.png",
+            "kilt_id": f"toy_{number}",
+            "wikidata_id": each.town.id,
+            "original_question": each.text().replace("this town", each.town.name),
+            "meta": {},
+            "output": {"answer": sorted({each.answer(), each.answer().capitalize()}),
+                       "original_answer": each.answer()},
+        }
+        for number, each in enumerate(asked.draw(output, "viquae"))
+    ]  # fmt: skip
+    _write_lines(output / "viquae" / "test.jsonl", rows)
+    return {"viquae": len(rows)}
+
+
+def _cvqa(output: Path, asked: Questions) -> dict[str, int]:
+    rng = random.Random("cvqa")
+    rows = []
+    for language, pair in PAIRS.items():
+        for number, each in enumerate(asked.draw(output, f"cvqa/{language}", WORDS)):
+            state = rng.getstate()
+            options = each.options(language, rng)
+            rng.setstate(state)
+            rows.append(
+                {
+                    "image": asked.png(each.town, each.view),
+                    "ID": f"toy{language}{number:06d}_0",
+                    "Subset": str(pair),
+                    "Question": each.text(language),
+                    "Translated Question": each.text(),
+                    "Options": options,
+                    "Translated Options": each.options("en", rng),
+                    "Label": options.index(each.answer(language)),
+                    "Category": "Objects / materials / clothing",
+                    "Image Type": "Self",
+                    "Image Source": "Self-open",
+                    "License": "Apache-2.0",
+                }
+            )
+    references = ({key: value for key, value in row.items() if key != "image"} for row in rows)
+    _write_lines(output / "references" / "cvqa.jsonl", references)
+    return {"cvqa": _write_parquet(output / "cvqa", "test", rows)}
+
+
+def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _write_parquet(folder: Path, split: str, rows: Sequence[Row]) -> int:
+    """One shard in the form in which the `datasets` library writes the hub's."""
+    import pyarrow.parquet
+    from datasets import Features, Image, List, Value
+
+    def feature(name: str, value: Any) -> Any:
+        if name == "image":
+            return Image()
+        if isinstance(value, list):
+            return List(Image() if isinstance(value[0], dict) else Value("string"))
+        return Value("bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string")
+
+    features = Features({name: feature(name, value) for name, value in rows[0].items()})
+    # Not Dataset.to_parquet: it draws a progress bar for every file.
+    table = pyarrow.Table.from_pylist(list(rows), schema=features.arrow_schema)
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer)
+    write_atomic(folder / "data" / f"{split}-00000-of-00001.parquet", buffer.getvalue())
+    return len(rows)
