@@ -96,4 +96,4 @@ def picture(output: Path, town: Entity, view: int, size: int) -> None:
     """Draw one view of a town into the images folder, unless it is there."""
     path = output / "images" / f"{town.id}_{view}.png"
     if not path.exists():
-        savepicture(path, town, view, size)
+        save_picture(path, town, view, size)

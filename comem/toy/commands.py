@@ -56,7 +56,7 @@ def _add_benchmarks(jobs: Any) -> None:
     job = jobs.add_parser(
         "benchmarks",
         help="write questions in the published format of every benchmark",
-        description="Write infoseek/, oven/, mrag_bench/, okvqa/, aokvqa/, viquae/, cvqa/, images/, wit.tsv.gz.",
+        description="Write a folder for each benchmark, and images/, references/, wit.tsv.gz.",
         epilog="example: comem toy benchmarks data/benchmarks --questions 50",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
