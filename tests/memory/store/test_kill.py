@@ -1,0 +1,69 @@
+"""kill -9 at fifty random moments while appending: the store opens, verifies and goes on."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from comem.memory.store.forms import PLAIN_FORMS
+from comem.memory.store.layout import EncoderInfo
+from comem.memory.store.reader import MemoryStore
+from comem.memory.store.verify import verify_store
+from comem.memory.store.writer import create_store
+
+KILLS = 50
+# An encoder that costs nothing: the memory of item n is n, everywhere. It goes on behind the last item.
+CHILD = """
+import sys
+import numpy as np
+from comem.memory.store import writer as module
+
+module.CHECKPOINT = 50  # lookup.bin is often being written
+writer = module.StoreWriter(sys.argv[1])
+print("ready", flush=True)
+n = len(writer.table)
+while True:
+    ids = [f"item {i}" for i in range(n, n + 1 + n % 7)]
+    memories = np.stack([np.full((8, 512), i % 251, np.float32) for i in range(n, n + len(ids))])
+    writer.append(ids, [i.to_bytes(16, "little") for i in range(n, n + len(ids))], memories)
+    n += len(ids)
+    print(n, flush=True)
+"""
+
+
+def test_killed_fifty_times(tmp_path: Path) -> None:
+    folder, moments = tmp_path / "store", random.Random(0)
+    create_store(folder, PLAIN_FORMS["bf16"](8, 512), EncoderInfo("f" * 64), shard_items=300)
+    before = 0
+    for _ in range(KILLS):
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True
+        )
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        time.sleep(moments.uniform(0, 0.1))
+        child.send_signal(signal.SIGKILL)
+        said = [int(line) for line in child.stdout.read().split()]
+        assert child.wait() == -signal.SIGKILL
+        child.stdout.close()
+        before = check(folder, max([before, *said]))
+    assert before > 3 * KILLS
+    assert verify_store(folder).good
+
+
+def check(folder: Path, finished: int) -> int:
+    """Everything that was finished is there, and as it was; the number of items."""
+    with MemoryStore(folder) as store:
+        count = len(store)
+        assert count >= finished
+        ids = [f"item {i}" for i in range(max(0, count - 200), count)]
+        memories = store.read(ids)
+        expected = [int(item_id.split()[1]) % 251 for item_id in ids]
+        assert np.array_equal(memories[:, 0, 0], expected) and (memories == memories[:, :1, :1]).all()
+        assert f"item {count}" not in store
+    return count
