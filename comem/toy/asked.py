@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.toy import lexicon
+from comem.toy.dataset import save_picture
 from comem.toy.draw import draw
 from comem.toy.world import Entity, World
 
