@@ -6,6 +6,7 @@ import io
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,8 +20,16 @@ MAX_PIXELS = 64_000_000
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 #: What Pillow's decoders raise on damaged data.
 _DECODER_ERRORS = (
-    OSError, SyntaxError, ValueError, RuntimeError, EOFError, LookupError, TypeError, OverflowError,
-    struct.error, zlib.error,
+    OSError,
+    SyntaxError,
+    ValueError,
+    RuntimeError,
+    EOFError,
+    LookupError,
+    TypeError,
+    OverflowError,
+    struct.error,
+    zlib.error,
 )
 _MARKUP = (b"<svg", b"<?xml", b"<!doctype", b"<html", b"<head", b"<body")
 
@@ -42,6 +51,8 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
     Raises:
         ImageError: the file is missing, empty, truncated, too large, or not a raster image.
     """
+    if isinstance(ref, ImageRef) and ref.pixels is not None:
+        return ref.pixels
     name, data = _read(ref)
     _refuse_markup(name, data)
     try:
@@ -59,6 +70,14 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
         raise
     except _DECODER_ERRORS as error:
         raise ImageError(f"{name}: the image is damaged ({error}); download it again") from error
+
+
+def opened(ref: ImageRef) -> ImageRef:
+    """The same image with its pixels, or unchanged where it cannot be opened: `open_image` then says why."""
+    try:
+        return replace(ref, pixels=open_image(ref))
+    except ImageError:
+        return ref
 
 
 def _formats() -> list[str]:

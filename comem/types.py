@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image that has not been opened yet: a path, or the encoded bytes (PNG, JPEG, …).
+    """An image: a path, or the encoded bytes (PNG, JPEG, …).
+
+    `pixels` is the opened picture where that was done ahead (`comem.images.opened`); it is no part of
+    what the image is.
 
     Raises:
         ValueError: if neither or both of `path` and `data` are given.
@@ -17,6 +20,7 @@ class ImageRef:
 
     path: str | None = None
     data: bytes | None = field(default=None, repr=False)
+    pixels: Any = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.data is None):

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from comem.benchmarks import Benchmark
-from comem.records import JsonlAppender, done_ids, write_atomic, write_json
-from comem.runner.run_folder import ERRORS, PREDICTIONS, RUN, open_run
+from comem.records import JsonlAppender
+from comem.runner.ahead import one_ahead, open_pictures
+from comem.runner.merge import merge_shards
+from comem.runner.plan import Batch, Shard, distinct, plan_batches
+from comem.runner.run_folder import ERRORS, PREDICTIONS, SHARDS, Failures, RunFolder, open_run
 from comem.types import Example, RetrievedContext
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,10 @@ class AnswerLike(Protocol):
 
 
 class ModeLike(Protocol):
-    """What the runner needs of a mode (see `comem.modes.base.Mode`)."""
+    """What the runner needs of a mode (see `comem.modes.base.Mode`).
+
+    A mode whose `opens_item_pictures` is true gets the pictures of items opened ahead.
+    """
 
     @property
     def name(self) -> str: ...
@@ -68,6 +74,8 @@ def predict(
     resume: bool = True,
     limit: int | None = None,
     config: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, Path] | None = None,
+    shard: Shard | None = None,
     strict: bool = False,
     sort: bool = True,
     progress: Progress | None = None,
@@ -84,6 +92,8 @@ def predict(
         resume: go on in a folder that holds predictions; otherwise such a folder is refused.
         limit: only the first so many examples.
         config: what else decides the answers (backbone, encoder, decoding, k, seed); plain values.
+        inputs: files and folders that the examples and contexts come from; their checksums are noted.
+        shard: answer only this part, into `shards/` of the run folder (see `merge_shards`).
         strict: stop at the first example that fails, instead of recording it.
         sort: batch questions of like length, which wastes less padding.
         progress: called with (done, total) at the start and after every batch.
@@ -95,37 +105,30 @@ def predict(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1")
-    folder, chosen = Path(run_folder), _distinct(examples)[: limit if limit is None else max(0, limit)]
+    folder = RunFolder(Path(run_folder), shard or Shard())
+    every = distinct(examples)[: limit if limit is None else max(0, limit)]
+    chosen = folder.shard.of(every)
     resolved = {"benchmark": benchmark.name, "mode": mode.name, **(config or {})}
-    with JsonlAppender(folder / PREDICTIONS) as file:
-        run = open_run(folder, resolved, resume)
-        done = done_ids(file.path, "data_id")
-        write_atomic(folder / ERRORS, "")  # what failed before is tried again
-        pending = [example for example in chosen if example.id not in done]
-        if sort:
-            pending.sort(key=lambda example: _length(example, contexts))
-        resumed = len(chosen) - len(pending)
-        session = _Session(mode, contexts or {}, file, folder / ERRORS, strict, resumed)
+    if folder.home == folder.path and (folder.path / SHARDS).is_dir():
+        merge_shards(folder.path, every)
+    with JsonlAppender(folder.home / PREDICTIONS) as file:
+        record = open_run(folder, resolved, inputs, resume)
+        done, failures = folder.answered(), Failures(folder.home / ERRORS)
+        length = (lambda example: _length(example, contexts)) if sort else None
+        batches = plan_batches(chosen, done, failures.rows, batch_size, length)
+        resumed = len(chosen) - sum(len(batch.wanted) for batch in batches)
+        session = _Session(mode, contexts or {}, file, failures, strict, resumed)
         try:
-            session.work(pending, batch_size, len(chosen), progress)
+            session.work(batches, len(chosen), progress)
         except KeyboardInterrupt:
-            log.warning(
-                "stopped after %d of %d; run again to go on", resumed + session.predicted, len(chosen)
-            )
+            at = resumed + session.predicted
+            log.warning("stopped after %d of %d; run again to go on", at, len(chosen))
             raise
         finally:
             counts = RunCounts(len(chosen), resumed, session.predicted, session.failed)
-            write_json(folder / RUN, {**run, "counts": vars(counts)})
+            record.close(vars(counts))
+        failures.settle(folder.answered())
     return counts
-
-
-def _distinct(examples: Sequence[Example]) -> list[Example]:
-    seen: set[str] = set()
-    for example in examples:
-        if example.id in seen:
-            raise ValueError(f"example {example.id!r} comes twice; every prediction belongs to one id")
-        seen.add(example.id)
-    return list(examples)
 
 
 def _length(example: Example, contexts: Contexts | None) -> int:
@@ -138,31 +141,35 @@ class _Session:
     """One call of `predict`: the batches, and what came of them."""
 
     def __init__(
-        self,
-        mode: ModeLike,
-        contexts: Contexts,
-        file: JsonlAppender,
-        errors: Path,
-        strict: bool,
+        self, mode: ModeLike, contexts: Contexts, file: JsonlAppender, failures: Failures, strict: bool,
         resumed: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.mode, self.contexts, self.file = mode, contexts, file
-        self.errors, self.strict, self.resumed = errors, strict, resumed
+        self.failures, self.strict, self.resumed = failures, strict, resumed
+        self.item_pictures = bool(getattr(mode, "opens_item_pictures", False))
         self.predicted = self.failed = 0
 
-    def work(self, pending: Sequence[Example], size: int, total: int, progress: Progress | None) -> None:
-        """Answer the pending examples, `size` at a time."""
+    def work(self, batches: Sequence[Batch], total: int, progress: Progress | None) -> None:
+        """Answer batch after batch, the next one's pictures being opened meanwhile."""
         tell = progress or (lambda done, total: None)
         tell(self.resumed, total)
-        for start in range(0, len(pending), size):
-            self._answer(pending[start : start + size])
-            tell(self.resumed + self.predicted + self.failed, total)
+        with one_ahead(self._opened, batches) as pairs:
+            for batch, (examples, contexts) in pairs:
+                self._answer(examples, contexts, batch.wanted)
+                tell(self.resumed + self.predicted + self.failed, total)
         if self.failed and not self.predicted + self.resumed:
-            raise ValueError(f"none of the {total} examples could be answered; the reasons: {self.errors}")
+            raise ValueError(
+                f"none of the {total} examples could be answered; the reasons: {self.failures.path}"
+            )
 
-    def _answer(self, batch: Sequence[Example]) -> None:
+    def _opened(self, batch: Batch) -> tuple[list[Example], list[RetrievedContext | None]]:
+        contexts = [self.contexts.get(example.id) for example in batch.examples]
+        return open_pictures(batch.examples, contexts, self.item_pictures)
+
+    def _answer(
+        self, batch: Sequence[Example], contexts: Sequence[RetrievedContext | None], wanted: frozenset[str]
+    ) -> None:
         """Answer a batch; when it fails, one by one, so that only the culprit is missing."""
-        contexts = [self.contexts.get(example.id) for example in batch]
         try:
             answers = self.mode.answer_batch(batch, contexts)
         except ValueError as error:  # a picture that does not open, an item that cannot be used
@@ -171,18 +178,19 @@ class _Session:
             if len(batch) == 1:
                 self._record_failure(batch[0], error)
                 return
-            for example in batch:
-                self._answer([example])
+            for example, context in zip(batch, contexts, strict=True):
+                if example.id in wanted:
+                    self._answer([example], [context], wanted)
             return
         for example, context, answer in zip(batch, contexts, answers, strict=True):
-            self.file.write(_row(example, context, answer))
-            self.predicted += 1
+            if example.id in wanted:
+                self.file.write(_row(example, context, answer))
+                self.predicted += 1
 
     def _record_failure(self, example: Example, error: ValueError) -> None:
         self.failed += 1
         log.warning("%s is not answered: %s", example.id, error)
-        with JsonlAppender(self.errors) as errors:
-            errors.write({"data_id": example.id, "error": str(error), "kind": type(error).__name__})
+        self.failures.add(example.id, error)
         if self.failed >= _HOPELESS and not self.predicted + self.resumed:
             raise ValueError(f"the first {self.failed} examples failed, the last with: {error}") from error
 
