@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.backbones.row import BackboneError, BackboneSpec
 from comem.images import open_image
 from comem.types import ImageRef, Message
+
+Conversations = Sequence[Sequence[Message]]
 
 
 @dataclass(frozen=True)
@@ -69,17 +71,20 @@ class ChatProcessor:
         """
         if not conversations:
             raise BackboneError("an empty batch: give at least one conversation")
-        images = [open_image(ref) for chat in conversations for ref in self._images(chat)]
+        images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
         texts = [
             self.processor.apply_chat_template(
                 self._render(chat), tokenize=False, add_generation_prompt=add_generation_prompt
             )
             for chat in conversations
         ]
-        kwargs: dict[str, Any] = {"images": images} if images else {}
-        if images and self._limited:
+        kwargs: dict[str, Any] = {"images": images} if any(images) else {}
+        if any(images) and self._limited:
             low, high = self._edges()
             kwargs["images_kwargs"] = {"size": {"shortest_edge": low, "longest_edge": high}}
+        bos = self.tokenizer.bos_token
+        if bos is not None and texts[0].startswith(bos):  # the template wrote it: not once more
+            kwargs["add_special_tokens"] = False
         batch = self.processor(
             text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
         )
@@ -104,18 +109,26 @@ class ChatProcessor:
         """Messages as chat templates want them: typed parts, or plain text for a text-only model."""
         turns: list[dict[str, Any]] = []
         for message in chat:
-            parts: list[dict[str, str]] = []
-            for part in message.content:
-                if isinstance(part, str):
-                    parts.append({"type": "text", "text": self._special_tokens.sub(" ", part)})
-                elif self.spec.sees_images:
-                    parts.append({"type": "image"})
-            text = "".join(part.get("text", "") for part in parts)
-            turns.append({"role": message.role, "content": parts if self.spec.sees_images else text})
+            parts = [part for part in map(self._part, message.content) if part is not None]
+            if self.spec.alternates and turns and turns[-1]["role"] == message.role:
+                turns[-1]["content"] += [{"type": "text", "text": "\n"}, *parts]
+            else:
+                turns.append({"role": message.role, "content": parts})
+        if not self.spec.sees_images:
+            for turn in turns:
+                turn["content"] = "".join(part["text"] for part in turn["content"])
         return turns
+
+    def _part(self, part: str | ImageRef) -> dict[str, str] | None:
+        if isinstance(part, str):
+            return {"type": "text", "text": self._special_tokens.sub(" ", part)}
+        return {"type": "image"} if self.spec.sees_images else None
 
     @cached_property
     def _special_tokens(self) -> re.Pattern[str]:
-        added = self.tokenizer.added_tokens_decoder.values()
-        tokens = {str(token) for token in added if token.special} | set(self.tokenizer.all_special_tokens)
+        tokens = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
+        tokens |= set(self.tokenizer.all_special_tokens)
+        tokens |= {getattr(self.processor, name, None) or "" for name in ("image_token", "video_token")} - {
+            ""
+        }
         return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)) or r"(?!)")

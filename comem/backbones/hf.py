@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
-from comem.backbones.base import Answer, GenerationConfig
-from comem.backbones.chat import ChatProcessor
-from comem.backbones.soft_prefix import soft_prefix
-from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
-from comem.types import Message
+from comem.backbones.base import GREEDY, Answer, GenerationConfig, Prefixes
+from comem.backbones.chat import ChatProcessor, Conversations
+from comem.backbones.decoding import evaluating, seeded
+from comem.backbones.row import BackboneError, BackboneSpec
+from comem.backbones.soft_prefix import free_ids, soft_prefix
+from comem.backbones.specs import resolve_backbone
 
 logger = logging.getLogger(__name__)
 
@@ -44,10 +45,11 @@ class HFBackbone:
     max_pixels: int | None = None
 
     def __post_init__(self) -> None:
-        _ = self.chat  # checks the limits
+        _ = self.process  # checks the limits
 
     @cached_property
-    def chat(self) -> ChatProcessor:
+    def process(self) -> ChatProcessor:
+        """Renders, tokenizes and batches conversations."""
         return ChatProcessor(self.spec, self.processor, self.min_pixels, self.max_pixels)
 
     @property
@@ -68,30 +70,30 @@ class HFBackbone:
         return self._table.dtype
 
     @cached_property
-    def placeholder_id(self) -> int | None:
-        """An id for memory positions that no text yields: a spare row of the table, or an unused special
-        token (texts are cleaned of those). None if there is neither; `soft_prefix` then looks for one."""
-        if len(self.chat.tokenizer) < len(self._table):
-            return len(self._table) - 1
-        return self.chat.tokenizer.get_vocab().get("<|fim_pad|>")
+    def _free_ids(self) -> list[int]:
+        return free_ids(self.model, self.processor)
 
-    def process(
-        self,
-        conversations: Sequence[Sequence[Message]],
-        *,
-        add_generation_prompt: bool = True,
-        padding_side: Literal["left", "right"] = "left",
-    ) -> dict[str, Tensor]:
-        """Render, tokenize and batch, see `ChatProcessor`."""
-        return self.chat(
-            conversations, add_generation_prompt=add_generation_prompt, padding_side=padding_side
-        )
+    @property
+    def placeholder_id(self) -> int | None:
+        """An id for memory positions that no text yields; None lets `soft_prefix` look for one."""
+        return next(iter(self._free_ids), None)
+
+    def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs on the model's device, pixels in its dtype."""
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
+
+    def prompt_lengths(self, conversations: Conversations) -> list[int]:
+        """Positions of each prompt, padding not counted."""
+        return self.process(conversations)["attention_mask"].sum(dim=1).tolist() if conversations else []
 
     def generate(
         self,
-        conversations: Sequence[Sequence[Message]],
-        prefixes: Sequence[Tensor | None] | None = None,
-        config: GenerationConfig = GenerationConfig(),  # noqa: B008 (frozen)
+        conversations: Conversations,
+        prefixes: Prefixes | None = None,
+        config: GenerationConfig = GREEDY,
     ) -> list[Answer]:
         """Answer a batch of conversations, each with its own memory `(m, d)` or none.
 
@@ -106,12 +108,14 @@ class HFBackbone:
             return []
         start = time.perf_counter()
         memories = self._memories(len(conversations), prefixes)
-        inputs = {name: self._place(value) for name, value in self.process(conversations).items()}
-        prefixed = soft_prefix(self.model, inputs, memories, self.placeholder_id)
-        with _evaluating(self.model), torch.no_grad(), _seeded(config, self.device), prefixed as extended:
-            tokens = self.model.generate(**extended, **self._decoding(config))
+        inputs = self.place(self.process(conversations))
+        free = (id_ for id_ in self._free_ids if not bool((inputs["input_ids"] == id_).any()))
+        prefixed = soft_prefix(self.model, inputs, memories, next(free, None))
+        decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
+        with evaluating(self.model), torch.no_grad(), seeded(config, self.device), prefixed as extended:
+            tokens = self.model.generate(**extended, **decoding)
         new = tokens[:, extended["input_ids"].shape[1] :]
-        texts = self.chat.tokenizer.batch_decode(new, skip_special_tokens=True)
+        texts = self.process.tokenizer.batch_decode(new, skip_special_tokens=True)
         lengths = extended["attention_mask"].sum(dim=1).tolist()
         sizes = [0 if memory is None else len(memory) for memory in memories]
         seconds = (time.perf_counter() - start) / len(texts)
@@ -120,52 +124,12 @@ class HFBackbone:
             for text, size, length in zip(texts, sizes, lengths, strict=True)
         ]
 
-    def _memories(self, rows: int, prefixes: Sequence[Tensor | None] | None) -> list[Tensor | None]:
+    def _memories(self, rows: int, prefixes: Prefixes | None) -> list[Tensor | None]:
         if prefixes is None:
             return [None] * rows
         if not self.spec.soft_prefix and any(prefix is not None for prefix in prefixes):
             raise BackboneError(f"{self.spec.name} takes no memory; use the baseline or rag mode with it")
         return [None if prefix is None else prefix.to(self.device, self.dtype) for prefix in prefixes]
-
-    def _place(self, value: Tensor) -> Tensor:
-        return value.to(self.device, self.dtype if value.is_floating_point() else value.dtype)
-
-    def _decoding(self, config: GenerationConfig) -> dict[str, Any]:
-        """Arguments of `generate`: all of them, because hub models bring sampling defaults along."""
-        sampling = config.temperature > 0
-        return {
-            "max_new_tokens": config.max_new_tokens,
-            "do_sample": sampling,
-            "temperature": config.temperature if sampling else 1.0,  # 1.0, 50: unset, in transformers
-            "top_p": config.top_p if sampling else 1.0,
-            "top_k": 0 if sampling else 50,
-            "repetition_penalty": config.repetition_penalty,
-            "num_beams": 1,
-            "pad_token_id": self.chat.tokenizer.pad_token_id,
-        }
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off; a model that was being trained goes on training after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-@contextmanager
-def _seeded(config: GenerationConfig, device: torch.device) -> Iterator[None]:
-    """Sampling starts from the config's seed and leaves the caller's random state alone."""
-    if config.temperature == 0:
-        yield
-        return
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        yield
 
 
 def load_backbone(
@@ -176,6 +140,7 @@ def load_backbone(
     *,
     min_pixels: int | None = None,
     max_pixels: int | None = None,
+    trust_remote_code: bool = False,
 ) -> HFBackbone:
     """Load a model and its processor, frozen and in eval mode, from safetensors only.
 
@@ -185,6 +150,7 @@ def load_backbone(
         device: "cpu", "cuda", "cuda:1", or "auto" (spread over all GPUs); by default a GPU if there is one.
         attn: "sdpa", "eager", "flash_attention_2"; None lets transformers choose.
         min_pixels, max_pixels: limits for pictures; None as in the processor.
+        trust_remote_code: run the code in the model's repository, which a few rows need.
 
     Raises:
         UnknownNameError: the name is in no row.
@@ -197,6 +163,10 @@ def load_backbone(
         raise BackboneError(f"dtype {dtype!r}: give auto, {', '.join(_DTYPES)}")
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if spec.adapter:  # a `Backbone` without tensors: it answers, and takes no memory
+        return import_module(spec.adapter).load(
+            spec, _DTYPES.get(str(dtype), dtype), device, trust_remote_code
+        )
     try:
         processor = getattr(transformers, spec.processor_class).from_pretrained(spec.source)
         model, info = getattr(transformers, spec.model_class).from_pretrained(
@@ -209,7 +179,7 @@ def load_backbone(
         )
     except torch.OutOfMemoryError:
         raise
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
         raise BackboneError(_unreachable(spec, error)) from error
     _check_complete(spec, info, processor)
     logger.info("loaded %s from %s (%s, %s)", spec.name, spec.source, model.dtype, device)
@@ -219,6 +189,9 @@ def load_backbone(
 def _unreachable(spec: BackboneSpec, error: Exception) -> str:
     """Why a model is not to be had, and what helps."""
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, ImportError):
+        extra = f": pip install {spec.needs}" if spec.needs else ""
+        return f"{spec.source}: a package is missing ({reason}){extra}"
     if Path(spec.source).is_dir():
         return f"{spec.source}: the model folder is incomplete or damaged ({reason}); copy it again"
     if spec.name == "toy":

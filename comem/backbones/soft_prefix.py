@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from comem.backbones.decoder import forget_positions
+
 # What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
 # return: (value at a memory position, value at a padded position). None stands for the placeholder.
 # Padding holds it too, so that a repetition penalty never hits a word because rows were padded.
@@ -24,6 +26,7 @@ _FILL: dict[str, tuple[int | None, int | None]] = {
     "mm_token_type_ids": (0, 0),
     "token_type_ids": (0, 0),
     "labels": (-100, -100),
+    "cross_attention_mask": (0, 0),  # (b, l, images, tiles): memory does not look at the question's picture
 }
 # Names that may happen to have the shape (b, l) without being a row of tokens.
 _NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")
@@ -43,11 +46,35 @@ def reserved_id(model: nn.Module, used: Tensor, special: Sequence[int] = ()) -> 
         ValueError: if every row is in use.
     """
     taken = set(used.unique().tolist()) | set(special) | _config_ids(getattr(model, "config", None))
-    rows = _embeddings(model).num_embeddings
+    rows = id_rows(model)
     for candidate in range(rows - 1, -1, -1):
         if candidate not in taken:
             return candidate
     raise ValueError(f"all {rows} embedding rows are in use: give placeholder_id, one that no input contains")
+
+
+def id_rows(model: nn.Module) -> int:
+    """Ids that the model both reads and scores: a repetition penalty looks up the score of every id read."""
+    rows = _embeddings(model).num_embeddings
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    return rows if head is None else min(rows, head.weight.shape[0])
+
+
+def free_ids(model: nn.Module, processor: Any) -> list[int]:
+    """Ids that no text yields, best first: a spare row of the table, else special tokens without a part in
+    prompts (`ChatProcessor` cleans texts of special tokens). A processor may still write some of them."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    rows = id_rows(model)
+    if len(tokenizer) < rows:
+        return [rows - 1]
+    roles = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+    taken = _config_ids(getattr(model, "config", None)) | {getattr(tokenizer, role) for role in roles}
+    template = str(getattr(processor, "chat_template", ""))
+    special = [
+        id_ for id_, token in tokenizer.added_tokens_decoder.items()
+        if token.special and id_ < rows and id_ not in taken and str(token) not in template
+    ]  # fmt: skip
+    return sorted(special, reverse=True)
 
 
 def _config_ids(config: Any) -> set[int]:
@@ -96,8 +123,9 @@ def extend_for_prefix(
     def extend(tensor: Tensor, memory: int, padding: int) -> Tensor:
         rows = []
         for row, start, size in zip(tensor, first, sizes, strict=True):
-            pad = row.new_full((total - (length - start) - size,), padding)
-            rows.append(torch.cat([pad, row.new_full((size,), memory), row[start:]]))
+            rest = row.shape[1:]  # of a cross-attention mask: images, tiles
+            pad = row.new_full((total - (length - start) - size, *rest), padding)
+            rows.append(torch.cat([pad, row.new_full((size, *rest), memory), row[start:]]))
         return torch.stack(rows)
 
     for name, value in extended.items():
@@ -136,7 +164,9 @@ def _first_real(mask: Tensor) -> list[int]:
 
 
 def _is_per_token(name: str, value: Any, shape: tuple[int, int]) -> bool:
-    if not isinstance(value, Tensor) or tuple(value.shape) != shape or name in _NOT_TOKENS:
+    if not isinstance(value, Tensor) or tuple(value.shape[:2]) != shape or name in _NOT_TOKENS:
+        return False
+    if value.ndim > 2 and name not in _FILL:
         return False
     if name not in _FILL:
         raise ValueError(f"do not know what {name!r} {shape} holds at memory positions; known: {list(_FILL)}")
@@ -181,12 +211,12 @@ def soft_prefix(
         raise ValueError(f"placeholder id {placeholder_id} is outside the {table.num_embeddings} embeddings")
     extended, positions = extend_for_prefix(_with_token_types(model, inputs), prefixes, placeholder_id)
     handle = table.register_forward_hook(_fill_hook(prefixes, positions, placeholder_id))
-    _forget_positions(model)
+    forget_positions(model)
     try:
         yield extended
     finally:
         handle.remove()
-        _forget_positions(model)
+        forget_positions(model)
 
 
 def _embeddings(model: nn.Module) -> nn.Embedding:
@@ -248,9 +278,3 @@ def _fill_hook(
         return output.masked_scatter(where[..., None], memory.to(output))
 
     return fill
-
-
-def _forget_positions(model: nn.Module) -> None:
-    for module in model.modules():
-        if hasattr(module, "rope_deltas"):
-            module.rope_deltas = None  # type: ignore[assignment]

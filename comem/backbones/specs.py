@@ -1,82 +1,90 @@
-"""The table of backbones: what a row's model can do, as data, and how a name finds its row."""
+"""The table of backbones, and how a name finds its row."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from comem.backbones.row import (
+    IMAGE_PASSAGE,
+    PASSAGE_IMAGE,
+    PASSAGES,
+    PASSAGES_500,
+    BackboneError,
+    BackboneSpec,
+    RagFormat,
+)
 from comem.tables import Table, nearest
-
-#: How retrieved items are put into the context: one user turn per item with its image and passage, or
-#: one turn per item with the passage alone (models that take one image or none).
-RagFormat = Literal["item_turns", "passage_turns"]
 
 #: The committed model of `comem.toy`, an ordinary model folder.
 TOY_FOLDER = Path(__file__).parent.parent / "toy" / "weights" / "backbone"
 
+_qwen_vl = partial(BackboneSpec, pixel_limits=True, rag=PASSAGE_IMAGE)
+_text = partial(
+    BackboneSpec, sees_images=False, several_images=False, rag=PASSAGES,
+    model_class="AutoModelForCausalLM", processor_class="AutoTokenizer",
+)  # fmt: skip
+_remote = partial(BackboneSpec, soft_prefix=False, kv_memory=False, model_class="AutoModel")
 
-class BackboneError(ValueError):
-    """A backbone that cannot be found, read or used as asked; the message names the remedy."""
-
-
-@dataclass(frozen=True)
-class BackboneSpec:
-    """One row: where a model is and what it can do. The code asks the row, never the name.
-
-    Attributes:
-        name: the row's key, or a folder's name.
-        source: hub repository or local folder.
-        family: `model_type` in the model's config.json.
-        sees_images: False for a text-only receiver; images are then left out of its conversations.
-        several_images: whether a conversation may hold more than one image.
-        soft_prefix: whether memory can be put in front of its input embeddings.
-        pixel_limits: whether its image processor takes a smallest and largest number of pixels.
-        rag_format: how retrieved items enter its context.
-        passage_chars: cut passages to this many characters in that context.
-        model_class: the transformers Auto class that loads the model.
-        processor_class: the transformers Auto class that loads processor or tokenizer.
-    """
-
-    name: str
-    source: str
-    family: str
-    sees_images: bool = True
-    several_images: bool = True
-    soft_prefix: bool = True
-    pixel_limits: bool = True
-    rag_format: RagFormat = "item_turns"
-    passage_chars: int | None = None
-    model_class: str = "AutoModelForImageTextToText"
-    processor_class: str = "AutoProcessor"
-
-
-def _rows(*specs: BackboneSpec) -> dict[str, BackboneSpec]:
-    return {spec.name: spec for spec in specs}
-
-
-BACKBONES: Table[BackboneSpec] = Table(
-    "backbone",
-    _rows(
-        BackboneSpec("qwen2_5_vl", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"),  # the paper's
-        BackboneSpec("qwen2_5_vl_3b", "Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
-        BackboneSpec("qwen2_5_vl_7b", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"),
-        BackboneSpec("qwen2_5_vl_32b", "Qwen/Qwen2.5-VL-32B-Instruct", "qwen2_5_vl"),
-        BackboneSpec("qwen2_5_vl_72b", "Qwen/Qwen2.5-VL-72B-Instruct", "qwen2_5_vl"),
-        BackboneSpec("qwen2_vl", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),  # the paper's
-        BackboneSpec("qwen2_vl_2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl"),
-        BackboneSpec("qwen2_vl_7b", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),
-        BackboneSpec("qwen2_vl_72b", "Qwen/Qwen2-VL-72B-Instruct", "qwen2_vl"),
-        BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl"),  # embedded: needs no download
+_ROWS = (
+    # the paper's
+    _qwen_vl("qwen2_5_vl", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"),
+    _qwen_vl("qwen2_5_vl_3b", "Qwen/Qwen2.5-VL-3B-Instruct", "qwen2_5_vl"),
+    _qwen_vl("qwen2_5_vl_7b", "Qwen/Qwen2.5-VL-7B-Instruct", "qwen2_5_vl"),
+    _qwen_vl("qwen2_5_vl_32b", "Qwen/Qwen2.5-VL-32B-Instruct", "qwen2_5_vl"),
+    _qwen_vl("qwen2_5_vl_72b", "Qwen/Qwen2.5-VL-72B-Instruct", "qwen2_5_vl"),
+    _qwen_vl("qwen2_vl", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),
+    _qwen_vl("qwen2_vl_2b", "Qwen/Qwen2-VL-2B-Instruct", "qwen2_vl"),
+    _qwen_vl("qwen2_vl_7b", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),
+    _qwen_vl("qwen2_vl_72b", "Qwen/Qwen2-VL-72B-Instruct", "qwen2_vl"),
+    _text("qwen2_5", "Qwen/Qwen2.5-7B-Instruct", "qwen2"),
+    BackboneSpec("llava_1_5", "llava-hf/llava-1.5-7b-hf", "llava", several_images=False, rag=PASSAGES_500),
+    BackboneSpec(
+        "llava_1_6", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next", alternates=True, rag=PASSAGE_IMAGE
     ),
-)
+    BackboneSpec("llava_1_6_vicuna", "llava-hf/llava-v1.6-vicuna-7b-hf", "llava_next", rag=PASSAGE_IMAGE),
+    BackboneSpec(
+        "llava_next_llama3", "llava-hf/llama3-llava-next-8b-hf", "llava_next",
+        several_images=False, rag=PASSAGES,
+    ),
+    _remote(
+        "mplug_owl3", "mPLUG/mPLUG-Owl3-7B-240728", "mplugowl3", adapter="comem.backbones.mplug_owl3",
+        rag=IMAGE_PASSAGE,
+    ),
+    _remote(
+        "internlm_xcomposer2_5", "internlm/internlm-xcomposer2d5-7b", "internlmxcomposer2",
+        adapter="comem.backbones.internlm_xcomposer", rag=PASSAGE_IMAGE,
+    ),
+    # beyond the paper
+    _qwen_vl("qwen3_vl", "Qwen/Qwen3-VL-8B-Instruct", "qwen3_vl"),
+    BackboneSpec("llava_onevision", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
+    BackboneSpec(
+        "llama_3_2_vision", "meta-llama/Llama-3.2-11B-Vision-Instruct", "mllama",
+        several_images=False, rag=PASSAGES,
+    ),
+    BackboneSpec("internvl3", "OpenGVLab/InternVL3-8B-hf", "internvl"),
+    BackboneSpec("gemma3", "google/gemma-3-4b-it", "gemma3", alternates=True),
+    BackboneSpec("smolvlm", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", "smolvlm", needs="num2words"),
+    BackboneSpec("idefics3", "HuggingFaceM4/Idefics3-8B-Llama3", "idefics3"),
+    BackboneSpec("pixtral", "mistral-community/pixtral-12b", "llava", alternates=True),
+    BackboneSpec(
+        "mistral_small_3", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistral3", alternates=True
+    ),
+    # embedded: needs no download
+    BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl", pixel_limits=True, rag=IMAGE_PASSAGE),
+)  # fmt: skip
+
+BACKBONES: Table[BackboneSpec] = Table("backbone", {row.name: row for row in _ROWS})
 
 
 def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
     """The row for a name of the table, a local model folder, or a hub repository that a row names.
 
-    A folder takes the abilities of the first row with the same `model_type`.
+    A folder takes the abilities of a row with the same `model_type`: the one whose repository's name is
+    part of the path (LLaVA-1.6 and LLaVA-NeXT-LLaMA3 share a type), else the first.
 
     Raises:
         UnknownNameError: the name is in no row and is no folder.
@@ -112,9 +120,15 @@ def _model_type(folder: Path) -> str:
 
 
 def _spec_of_family(name: str, source: str, family: str) -> BackboneSpec:
-    for spec in BACKBONES.values():
-        if spec.family == family:
-            return replace(spec, name=name, source=source)
-    families = sorted({spec.family for spec in BACKBONES.values()})
-    raise BackboneError(f"{source}: model_type {family!r} has no backbone row; {nearest(family, families)}")
+    rows = [spec for spec in BACKBONES.values() if spec.family == family]
+    if not rows:
+        families = sorted({spec.family for spec in BACKBONES.values()})
+        raise BackboneError(
+            f"{source}: model_type {family!r} has no backbone row; {nearest(family, families)}"
+        )
+    path = str(Path(source).resolve()).lower()
+    named = (spec for spec in rows if spec.source.rpartition("/")[2].lower() in path)
+    return replace(next(named, rows[0]), name=name, source=source)
 
+
+__all__ = ["BACKBONES", "TOY_FOLDER", "BackboneError", "BackboneSpec", "RagFormat", "resolve_backbone"]

@@ -2,71 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ParamSpec
 
-from comem.backbones.base import Backbone, GenerationConfig
+from comem.backbones.base import GREEDY, Backbone, GenerationConfig
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import MemoryEncoder
-from comem.modes.base import Ask, Mode, plain_question
+from comem.modes.base import Ask, ItemOrder, Mode, plain_question
 from comem.modes.baseline import BaselineMode
-from comem.modes.comem import ComemMode, ItemOrder
+from comem.modes.comem import ComemMode
 from comem.modes.rag import RagMode
+from comem.modes.vlm_as_memory import KVSettings, VlmAsMemoryMode
 from comem.tables import Table
 
-
-class ModeBuilder(Protocol):
-    """Makes a mode from what a run has; each takes what it needs and leaves the rest."""
-
-    def __call__(
-        self,
-        backbone: Backbone,
-        encoder: MemoryEncoder | None = None,
-        bank: MemoryBank | None = None,
-        prompt: Ask = plain_question,
-        generation: GenerationConfig = ...,
-        item_order: ItemOrder = "retrieval",
-    ) -> Mode: ...
+P = ParamSpec("P")
 
 
-def build_baseline(
-    backbone: Backbone,
-    encoder: MemoryEncoder | None = None,
-    bank: MemoryBank | None = None,
-    prompt: Ask = plain_question,
-    generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (frozen)
-    item_order: ItemOrder = "retrieval",
-) -> Mode:
-    """The backbone alone."""
-    return BaselineMode(backbone, prompt, generation)
+@dataclass(frozen=True)
+class ModeParts:
+    """What a run has; each mode takes what it needs and leaves the rest.
+
+    Attributes:
+        backbone: the model that answers.
+        encoder: makes memories (comem).
+        bank: memories made before (comem); it goes before the encoder.
+        prompt: how an example is asked.
+        generation: how answers are decoded.
+        item_order: best item first, or next to the question.
+        kv: what is kept of an item (vlm_as_memory).
+    """
+
+    backbone: Backbone
+    encoder: MemoryEncoder | None = None
+    bank: MemoryBank | None = None
+    prompt: Ask = plain_question
+    generation: GenerationConfig = GREEDY
+    item_order: ItemOrder = "retrieval"
+    kv: KVSettings = KVSettings()
 
 
-def build_rag(
-    backbone: Backbone,
-    encoder: MemoryEncoder | None = None,
-    bank: MemoryBank | None = None,
-    prompt: Ask = plain_question,
-    generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (frozen)
-    item_order: ItemOrder = "retrieval",
-    passage_first: bool = False,
-) -> Mode:
-    """Items in the context."""
-    return RagMode(backbone, prompt, generation, passage_first, reverse=item_order == "reversed")
+def _baseline(parts: ModeParts) -> Mode:
+    return BaselineMode(parts.backbone, parts.prompt, parts.generation)
 
 
-def build_comem(
-    backbone: Backbone,
-    encoder: MemoryEncoder | None = None,
-    bank: MemoryBank | None = None,
-    prompt: Ask = plain_question,
-    generation: GenerationConfig = GenerationConfig(),  # noqa: B008 (frozen)
-    item_order: ItemOrder = "retrieval",
-) -> Mode:
-    """Items as memory; a bank goes before the encoder."""
-    return ComemMode(backbone, prompt, generation, encoder, bank, item_order)
+def _rag(parts: ModeParts) -> Mode:
+    return RagMode(parts.backbone, parts.prompt, parts.generation, parts.item_order)
 
 
-MODES: Table[ModeBuilder] = Table(
-    "mode", {"baseline": build_baseline, "rag": build_rag, "comem": build_comem}
+def _comem(parts: ModeParts) -> Mode:
+    return ComemMode(
+        parts.backbone, parts.prompt, parts.generation, parts.encoder, parts.bank, parts.item_order
+    )
+
+
+def _vlm_as_memory(parts: ModeParts) -> Mode:
+    return VlmAsMemoryMode(parts.backbone, parts.prompt, parts.generation, parts.kv, parts.item_order)
+
+
+def _from_parts(build: Callable[[ModeParts], Mode], parts: Callable[P, ModeParts]) -> Callable[P, Mode]:
+    """A row that is called with the fields of `ModeParts`: one signature for all modes."""
+    return lambda *args, **kwargs: build(parts(*args, **kwargs))
+
+
+MODES = Table(
+    "mode",
+    {
+        "baseline": _from_parts(_baseline, ModeParts),
+        "rag": _from_parts(_rag, ModeParts),
+        "comem": _from_parts(_comem, ModeParts),
+        "vlm_as_memory": _from_parts(_vlm_as_memory, ModeParts),
+    },
 )
 
-__all__ = ["MODES", "Ask", "Mode", "ModeBuilder", "build_baseline", "build_comem", "build_rag"]
+__all__ = ["MODES", "Ask", "KVSettings", "Mode", "ModeParts"]

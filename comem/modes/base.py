@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
 
-from torch import Tensor
-
-from comem.backbones.base import Answer, Backbone, GenerationConfig
+from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, Prefixes
+from comem.backbones.chat import Conversations
 from comem.memory.lora import adapters_off
-from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
+from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
+#: "retrieval": best item first, as in training. "reversed": best item next to the question, as the
+#: authors' inference has it (authors_code.md 1.4).
+ItemOrder = Literal["retrieval", "reversed"]
 #: The text that puts an example to a model; the boolean says whether knowledge is provided.
 Ask = Callable[[Example, bool], str]
 Contexts = Sequence[RetrievedContext | None]
@@ -40,7 +42,7 @@ class Mode(ABC):
 
     backbone: Backbone
     ask: Ask = plain_question
-    generation: GenerationConfig = field(default_factory=GenerationConfig)
+    generation: GenerationConfig = GREEDY
 
     @abstractmethod
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
@@ -62,9 +64,7 @@ class Mode(ABC):
         image = () if example.image is None else (example.image,)
         return Message("user", (*image, self.ask(example, self.grounded and has_knowledge)))
 
-    def generate(
-        self, conversations: Sequence[Sequence[Message]], prefixes: Sequence[Tensor | None] | None = None
-    ) -> list[Answer]:
+    def generate(self, conversations: Conversations, prefixes: Prefixes | None = None) -> list[Answer]:
         """Answers of the backbone as reader: adapters of an encoder that shares its weights are off."""
         with adapters_off(self.backbone.model):
             return self.backbone.generate(conversations, prefixes, self.generation)
@@ -90,7 +90,7 @@ def item_lists(examples: Sequence[Example], contexts: Contexts) -> list[tuple[Kn
     ]
 
 
-def image_and_text(image: ImageRef | None, text: str, text_first: bool = False) -> tuple[str | ImageRef, ...]:
-    """The parts of a turn, without the empty ones."""
-    parts: tuple[str | ImageRef | None, ...] = (text, image) if text_first else (image, text)
-    return tuple(part for part in parts if part is not None and part != "")
+def check_order(order: str) -> None:
+    """Refuse an item order that does not exist."""
+    if order not in get_args(ItemOrder):
+        raise ValueError(f"item_order {order!r}: give one of {', '.join(get_args(ItemOrder))}")

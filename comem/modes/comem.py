@@ -5,19 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 from torch import Tensor
 
 from comem.backbones.base import Answer
+from comem.backbones.row import BackboneError
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
-from comem.modes.base import Contexts, Mode, item_lists
+from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, KnowledgeItem
-
-#: "retrieval": best item first, as in training. "reversed": best item next to the question, as the
-#: authors' inference has it (authors_code.md 1.4).
-ItemOrder = Literal["retrieval", "reversed"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +37,11 @@ class ComemMode(Mode):
     def __post_init__(self) -> None:
         if self.encoder is None and self.bank is None:
             raise ValueError("the comem mode needs an encoder or a memory bank")
-        if self.item_order not in get_args(ItemOrder):
-            raise ValueError(f"item_order {self.item_order!r}: give one of {', '.join(get_args(ItemOrder))}")
+        if not self.backbone.spec.soft_prefix:
+            raise BackboneError(
+                f"{self.backbone.spec.name} takes no memory; use the baseline or rag mode with it"
+            )
+        check_order(self.item_order)
         if self.encoder is not None:
             check_width(self.encoder, self.backbone.hidden_size)
         if self.bank is not None:

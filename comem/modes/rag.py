@@ -7,31 +7,32 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from comem.backbones.base import Answer
-from comem.modes.base import Contexts, Mode, image_and_text, item_lists
-from comem.types import Example, KnowledgeItem, Message
+from comem.backbones.row import BackboneSpec
+from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
+from comem.types import Example, ImageRef, KnowledgeItem, Message
 
 
 @dataclass(frozen=True)
 class RagMode(Mode):
-    """Items as turns of image and passage (authors_code.md 4), in the form that the backbone's row asks for.
+    """Items as turns (authors_code.md 4), in the form that the backbone's row asks for.
 
     Attributes:
-        passage_first: passage before image in an item's turn, as the authors' inference has it.
-        reverse: best item last, next to the question.
+        item_order: "retrieval" puts the best item first, "reversed" next to the question.
     """
 
     name: ClassVar[str] = "rag"
     grounded: ClassVar[bool] = True
 
-    passage_first: bool = False
-    reverse: bool = False
+    item_order: ItemOrder = "retrieval"
+
+    def __post_init__(self) -> None:
+        check_order(self.item_order)
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         questions = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
         answers = self.generate(
-            [[*map(self.item_turn, items[:: -1 if self.reverse else 1]), question]
-             for items, question in zip(rows, questions, strict=True)]
+            [[*self.item_turns(items), question] for items, question in zip(rows, questions, strict=True)]
         )
         alone = self._question_tokens(questions, [bool(items) for items in rows])
         return [
@@ -39,15 +40,23 @@ class RagMode(Mode):
             for answer, tokens, items in zip(answers, alone, rows, strict=True)
         ]
 
-    def item_turn(self, item: KnowledgeItem) -> Message:
-        """One item as a user turn."""
-        spec = self.backbone.spec
-        image = item.image if spec.rag_format == "item_turns" else None
-        text = item.text[: spec.passage_chars]
-        return Message("user", image_and_text(image, text, self.passage_first))
+    def item_turns(self, items: Sequence[KnowledgeItem]) -> list[Message]:
+        """One user turn per item; items of which the row shows nothing (pictures alone) have none."""
+        step = 1 if self.item_order == "retrieval" else -1
+        parts = (item_parts(self.backbone.spec, item) for item in items[::step])
+        return [Message("user", content) for content in parts if content]
 
     def _question_tokens(self, questions: Sequence[Message], wanted: Sequence[bool]) -> list[int]:
         """Prompt length of each question without items; 0 where it is not wanted."""
         asked = [[question] for question, want in zip(questions, wanted, strict=True) if want]
-        lengths = iter(self.backbone.process(asked)["attention_mask"].sum(dim=1).tolist() if asked else [])
+        lengths = iter(self.backbone.prompt_lengths(asked))
         return [next(lengths) if want else 0 for want in wanted]
+
+
+def item_parts(spec: BackboneSpec, item: KnowledgeItem) -> tuple[str | ImageRef, ...]:
+    """What a model is shown of an item, in the form of its row and without empty parts."""
+    form = spec.rag
+    image = item.image if form.images else None
+    text = item.text[: form.passage_chars]
+    parts: tuple[str | ImageRef | None, ...] = (text, image) if form.passage_first else (image, text)
+    return tuple(part for part in parts if part)

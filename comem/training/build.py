@@ -94,7 +94,7 @@ def build_collator(
 
     Items are written for the backbone, questions for the reader (None: the backbone, too).
     """
-    chat = (reader or backbone).chat
+    chat = (reader or backbone).process
     return Collator(
         process=partial(chat, add_generation_prompt=False),
         process_items=partial(item_inputs, processor=backbone.processor, form=form),

@@ -12,6 +12,7 @@ import torch
 
 from comem.backbones.base import Answer, GenerationConfig
 from comem.backbones.hf import HFBackbone
+from comem.backbones.row import IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.backbones.specs import BACKBONES
 from comem.memory.bank import MemoryBank
 from comem.modes import MODES
@@ -53,6 +54,7 @@ class Recorder:
     def __init__(self, backbone: HFBackbone, **spec: Any) -> None:
         self.backbone, self.spec = backbone, replace(backbone.spec, **spec)
         self.model, self.processor, self.process = backbone.model, backbone.processor, backbone.process
+        self.prompt_lengths = backbone.prompt_lengths
         self.hidden_size, self.device, self.dtype = backbone.hidden_size, backbone.device, backbone.dtype
         self.conversations: list[list[Message]] = []
         self.prefixes: Any = None
@@ -85,12 +87,12 @@ def ask(example: Example, grounded: bool) -> str:
 
 
 def test_the_table() -> None:
-    assert list(MODES) == ["baseline", "rag", "comem"]
+    assert list(MODES) == ["baseline", "rag", "comem", "vlm_as_memory"]
     with pytest.raises(UnknownNameError, match="did you mean baseline"):
         MODES["base_line"]
 
 
-@pytest.mark.parametrize("name", ["baseline", "rag", "comem"])
+@pytest.mark.parametrize("name", ["baseline", "rag", "comem", "vlm_as_memory"])
 def test_each_row_takes_the_same_arguments(name: str, backbone: HFBackbone, items: Any) -> None:
     mode = MODES[name](
         backbone, encoder=None, bank=bank_of(items), prompt=ask, generation=SHORT, item_order="reversed"
@@ -99,7 +101,7 @@ def test_each_row_takes_the_same_arguments(name: str, backbone: HFBackbone, item
     assert mode.generation is SHORT and mode.ask is ask
 
 
-@pytest.mark.parametrize("name", ["baseline", "rag", "comem"])
+@pytest.mark.parametrize("name", ["baseline", "rag", "comem", "vlm_as_memory"])
 def test_a_batch_equals_single_answers(name: str, backbone: HFBackbone, items: Any, examples: Any) -> None:
     mode = MODES[name](backbone, bank=bank_of(items), prompt=ask, generation=SHORT)
     found = contexts(items)
@@ -122,7 +124,7 @@ def test_rag_shows_items_then_the_question(backbone: HFBackbone, items: Any, exa
     recorder = Recorder(backbone)
     answers = MODES["rag"](recorder, prompt=ask).answer_batch(examples, contexts(items))
     first = recorder.conversations[0]
-    assert first[:3] == [Message("user", (item.image, item.text)) for item in items[:3]]
+    assert first[:3] == [Message("user", (item.text, item.image)) for item in items[:3]]
     assert first[3] == Message("user", (examples[0].image, "With help: What is 0?"))
     assert recorder.conversations[1] == [Message("user", (examples[1].image, "Without help: What is 1?"))]
     turns = backbone.process([first], add_generation_prompt=False)["input_ids"].shape[1]
@@ -138,10 +140,12 @@ def test_rag_forms(backbone: HFBackbone, items: Any, examples: Any) -> None:
         MODES["rag"](recorder, **options).answer_batch(examples, found)
         return recorder.conversations[0][0]
 
-    assert first_turn(Recorder(backbone), passage_first=True).content == (item.text, item.image)
-    assert first_turn(Recorder(backbone), item_order="reversed").content == (items[2].image, items[2].text)
-    passages = Recorder(backbone, rag_format="passage_turns", passage_chars=10)
-    assert first_turn(passages).content == (item.text[:10],)
+    assert first_turn(Recorder(backbone, rag=PASSAGE_IMAGE)).content == (item.text, item.image)
+    assert first_turn(Recorder(backbone, rag=IMAGE_PASSAGE)).content == (item.image, item.text)
+    assert first_turn(Recorder(backbone), item_order="reversed").content == (items[2].text, items[2].image)
+    assert first_turn(Recorder(backbone, rag=PASSAGES)).content == (item.text,)
+    short = Recorder(backbone, rag=RagFormat(images=False, passage_chars=10))
+    assert first_turn(short).content == (item.text[:10],)
 
 
 def test_rag_items_without_image_or_text(backbone: HFBackbone, items: Any, examples: Any) -> None:
@@ -149,6 +153,9 @@ def test_rag_items_without_image_or_text(backbone: HFBackbone, items: Any, examp
     recorder = Recorder(backbone)
     MODES["rag"](recorder).answer_batch(examples[:1], [RetrievedContext("q0", odd)])
     assert [turn.content for turn in recorder.conversations[0][:2]] == [(items[0].text,), (items[1].image,)]
+    blind = Recorder(backbone, rag=PASSAGES)
+    MODES["rag"](blind).answer_batch(examples[:1], [RetrievedContext("q0", odd)])
+    assert [turn.content for turn in blind.conversations[0][:-1]] == [(items[0].text,)]  # no empty turn
 
 
 def test_comem_puts_memory_in_front(backbone: HFBackbone, items: Any, examples: Any) -> None:

@@ -1,0 +1,56 @@
+"""Where things are in a decoder of transformers: its layers, which can hold memory, rotary frequencies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+#: Rotary embeddings whose frequencies change with the length of the input: keys cannot be moved.
+_CHANGING_ROPE = ("dynamic", "longrope")
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The language model's layers."""
+    return model.get_decoder().layers
+
+
+def attention(model: Any, layer: int) -> nn.Module:
+    """A layer's self-attention."""
+    return model.get_decoder().layers[layer].self_attn
+
+
+def memory_layers(model: Any) -> tuple[int, ...]:
+    """Layers with full self-attention: no cross-attention (Llama-3.2-Vision), no window (Gemma 3)."""
+    decoder = model.get_decoder()
+    types = getattr(decoder.config, "layer_types", None)
+    window = getattr(decoder.config, "sliding_window", None) is not None
+    return tuple(
+        i
+        for i, layer in enumerate(decoder.layers)
+        if hasattr(layer, "self_attn") and (types[i] == "full_attention" if types else not window)
+    )
+
+
+def rotary_frequencies(model: Any, layer: int) -> Tensor:
+    """Radians per position `(f,)`, from the fastest to the slowest pair of dimensions.
+
+    Raises:
+        ValueError: they depend on the input's length.
+    """
+    decoder = model.get_decoder()
+    rotary = decoder.rotary_emb
+    kind, frequencies = rotary.rope_type, getattr(rotary, "inv_freq", None)
+    if frequencies is None:  # one set per type of layer
+        name = decoder.config.layer_types[layer]
+        kind, frequencies = rotary.rope_type[name], getattr(rotary, f"{name}_inv_freq")
+    if kind in _CHANGING_ROPE:
+        raise ValueError(f"rotary embeddings of type {kind!r} change with the length: keys cannot be moved")
+    return frequencies
+
+
+def forget_positions(model: nn.Module) -> None:
+    """Drop what Qwen-VL models remember between calls (`rope_deltas`), so that no call sees another's."""
+    for module in model.modules():
+        if hasattr(module, "rope_deltas"):
+            module.rope_deltas = None  # type: ignore[assignment]

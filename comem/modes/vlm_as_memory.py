@@ -1,0 +1,134 @@
+"""VLM-as-memory, training-free: keys and values of a few layers of the VLM itself (paper, Table 2)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+from comem.backbones.base import Answer, Backbone
+from comem.backbones.decoding import evaluating
+from comem.backbones.kv_memory import KVMemory, check_layers, default_layers, join, read_items
+from comem.backbones.kv_prefix import kv_prefix
+from comem.backbones.row import BackboneError
+from comem.memory.lora import adapters_off
+from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
+from comem.modes.rag import item_parts
+from comem.types import Example, KnowledgeItem, Message
+
+#: What the authors put before a passage when the question is read along (authors_code.md 4).
+_GIVEN = "Given Information:"
+_BATCH = 8  # items read at once
+
+
+@dataclass(frozen=True)
+class KVSettings:
+    """What is kept of an item.
+
+    Attributes:
+        layers: counted from 0; empty for the paper's 17 to 19 of 28, scaled to the model's depth.
+        fraction: keep this share of an item's tokens, those with most attention; 0.25 is the paper's
+            "+AS".
+        score_layer: the layer whose attention ranks tokens.
+        scale: factor on keys and values.
+        with_question: items are read with the question in front, so nothing can be read in advance.
+    """
+
+    layers: tuple[int, ...] = ()
+    fraction: float = 1.0
+    score_layer: int = 0
+    scale: float = 1.0
+    with_question: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction {self.fraction}: give more than 0 and at most 1, the share to keep")
+        if not self.scale > 0:
+            raise ValueError(f"scale {self.scale}: give more than 0; 1 leaves keys and values as they are")
+
+
+#: What the authors' code computes, except that items follow one another instead of lying on top of each
+#: other (authors_code.md 4, C13).
+AUTHORS_KV = KVSettings(scale=1.5, with_question=True)
+
+
+@dataclass(frozen=True)
+class VlmAsMemoryMode(Mode):
+    """Reads items with the frozen model, each alone, and shows a few layers their keys and values.
+
+    Attributes:
+        kv: what is kept of an item.
+        item_order: "retrieval" puts the best item first, "reversed" next to the question.
+    """
+
+    name: ClassVar[str] = "vlm_as_memory"
+    grounded: ClassVar[bool] = True
+
+    kv: KVSettings = KVSettings()
+    item_order: ItemOrder = "retrieval"
+
+    def __post_init__(self) -> None:
+        check_order(self.item_order)
+        if not self.backbone.spec.kv_memory:
+            raise BackboneError(f"{self.backbone.spec.name}: its keys and values cannot be had; use rag")
+        _ = self.layers
+
+    @cached_property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that hold memory."""
+        model = self.backbone.model
+        return check_layers(model, self.kv.layers) if self.kv.layers else default_layers(model)
+
+    def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        rows = item_lists(examples, contexts)
+        start = time.perf_counter()
+        memories = self.memories(examples, rows)
+        seconds = (time.perf_counter() - start) / max(1, len(rows))
+        turns = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
+        with kv_prefix(self.backbone.model, memories):
+            answers = self.generate([[turn] for turn in turns])
+        sizes = [0 if memory is None else len(memory) for memory in memories]
+        return [
+            replace(
+                answer, context_tokens=size, prompt_tokens=answer.prompt_tokens + size,
+                seconds=answer.seconds + seconds,
+            )
+            for answer, size in zip(answers, sizes, strict=True)
+        ]  # fmt: skip
+
+    def memories(
+        self, examples: Sequence[Example], rows: Sequence[tuple[KnowledgeItem, ...]]
+    ) -> list[KVMemory | None]:
+        """Per question its memory, or None without items; equal turns of a batch are read once."""
+        step = 1 if self.item_order == "retrieval" else -1
+        turns = [
+            [turn for item in items[::step] if (turn := self.item_turn(example, item)).content]
+            for example, items in zip(examples, rows, strict=True)
+        ]
+        distinct = list(dict.fromkeys(turn for row in turns for turn in row))
+        known = dict(zip(distinct, self._read(distinct), strict=True))
+        model, scale = self.backbone.model, self.kv.scale
+        return [join(model, [known[turn] for turn in row], scale) if row else None for row in turns]
+
+    def item_turn(self, example: Example, item: KnowledgeItem) -> Message:
+        """What the model reads of an item."""
+        if not self.kv.with_question:
+            return Message("user", item_parts(self.backbone.spec, item))
+        parts = item_parts(self.backbone.spec, replace(item, text=f"{_GIVEN}{item.text}"))
+        return Message("user", (self.ask(example, True), *parts))
+
+    def _read(self, turns: Sequence[Message]) -> list[KVMemory]:
+        read: list[KVMemory] = []
+        with adapters_off(self.backbone.model), evaluating(self.backbone.model):
+            for start in range(0, len(turns), _BATCH):
+                read += self._read_batch(self.backbone, turns[start : start + _BATCH])
+        return read
+
+    def _read_batch(self, backbone: Backbone, turns: Sequence[Message]) -> list[KVMemory]:
+        batch = backbone.process(
+            [[turn] for turn in turns], add_generation_prompt=False, padding_side="right"
+        )
+        inputs = backbone.place(batch)
+        return read_items(backbone.model, inputs, self.layers, self.kv.fraction, self.kv.score_layer)
