@@ -10,6 +10,7 @@ _HELP = """\
 examples:
   comem quickstart --fast              two minutes: a small world, a few seconds of training
   comem quickstart                     ten minutes
+  comem quickstart --all-benchmarks    every benchmark in every mode, in under fifteen minutes
   comem quickstart --flags ../shared/data/flags --output runs/with-flags
 Everything is written to the run folder. Interrupted? The same command goes on; finished steps are kept.
 """
@@ -19,6 +20,9 @@ def add_quickstart_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `comem quickstart`."""
     parser.epilog = _HELP
     parser.add_argument("--fast", action="store_true", help="two minutes instead of ten")
+    parser.add_argument(
+        "--all-benchmarks", action="store_true", help="every benchmark in every mode, in its own format"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="run folder (runs/quickstart[-fast])")
     parser.add_argument("--seed", type=int, default=0, help="of the training (%(default)s)")
     flags = parser.add_mutually_exclusive_group()
@@ -26,13 +30,40 @@ def add_quickstart_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_argument("--no-flags", action="store_true", help="leave the real flags out")
 
 
-def default_folder(fast: bool) -> Path:
+def default_folder(fast: bool, kind: str = "quickstart") -> Path:
     """Where a run goes; the short one beside the long one, so that neither discards the other."""
-    return Path("runs") / ("quickstart-fast" if fast else "quickstart")
+    return Path("runs") / (f"{kind}-fast" if fast else kind)
+
+
+def run_all_benchmarks(args: argparse.Namespace) -> int:
+    """Every benchmark in every mode, and the report."""
+    start = time.monotonic()
+    from comem.console import out
+
+    folder = args.output or default_folder(args.fast, "all-benchmarks")
+    out().print(f"all benchmarks: loading the libraries; all outputs go to {folder}")
+    from comem.modes import MODES
+    from comem.quickstart.all_benchmarks import FOLDERS, AllSettings, all_steps
+    from comem.quickstart.all_report import show_all
+    from comem.quickstart.steps import run_steps
+    from comem.quickstart.work import Workbench
+    from comem.training.interrupt import Interrupted
+
+    settings = AllSettings(folder, args.fast, args.seed)
+    try:
+        run_steps(all_steps(settings, Workbench()), folder, out().print, start)
+    except Interrupted as stop:
+        out().print(f"all benchmarks: {stop}")
+        return stop.exit_code
+    show_all(folder, FOLDERS, tuple(MODES), {"fast": args.fast, "seed": args.seed, "items": settings.items})
+    out().print(f"all benchmarks: done in {time.monotonic() - start:.0f} s")
+    return 0
 
 
 def run_quickstart(args: argparse.Namespace) -> int:
     """Run the steps and show what came out."""
+    if args.all_benchmarks:
+        return run_all_benchmarks(args)
     start = time.monotonic()
     from comem.console import out
 
