@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from comem.benchmarks import Benchmark
     from comem.memory.encoder import MemoryEncoder
     from comem.modes import Mode
+    from comem.retrieval.retriever import Retriever
+    from comem.runner import Shard
     from comem.types import Example, Report, RetrievedContext
 
 TOY = "toy"
@@ -51,14 +53,16 @@ def open_encoder(
 
 def retrieve(
     index: Path | None, contexts: Path | None, examples: Sequence[Example], k: int,
-    languages: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None, cache: Path | None = None,
 ) -> dict[str, RetrievedContext]:  # fmt: skip
     """The items of each question by its id: from a file of results, else searched for in the index.
+
+    What was searched for is kept in `cache`, so that an interrupted run searches for nothing twice.
 
     Raises:
         ValueError: no index, k below 1, or results of another index.
     """
-    from comem.retrieval.retriever import RETRIEVERS
+    from comem.retrieval.retriever import RETRIEVERS, retrieve_to_file
 
     if index is None:
         raise ValueError("this mode needs knowledge: give --index DIR (comem index build makes one)")
@@ -68,12 +72,24 @@ def retrieve(
         retriever = RETRIEVERS["precomputed"](index, contexts)
     else:
         retriever = RETRIEVERS["faiss"](index, languages=languages)
+        if cache is not None:
+            with bar("retrieving", len(examples), " questions") as progress:
+                retrieve_to_file(retriever, _counted(examples, progress.update), k, cache, batch_size=_BATCH)
+            retriever = RETRIEVERS["precomputed"](index, cache)
+    return _retrieved(retriever, examples, k)
+
+
+def _counted(examples: Sequence[Example], count: Callable[[int], object]) -> Iterator[Example]:
+    for example in examples:
+        yield example
+        count(1)
+
+
+def _retrieved(retriever: Retriever, examples: Sequence[Example], k: int) -> dict[str, RetrievedContext]:
     found: dict[str, RetrievedContext] = {}
-    with bar("retrieving", len(examples), " questions") as progress:
-        for start in range(0, len(examples), _BATCH):
-            batch = examples[start : start + _BATCH]
-            found |= {context.example_id: context for context in retriever.retrieve(batch, k)}
-            progress.update(len(batch))
+    for start in range(0, len(examples), _BATCH):
+        contexts = retriever.retrieve(examples[start : start + _BATCH], k)
+        found |= {context.example_id: context for context in contexts}
     return found
 
 
@@ -83,9 +99,23 @@ def answer_and_score(
     batch_size: int = 8, strict: bool = False,
 ) -> Report:  # fmt: skip
     """Answer into a run folder, with a progress bar, and score it (see `comem.runner`)."""
-    from comem.runner import evaluate, predict
+    from comem.runner import evaluate
 
-    with bar(f"answering ({mode.name})", len(examples), " questions") as shown:
+    answer(benchmark, examples, mode, contexts, folder, config, batch_size, strict)
+    return evaluate(benchmark, examples, folder)
+
+
+def answer(
+    benchmark: Benchmark, examples: Sequence[Example], mode: Mode,
+    contexts: Mapping[str, RetrievedContext] | None, folder: str | Path, config: Mapping[str, Any],
+    batch_size: int = 8, strict: bool = False, shard: Shard | None = None,
+    inputs: Mapping[str, Path] | None = None,
+) -> None:  # fmt: skip
+    """Answer into a run folder, or one part of it, with a progress bar."""
+    from comem.runner import predict
+
+    part = f", {shard}" if shard is not None and shard.count > 1 else ""
+    with bar(f"answering ({mode.name}{part})", len(examples), " questions") as shown:
 
         def progress(done: int, total: int) -> None:
             shown.total = total
@@ -93,6 +123,6 @@ def answer_and_score(
 
         predict(
             benchmark, examples, mode, contexts, folder,
-            batch_size=batch_size, config=config, strict=strict, progress=progress,
+            batch_size=batch_size, config=config, strict=strict, progress=progress, shard=shard,
+            inputs=inputs,
         )  # fmt: skip
-    return evaluate(benchmark, examples, folder)

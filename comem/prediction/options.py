@@ -16,6 +16,10 @@ examples:
       --contexts retrieved.jsonl --output runs/infoseek
 Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory).
 Run the same command again after an interruption: it goes on where it stopped.
+Several GPUs or processes, each with a part of the questions; the last one merges the parts and scores:
+  accelerate launch --num_processes 4 -m comem predict … --output runs/infoseek
+  comem predict … --output runs/infoseek --shard 1/4        # on one machine, 2/4 on another, …
+  comem predict … --output runs/infoseek --merge            # what there is by now
 """
 
 _QUESTIONS: dict[str, dict[str, Any]] = {
@@ -35,7 +39,7 @@ _MODEL: dict[str, dict[str, Any]] = {
     "--mode": {"required": True, "metavar": "NAME", "help": "baseline, rag or comem"},
     "--model": {"default": "toy", "help": "table row, hub id or folder (%(default)s: the embedded one)"},
     "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
-    "--bank": {"type": Path, "metavar": "FILE", "help": "memories made by comem encode; for comem"},
+    "--bank": {"type": Path, "metavar": "PATH", "help": "of comem bank build or comem encode; for comem"},
     "--item-order": {"default": "retrieval", "metavar": "ORDER", "help": "retrieval (best first), reversed"},
     "--dtype": {"default": "auto", "help": "auto, float32, bfloat16, float16"},
     "--device": {"help": "cpu, cuda, cuda:1, auto (default: a GPU if there is one)"},
@@ -60,6 +64,8 @@ _DECODING: dict[str, dict[str, Any]] = {
 _RUN: dict[str, dict[str, Any]] = {
     "--output": {"required": True, "type": Path, "metavar": "DIR", "help": "the run folder"},
     "--batch-size": {"type": int, "default": 8, "metavar": "N", "help": "questions a batch (%(default)s)"},
+    "--shard": {"default": "1/1", "metavar": "I/N", "help": "only part I of N, 1/4 to 4/4 for four"},
+    "--merge": {"action": "store_true", "help": "answer nothing: put the parts together, and score"},
     "--strict": {"action": "store_true", "help": "stop at the first question that fails"},
 }
 GROUPS = {

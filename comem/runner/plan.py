@@ -23,9 +23,8 @@ class Shard:
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= self.count:
-            raise ValueError(
-                f"shard {self.number}/{self.count}: give 1/{self.count} to {self.count}/{self.count}"
-            )
+            n = self.count
+            raise ValueError(f"shard {self.number}/{n}: give 1/{n} to {n}/{n}")
 
     @classmethod
     def parse(cls, text: str) -> Shard:

@@ -59,7 +59,7 @@ class RunFolder:
 
 
 class Failures:
-    """The questions that could not be answered, with the reason; those of earlier calls stay until they are."""
+    """The questions that could not be answered, with the reason; those of earlier calls until they are."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
