@@ -7,14 +7,34 @@ import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from comem.memory.files import open_tensors, write_tensors
+from comem.types import KnowledgeItem
 
 FORMAT = "comem-memory-bank"
 VERSION = 1
+
+
+class Memories(Protocol):
+    """Where a reader gets memories: a bank held in RAM, or a store on disk (`StoredMemories`)."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the encoder that made them."""
+
+    @property
+    def width(self) -> int:
+        """`d`, which must be the reader's embedding width."""
+
+    def of(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
+        """The memories of these items, in this order; ValueError if one cannot be had."""
+
+    def describe(self) -> str:
+        """Where the memories came from so far, for people."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +85,19 @@ class MemoryBank:
             )
         rows = torch.tensor([self._rows[i] for i in ids], dtype=torch.long, device=self.embeddings.device)
         return MemoryBank(self.embeddings[rows], tuple(ids), self.fingerprint)
+
+    def of(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
+        """The memories of these items, by id; errors as `select`."""
+        return self.select([item.id for item in items])
+
+    def describe(self) -> str:
+        """How many memories there are."""
+        return f"{len(self):,} in one file, none encoded"
+
+    @property
+    def width(self) -> int:
+        """`d`."""
+        return int(self.embeddings.shape[-1])
 
     def prefix(self) -> Tensor:
         """All memories as one soft prefix `(n·q, d)`, first item first."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from comem.backbones.base import Answer
 from comem.backbones.row import BackboneError
-from comem.memory.bank import MemoryBank
+from comem.memory.bank import Memories, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, KnowledgeItem
@@ -23,7 +23,8 @@ class ComemMode(Mode):
 
     Attributes:
         encoder: makes memories of items that are not in a bank; its time is part of the answers'.
-        bank: memories made before; when given, all items must be in it.
+        bank: memories made before, in RAM or in a store. It goes before the encoder: all items must be in
+            it, unless it is a store that was opened with an encoder.
         item_order: see `ItemOrder`.
     """
 
@@ -31,7 +32,7 @@ class ComemMode(Mode):
     grounded: ClassVar[bool] = True
 
     encoder: MemoryEncoder | None = None
-    bank: MemoryBank | None = None
+    bank: Memories | None = None
     item_order: ItemOrder = "retrieval"
 
     def __post_init__(self) -> None:
@@ -72,16 +73,16 @@ class ComemMode(Mode):
 
     def _memory(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
         if self.bank is not None:
-            return self.bank.select([item.id for item in items])
+            return self.bank.of(items)
         if self.encoder is None:  # __post_init__ has refused that
             raise ValueError("the comem mode needs an encoder or a memory bank")
         return self.encoder.encode(items)
 
 
-def _check_bank(bank: MemoryBank, width: int, encoder: MemoryEncoder | None) -> None:
-    if bank.embeddings.shape[-1] != width:
+def _check_bank(bank: Memories, width: int, encoder: MemoryEncoder | None) -> None:
+    if bank.width != width:
         raise ValueError(
-            f"the bank's memories have width {bank.embeddings.shape[-1]}, the backbone reads {width}: "
+            f"the bank's memories have width {bank.width}, the backbone reads {width}: "
             "encode the items with an encoder for this backbone"
         )
     if encoder is not None and bank.fingerprint not in encoder.accepted_fingerprints():

@@ -135,7 +135,7 @@ def train_codec(name: str, memories: np.ndarray, seed: int = 0, iterations: int 
 def write_codec(folder: Path, codec: Quantized) -> str:
     """Write codec.safetensors; its SHA-256."""
     tensors = {"mean": codec.mean.astype("<f4"), "codebooks": codec.codebooks.astype("<f4")}
-    data = save(tensors, metadata={"format": "comem-memory-codec", "version": "1", "form": codec.name})
+    data = save(tensors, metadata={"format": "comem-memory-codec-1"})  # one entry: more have no fixed order
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / CODEC, data)
     return hashlib.sha256(data).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from comem.memory.bank import MemoryBank
+from comem.memory.bank import Memories, MemoryBank
 from comem.memory.store.content import content_hash
 from comem.memory.store.forms import Form
 from comem.memory.store.layout import StoreError
@@ -66,6 +67,7 @@ class StoredMemories:
             raise ValueError(f"cache_items={cache_items}: must be 0 or more")
         self.store, self.encoder, self.cache_items = store, encoder, cache_items
         self.counts = Counts()
+        self._one_at_a_time = threading.RLock()
         self._cache: OrderedDict[str, Tensor] = OrderedDict()
 
     @classmethod
@@ -90,13 +92,22 @@ class StoredMemories:
     def __len__(self) -> int:
         return len(self.store)
 
+    def describe(self) -> str:
+        """Where the memories came from, and how often the encoder was called."""
+        counts = self.counts
+        return (
+            f"{counts.read:,} read, {counts.cached:,} cached, {counts.encoded:,} encoded in"
+            f" {counts.encoder_calls:,} encoder calls"
+        )
+
     def select(self, ids: Sequence[str]) -> MemoryBank:
         """The memories of these ids, in this order; nothing is encoded.
 
         Raises:
             StoreError: an id is neither cached nor stored.
         """
-        found = self._known(ids)
+        with self._one_at_a_time:
+            found = self._known(ids)
         missing = [item_id for item_id in ids if item_id not in found]
         if missing:
             raise StoreError(missing_message(self.store.folder, missing, self.store.table))
@@ -108,15 +119,15 @@ class StoredMemories:
         Raises:
             StoreError: an item is missing and there is no encoder.
         """
-        found = self._known([item.id for item in items])
-        missing = [item for item in items if item.id not in found]
-        if missing and self.encoder is None:
-            raise StoreError(
-                missing_message(self.store.folder, [item.id for item in missing], self.store.table)
-            )
-        if missing:
-            found |= self._make(missing)
-        return self._bank([item.id for item in items], found)
+        ids = [item.id for item in items]
+        if self.encoder is None:
+            return self.select(ids)
+        with self._one_at_a_time:
+            found = self._known(ids)
+            missing = [item for item in items if item.id not in found]
+            if missing:
+                found |= self._make(missing, self.encoder)
+        return self._bank(ids, found)
 
     def _known(self, ids: Sequence[str]) -> dict[str, Tensor]:
         """Those of the ids that are cached or stored."""
@@ -137,11 +148,9 @@ class StoredMemories:
             found |= self._keep([item_id for item_id, _ in stored], tensors)
         return found
 
-    def _make(self, items: Sequence[KnowledgeItem]) -> dict[str, Tensor]:
+    def _make(self, items: Sequence[KnowledgeItem], encoder: MemoryEncoder) -> dict[str, Tensor]:
         """Encode items, add them to the store, and keep them."""
-        if self.encoder is None:
-            raise StoreError("nothing can be encoded without an encoder")
-        made = self.encoder.encode(items).embeddings.float().cpu().numpy()  # (n, q, d)
+        made = encoder.encode(items).embeddings.float().cpu().numpy()  # (n, q, d)
         self.counts.encoder_calls += 1
         self.counts.encoded += len(items)
         rows = self.store.form.pack(made)
@@ -168,6 +177,24 @@ class StoredMemories:
         shape = (0, self.store.info.queries, self.width)
         memories = torch.stack([found[item_id] for item_id in ids]) if ids else torch.zeros(shape)
         return MemoryBank(memories, tuple(ids), self.fingerprint)
+
+
+def open_memories(
+    path: str | Path, encoder: MemoryEncoder | None = None, width: int | None = None
+) -> Memories:
+    """A store's folder, or a one-file bank.
+
+    Args:
+        encoder: in use; memories of another one are refused. A store asks it for what is missing.
+        width: the reader's embedding width `d`.
+
+    Raises:
+        ValueError: neither, damaged, or of another encoder or width.
+    """
+    if Path(path).is_dir():
+        return StoredMemories.open(path, encoder, width)
+    accepted = None if encoder is None else encoder.accepted_fingerprints()
+    return MemoryBank.load(path, accepted, width)
 
 
 def as_tensor(form: Form, rows: np.ndarray) -> Tensor:

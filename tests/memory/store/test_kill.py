@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import subprocess
@@ -19,41 +20,54 @@ from comem.memory.store.writer import create_store
 
 KILLS = 50
 # An encoder that costs nothing: the memory of item n is n, everywhere. It goes on behind the last item.
-CHILD = """
-import sys
+# Each writer is a process of its own, forked from one that has done the imports, which take longest.
+NURSERY = """
+import os, sys
 import numpy as np
 from comem.memory.store import writer as module
 
-module.CHECKPOINT = 50  # lookup.bin is often being written
-writer = module.StoreWriter(sys.argv[1])
-print("ready", flush=True)
-n = len(writer.table)
-while True:
-    ids = [f"item {i}" for i in range(n, n + 1 + n % 7)]
-    memories = np.stack([np.full((8, 512), i % 251, np.float32) for i in range(n, n + len(ids))])
-    writer.append(ids, [i.to_bytes(16, "little") for i in range(n, n + len(ids))], memories)
-    n += len(ids)
-    print(n, flush=True)
+def work():
+    module.CHECKPOINT = 50  # lookup.bin is often being written
+    writer = module.StoreWriter(sys.argv[1])
+    print("ready", os.getpid(), flush=True)
+    n = len(writer.table)
+    while True:
+        ids = [f"item {i}" for i in range(n, n + 1 + n % 7)]
+        memories = np.stack([np.full((8, 512), i % 251, np.float32) for i in range(n, n + len(ids))])
+        writer.append(ids, [i.to_bytes(16, "little") for i in range(n, n + len(ids))], memories)
+        n += len(ids)
+        print(n, flush=True)
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        work()
+    os.waitpid(child, 0)
+    print("dead", 0, flush=True)
 """
 
 
 def test_killed_fifty_times(tmp_path: Path) -> None:
-    folder, moments = tmp_path / "store", random.Random(0)
+    folder, moments, before = tmp_path / "store", random.Random(0), 0
     create_store(folder, PLAIN_FORMS["bf16"](8, 512), EncoderInfo("f" * 64), shard_items=300)
-    before = 0
-    for _ in range(KILLS):
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, str(folder)], stdout=subprocess.PIPE, text=True
-        )
-        assert child.stdout is not None and child.stdout.readline() == "ready\n"
-        time.sleep(moments.uniform(0, 0.1))
-        child.send_signal(signal.SIGKILL)
-        said = [int(line) for line in child.stdout.read().split()]
-        assert child.wait() == -signal.SIGKILL
-        child.stdout.close()
-        before = check(folder, max([before, *said]))
-    assert before > 3 * KILLS
-    assert verify_store(folder).good
+    command = [sys.executable, "-c", NURSERY, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+        assert nursery.stdin is not None and nursery.stdout is not None
+        for _ in range(KILLS):
+            nursery.stdin.write("next\n")
+            nursery.stdin.flush()
+            word, pid = nursery.stdout.readline().split()
+            assert word == "ready"
+            finished = before
+            for _ in range(moments.randrange(3)):  # so that there is progress on the slowest machine too
+                finished = max(finished, int(nursery.stdout.readline()))
+            time.sleep(moments.uniform(0, 0.05))
+            os.kill(int(pid), signal.SIGKILL)
+            while not (line := nursery.stdout.readline()).startswith("dead"):
+                finished = max(finished, int(line))
+            before = check(folder, finished)
+        nursery.stdin.close()
+    assert before > KILLS and verify_store(folder).good
 
 
 def check(folder: Path, finished: int) -> int:
