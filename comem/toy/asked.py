@@ -27,7 +27,7 @@ class FilesSettings:
     """
 
     size: int = 120
-    questions: int = 24
+    questions: int = 12
     seed: int = 0
     picture_size: int = 112
 

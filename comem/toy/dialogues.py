@@ -28,7 +28,8 @@ class DialogueSettings:
     Attributes:
         count: dialogues.
         items: how many towns a dialogue knows, drawn with equal chance from these numbers.
-        turns: questions in a dialogue.
+        turns: questions in a dialogue, at most; none comes twice, or the second could be answered from the
+            first instead of from the memory.
         views: pictures of each town; the first illustrates the item.
         languages: languages, drawn with equal chance.
         alike: share of the dialogues whose towns resemble each other.
@@ -66,7 +67,9 @@ def _dialogue(towns: Sequence[Entity], settings: DialogueSettings, number: int) 
     language = rng.choice(settings.languages)
     known = _choose(towns, rng.choice(settings.items), rng.random() < settings.alike, rng)
     known = [dataclasses.replace(town, facts=random_facts(rng), seed=rng.getrandbits(30)) for town in known]
-    turns = [_turn(rng.choice(known), language, settings, rng) for _ in range(settings.turns)]
+    questions = [(town, fact) for town in known for fact in lexicon.FACTS]
+    rng.shuffle(questions)
+    turns = [_turn(town, fact, language, settings, rng) for town, fact in questions[: settings.turns]]
     items = [
         {
             "id": f"{number}/{town.id}",
@@ -101,8 +104,9 @@ def likeness(one: Entity, other: Entity) -> int:
     return sum(a == b for a, b in pairs)
 
 
-def _turn(town: Entity, language: str, settings: DialogueSettings, rng: random.Random) -> dict[str, Any]:
-    fact = rng.choice(list(lexicon.FACTS))
+def _turn(
+    town: Entity, fact: str, language: str, settings: DialogueSettings, rng: random.Random
+) -> dict[str, Any]:
     return {
         "question": rng.choice(lexicon.QUESTIONS[language][fact]),
         "answer": town.value(fact, language),

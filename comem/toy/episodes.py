@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from comem.toy import lexicon
-from comem.toy.draw import draw
+from comem.toy.pictures import PicturePool
+from comem.toy.soft_items import SLOT, SLOTS, SoftItem, soft_item
 from comem.toy.tokenizer import ITEM_PROMPT
 from comem.toy.world import Entity, random_facts
 
@@ -38,10 +33,12 @@ class Recipe:
         before_system: the items stand as plain documents before the system turn, where memory goes,
             instead of as user turns after it.
         describe: share of the questions that ask what the picture shows.
-        drill: a bare exercise instead of a conversation: "repeat" (words said twice: copying) or "recall"
-            (`items` pictures with a word each, then other views of them: finding by picture) or "cloze"
-            (towns in brief, then a picture and the beginning of a sentence: finding by picture and words).
+        drill: an exercise instead of a conversation about passages: "recall" (`items` pictures with a word
+            each, then other views of them: finding by picture), "cloze" (towns in brief, then a picture and
+            the beginning of a sentence: finding by picture and words), or "prefix" (a conversation about
+            items that are eight embeddings each: reading what is not a word, see `soft_items`).
         batch: episodes in a batch.
+        disturbance: of the embeddings in a "prefix": 0 for none, 1 for as much as `soft_items.disturb` does.
         hard: share of the distractors that resemble the first town.
     """
 
@@ -52,6 +49,7 @@ class Recipe:
     describe: float = 0.1
     hard: float = 0.5
     drill: str = ""
+    disturbance: float = 0.0
     batch: int = 8
 
 
@@ -63,78 +61,15 @@ class Episode:
     spans: tuple[tuple[int, int], ...]
     pictures: tuple[int, ...]  # rows of the picture pool, in order
     kinds: tuple[str, ...]  # one label a span: the fact, "name" or "describe"
-
-
-class PicturePool:
-    """Pictures of the training towns, drawn once and kept as patches; and words for drills.
-
-    Attributes:
-        words: every single token that is a word with its leading space.
-        patches: `(entities, views, 16, 3, 14·14)` float16, one temporal frame.
-    """
-
-    def __init__(
-        self, entities: Sequence[Entity], views: int, processor: Any, cache: Path | None = None
-    ) -> None:
-        self.entities, self.views = list(entities), views
-        decoded = (processor.tokenizer.decode([i]) for i in range(len(processor.tokenizer)))
-        self.words = [word for word in decoded if word[:1] == " " and word[1:].isalpha()]
-        if cache is not None and cache.exists():
-            self.patches = np.load(cache, mmap_mode="r")
-        else:
-            self.patches = self._draw(processor.image_processor)
-            if cache is not None:
-                cache.parent.mkdir(parents=True, exist_ok=True)
-                np.save(cache, self.patches)
-        self._alike: dict[tuple[str, str], list[int]] = defaultdict(list)
-        for i, entity in enumerate(self.entities):
-            for key in _resemblances(entity):
-                self._alike[key].append(i)
-
-    def _draw(self, image_processor: Any) -> np.ndarray:
-        patches = np.empty((len(self.entities), self.views, 16, 3, 196), dtype=np.float16)
-        for i, entity in enumerate(self.entities):
-            pictures = [draw(entity, view) for view in range(self.views)]
-            values = image_processor(images=pictures, return_tensors="np")["pixel_values"]
-            patches[i] = values.reshape(self.views, 16, 3, 2, 196)[:, :, :, 0]
-        return patches
-
-    def pixel_values(self, rows: Sequence[int]) -> np.ndarray:
-        """`(16·len(rows), 3·2·14·14)` float32, as the image processor gives them."""
-        flat = self.patches.reshape(-1, 16, 3, 196)[list(rows)].astype(np.float32)
-        return np.repeat(flat[:, :, :, None], 2, axis=3).reshape(-1, 3 * 2 * 196)
-
-    def draw_entities(self, rng: random.Random, count: int, hard: float) -> list[int]:
-        """Distinct entities in random order; with probability `hard` each resembles the first."""
-        chosen = [rng.randrange(len(self.entities))]
-        while len(chosen) < count:
-            key = rng.choice(_resemblances(self.entities[chosen[0]]))
-            pool = self._alike[key] if rng.random() < hard else range(len(self.entities))
-            candidate = rng.choice(pool)
-            if candidate not in chosen or len(pool) <= count:
-                chosen.append(candidate if candidate not in chosen else rng.randrange(len(self.entities)))
-        rng.shuffle(chosen)
-        return chosen
-
-
-def _resemblances(entity: Entity) -> list[tuple[str, str]]:
-    arms = entity.arms
-    return [
-        ("field+charge", arms.field + arms.charge),
-        ("field+division", arms.field + arms.division + arms.division_colour),
-        ("charge", arms.charge + arms.charge_colour),
-        ("colours", arms.field + arms.charge_colour),
-    ]
+    soft_items: tuple[SoftItem, ...] = ()  # what stands in the slots at the text's beginning
 
 
 def make_episode(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     """One conversation or drill after the recipe."""
-    if recipe.drill == "repeat":
-        return _repeat(pool, recipe, rng)
-    if recipe.drill == "recall":
-        return _recall(pool, recipe, rng)
-    if recipe.drill == "cloze":
-        return _cloze(pool, recipe, rng)
+    return _WRITERS[recipe.drill](pool, recipe, rng)
+
+
+def _conversation(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     language = _language(rng)
     rows = pool.draw_entities(rng, recipe.items, recipe.hard) if recipe.items else []
     towns = [_town(pool, row, rng) for row in rows]
@@ -159,20 +94,6 @@ def make_episode(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episo
             fact = rng.choice(list(lexicon.FACTS))
             question = rng.choice(lexicon.QUESTIONS[language][fact])
             parts.ask(row, rng, question, town.value(fact, language), fact)
-    return parts.episode()
-
-
-def _repeat(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
-    """Words, then stretches of them from anywhere: only what follows the last word tells the next one."""
-    parts = _Parts(pool)
-    words = rng.choices(pool.words, k=rng.randint(recipe.items // 2, recipe.items))
-    parts.say("".join(words) + "\n")
-    for _ in range(recipe.questions):
-        start = rng.randrange(len(words) - 4)
-        stretch = words[start : start + rng.randint(4, 10)]
-        parts.say(stretch[0])
-        parts.expect("".join(stretch[1:]), "repeat")
-        parts.say("\n")
     return parts.episode()
 
 
@@ -215,6 +136,27 @@ def _cloze(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     return parts.episode()
 
 
+def _prefix(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+    language = _language(rng)
+    rows = pool.draw_entities(rng, rng.randint(1, recipe.items), recipe.hard)
+    towns = [_town(pool, row, rng) for row in rows]
+    parts = _Parts(pool)
+    for row, town in zip(rows, towns, strict=True):
+        parts.soft_items.append(soft_item(town, pool.view(row, rng), language, pool.tokenizer, rng))
+        parts.say(SLOT * SLOTS)
+    parts.say(SYSTEM)
+    # no question twice: its answer would stand in the context
+    questions = [(row, town, fact) for row, town in zip(rows, towns, strict=True) for fact in lexicon.FACTS]
+    rng.shuffle(questions)
+    for row, town, fact in questions[: recipe.questions]:
+        question = rng.choice(lexicon.QUESTIONS[language][fact])
+        parts.ask(row, rng, question, town.value(fact, language), fact)
+    return parts.episode()
+
+
+_WRITERS = {"": _conversation, "recall": _recall, "cloze": _cloze, "prefix": _prefix}
+
+
 def _language(rng: random.Random) -> str:
     return rng.choice((*lexicon.LANGUAGES, "bg", "es", "pt", "ru"))  # those that lag behind
 
@@ -244,13 +186,14 @@ class _Parts:
         self.spans: list[tuple[int, int]] = []
         self.pictures: list[int] = []
         self.kinds: list[str] = []
+        self.soft_items: list[SoftItem] = []
 
     def say(self, text: str) -> None:
         self.chunks.append(text)
         self.length += len(text)
 
     def show(self, row: int, rng: random.Random) -> None:
-        self.pictures.append(row * self.pool.views + rng.randrange(self.pool.views))
+        self.pictures.append(self.pool.view(row, rng))
         self.say(PICTURE)
 
     def item(self, row: int, rng: random.Random, passage: str, as_document: bool) -> None:
@@ -272,4 +215,10 @@ class _Parts:
         self.kinds.append(kind)
 
     def episode(self) -> Episode:
-        return Episode("".join(self.chunks), tuple(self.spans), tuple(self.pictures), tuple(self.kinds))
+        return Episode(
+            "".join(self.chunks),
+            tuple(self.spans),
+            tuple(self.pictures),
+            tuple(self.kinds),
+            tuple(self.soft_items),
+        )

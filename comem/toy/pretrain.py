@@ -18,112 +18,21 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 from comem.toy.backbone import build_config, build_processor, initialise
-from comem.toy.episodes import Episode, PicturePool, Recipe, make_episode
+from comem.toy.batches import answers_right, collate, loss_and_hits
+from comem.toy.curriculum import stage_at
+from comem.toy.episodes import Episode, Recipe, make_episode
 from comem.toy.lexicon import FACTS
+from comem.toy.pictures import PicturePool
+from comem.toy.soft_items import SLOT, disturb, embed, in_slots
 from comem.toy.tokenizer import build_tokenizer
 from comem.toy.vision import learn_to_see
 from comem.toy.world import World
 
 logger = logging.getLogger(__name__)
-IGNORE = -100
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of the curriculum: until which step, and groups of recipes; a step takes one of each group."""
-
-    until: int
-    groups: tuple[tuple[Recipe, ...], ...]
-
-
-RECALL = Recipe(items=5, questions=14, drill="recall", describe=0.0, hard=0.2, batch=4)
-CLOZE = Recipe(items=3, questions=14, drill="cloze", hard=0.2, batch=5)
-TERSE = Recipe(items=3, questions=12, terse=True, describe=0.05, batch=5)
-FULL = Recipe(items=3, questions=12, describe=0.05, batch=5)
-ONE = (replace(TERSE, items=1), replace(TERSE, items=1, before_system=True))
-STAGES = (
-    Stage(60, ((RECALL,), (replace(CLOZE, items=1),))),
-    Stage(300, ((RECALL,), (CLOZE,))),
-    Stage(500, ((CLOZE,), ONE)),
-    Stage(1000, ((CLOZE,), (TERSE, replace(TERSE, before_system=True), replace(TERSE, items=2)))),
-    Stage(
-        10**9,
-        (
-            (replace(CLOZE, batch=3), TERSE, replace(TERSE, before_system=True)),
-            (FULL, replace(FULL, before_system=True), replace(FULL, items=1, before_system=True)),
-        ),
-    ),
-)
-
-
-def collate(episodes: list[Episode], tokenizer: Any, pool: PicturePool) -> dict[str, Any]:
-    """Token ids `(b, l)`, M-RoPE positions `(3, b, l)`, labels and pixels; padded on the right.
-
-    Every picture is 2 × 2 tokens, so positions need no search (a test compares with the model's own).
-    """
-    texts = [episode.text for episode in episodes]
-    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-    length = max(len(ids) for ids in encoded["input_ids"])
-    pad, image = tokenizer.pad_token_id, tokenizer.convert_tokens_to_ids("<|image_pad|>")
-    ids = np.full((len(texts), length), pad, dtype=np.int64)
-    labels = np.full((len(texts), length), IGNORE, dtype=np.int64)
-    kinds = np.full((len(texts), length), -1, dtype=np.int64)
-    for row, episode in enumerate(episodes):
-        tokens = encoded["input_ids"][row]
-        ids[row, : len(tokens)] = tokens
-        starts = np.array([start for start, _ in encoded["offset_mapping"][row]])
-        for number, (begin, end) in enumerate(episode.spans):
-            inside = np.flatnonzero((starts >= begin) & (starts < end))
-            labels[row, inside] = ids[row, inside]
-            kinds[row, inside] = number
-    pixels = pool.pixel_values([picture for episode in episodes for picture in episode.pictures])
-    return {
-        "input_ids": torch.from_numpy(ids),
-        "position_ids": torch.from_numpy(positions(ids == image)),
-        "labels": torch.from_numpy(labels),
-        "spans": torch.from_numpy(kinds),
-        "pixel_values": torch.from_numpy(pixels),
-        "image_grid_thw": torch.tensor([[1, 4, 4]] * (len(pixels) // 16)),
-    }
-
-
-def positions(is_image: np.ndarray) -> np.ndarray:
-    """M-RoPE positions `(3, b, l)` of sequences whose pictures are 2 × 2 tokens."""
-    within = (np.cumsum(is_image, axis=1) - 1) % 4  # 0..3 inside a picture
-    last = is_image & (within == 3)
-    step = np.where(is_image, 2 * last, 1)
-    base = np.cumsum(step, axis=1) - step
-    row, column = np.where(is_image, within // 2, 0), np.where(is_image, within % 2, 0)
-    return np.stack([base, base + row, base + column]).astype(np.int64)
-
-
-def loss_and_hits(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Weighted cross-entropy over the answers; per answer token whether it is right; its (row, span)."""
-    pictures = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if len(batch["pixel_values"])}
-    hidden = model.model(
-        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **pictures
-    ).last_hidden_state
-    rows, columns = torch.nonzero(batch["labels"] != IGNORE, as_tuple=True)
-    logits = model.lm_head(hidden[rows, columns - 1]).float()
-    targets = batch["labels"][rows, columns]
-    where = torch.stack([rows, batch["spans"][rows, columns]])
-    _, answer, lengths = torch.unique(where, dim=1, return_inverse=True, return_counts=True)
-    weights = lengths[answer].float().rsqrt()  # a long description weighs little more than a short fact
-    losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    return (losses * weights).sum() / weights.sum(), logits.argmax(-1) == targets, where
-
-
-def answers_right(hits: torch.Tensor, where: torch.Tensor, episodes: list[Episode]) -> list[tuple[str, bool]]:
-    """(kind, whether every token of the answer is right) of each answer."""
-    right: dict[tuple[int, int], bool] = {}
-    for hit, row, span in zip(hits.tolist(), *where.tolist(), strict=True):
-        right[row, span] = right.get((row, span), True) and hit
-    return [(episodes[row].kinds[span], ok) for (row, span), ok in right.items()]
 
 
 @dataclass(frozen=True)
@@ -154,6 +63,7 @@ class Pretraining:
 
         self.tokenizer = build_tokenizer()
         self.processor = build_processor(self.tokenizer)
+        self.slot = self.tokenizer.convert_tokens_to_ids(SLOT)
         self.model = AutoModelForImageTextToText.from_config(
             build_config(self.tokenizer, settings.hidden, settings.layers)
         )
@@ -205,24 +115,36 @@ class Pretraining:
     def learn(self) -> dict[str, list[bool]]:
         """One step; returns, by kind of question, which answers were right before it."""
         rng = random.Random(f"{self.settings.seed}/{self.step}")
-        stage = next(stage for stage in STAGES if self.step < stage.until)
+        torch.manual_seed(rng.getrandbits(62))
+        stage = stage_at(self.step)
         self._set_lr()
         self.model.train()
         self.loss, right = 0.0, defaultdict[str, list[bool]](list)
         for group in stage.groups:
             recipe = rng.choice(group)
             episodes = [make_episode(self.pool, recipe, rng) for _ in range(recipe.batch)]
-            loss, hits, where = loss_and_hits(self.model, collate(episodes, self.tokenizer, self.pool))
+            loss, hits, where = self._answer(episodes, self.pool, recipe.disturbance)
             (loss / len(stage.groups)).backward()
             self.loss += loss.item() / len(stage.groups)
             for kind, ok in answers_right(hits, where, episodes):
-                right[f"{recipe.items}{'t' * recipe.terse} {'facts' if kind in FACTS else kind}"].append(ok)
+                name = recipe.drill if recipe.drill == "prefix" else f"{recipe.items}{'t' * recipe.terse}"
+                right[f"{name} {'facts' if kind in FACTS else kind}"].append(ok)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1
         return right
+
+    def _answer(self, episodes: list[Episode], pool: PicturePool, disturbance: float) -> Any:
+        """`loss_and_hits` of the episodes, with their soft items, if any, in place."""
+        items = [item for episode in episodes for item in episode.soft_items]
+        soft = None
+        if items:
+            size = self.model.get_input_embeddings().weight.detach().norm(dim=-1).mean()
+            soft = disturb(embed(self.model, items, pool), size, disturbance)
+        with in_slots(self.model, soft, self.slot):
+            return loss_and_hits(self.model, collate(episodes, self.tokenizer, pool))
 
     def _set_lr(self) -> None:
         s, share = self.settings, self.step / self.settings.steps
@@ -241,19 +163,21 @@ class Pretraining:
             ("2", Recipe(2, 8)),
             ("3", Recipe(3, 8)),
             ("3 docs", Recipe(3, 8, before_system=True)),
+            ("prefix", Recipe(3, 8, drill="prefix")),
         ):
             rng = random.Random("evaluate")
             episodes = [
                 make_episode(self.val_pool, replace(recipe, hard=0.5, describe=0.15), rng)
                 for _ in range(episodes_each)
             ]
-            _, hits, where = loss_and_hits(self.model, collate(episodes, self.tokenizer, self.val_pool))
+            _, hits, where = self._answer(episodes, self.val_pool, 0.0)
             answers = answers_right(hits, where, episodes)
             facts = [ok for kind, ok in answers if kind in FACTS]
             result[name] = sum(facts) / len(facts)
             for kind in ("describe", "name"):
                 own = [ok for k, ok in answers if k == kind]
-                result[f"{name} {kind}"] = sum(own) / max(1, len(own))
+                if own:
+                    result[f"{name} {kind}"] = sum(own) / len(own)
         return result
 
     def save(self) -> None:

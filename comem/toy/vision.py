@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from comem.toy.episodes import PicturePool
 from comem.toy.lexicon import CHARGES, COLOURS, DIVISIONS
+from comem.toy.pictures import PicturePool
 from comem.toy.world import Arms
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from comem.toy.backbone import build_processor
+from comem.toy.batches import IGNORE, collate
 from comem.toy.draw import draw
-from comem.toy.episodes import Episode, PicturePool, Recipe, make_episode
-from comem.toy.pretrain import IGNORE, Pretraining, Settings, collate
+from comem.toy.episodes import Episode, Recipe, make_episode
+from comem.toy.pictures import PicturePool
+from comem.toy.pretrain import Pretraining, Settings
 from comem.toy.tokenizer import build_tokenizer
 from comem.toy.world import World
 
@@ -23,7 +25,7 @@ RECIPES = [
     Recipe(items=2, questions=4, terse=True, before_system=True, batch=2),
     Recipe(items=4, questions=5, drill="recall", describe=0.5, batch=2),
     Recipe(items=2, questions=5, drill="cloze", batch=2),
-    Recipe(items=12, questions=3, drill="repeat", batch=2),
+    Recipe(items=3, questions=5, drill="prefix", batch=2),
 ]
 
 
