@@ -25,9 +25,9 @@ def exact_match(prediction: str, accepted: str) -> float:
 def f1(prediction: str, accepted: str) -> float:
     """The harmonic mean of precision and recall over normalised words, each counted as often as it occurs."""
     said, wanted = normalize(prediction).split(), normalize(accepted).split()
-    common = sum((Counter(said) & Counter(wanted)).values())
-    if not common:
+    if not set(said) & set(wanted):
         return 0.0
+    common = sum((Counter(said) & Counter(wanted)).values())
     precision, recall = common / len(said), common / len(wanted)
     return (2 * precision * recall) / (precision + recall)
 

@@ -24,6 +24,7 @@ _FINAL = re.compile(
     re.IGNORECASE,
 )
 _BOX = re.compile(r"\\f?boxed\s{0,3}\{|\\f?boxed\s{1,3}(?=[^\s{])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s?\{")
 _SPACING = re.compile(r"\\[,;:! ]|~|\\q?quad\b")
 _ESCAPED = re.compile(r"\\([%&$#_{}])")
@@ -88,17 +89,10 @@ def _last_box(text: str) -> str | None:
 def _closing(text: str, position: int) -> int | None:
     """Where the brace opened before `position` closes; braces after a backslash do not count."""
     depth = 1
-    while position < len(text):
-        character = text[position]
-        if character == "\\":
-            position += 1
-        elif character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return position
-        position += 1
+    for mark in _BRACE.finditer(text, position):
+        depth += {"{": 1, "}": -1}.get(mark.group(), 0)
+        if depth == 0:
+            return mark.start()
     return None
 
 
