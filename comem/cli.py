@@ -42,6 +42,9 @@ COMMANDS: Table[Command] = Table(
             "build the embedded world's data folder",
             ("comem toy build data/toy", "comem toy build data/toy --size 500 --languages en es"),
         ),
+        "corpus": Command(
+            "comem.retrieval.corpus.commands", "build a knowledge base from WIT or from your own files"
+        ),
         "index": Command(
             "comem.retrieval.commands",
             "embed a knowledge base with CLIP and index it",
@@ -61,6 +64,7 @@ COMMANDS: Table[Command] = Table(
         ),
         "train": Command("comem.training.commands", "train the memory encoder (LoRA and Q-Former)"),
         "merge": Command("comem.training.commands", "fold LoRA into a self-contained encoder"),
+        "bank": Command("comem.bank.commands", "memories on disk: build, info, verify, export, merge"),
         "encode": Command("comem.commands", "encode knowledge items into a memory bank"),
         "predict": Command("comem.prediction.commands", "answer questions: baseline, rag or comem"),
         "evaluate": Command(

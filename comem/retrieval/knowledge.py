@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.records import StorageError, read_json, run_manifest, write_json
+from comem.records import StorageError, read_json, run_manifest, sha256_of, write_json
 from comem.types import ImageRef, KnowledgeItem
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ def ids_checksum(ids: Iterable[str]) -> str:
     for item_id in ids:
         digest.update(item_id.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()
+
+
+def tail_checksum(path: Path) -> str:
+    """SHA-256 over the last 64 kB: Parquet's footer says where and what every column is, quick to read."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - 65536))
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 class KnowledgeBase:
@@ -59,6 +66,8 @@ class KnowledgeBase:
                 f"{path}: {path.stat().st_size} bytes, but {self.manifest.get('bytes')} were written; it"
                 " was changed or cut: build it again"
             )
+        if (tail := self.manifest.get("tail_sha256")) and tail != tail_checksum(path):
+            raise KnowledgeBaseError(f"{path}: changed since it was built; build it and its index again")
         try:
             self._file = pq.ParquetFile(path, memory_map=True)
         except (pa.ArrowInvalid, OSError) as error:
@@ -67,6 +76,16 @@ class KnowledgeBase:
 
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)
+
+    def verify(self) -> None:
+        """Reads the whole file and compares it with the checksum of when it was built.
+
+        Raises:
+            KnowledgeBaseError: the file was changed.
+        """
+        path = self.folder / ITEMS
+        if (expected := self.manifest.get("sha256")) and sha256_of(path) != expected:
+            raise KnowledgeBaseError(f"{path}: not what was built (checksum differs); build it again")
 
     @cached_property
     def ids(self) -> list[str]:
@@ -146,6 +165,7 @@ def write_knowledge_base(
             raise StorageError(
                 full.errno, f"cannot write {partial}: {full.strerror}; free space, run again"
             ) from full
+        sums = {"sha256": sha256_of(partial), "tail_sha256": tail_checksum(partial)}
         size = partial.stat().st_size
         (folder / MANIFEST).unlink(missing_ok=True)  # the manifest comes last: it says that all is there
         os.replace(partial, folder / ITEMS)
@@ -153,7 +173,7 @@ def write_knowledge_base(
         partial.unlink(missing_ok=True)
     manifest = {
         "format": FORMAT, "count": count, "bytes": size, "row_group": ROW_GROUP, "ids_sha256": checksum,
-        "complete": error is None, **run_manifest(extra),
+        "complete": error is None, **sums, **run_manifest(extra),
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     if error is not None:
