@@ -112,6 +112,7 @@ def predict(
     if folder.home == folder.path and (folder.path / SHARDS).is_dir():
         merge_shards(folder.path, every)
     with JsonlAppender(folder.home / PREDICTIONS) as file:
+        folder.sweep()
         record = open_run(folder, resolved, inputs, resume)
         done, failures = folder.answered(), Failures(folder.home / ERRORS)
         length = (lambda example: _length(example, contexts)) if sort else None

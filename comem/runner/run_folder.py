@@ -52,6 +52,11 @@ class RunFolder:
         """Ids with an answer, in any part: another division into parts goes on where this one stopped."""
         return set[str]().union(*(done_ids(home / PREDICTIONS, _ID) for home in self.homes()))
 
+    def sweep(self) -> None:
+        """Remove what killed processes had not finished writing; only for who holds the folder's lock."""
+        for path in self.home.glob(".*.tmp"):
+            path.unlink(missing_ok=True)
+
     def failed(self) -> set[str]:
         """Ids without an answer that some part could not answer."""
         found = set[str]().union(*(done_ids(home / ERRORS, _ID) for home in self.homes()))

@@ -2,68 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import random
-import subprocess
-import sys
-import textwrap
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comem.benchmarks import BENCHMARKS
-from comem.images import ImageError, open_image
+from comem.images import ImageError
 from comem.records import RecordError, StorageError, read_json, read_jsonl
 from comem.runner import evaluate, predict
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
-
-TOY = BENCHMARKS["toy"]
-
-
-@dataclass(frozen=True)
-class FakeAnswer:
-    text: str
-    context_tokens: int = 8
-    prompt_tokens: int = 20
-    seconds: float = 0.25
-
-
-@dataclass
-class FakeMode:
-    """Answers with the length of the question; opens the picture where there is one."""
-
-    name: str = "fake"
-    batches: list[list[str]] = field(default_factory=list)
-    stop_at: int | None = None
-
-    def answer_batch(
-        self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]
-    ) -> list[FakeAnswer]:
-        self.batches.append([example.id for example in examples])
-        if self.stop_at is not None and len(self.batches) > self.stop_at:
-            raise KeyboardInterrupt
-        for example in examples:
-            if example.image is not None:
-                open_image(example.image)
-        return [FakeAnswer(str(len(example.question))) for example in examples]
-
-
-def questions(count: int, image: ImageRef | None = None) -> list[Example]:
-    return [
-        Example(
-            f"q{i}", "?" * (1 + i % 7), image if i == 3 else None,
-            meta={"data_id": f"q{i}", "answer_eval": [str(1 + i % 7)], "data_split": "val_unseen_entity"},
-        )
-        for i in range(count)
-    ]
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return list(read_jsonl(folder / "predictions.jsonl"))
+from tests.runner.fakes import TOY, FakeMode, questions, rows
 
 
 def test_a_run_folder_is_complete(tmp_path: Path) -> None:
@@ -71,7 +19,11 @@ def test_a_run_folder_is_complete(tmp_path: Path) -> None:
     item = KnowledgeItem("k1", "a passage", None)
     contexts = {"q1": RetrievedContext("q1", (item,))}
     counts = predict(
-        TOY, questions(10), FakeMode(), contexts, tmp_path,
+        TOY,
+        questions(10),
+        FakeMode(),
+        contexts,
+        tmp_path,
         batch_size=4,
         config={"seed": 7, "decoding": {"max_new_tokens": 3}},
         progress=lambda *x: seen.append(x),
@@ -84,7 +36,10 @@ def test_a_run_folder_is_complete(tmp_path: Path) -> None:
     assert report.metrics["with_knowledge"] == 1
     run = read_json(tmp_path / "run.json")
     assert run["config"] == {
-        "benchmark": "toy", "mode": "fake", "seed": 7, "decoding": {"max_new_tokens": 3},
+        "benchmark": "toy",
+        "mode": "fake",
+        "seed": 7,
+        "decoding": {"max_new_tokens": 3},
     }
     assert run["counts"]["predicted"] == 10 and run["versions"]["python"]
     assert read_json(tmp_path / "metrics.json")["accuracy"] == 100.0
@@ -182,47 +137,3 @@ def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(StorageError, match="another process is writing"):
         predict(TOY, questions(2), Nested(), None, tmp_path)
-
-
-PROGRAM = textwrap.dedent(
-    """
-    import sys, time
-    sys.path.insert(0, sys.argv[2])
-    from comem.benchmarks import BENCHMARKS
-    from comem.runner import evaluate, predict
-    from test_answering import FakeMode, questions, TOY
-    assert "torch" not in sys.modules
-
-    class Slow(FakeMode):
-        def answer_batch(self, examples, contexts):
-            time.sleep(0.003)
-            return super().answer_batch(examples, contexts)
-
-    predict(TOY, questions(300), Slow(), None, sys.argv[1], batch_size=4, config={"seed": 1})
-    evaluate(TOY, questions(300), sys.argv[1])
-    """
-)
-
-
-def test_killed_at_random_moments_it_equals_an_undisturbed_run(tmp_path: Path) -> None:
-    def start(folder: Path) -> subprocess.Popen[bytes]:
-        here = Path(__file__).resolve().parent
-        command = [sys.executable, "-c", PROGRAM, str(folder), str(here)]
-        return subprocess.Popen(command, cwd=here.parents[1], stderr=subprocess.DEVNULL)
-
-    whole, torn = tmp_path / "whole", tmp_path / "torn"
-    assert start(whole).wait(60) == 0
-    random.seed(1)
-    file, kills = torn / "predictions.jsonl", 0
-    for _ in range(5):
-        process, before = start(torn), file.stat().st_size if file.exists() else 0
-        while process.poll() is None and (not file.exists() or file.stat().st_size == before):
-            time.sleep(0.002)
-        time.sleep(random.uniform(0, 0.05))
-        process.kill()
-        kills += process.wait() == -9
-    assert kills >= 3 and 0 < len(file.read_bytes().splitlines()) < 300
-    assert start(torn).wait(60) == 0
-    assert rows(torn) == rows(whole)
-    first, second = (read_json(folder / "metrics.json") for folder in (whole, torn))
-    assert first == second and json.dumps(first)
