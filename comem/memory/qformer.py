@@ -167,6 +167,26 @@ class QFormer(nn.Module):
             memory = memory * self.output_scale.to(memory.dtype)
         return memory
 
+    @torch.no_grad()
+    def start_near_identity(self) -> None:
+        """Add the identity to the way from hidden states to memory, so that each query starts as their mean.
+
+        With the authors' start N(0, 0.02) what a query has read is small against what it is itself, and
+        all queries say nearly the same whatever the item. Ours, not in the paper: at the embedded size
+        it is what lets the memory be learned within minutes (docs/embedded_models.md).
+
+        Raises:
+            ValueError: if a projection on the way is not square (dim_head, or a reader of another width).
+        """
+        ways = [self.proj_in.weight, self.proj_out.weight]
+        for attention in self.layers[::2]:
+            values = attention.to_kv.weight.chunk(2)[1]  # type: ignore[union-attr, operator]
+            ways += [values, attention.to_out.weight]  # type: ignore[union-attr, list-item]
+        for weight in ways:
+            if weight.shape[0] != weight.shape[1]:
+                raise ValueError(f"a start near the identity needs square projections, not {tuple(weight.shape)}")
+            weight += torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+
     def _key_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`(n, 1, 1, l + q)`: the given mask over the item, always True over the queries themselves."""
         if hidden.ndim != 3 or hidden.shape[-1] != self.config.hidden_size:

@@ -40,6 +40,8 @@ def build_encoder(
     config = qformer_config(settings.qformer, backbone.model, reader.model if reader else None)
     form = KnowledgeFormat(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     encoder = MemoryEncoder.new(backbone.model, backbone.processor, settings.lora, config, form)
+    if settings.qformer.near_identity:
+        encoder.qformer.start_near_identity()
     for parameter in encoder.trainable_parameters():
         parameter.data = parameter.data.float()
     source = checkpoint or (Path(settings.init) if settings.init else None)

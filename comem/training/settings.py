@@ -13,7 +13,8 @@ class QFormerSettings:
     """Size of the Q-Former; its width follows from the backbone (authors_code.md 1.3).
 
     `output_scale` is the start value of the learned output scale: "auto" is the mean norm of the
-    backbone's token embeddings (learns faster), None the authors' plain LayerNorm.
+    backbone's token embeddings (learns faster), None the authors' plain LayerNorm. `near_identity` starts
+    each query as the mean of the hidden states (`QFormer.start_near_identity`) instead of near zero.
     """
 
     num_queries: int = 8
@@ -22,6 +23,7 @@ class QFormerSettings:
     ff_mult: int = 4
     shared: bool = True
     output_scale: float | Literal["auto"] | None = None
+    near_identity: bool = False
 
 
 @dataclass(frozen=True)

@@ -110,3 +110,20 @@ def test_wrong_sizes_are_named() -> None:
         qformer(torch.randn(1, 5, 64))
     with pytest.raises(ValueError, match="mask has shape"):
         qformer(torch.randn(1, 5, 32), torch.ones(1, 4, dtype=torch.bool))
+
+
+def follows_the_item(qformer: QFormer) -> float:
+    """How much of the memory's size changes from one item to another, at the start."""
+    memory = qformer(torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(0)))
+    return ((memory[0] - memory[1]).norm() / memory[0].norm()).item()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_start_near_the_identity_shows_the_item_in_the_memory(shared: bool) -> None:
+    torch.manual_seed(0)
+    qformer = QFormer(QFormerConfig(32, shared=shared, heads=4, depth=4))
+    before = follows_the_item(qformer)
+    qformer.start_near_identity()
+    assert follows_the_item(qformer) > 5 * before
+    with pytest.raises(ValueError, match="square"):
+        QFormer(QFormerConfig(32, output_size=48, heads=4)).start_near_identity()
