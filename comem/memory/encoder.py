@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from comem.memory.bank import MemoryBank
 from comem.memory.fingerprint import encoder_fingerprint, weights_version
+from comem.memory.folding import cheaper_order
 from comem.memory.inputs import KnowledgeFormat, item_inputs, to_device, with_positions
 from comem.memory.lora import (
     LoraSettings,
@@ -105,7 +106,8 @@ class MemoryEncoder(nn.Module):
             `(n, q, d)`.
         """
         inputs = with_positions(self.model, inputs)
-        with adapters_on(self.model):
+        tokens = max(inputs["input_ids"].numel(), len(inputs.get("pixel_values", ())))
+        with adapters_on(self.model), cheaper_order(self.model, tokens):
             # The inner model: no logits over the vocabulary, only the last state after the final norm.
             base: Any = self.model.base_model
             hidden = base(**inputs, use_cache=False).last_hidden_state  # (n, l, d)

@@ -151,17 +151,17 @@ class AdapterSwitch:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._layers: list[Any] = list(lora_layers(model).values())
+        self.layers: list[Any] = list(lora_layers(model).values())
         self._lock = threading.RLock()
 
     @property
     def on(self) -> bool:
-        return bool(self._layers) and not self._layers[0].disable_adapters
+        return bool(self.layers) and not self.layers[0].disable_adapters
 
     def set(self, on: bool) -> None:
         """Switch, without restoring. For recomputations, which run on autograd's own threads."""
         if on != self.on:
-            for layer in self._layers:
+            for layer in self.layers:
                 layer._disable_adapters = not on
 
     @contextmanager
