@@ -8,8 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from comem.console import print_facts
-from comem.prediction.assemble import answer_and_score, open_encoder, retrieve
+from comem.prediction.assemble import open_encoder
 from comem.prediction.options import add_predict_arguments
+from comem.prediction.run import Questions, answer_part, merge_and_score, score, this_part
 
 if TYPE_CHECKING:
     from comem.backbones.base import GenerationConfig
@@ -21,25 +22,25 @@ if TYPE_CHECKING:
 def run_predict(args: argparse.Namespace) -> int:
     """Answer, score, print the score."""
     from comem.benchmarks import BENCHMARKS
-    from comem.evaluation.commands import show
-    from comem.evaluation.scorers import SCORERS
 
-    benchmark = BENCHMARKS[args.benchmark]
+    benchmark, shard = BENCHMARKS[args.benchmark], this_part(args)
     loaded = benchmark.load(
         args.data, image_folder=args.images, split=args.split, question_types=args.question_types
     )
     examples = list(islice(loaded, args.limit))
-    mode, config = open_mode(args, benchmark)
-    if mode.backbone.spec.sees_images:
-        benchmark.require_pictures(examples)
-    contexts = None
-    if mode.grounded:
-        contexts = retrieve(args.index, args.contexts, examples, args.k, args.languages)
-    report = answer_and_score(
-        benchmark, examples, mode, contexts, args.output, config, args.batch_size, args.strict
-    )
-    show(report, SCORERS[benchmark.evaluation])
-    print_facts([("run folder", str(args.output))])
+    data = args.data if args.data is not None else benchmark.fetch(args.split)
+    questions = Questions(benchmark, data, examples)
+    if not args.merge:
+        mode, config = open_mode(args, benchmark)
+        if mode.backbone.spec.sees_images:
+            benchmark.require_pictures(examples)
+        answer_part(args, questions, mode, config, shard)
+        if (memories := getattr(mode, "bank", None)) is not None:
+            print_facts([("memories", memories.describe())])
+    if args.merge or shard.count > 1:
+        merge_and_score(args, questions, shard)
+    else:
+        score(args, questions)
     return 0
 
 
@@ -47,7 +48,7 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     """The mode on its backbone, and what the run folder records of it; wrong names fail before the work."""
     from comem.backbones.hf import load_backbone
     from comem.benchmarks.prompts import PROMPTS
-    from comem.memory.bank import MemoryBank
+    from comem.memory.store.serve import open_memories
     from comem.modes import MODES
 
     style = args.prompt or benchmark.style
@@ -60,14 +61,13 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     limits = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
     backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits)
     encoder = open_encoder(args.encoder, backbone) if args.encoder else None
-    accepted = encoder.accepted_fingerprints() if encoder else None
-    bank = MemoryBank.load(args.bank, accepted) if args.bank else None
+    bank = open_memories(args.bank, encoder) if args.bank else None
     mode = build(backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order)
 
     config = {"model": args.model, "dtype": args.dtype, "prompt": style, "generation": asdict(generation)}
     config |= limits
     if mode.grounded:
-        made_by = bank.fingerprint if bank else encoder.fingerprint() if encoder else None
+        made_by = bank.fingerprint if bank is not None else encoder.fingerprint() if encoder else None
         config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
         config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
     return mode, config
