@@ -23,7 +23,7 @@ RANKS = {
     3.0: {"modes", "training", "toy"},
     4.0: {"runner", "console"},
     5.0: {"prediction"},
-    5.1: {"commands", "quickstart"},
+    5.1: {"bank", "commands", "quickstart"},
     5.2: {"cli"},
     5.3: {"__main__"},
 }

@@ -1,0 +1,1 @@
+"""The `comem bank` command."""
