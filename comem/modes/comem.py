@@ -48,6 +48,10 @@ class ComemMode(Mode):
         if self.bank is not None:
             _check_bank(self.bank, self.backbone.hidden_size, self.encoder)
 
+    @property
+    def opens_item_pictures(self) -> bool:
+        return self.bank is None
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         start = time.perf_counter()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from comem.backbones.base import Answer
-from comem.backbones.row import BackboneSpec
+from comem.backbones.row import RagFormat
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, ImageRef, KnowledgeItem, Message
 
@@ -28,6 +28,10 @@ class RagMode(Mode):
     def __post_init__(self) -> None:
         check_order(self.item_order)
 
+    @property
+    def opens_item_pictures(self) -> bool:
+        return self.backbone.spec.rag.images
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         questions = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
@@ -43,7 +47,7 @@ class RagMode(Mode):
     def item_turns(self, items: Sequence[KnowledgeItem]) -> list[Message]:
         """One user turn per item; items of which the row shows nothing (pictures alone) have none."""
         step = 1 if self.item_order == "retrieval" else -1
-        parts = (item_parts(self.backbone.spec, item) for item in items[::step])
+        parts = (item_parts(self.backbone.spec.rag, item) for item in items[::step])
         return [Message("user", content) for content in parts if content]
 
     def _question_tokens(self, questions: Sequence[Message], wanted: Sequence[bool]) -> list[int]:
@@ -53,9 +57,8 @@ class RagMode(Mode):
         return [next(lengths) if want else 0 for want in wanted]
 
 
-def item_parts(spec: BackboneSpec, item: KnowledgeItem) -> tuple[str | ImageRef, ...]:
-    """What a model is shown of an item, in the form of its row and without empty parts."""
-    form = spec.rag
+def item_parts(form: RagFormat, item: KnowledgeItem) -> tuple[str | ImageRef, ...]:
+    """What a model is shown of an item, without empty parts."""
     image = item.image if form.images else None
     text = item.text[: form.passage_chars]
     parts: tuple[str | ImageRef | None, ...] = (text, image) if form.passage_first else (image, text)

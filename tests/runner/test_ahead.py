@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from comem.images import ImageError, open_image
+from comem.runner import predict
 from comem.runner.ahead import one_ahead, open_pictures
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
+from tests.runner.fakes import TOY, FakeMode, rows
 
 
 def test_pairs_come_in_order() -> None:
@@ -72,3 +74,23 @@ def test_pictures_are_opened_once_and_only_where_needed(small_image: Any, tmp_pa
     assert open_image(with_items[0].items[0].image) is with_items[0].items[0].image.pixels
     with pytest.raises(ImageError, match="gone.png: no such image file"):
         open_image(examples[2].image)
+
+
+def test_the_modes_get_opened_pictures_where_they_need_them(small_image: Any, tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    class Looking(FakeMode):
+        def answer_batch(self, examples: Any, contexts: Any) -> Any:
+            seen.append(contexts[0].items[0].image.pixels is not None)
+            assert examples[0].image.pixels is not None
+            return super().answer_batch(examples, contexts)
+
+    asked = [Example("q", "?", small_image(seed=3), meta={"data_id": "q", "answer_eval": ["1"]})]
+    contexts = {"q": RetrievedContext("q", (KnowledgeItem("a", "text", small_image(seed=4)),))}
+    for needed in (True, False):
+        mode = Looking()
+        mode.opens_item_pictures = needed  # type: ignore[attr-defined]
+        predict(TOY, asked, mode, contexts, tmp_path / str(needed))
+    assert seen == [True, False]
+    first, second = (rows(tmp_path / str(needed)) for needed in (True, False))
+    assert first == second and first[0]["knowledge_ids"] == ["a"]

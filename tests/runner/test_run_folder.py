@@ -18,10 +18,9 @@ def test_run_json_says_how_to_repeat_the_run(tmp_path: Path, monkeypatch: pytest
     data.write_text("{}\n")
     monkeypatch.setattr(sys, "argv", ["comem", "predict", "--first"])
     folder, config = tmp_path / "run", {"generation": {"seed": 7}}
+    noted = {"config": config, "inputs": {"data": data}}
     for limit in (4, 10):
-        predict(
-            TOY, questions(10), FakeMode(), None, folder, limit=limit, config=config, inputs={"data": data}
-        )
+        predict(TOY, questions(10), FakeMode(), None, folder, limit=limit, **noted)
         monkeypatch.setattr(sys, "argv", ["comem", "predict", "--second"])
     run = read_json(folder / "run.json")
     assert run["command"] == ["comem", "predict", "--first"] and run["config"]["generation"] == {"seed": 7}
