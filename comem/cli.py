@@ -77,6 +77,7 @@ COMMANDS: Table[Command] = Table(
             ),
         ),
         "oven": Command("comem.linking.commands", "link answers to Wikidata ids, as OVEN's score needs"),
+        "report": Command("comem.report.commands", "runs beside the paper's numbers: HTML page and figure"),
         "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),
     },
 )

@@ -22,6 +22,7 @@ RANKS = {
     2.0: {"memory", "benchmarks"},
     3.0: {"modes", "training", "toy"},
     4.0: {"runner", "console"},
+    4.1: {"report"},
     5.0: {"prediction"},
     5.1: {"bank", "commands", "quickstart"},
     5.2: {"cli"},

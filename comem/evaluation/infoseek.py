@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
@@ -154,13 +155,19 @@ def evaluate(
     return Report(benchmark, metrics, len(questions), {"accuracy": scores})
 
 
-def final_of(drawn: Mapping[str, Array]) -> Array:
-    """The final score over drawn means by split (see `comem.evaluation.statistics`); 0 without a split."""
-    import numpy as np
+def split_of(drawn: Mapping[str, Array], split: str) -> Array | None:
+    """The drawn means of a split (see `comem.evaluation.statistics`); None where nothing was answered."""
+    return next((means for name, means in drawn.items() if name.endswith(split)), None)
 
-    zero = np.zeros_like(next(iter(drawn.values())))
-    parts = [next((x for name, x in drawn.items() if name.endswith(split)), zero) for split in UNSEEN]
-    return harmonic_means(parts)
+
+def final_of(drawn: Mapping[str, Array]) -> Array | None:
+    """The final score over drawn means by split."""
+    parts = [means for split in UNSEEN if (means := split_of(drawn, split)) is not None]
+    return harmonic_means(parts) if len(parts) == len(UNSEEN) else None
+
+
+#: The numbers that are made of the splits' means.
+COMBINED = {"final_score": final_of} | {key: partial(split_of, split=split) for split, key in UNSEEN.items()}
 
 
 def harmonic_means(parts: Sequence[Array]) -> Array:

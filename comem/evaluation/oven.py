@@ -7,6 +7,7 @@ Accuracy in percent over the answered questions of each split, rounded to two di
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comem.evaluation.files import ScoreFiles, checked_text, keyed, match
@@ -84,13 +85,20 @@ def scores(
     ]  # fmt: skip
 
 
-def final_of(drawn: Mapping[str, Array]) -> Array:
-    """The final score over drawn means by part and split; 0 for those that are missing."""
-    import numpy as np
+def part_of(drawn: Mapping[str, Array], part: str) -> Array | None:
+    """A part's score over drawn means by part and split; None where a split is missing."""
+    names = [f"{part}_{split}" for split in SPLITS]
+    return harmonic_means([drawn[name] for name in names]) if set(names) <= set(drawn) else None
 
-    zero = np.zeros_like(next(iter(drawn.values())))
-    parts = [harmonic_means([drawn.get(f"{part}_{split}", zero) for split in SPLITS]) for part in PARTS]
-    return harmonic_means(parts)
+
+def final_of(drawn: Mapping[str, Array]) -> Array | None:
+    """The final score, likewise."""
+    parts = [means for part in PARTS if (means := part_of(drawn, part)) is not None]
+    return harmonic_means(parts) if len(parts) == len(PARTS) else None
+
+
+#: The numbers that are made of the splits' means.
+COMBINED = {"final_score": final_of} | {f"{part}_score": partial(part_of, part=part) for part in PARTS}
 
 
 def read_parts(

@@ -53,9 +53,8 @@ _OVEN_HEADLINE = ("final_score", "query_score", "entity_score")
 
 
 def _infoseek(evaluate: Callable[..., Report], name: str, definition: str, **facts: Any) -> Scorer:
-    combined = {"final_score": infoseek.final_of}
     scored = partial(evaluate, benchmark=name)
-    return Scorer(scored, definition, _INFOSEEK_HEADLINE, combined=combined, **facts)
+    return Scorer(scored, definition, _INFOSEEK_HEADLINE, combined=infoseek.COMBINED, **facts)
 
 
 SCORERS: Table[Scorer] = Table(
@@ -67,7 +66,7 @@ SCORERS: Table[Scorer] = Table(
             "edchengg/oven_eval: Wikidata id accuracy; harmonic means of seen/unseen and of query/entity",
             _OVEN_HEADLINE,
             parts=oven.PARTS,
-            combined={"final_score": oven.final_of},
+            combined=oven.COMBINED,
         ),
         "okvqa": Scorer(
             vqa.evaluate_files, "GT-Vision-Lab/VQA: soft accuracy with its answer processing", ("overall",)

@@ -70,8 +70,8 @@ class Bootstrap:
         return [round(float(end), 2) for end in np.percentile(100 * means, [tail, 100 - tail])]
 
 
-#: From the drawn means of every group, `(samples,)` each, to those of a number made of them.
-Combine = Callable[[Mapping[str, "Array"]], "Array"]
+#: From the drawn means of every group, `(samples,)` each, to those of a number made of them, or None.
+Combine = Callable[[Mapping[str, "Array"]], "Array | None"]
 
 
 def scores_of(
@@ -144,7 +144,8 @@ def _intervals(
         name: bootstrap.means((score.value for score in part), stream)
         for stream, (name, part) in enumerate(sorted(groups.items()), start=1)
     }
-    return found | {name: bootstrap.interval(combine(drawn)) for name, combine in combined.items()}
+    made = {name: combine(drawn) for name, combine in combined.items()}
+    return found | {name: bootstrap.interval(means) for name, means in made.items() if means is not None}
 
 
 def _parted(scores: Iterable[Score], key: Callable[[Score], str]) -> dict[str, list[Score]]:

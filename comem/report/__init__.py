@@ -1,0 +1,1 @@
+"""The report: runs over benchmarks and modes beside the paper's printed numbers."""

@@ -1,0 +1,85 @@
+"""The report as one HTML page that opens without a server or a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from comem.report.table import Line, Overview, Section, cell
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+td { white-space: nowrap; }
+th:nth-child(-n+2), td:nth-child(-n+2), td.source { text-align: left; }
+tr.paper td { background: var(--soft); font-style: italic; }
+td.source { font-size: .85em; white-space: normal; min-width: 12rem; }
+.note { margin: .2rem 0; font-size: .9em; }
+img { max-width: 100%; background: white; }
+"""
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>{style}</style></head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def page(
+    title: str, notes: Sequence[str], overview: Overview, parts: Sequence[Section], figure: bytes | None
+) -> str:
+    """The page.
+
+    Args:
+        title: its heading.
+        notes: paragraphs under the heading.
+        overview: benchmarks × modes.
+        parts: the benchmarks' tables.
+        figure: a PNG, embedded.
+    """
+    body = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
+    body.append(_overview(overview))
+    if figure is not None:
+        source = f"data:image/png;base64,{base64.b64encode(figure).decode('ascii')}"
+        body.append(f'<img alt="scores by benchmark and mode, with the paper\'s numbers" src="{source}">')
+    body += [_section(part) for part in parts]
+    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(body))
+
+
+def _overview(found: Overview) -> str:
+    head = ("benchmark", "metric", *found.modes)
+    rows = [(name, metric, *(cell(each) for each in values)) for name, metric, values in found.rows]
+    return f"<h2>Benchmarks × modes (percent, official scores)</h2>{_table(head, map(_cells, rows))}"
+
+
+def _section(part: Section) -> str:
+    metrics = (metric.removesuffix(".score") for metric in part.metrics)
+    head = ("mode", "model", *metrics, "answered", "context tokens", "s / question", "source")
+    notes = "".join(f'<p class="note">{escape(note)}</p>' for note in part.notes)
+    return f"<h2>{escape(part.benchmark)}</h2>{_table(head, map(_line, part.lines))}{notes}"
+
+
+def _line(line: Line) -> str:
+    values = (line.mode, line.model, *line.cells, line.answered, line.tokens, line.seconds)
+    kind = "" if line.ours else ' class="paper"'
+    return f'<tr{kind}>{_tds(values)}<td class="source">{escape(line.source)}</td></tr>'
+
+
+def _cells(values: Sequence[str]) -> str:
+    return f"<tr>{_tds(values)}</tr>"
+
+
+def _tds(values: Sequence[str]) -> str:
+    return "".join(f"<td>{escape(value)}</td>" for value in values)
+
+
+def _table(head: Sequence[str], lines: Iterable[str]) -> str:
+    heading = "".join(f"<th>{escape(name)}</th>" for name in head)
+    return f'<div class="scroll"><table><tr>{heading}</tr>{"".join(lines)}</table></div>'

@@ -1,0 +1,112 @@
+"""The report's tables: for each benchmark our runs and, below them, what the paper prints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from comem.report.paper_numbers import Printed, printed
+from comem.report.results import MODES, Measure, Result, headline, measures
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a benchmark's table: who answered, a cell for each metric, what it cost, its source."""
+
+    mode: str
+    model: str
+    cells: tuple[str, ...]
+    answered: str = ""
+    tokens: str = ""
+    seconds: str = ""
+    source: str = ""
+    ours: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A benchmark's table; `metrics` head the cells."""
+
+    benchmark: str
+    metrics: tuple[str, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+def sections(results: Sequence[Result]) -> list[Section]:
+    """A section for every benchmark, in the order of the results."""
+    names = dict.fromkeys(result.benchmark for result in results)
+    return [_section(name, [each for each in results if each.benchmark == name]) for name in names]
+
+
+def _section(benchmark: str, results: Sequence[Result]) -> Section:
+    measured = [(result, {each.metric: each for each in measures(result)}) for result in results]
+    metrics = tuple(dict.fromkeys(metric for _, found in measured for metric in found))
+    ours = [_line(result, [found.get(metric) for metric in metrics]) for result, found in measured]
+    notes = dict.fromkeys(str(note) for result in results for note in result.metrics.get("notes", ()))
+    return Section(benchmark, metrics, (*ours, *_paper_lines(benchmark, metrics)), tuple(notes))
+
+
+def _line(result: Result, found: Sequence[Measure | None]) -> Line:
+    metrics = result.metrics
+    mean = metrics.get("mean", {})
+    return Line(
+        mode=result.mode,
+        model=result.model,
+        cells=tuple(cell(each) for each in found),
+        answered=f"{metrics['answered']} / {metrics['total']}" if "total" in metrics else NONE,
+        tokens=f"{mean['context_tokens']:.1f}" if "context_tokens" in mean else NONE,
+        seconds=f"{mean['seconds']:.3f}" if "seconds" in mean else NONE,
+        source=f"{result.scorer} scorer; {result.place}",
+    )
+
+
+def cell(measure: Measure | None) -> str:
+    """A number with its interval, and with missing answers as wrong where that differs."""
+    if measure is None:
+        return NONE
+    text = f"{measure.value:.2f}"
+    if measure.interval is not None:
+        text += f" [{measure.interval[0]:.1f}, {measure.interval[1]:.1f}]"
+    if measure.missing_wrong is not None and abs(measure.missing_wrong - measure.value) >= 0.005:
+        text += f"; missing as wrong {measure.missing_wrong:.2f}"
+    return text
+
+
+def _paper_lines(benchmark: str, metrics: Sequence[str]) -> Iterator[Line]:
+    """What the paper prints of these metrics, by mode and model; several tables are named together."""
+    found: dict[tuple[str, str], dict[str, Printed]] = {}
+    for metric in metrics:
+        for row in printed(benchmark, metric):
+            found.setdefault((row.mode, row.model), {})[metric] = row
+    for (mode, model), by_metric in sorted(found.items(), key=lambda each: _rank(*each[0])):
+        cells = tuple(f"{by_metric[m].value:g}" if m in by_metric else NONE for m in metrics)
+        tables = ", ".join(dict.fromkeys(row.table for row in by_metric.values()))
+        yield Line(mode, model, cells, source=f"paper, {tables}, as printed", ours=False)
+
+
+def _rank(mode: str, model: str) -> tuple[int, str, str]:
+    return (MODES.index(mode) if mode in MODES else len(MODES), mode, model)
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Benchmarks × modes with the first metric of each benchmark, official scores only."""
+
+    modes: tuple[str, ...]
+    rows: tuple[tuple[str, str, tuple[Measure | None, ...]], ...]
+
+
+def overview(results: Sequence[Result]) -> Overview:
+    """The overview; of several runs of a benchmark in a mode the first."""
+    official = [result for result in results if result.scorer == "official"]
+    modes = tuple(sorted({result.mode for result in official}, key=lambda mode: _rank(mode, "")))
+    rows = []
+    for name in dict.fromkeys(result.benchmark for result in official):
+        by_mode = {each.mode: each for each in reversed(official) if each.benchmark == name}
+        first = {mode: next(iter(measures(result)), None) for mode, result in by_mode.items()}
+        shown = next((each.metric for each in first.values() if each), (headline(name) or (NONE,))[0])
+        rows.append((name, shown, tuple(first.get(mode) for mode in modes)))
+    return Overview(modes, tuple(rows))
