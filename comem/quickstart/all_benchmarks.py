@@ -37,7 +37,7 @@ class AllSettings:
 
     Attributes:
         folder: the run folder.
-        fast: half the questions; a memory of a few seconds' training, where none is shipped.
+        fast: a quarter of the questions; a memory of a few seconds' training, where none is shipped.
         seed: of the training.
         items: knowledge items a question.
     """
@@ -49,7 +49,7 @@ class AllSettings:
 
     @property
     def files(self) -> FilesSettings:
-        return FilesSettings(questions=12 if self.fast else 24)
+        return FilesSettings() if self.fast else FilesSettings(size=240, questions=48)
 
 
 def all_steps(settings: AllSettings, bench: Workbench) -> list[Step]:

@@ -102,9 +102,7 @@ def _predictions(folder: Path, examples: Sequence[Example]) -> tuple[list[Predic
     return predictions, values
 
 
-def _rows(
-    folder: Path, lines: Mapping[str, str], examples: Sequence[Example], items: int
-) -> dict[str, Row]:
+def _rows(folder: Path, lines: Mapping[str, str], examples: Sequence[Example], items: int) -> dict[str, Row]:
     rows = {}
     for name, label in lines.items():
         predictions, values = _predictions(folder / name, examples)

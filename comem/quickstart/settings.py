@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comem.memory.lora import LoraSettings
 from comem.toy.dataset import DataSettings
+from comem.toy.dialogues import DialogueSettings
 from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
 
 FLAGS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flags"  # optional, beside a clone
+
+DIALOGUE_ITEMS = (1, 1, 2, 3)  # towns in a dialogue, with equal chance
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,14 @@ class QuickSettings:
         return DataSettings(size=1000, train_questions=3000, test_questions=300)
 
     @property
+    def dialogues(self) -> DialogueSettings:
+        """What the memory is trained on: the same world's training towns, with facts drawn anew each time."""
+        count = 600 if self.fast else 9000
+        return DialogueSettings(
+            count, DIALOGUE_ITEMS, turns=8, entities=self.data.size, languages=("en",), seed=self.seed
+        )
+
+    @property
     def train_seconds(self) -> float:
         return 20.0 if self.fast else 280.0
 
@@ -46,19 +58,19 @@ class QuickSettings:
         """Only so many questions about the flags; None for all."""
         return 24 if self.fast else None
 
-    def training(self, data: Path, knowledge: Path, output: Path) -> TrainSettings:
-        """The recipe of the embedded memory, stopped by the clock."""
+    def training(self, dialogues: Path, output: Path) -> TrainSettings:
+        """The recipe of the embedded memory (configs/train/toy.yaml), stopped by the clock."""
         return TrainSettings(
-            data=str(data),
-            knowledge=str(knowledge),
+            data=str(dialogues),
             output=str(output),
             seed=self.seed,
             max_items=self.items,
-            batch_size=32,
+            batch_size=12,
             epochs=30.0,  # more than the clock allows on two cores
             max_seconds=self.train_seconds,
-            qformer=QFormerSettings(depth=4, heads=4, output_scale="auto"),
-            optim=OptimSettings(lr=2e-3, weight_decay=0.01),
+            lora=LoraSettings(dropout=0.0),
+            qformer=QFormerSettings(depth=4, heads=4, output_scale="auto", near_identity=True),
+            optim=OptimSettings(lr=2e-3, beta2=0.98, weight_decay=0.0, clip=1.0),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +12,7 @@ from comem.prediction.assemble import toy_memory
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.steps import Step
 from comem.quickstart.work import Workbench, contexts_of
-from comem.records import read_json, read_jsonl, write_atomic
+from comem.records import read_json
 
 if TYPE_CHECKING:
     from comem.types import Example
@@ -45,13 +44,13 @@ def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
     """World, index, retrieval, training, merge, banks, answers."""
     folder = settings.folder
     data = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings.data).items()}
-    training = settings.training(Path("train"), Path("wit"), Path("run"))
+    training = settings.training(Path("dialogues"), Path("run"))
     shipped = shipped_memory()
     made_by = read_json(shipped / "comem_encoder.json")["fingerprint"] if shipped else None
     lines = [name for name in LINES if name != "comem_shipped" or shipped]
     return [
-        Step("world", "drawing the world: towns, pictures, passages, questions",
-             partial(_world, settings), ("data",), data),
+        Step("world", "drawing the world: towns, pictures, passages, questions, dialogues",
+             partial(_world, settings), ("data",), data | {"dialogues": settings.dialogues.count}),
         Step("index", "indexing the passages by their pictures (CLIP + FAISS)",
              partial(_index, folder, bench), ("index",)),
         Step("retrieve", "retrieving items for the questions, by picture",
@@ -71,8 +70,10 @@ def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
 
 def _world(settings: QuickSettings) -> None:
     from comem.toy.dataset import build
+    from comem.toy.dialogues import build_dialogues
 
     build(settings.folder / "data", settings.data)
+    build_dialogues(settings.folder / "data", settings.dialogues)
 
 
 def _index(folder: Path, bench: Workbench) -> None:
@@ -80,31 +81,15 @@ def _index(folder: Path, bench: Workbench) -> None:
 
 
 def _retrieve(settings: QuickSettings, bench: Workbench) -> None:
-    from comem.benchmarks import BENCHMARKS
-
-    folder, out = settings.folder, settings.folder / "retrieved"
-    for split, examples in {
-        "train": list(BENCHMARKS["toy"].load(folder / "data" / "train.jsonl")),
-        "test": unseen_examples(folder),
-    }.items():
-        bench.retrieve(folder / "index", examples, settings.items, out / f"{split}.jsonl")
-    found = {row["example_id"]: row["ids"] for row in read_jsonl(out / "train.jsonl")}
-    records = (
-        {**row, "image_path": f"../data/{row['image_path']}", "knowledge_ids": found[row["data_id"]]}
-        for row in read_jsonl(folder / "data" / "train.jsonl")
-    )
-    write_atomic(out / "train_questions.jsonl", "".join(json.dumps(row) + "\n" for row in records))
+    folder, examples = settings.folder, unseen_examples(settings.folder)
+    bench.retrieve(folder / "index", examples, settings.items, folder / "retrieved" / "test.jsonl")
 
 
 def _train(settings: QuickSettings) -> None:
     from comem.training.run import train
 
     folder = settings.folder
-    train(
-        settings.training(
-            folder / "retrieved" / "train_questions.jsonl", folder / "data" / "wit.tsv.gz", folder / "train"
-        )
-    )
+    train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"))
 
 
 def _merge(folder: Path) -> None:
