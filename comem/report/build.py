@@ -13,7 +13,8 @@ from comem.report.table import overview, sections
 
 PAGE, FIGURE, NUMBERS = "report.html", "report.png", "report.json"
 NOTES = (
-    "Brackets: percentile bootstrap over the questions. Official scores follow each benchmark's definition; "
+    "Brackets: percentile bootstrap over the questions; at 0 or 100 it has no width, however few questions "
+    "there were. Official scores follow each benchmark's definition; "
     "what they do with missing predictions differs, so a second figure counts those as wrong.",
     "Shaded rows are copied from the paper (arXiv 2505.17670), each with its table. They were computed by "
     "the authors' scorers and other models: compare them with runs of the same model under --scorer paper.",

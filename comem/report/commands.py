@@ -32,7 +32,8 @@ def run_report(args: argparse.Namespace) -> int:
     """Write the report, print the overview."""
     found = overview(write_report(args.runs, args.output, args.title))
     rows = [(f"{name} · {metric}", *(cell(each) for each in values)) for name, metric, values in found.rows]
-    out().print(make_table(("benchmark · metric", *found.modes), rows, "percent, official scores"))
+    labels = (column.label for column in found.columns)
+    out().print(make_table(("benchmark · metric", *labels), rows, "percent, official scores"))
     out().print(f"page: {args.output / PAGE}")
     if found.rows:
         out().print(f"figure: {args.output / FIGURE}")

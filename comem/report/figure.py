@@ -8,7 +8,7 @@ from typing import Any
 
 from comem.report.paper_numbers import printed
 from comem.report.results import Measure
-from comem.report.table import Overview
+from comem.report.table import NONE, Column, Overview
 
 INK, MUTED = "#1f2937", "#6b7280"
 COLOURS = {"baseline": "#94a3b8", "rag": "#d97706", "comem": "#2563eb", "vlm_as_memory": "#059669"}
@@ -32,12 +32,12 @@ def draw_figure(found: Overview, title: str) -> bytes:
 
     columns = min(_COLUMNS, len(found.rows))
     lines = math.ceil(len(found.rows) / columns)
-    figure = Figure(figsize=(3.4 * columns + 0.4, 2.9 * lines + 0.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(_width(found) * columns + 0.4, 2.9 * lines + 0.9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
     panels = figure.subplots(lines, columns, squeeze=False).flat
-    for panel, (name, metric, values) in zip(panels, found.rows, strict=False):
-        _panel(panel, name, metric, found.modes, values)
+    for (name, metric, values), panel in zip(found.rows, panels, strict=False):
+        _panel(panel, name, metric, found.columns, values)
     for panel in list(panels):  # what the last line leaves over
         panel.set_axis_off()
     figure.legend(handles=_legend(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
@@ -46,25 +46,34 @@ def draw_figure(found: Overview, title: str) -> bytes:
     return buffer.getvalue()
 
 
+def _width(found: Overview) -> float:
+    """A panel's width in inches: wider where many runs stand side by side."""
+    return max(3.4, 0.85 * len(found.columns))
+
+
 def _panel(
-    panel: Any, name: str, metric: str, modes: tuple[str, ...], values: tuple[Measure | None, ...]
+    panel: Any, name: str, metric: str, columns: tuple[Column, ...], values: tuple[Measure | None, ...]
 ) -> None:
     """One benchmark: bars with intervals, and the paper's marks over the same modes."""
-    for place, (mode, found) in enumerate(zip(modes, values, strict=True)):
+    for place, (column, found) in enumerate(zip(columns, values, strict=True)):
         if found is not None:
-            panel.bar(place, found.value, width=0.62, color=COLOURS.get(mode, _OTHER))
-            panel.text(place, 2, f"{found.value:.1f}", ha="center", fontsize=8, color=INK)
+            panel.bar(place, found.value, width=0.62, color=COLOURS.get(column.mode, _OTHER))
         if found is not None and found.interval is not None:
             panel.vlines(place, *found.interval, color=INK, linewidth=1.2)
         for row in printed(name, metric):
-            if row.mode == mode and row.model in MARKS:
+            if row.mode == column.mode and row.model in MARKS:
                 shape, colour = MARKS[row.model]
                 panel.plot(place, row.value, shape, markersize=5, markerfacecolor="none", color=colour)
     panel.set_ylim(0, 105)
-    panel.set_xticks(range(len(modes)), [mode.replace("_", "\n", 1) for mode in modes], fontsize=8)
+    panel.set_xticks(range(len(columns)), list(map(_label, columns, values)), fontsize=8)
     panel.set_title(f"{name} · {metric.removesuffix('.score')}", fontsize=9, loc="left", color=INK)
     panel.tick_params(colors=MUTED, length=0, labelsize=8)
     panel.spines[["top", "right"]].set_visible(False)
+
+
+def _label(column: Column, found: Measure | None) -> str:
+    name = column.label.replace("_as_", "\nas ").replace(" · ", "\n")
+    return f"{name}\n{NONE if found is None else f'{found.value:.1f}'}"
 
 
 def _legend() -> list[Any]:

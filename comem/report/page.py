@@ -54,7 +54,7 @@ def page(
 
 
 def _overview(found: Overview) -> str:
-    head = ("benchmark", "metric", *found.modes)
+    head = ("benchmark", "metric", *(column.label for column in found.columns))
     rows = [(name, metric, *(cell(each) for each in values)) for name, metric, values in found.rows]
     return f"<h2>Benchmarks × modes (percent, official scores)</h2>{_table(head, map(_cells, rows))}"
 

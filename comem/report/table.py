@@ -82,9 +82,16 @@ def _paper_lines(benchmark: str, metrics: Sequence[str]) -> Iterator[Line]:
         for row in printed(benchmark, metric):
             found.setdefault((row.mode, row.model), {})[metric] = row
     for (mode, model), by_metric in sorted(found.items(), key=lambda each: _rank(*each[0])):
-        cells = tuple(f"{by_metric[m].value:g}" if m in by_metric else NONE for m in metrics)
-        tables = ", ".join(dict.fromkeys(row.table for row in by_metric.values()))
-        yield Line(mode, model, cells, source=f"paper, {tables}, as printed", ours=False)
+        tables = tuple(dict.fromkeys(row.table for row in by_metric.values()))
+        cells = tuple(_printed_cell(by_metric.get(metric), len(tables) > 1) for metric in metrics)
+        yield Line(mode, model, cells, source=f"paper, {', '.join(tables)}, as printed", ours=False)
+
+
+def _printed_cell(row: Printed | None, named: bool) -> str:
+    """A printed number, with its table where the line has numbers of several."""
+    if row is None:
+        return NONE
+    return f"{row.value:g} ({row.table})" if named else f"{row.value:g}"
 
 
 def _rank(mode: str, model: str) -> tuple[int, str, str]:
@@ -92,21 +99,34 @@ def _rank(mode: str, model: str) -> tuple[int, str, str]:
 
 
 @dataclass(frozen=True)
+class Column:
+    """A column of the overview: a mode, of one model where there are several."""
+
+    mode: str
+    label: str
+
+
+@dataclass(frozen=True)
 class Overview:
     """Benchmarks × modes with the first metric of each benchmark, official scores only."""
 
-    modes: tuple[str, ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[str, str, tuple[Measure | None, ...]], ...]
 
 
 def overview(results: Sequence[Result]) -> Overview:
-    """The overview; of several runs of a benchmark in a mode the first."""
+    """The overview; of several runs of a benchmark in a mode with a model the first."""
     official = [result for result in results if result.scorer == "official"]
-    modes = tuple(sorted({result.mode for result in official}, key=lambda mode: _rank(mode, "")))
+    several = len({result.model for result in official}) > 1
+    keys = sorted({(each.mode, each.model if several else "") for each in official}, key=lambda k: _rank(*k))
     rows = []
     for name in dict.fromkeys(result.benchmark for result in official):
-        by_mode = {each.mode: each for each in reversed(official) if each.benchmark == name}
-        first = {mode: next(iter(measures(result)), None) for mode, result in by_mode.items()}
-        shown = next((each.metric for each in first.values() if each), (headline(name) or (NONE,))[0])
-        rows.append((name, shown, tuple(first.get(mode) for mode in modes)))
-    return Overview(modes, tuple(rows))
+        runs = {
+            (each.mode, each.model if several else ""): next(iter(measures(each)), None)
+            for each in reversed(official)
+            if each.benchmark == name
+        }
+        shown = next((each.metric for each in runs.values() if each), (headline(name) or (NONE,))[0])
+        rows.append((name, shown, tuple(runs.get(key) for key in keys)))
+    columns = (Column(mode, f"{mode} · {model}" if model else mode) for mode, model in keys)
+    return Overview(tuple(columns), tuple(rows))
