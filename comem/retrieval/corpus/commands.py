@@ -1,4 +1,4 @@
-"""`comem corpus build | info`: from one's sources to a knowledge base."""
+"""`comem corpus build | download | info`: from one's sources to a knowledge base."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ examples:
   comem corpus build my-pictures/ --output mine            # a.jpg beside a.txt
   comem corpus build items.csv --output mine --columns id=sku text=about image=file
   comem corpus build hf:wikimedia/wit_base:train --output wit-base
+  comem corpus download wit --contact you@example.org
   comem corpus info wit --verify
 Run a build again after an interruption: sources that were read are not read twice.
 """
@@ -24,6 +25,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _HELP
     jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
     _add_build(jobs.add_parser("build", help="read WIT, tables, folders or data sets into a corpus folder"))
+    _add_download(jobs.add_parser("download", help="fetch the pictures that a corpus has URLs of"))
     info = jobs.add_parser("info", help="what a corpus folder holds and what was dropped")
     info.add_argument("corpus", type=Path, metavar="DIR")
     info.add_argument("--verify", action="store_true", help="read all of it and compare the checksum")
@@ -31,7 +33,9 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_corpus(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
-    jobs: dict[str, Callable[[argparse.Namespace], int]] = {"build": _build, "info": _info}
+    jobs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "build": _build, "download": _download, "info": _info,
+    }  # fmt: skip
     return jobs[args.job](args)
 
 
@@ -102,6 +106,33 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     split = dict(pair.split("=", 1) for pair in pairs)
     ours = {"title": "page_title", "license": "licence", "source": "page_url"}
     return {ours.get(name, name): theirs for name, theirs in split.items()}
+
+
+def _add_download(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("corpus", type=Path, metavar="DIR", help="made by comem corpus build")
+    add("--contact", required=True, metavar="MAIL", help="your address or web page: hosts are told who asks")
+    add("--rate", type=float, default=10.0, metavar="N", help="requests a second to one host (%(default)s)")
+    add("--connections", type=int, default=4, metavar="N", help="at a time to one host (%(default)s)")
+    add("--retries", type=int, default=3, metavar="N", help="after what may pass (%(default)s)")
+    add("--max-side", type=int, default=0, metavar="PIXELS", help="store larger pictures smaller, as JPEG")
+    add(
+        "--thumb-width", type=int, default=500, metavar="PIXELS", help="of Wikimedia's pictures; 0: originals"
+    )
+
+
+def _download(args: argparse.Namespace) -> int:
+    from comem.retrieval.download.job import download_corpus
+    from comem.retrieval.download.settings import DownloadSettings
+
+    settings = DownloadSettings(
+        args.contact, rate=args.rate, connections=args.connections, retries=args.retries,
+        max_side=args.max_side, thumb_width=args.thumb_width,
+    )  # fmt: skip
+    counts = download_corpus(args.corpus, settings)
+    rows = [(reason, f"{count:,}") for reason, count in counts.most_common()]
+    out().print(make_table(("pictures", "count"), rows))
+    return 0
 
 
 def _info(args: argparse.Namespace) -> int:

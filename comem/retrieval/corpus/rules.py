@@ -15,6 +15,7 @@ from comem.retrieval.corpus.passage import DESCRIPTIONS, check_descriptions, cle
 
 Duplicates = Literal["none", "passage", "language", "image"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".jp2")
+DOWNLOAD_SUFFIXES = SUFFIXES[:5]  # others come as a rendering of another format
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def download_name(url: str) -> str:
     """Where the picture of a URL lies in a corpus folder: by the URL alone, so that all tools agree."""
     name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     suffix = PurePosixPath(_last_part(url)).suffix.lower()
-    return f"images/{name[:2]}/{name}{suffix if suffix in SUFFIXES else ''}"
+    return f"images/{name[:2]}/{name}{suffix if suffix in DOWNLOAD_SUFFIXES else ''}"
 
 
 def _keep_bytes(data: bytes, store: Path) -> Path:

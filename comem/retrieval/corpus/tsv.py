@@ -1,4 +1,4 @@
-"""Tab-separated text as WIT publishes it: streamed; broken quotes, lines, bytes and cut files are survived."""
+"""Tab-separated text as WIT publishes it, streamed; broken quotes, lines, bytes and cut files survived."""
 
 from __future__ import annotations
 

@@ -1,0 +1,125 @@
+"""One picture from the network: attempts, limits, and the check that it is one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from comem.images import ImageError, open_image
+from comem.retrieval.download.hosts import Host, HostClosedError, Hosts, retry_after
+from comem.retrieval.download.settings import DownloadSettings, Fetched
+from comem.retrieval.download.wikimedia import addresses
+
+if TYPE_CHECKING:
+    import aiohttp
+
+BUSY = (429, 503)
+JPEG_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one attempt gave: the body, or why not and how long to wait."""
+
+    data: bytes = b""
+    reason: str = "ok"
+    detail: str = ""
+    final: bool = True
+    wait: float | None = None
+    missing: bool = False  # the address does not exist: another one may
+
+
+async def fetch(
+    session: aiohttp.ClientSession, url: str, width: int, hosts: Hosts, settings: DownloadSettings
+) -> tuple[Fetched, bytes]:
+    """Fetches and checks one picture; what goes wrong is in the result, not raised.
+
+    Args:
+        width: of the original, if known (0).
+
+    Returns:
+        What became of it, and the bytes to store (empty unless the reason is "ok").
+    """
+    answer = Answer(reason="no address")
+    for address in addresses(url, settings.thumb_width, width):
+        answer = await _attempts(session, address, hosts, settings)
+        if not answer.missing:
+            break
+    if answer.reason != "ok":
+        return Fetched(url, answer.reason, answer.detail, answer.final), b""
+    return await asyncio.to_thread(check_picture, url, answer.data, settings)
+
+
+async def _attempts(
+    session: aiohttp.ClientSession, url: str, hosts: Hosts, settings: DownloadSettings
+) -> Answer:
+    host, answer = hosts.of(url), Answer()
+    for attempt in range(settings.retries + 1):
+        try:
+            async with host.turn(), hosts.open_requests:
+                answer = await _attempt(session, url, host, settings)
+        except HostClosedError as error:
+            return Answer(reason="host left alone", detail=str(error), final=False)
+        if answer.final:
+            return answer
+        host.hold(answer.wait if answer.wait is not None else settings.backoff_seconds * 2**attempt)
+    return answer
+
+
+async def _attempt(
+    session: aiohttp.ClientSession, url: str, host: Host, settings: DownloadSettings
+) -> Answer:
+    import aiohttp
+
+    try:
+        async with session.get(url, max_redirects=settings.redirects) as response:
+            host.answered()
+            return await _read(response, settings)
+    except aiohttp.TooManyRedirects:
+        return Answer(reason="redirects in circles", detail=f"more than {settings.redirects}")
+    except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
+        return Answer(reason="no address", detail=str(error))
+    except asyncio.TimeoutError:
+        host.failed()
+        return Answer(reason="timeout", detail="too slow", final=False)
+    except aiohttp.ClientPayloadError as error:
+        return Answer(reason="cut off", detail=str(error), final=False)
+    except (aiohttp.ClientError, OSError) as error:
+        host.failed()
+        return Answer(reason="no connection", detail=str(error), final=False)
+
+
+async def _read(response: aiohttp.ClientResponse, settings: DownloadSettings) -> Answer:
+    """The body of an answer, no more of it than is allowed."""
+    status = response.status
+    if status in BUSY or status >= 500:
+        wait = retry_after(response.headers.get("Retry-After"))
+        return Answer(reason=f"status {status}", final=False, wait=wait)
+    if status != 200:
+        return Answer(reason=f"status {status}", missing=status in (400, 404, 410))
+    if (response.content_length or 0) > settings.max_bytes:
+        return Answer(reason="too many bytes", detail=f"{response.content_length}")
+    data = bytearray()
+    async for block in response.content.iter_chunked(1 << 16):
+        data += block
+        if len(data) > settings.max_bytes:
+            return Answer(reason="too many bytes", detail=f"more than {settings.max_bytes}")
+    return Answer(bytes(data))
+
+
+def check_picture(url: str, data: bytes, settings: DownloadSettings) -> tuple[Fetched, bytes]:
+    """Opens the picture, whatever its headers said, and makes it smaller where that is wanted."""
+    try:
+        image = open_image(data, max_pixels=settings.max_pixels)
+    except ImageError as error:
+        return Fetched(url, "no picture", str(error).partition(": ")[2] or str(error), bytes=len(data)), b""
+    if settings.max_side and max(image.size) > settings.max_side:
+        image.thumbnail((settings.max_side, settings.max_side))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+        data = buffer.getvalue()
+    found = Fetched(url, "ok", bytes=len(data), width=image.width, height=image.height)
+    return replace(found, sha256=hashlib.sha256(data).hexdigest()), data
