@@ -17,7 +17,7 @@ examples:
 Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory).
 Run the same command again after an interruption: it goes on where it stopped.
 Several GPUs or processes, each with a part of the questions; the last one merges the parts and scores:
-  accelerate launch --num_processes 4 -m comem predict … --output runs/infoseek
+  accelerate launch --multi_gpu --num_processes 4 -m comem predict … --output runs/infoseek
   comem predict … --output runs/infoseek --shard 1/4        # on one machine, 2/4 on another, …
   comem predict … --output runs/infoseek --merge            # what there is by now
 """
