@@ -65,18 +65,51 @@ def write(path: Path, content: Any) -> str:
 def test_missing_predictions_are_counted_beside_the_official_number(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     cases: list[tuple[str, str, Any, str, Any, str, float, float]] = [
-        ("viquae", "p.jsonl", [{"id": "a", "prediction": "Paris"}], "r.jsonl",
-         [{"id": i, "output": {"answer": ["paris"]}} for i in "ab"], "exact_match", 100.0, 50.0),
-        ("okvqa", "p.json", [{"question_id": 1, "answer": "2"}], "r.json",
-         {"annotations": [{"question_id": i, "answers": [{"answer": "2", "answer_id": j} for j in range(10)]}
-                          for i in (1, 2)]}, "overall", 100.0, 50.0),
-        ("mrag_bench", "p.jsonl", [{"id": 1, "output": "(A)"}], "r.jsonl",
-         [{"id": i, "gt_choice": "A", "choices": {"A": "x"}} for i in (1, 2)], "overall", 100.0, 50.0),
+        (
+            "viquae",
+            "p.jsonl",
+            [{"id": "a", "prediction": "Paris"}],
+            "r.jsonl",
+            [{"id": i, "output": {"answer": ["paris"]}} for i in "ab"],
+            "exact_match",
+            100.0,
+            50.0,
+        ),
+        (
+            "okvqa",
+            "p.json",
+            [{"question_id": 1, "answer": "2"}],
+            "r.json",
+            {
+                "annotations": [
+                    {"question_id": i, "answers": [{"answer": "2", "answer_id": j} for j in range(10)]}
+                    for i in (1, 2)
+                ]
+            },
+            "overall",
+            100.0,
+            50.0,
+        ),
+        (
+            "mrag_bench",
+            "p.jsonl",
+            [{"id": 1, "output": "(A)"}],
+            "r.jsonl",
+            [{"id": i, "gt_choice": "A", "choices": {"A": "x"}} for i in (1, 2)],
+            "overall",
+            100.0,
+            50.0,
+        ),
     ]
     for name, file, predictions, reference_file, references, key, official, honest in cases:
         evaluate_command(
-            name, "--predictions", write(tmp_path / file, predictions),
-            "--references", write(tmp_path / reference_file, references), "--output", str(out),
+            name,
+            "--predictions",
+            write(tmp_path / file, predictions),
+            "--references",
+            write(tmp_path / reference_file, references),
+            "--output",
+            str(out),
         )
         report = json.loads(out.read_text())
         assert (report[key], report[f"{key}_missing_wrong"]) == (official, honest)

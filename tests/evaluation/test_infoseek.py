@@ -157,9 +157,12 @@ def test_other_files_and_options(tmp_path: Path) -> None:
     predictions.write_text(json.dumps([{"data_id": "a", "prediction": r"Hm. \boxed{\text{Paris}}"}]))
     files = ScoreFiles({"": predictions}, {"": references})
     assert infoseek.evaluate_files(files).metrics["accuracy"] == 100.0
-    assert infoseek.evaluate_files(ScoreFiles({"": predictions}, {"": references}, whole=True)).metrics[
-        "accuracy"
-    ] == 0.0
+    assert (
+        infoseek.evaluate_files(ScoreFiles({"": predictions}, {"": references}, whole=True)).metrics[
+            "accuracy"
+        ]
+        == 0.0
+    )
     with pytest.raises(RecordError, match="1 references have no type, the first is 'b'"):
         infoseek.evaluate_files(ScoreFiles({"": predictions}, {"": references}, types))
     with pytest.raises(ValueError, match="--references FILE; it is missing"):
