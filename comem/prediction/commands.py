@@ -65,12 +65,19 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     mode = build(backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order)
 
     config = {"model": args.model, "dtype": args.dtype, "prompt": style, "generation": asdict(generation)}
-    config |= limits
+    config |= {**limits, "weights": weights_digest(backbone.model)}
     if mode.grounded:
         made_by = bank.fingerprint if bank is not None else encoder.fingerprint() if encoder else None
         config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
         config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
     return mode, config
+
+
+def weights_digest(model: Any) -> str | None:
+    """Which weights answer, should a hub id or folder get others; None where they are offloaded to disk."""
+    from comem.memory.fingerprint import base_digest
+
+    return None if any(weight.is_meta for weight in model.parameters()) else base_digest(model)
 
 
 def generation_config(args: argparse.Namespace) -> GenerationConfig:

@@ -33,6 +33,7 @@ def test_the_run_folder_says_what_went_in(world: Path, whole: Path) -> None:
         "path": str(world / "test.jsonl"), "sha256": sha256_of(world / "test.jsonl"),
     }  # fmt: skip
     assert len(run["inputs"]["index"]["sha256"]) == 64 and run["config"]["generation"]["seed"] == 0
+    assert len(run["config"]["weights"]) == 64
     assert run["command"] and run["versions"]["transformers"] and "git_commit" in run
     kept = (whole / "contexts.jsonl").read_text().splitlines()
     assert len(kept) == len(predictions(whole)) == 3
