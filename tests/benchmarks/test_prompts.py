@@ -38,3 +38,20 @@ def test_every_row_can_be_asked_and_scored(name: str) -> None:
         example = Example("q", "Why?", None, language=language)
         for style in (None, *(name for name in PROMPTS if language in PROMPTS[name])):
             assert "Why?" in row.ask(example, True, style)
+
+
+def test_options_are_listed_as_each_benchmark_wants_them() -> None:
+    options = ("a dog", "a {question} cat ")
+    shown = {style: ask("Which?", "en", False, style, options) for style in PROMPTS}
+    assert "Which?\nChoose one of the following: a dog, a {question} cat\n" in shown["concise"]
+    assert shown["letter"].endswith("Which?\nChoices:\nA: a dog\nB: a {question} cat")
+    assert "directly" in shown["letter"] and "directly" not in ask("Which?", "en", True, "letter", options)
+    assert "Which?\n1. a dog 2. a {question} cat\n" in shown["number"]
+    assert shown["short"] == "Which?\n- a dog\n- a {question} cat" and shown["bare"] == "Which?"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_numbers_are_asked_for_in_every_language(language: str) -> None:
+    text = ask("?", language, True, "number", ("x", "y"))
+    assert "1. x 2. y" in text and text.endswith("}") and text.count("\\boxed{") == 1
+    assert ask("?", language, False, "number", ("x", "y")) == text

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Answers InfoSeek's five translations and CVQA with the backbone alone.
+#
+# Usage: bash scripts/inference/run_multilingual_baseline_inference.sh [OPTION…]      options: comem predict --help
+#
+#   MODEL       model folder, hub id or row of the backbone table   (default: toy, the embedded one)
+#   DATA        folder of infoseek_val_spanish.jsonl …; CVQA: its parquet folder (default: from the hub)
+#               (default without either: the embedded world, made in data/benchmarks)
+#   IMAGES      folder of InfoSeek's pictures
+#   BENCHMARKS  which ones (default: infoseek_bg infoseek_zh infoseek_pt infoseek_ru infoseek_es cvqa)
+#   OUTPUT      a run folder for each lies in it (default: runs/multilingual/baseline); run again to resume
+#
+# Example: MODEL=Qwen/Qwen2.5-VL-7B-Instruct DATA=infoseek IMAGES=oven \
+#   bash scripts/inference/run_multilingual_baseline_inference.sh
+set -euo pipefail
+source "$(dirname "$0")/_common.sh"
+run_multilingual baseline "$@"
