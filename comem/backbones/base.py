@@ -10,10 +10,13 @@ from torch import Tensor, device, dtype
 
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.decoding import GREEDY, PAPER_SAMPLING, GenerationConfig
+from comem.backbones.kv_memory import KVMemory
 from comem.backbones.row import BackboneSpec
 
 #: Per row its memory `(m, d)`, or None for a row without.
 Prefixes = Sequence[Tensor | None]
+#: Per row keys and values for some layers, or None for a row without.
+KVPrefixes = Sequence[KVMemory | None]
 
 
 @dataclass(frozen=True)
@@ -72,9 +75,10 @@ class Backbone(Protocol):
         conversations: Conversations,
         prefixes: Prefixes | None = None,
         config: GenerationConfig = GREEDY,
+        kv: KVPrefixes | None = None,
     ) -> list[Answer]:
-        """Answer a batch, each conversation behind its memory."""
+        """Answer a batch, each conversation behind its memory: embeddings, or keys and values."""
         ...
 
 
-__all__ = ["GREEDY", "PAPER_SAMPLING", "Answer", "Backbone", "GenerationConfig", "Prefixes"]
+__all__ = ["GREEDY", "PAPER_SAMPLING", "Answer", "Backbone", "GenerationConfig", "KVPrefixes", "Prefixes"]

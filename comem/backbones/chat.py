@@ -66,11 +66,14 @@ class ChatProcessor:
             `input_ids`, `attention_mask` `(b, l)` and what else the processor makes, on the CPU.
 
         Raises:
-            BackboneError: no conversation, or more images than the model takes.
+            BackboneError: no conversation, more images than the model takes, or conversations that do not
+                go together (see `groups`).
             ImageError: an image that cannot be opened.
         """
         if not conversations:
             raise BackboneError("an empty batch: give at least one conversation")
+        if len(self.groups(conversations)) > 1:
+            raise BackboneError(f"{self.spec.name}: conversations with and without images do not go together")
         images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
         texts = [
             self.processor.apply_chat_template(
@@ -89,6 +92,14 @@ class ChatProcessor:
             text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
         )
         return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+    def groups(self, conversations: Conversations) -> list[list[int]]:
+        """Which conversations can go in one call, as positions: all, or those with and without images."""
+        rows = list(range(len(conversations)))
+        if self.spec.mixed_batches:
+            return [rows]
+        seeing = [bool(self._images(chat)) for chat in conversations]
+        return [group for sees in (True, False) if (group := [row for row in rows if seeing[row] == sees])]
 
     def _edges(self) -> tuple[int, int]:
         """The limits in effect, in pixels."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -15,9 +16,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from comem.backbones.base import GREEDY, Answer, GenerationConfig, Prefixes
+from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.decoding import evaluating, seeded
+from comem.backbones.kv_prefix import kv_prefix
 from comem.backbones.row import BackboneError, BackboneSpec
 from comem.backbones.soft_prefix import free_ids, soft_prefix
 from comem.backbones.specs import resolve_backbone
@@ -87,6 +89,14 @@ class HFBackbone:
 
     def prompt_lengths(self, conversations: Conversations) -> list[int]:
         """Positions of each prompt, padding not counted."""
+        lengths = {
+            row: int(length)
+            for rows in self.process.groups(conversations)
+            for row, length in zip(rows, self._lengths([conversations[row] for row in rows]), strict=True)
+        }
+        return [lengths[row] for row in range(len(conversations))]
+
+    def _lengths(self, conversations: Conversations) -> list[int]:
         return self.process(conversations)["attention_mask"].sum(dim=1).tolist() if conversations else []
 
     def generate(
@@ -94,34 +104,57 @@ class HFBackbone:
         conversations: Conversations,
         prefixes: Prefixes | None = None,
         config: GenerationConfig = GREEDY,
+        kv: KVPrefixes | None = None,
     ) -> list[Answer]:
-        """Answer a batch of conversations, each with its own memory `(m, d)` or none.
+        """Answer a batch of conversations, each with its own memory or none.
 
-        Memories are converted to the model's dtype and device here; their width is not.
+        Args:
+            prefixes: embeddings `(m, d)` in front of each conversation; converted to the model's dtype and
+                device here, their width is not.
+            kv: keys and values in front of some layers, made by `join`.
 
         Raises:
             BackboneError: the model takes no soft prefix.
             ImageError: an image that cannot be opened.
-            ValueError: as `soft_prefix`.
+            ValueError: as `soft_prefix` and `kv_prefix`.
         """
-        if not conversations:
-            return []
-        start = time.perf_counter()
         memories = self._memories(len(conversations), prefixes)
+        layers: KVPrefixes = [None] * len(conversations) if kv is None else kv
+        if len(layers) != len(conversations):
+            raise ValueError(
+                f"{len(layers)} memories for {len(conversations)} rows: one per row, None for none"
+            )
+        answers: dict[int, Answer] = {}
+        for rows in self.process.groups(conversations) if conversations else ():
+            soft, front = [memories[row] for row in rows], [layers[row] for row in rows]
+            answered = self._generate([conversations[row] for row in rows], soft, front, config)
+            answers |= zip(rows, answered, strict=True)
+        return [answers[row] for row in range(len(conversations))]
+
+    def _generate(
+        self, conversations: Conversations, memories: Prefixes, kv: KVPrefixes, config: GenerationConfig
+    ) -> list[Answer]:
+        """One call of the model's `generate`."""
+        start = time.perf_counter()
         inputs = self.place(self.process(conversations))
         free = (id_ for id_ in self._free_ids if not bool((inputs["input_ids"] == id_).any()))
-        prefixed = soft_prefix(self.model, inputs, memories, next(free, None))
         decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
-        with evaluating(self.model), torch.no_grad(), seeded(config, self.device), prefixed as extended:
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(evaluating(self.model))
+            stack.enter_context(seeded(config, self.device))
+            stack.enter_context(kv_prefix(self.model, kv))
+            extended = stack.enter_context(soft_prefix(self.model, inputs, memories, next(free, None)))
             tokens = self.model.generate(**extended, **decoding)
         new = tokens[:, extended["input_ids"].shape[1] :]
         texts = self.process.tokenizer.batch_decode(new, skip_special_tokens=True)
         lengths = extended["attention_mask"].sum(dim=1).tolist()
-        sizes = [0 if memory is None else len(memory) for memory in memories]
         seconds = (time.perf_counter() - start) / len(texts)
+        outside = [0 if memory is None else len(memory) for memory in kv]  # not among the positions
+        inside = [0 if memory is None else len(memory) for memory in memories]
         return [
-            Answer(text.strip(), context_tokens=size, prompt_tokens=length, seconds=seconds)
-            for text, size, length in zip(texts, sizes, lengths, strict=True)
+            Answer(text.strip(), context_tokens=front + soft, prompt_tokens=length + front, seconds=seconds)
+            for text, soft, front, length in zip(texts, inside, outside, lengths, strict=True)
         ]
 
     def _memories(self, rows: int, prefixes: Prefixes | None) -> list[Tensor | None]:

@@ -26,7 +26,7 @@ _FILL: dict[str, tuple[int | None, int | None]] = {
     "mm_token_type_ids": (0, 0),
     "token_type_ids": (0, 0),
     "labels": (-100, -100),
-    "cross_attention_mask": (0, 0),  # (b, l, images, tiles): memory does not look at the question's picture
+    "cross_attention_mask": (0, 0),  # (b, l, images, tiles): like text before a picture
 }
 # Names that may happen to have the shape (b, l) without being a row of tokens.
 _NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")

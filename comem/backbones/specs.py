@@ -63,7 +63,7 @@ _ROWS = (
     BackboneSpec("llava_onevision", "llava-hf/llava-onevision-qwen2-7b-ov-hf", "llava_onevision"),
     BackboneSpec(
         "llama_3_2_vision", "meta-llama/Llama-3.2-11B-Vision-Instruct", "mllama",
-        several_images=False, rag=PASSAGES,
+        several_images=False, mixed_batches=False, rag=PASSAGES,
     ),
     BackboneSpec("internvl3", "OpenGVLab/InternVL3-8B-hf", "internvl"),
     BackboneSpec("gemma3", "google/gemma-3-4b-it", "gemma3", alternates=True),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, Prefixes
+from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, KVPrefixes, Prefixes
 from comem.backbones.chat import Conversations
 from comem.memory.lora import adapters_off
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
@@ -59,15 +59,22 @@ class Mode(ABC):
             ValueError: contexts that do not belong to the examples.
         """
 
+    @property
+    def opens_item_pictures(self) -> bool:
+        """Whether answering opens the items' pictures, so that `comem.runner` opens them ahead."""
+        return self.grounded
+
     def question_turn(self, example: Example, has_knowledge: bool) -> Message:
         """The user turn that asks: image, then text."""
         image = () if example.image is None else (example.image,)
         return Message("user", (*image, self.ask(example, self.grounded and has_knowledge)))
 
-    def generate(self, conversations: Conversations, prefixes: Prefixes | None = None) -> list[Answer]:
+    def generate(
+        self, conversations: Conversations, prefixes: Prefixes | None = None, kv: KVPrefixes | None = None
+    ) -> list[Answer]:
         """Answers of the backbone as reader: adapters of an encoder that shares its weights are off."""
         with adapters_off(self.backbone.model):
-            return self.backbone.generate(conversations, prefixes, self.generation)
+            return self.backbone.generate(conversations, prefixes, self.generation, kv)
 
 
 def item_lists(examples: Sequence[Example], contexts: Contexts) -> list[tuple[KnowledgeItem, ...]]:

@@ -8,18 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from comem.backbones.base import Answer, Backbone
+from comem.backbones.base import Answer
 from comem.backbones.decoding import evaluating
 from comem.backbones.kv_memory import KVMemory, check_layers, default_layers, join, read_items
-from comem.backbones.kv_prefix import kv_prefix
 from comem.backbones.row import BackboneError
 from comem.memory.lora import adapters_off
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.modes.rag import item_parts
 from comem.types import Example, KnowledgeItem, Message
 
-#: What the authors put before a passage when the question is read along (authors_code.md 4).
-_GIVEN = "Given Information:"
 _BATCH = 8  # items read at once
 
 
@@ -87,16 +84,8 @@ class VlmAsMemoryMode(Mode):
         memories = self.memories(examples, rows)
         seconds = (time.perf_counter() - start) / max(1, len(rows))
         turns = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
-        with kv_prefix(self.backbone.model, memories):
-            answers = self.generate([[turn] for turn in turns])
-        sizes = [0 if memory is None else len(memory) for memory in memories]
-        return [
-            replace(
-                answer, context_tokens=size, prompt_tokens=answer.prompt_tokens + size,
-                seconds=answer.seconds + seconds,
-            )
-            for answer, size in zip(answers, sizes, strict=True)
-        ]  # fmt: skip
+        answers = self.generate([[turn] for turn in turns], kv=memories)
+        return [replace(answer, seconds=answer.seconds + seconds) for answer in answers]
 
     def memories(
         self, examples: Sequence[Example], rows: Sequence[tuple[KnowledgeItem, ...]]
@@ -113,22 +102,28 @@ class VlmAsMemoryMode(Mode):
         return [join(model, [known[turn] for turn in row], scale) if row else None for row in turns]
 
     def item_turn(self, example: Example, item: KnowledgeItem) -> Message:
-        """What the model reads of an item."""
+        """What the model reads of an item: each is alone, so its picture is shown wherever one is taken."""
+        form = replace(self.backbone.spec.rag, images=self.backbone.spec.sees_images, passage_chars=None)
         if not self.kv.with_question:
-            return Message("user", item_parts(self.backbone.spec, item))
-        parts = item_parts(self.backbone.spec, replace(item, text=f"{_GIVEN}{item.text}"))
-        return Message("user", (self.ask(example, True), *parts))
+            return Message("user", item_parts(form, item))
+        return Message("user", (self.ask(example, True), *item_parts(form, _given(item))))
 
     def _read(self, turns: Sequence[Message]) -> list[KVMemory]:
-        read: list[KVMemory] = []
+        read: dict[int, KVMemory] = {}
+        groups = self.backbone.process.groups([[turn] for turn in turns]) if turns else []
         with adapters_off(self.backbone.model), evaluating(self.backbone.model):
-            for start in range(0, len(turns), _BATCH):
-                read += self._read_batch(self.backbone, turns[start : start + _BATCH])
-        return read
+            for group in groups:
+                for start in range(0, len(group), _BATCH):
+                    rows = group[start : start + _BATCH]
+                    read |= zip(rows, self._read_batch([turns[row] for row in rows]), strict=True)
+        return [read[row] for row in range(len(turns))]
 
-    def _read_batch(self, backbone: Backbone, turns: Sequence[Message]) -> list[KVMemory]:
-        batch = backbone.process(
-            [[turn] for turn in turns], add_generation_prompt=False, padding_side="right"
-        )
-        inputs = backbone.place(batch)
-        return read_items(backbone.model, inputs, self.layers, self.kv.fraction, self.kv.score_layer)
+    def _read_batch(self, turns: Sequence[Message]) -> list[KVMemory]:
+        chats = [[turn] for turn in turns]
+        batch = self.backbone.process(chats, add_generation_prompt=False, padding_side="right")
+        inputs = self.backbone.place(batch)
+        return read_items(self.backbone.model, inputs, self.layers, self.kv.fraction, self.kv.score_layer)
+
+
+def _given(item: KnowledgeItem) -> KnowledgeItem:
+    return replace(item, text=f"Given Information:{item.text}")  # the authors' words (authors_code.md 4)

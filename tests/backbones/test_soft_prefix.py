@@ -30,9 +30,7 @@ def batch(processor: Any, model: Any, questions: list[str], side: str = "left") 
     """Questions with a picture each (sizes differ), or text alone for a text model."""
     sees = hasattr(model.config, "vision_config")
     slot = "<|vision_start|><|image_pad|><|vision_end|>" if sees else ""
-    images = [
-        Image.effect_noise((56 + 28 * i, 84), 80).convert("RGB") for i in range(len(questions))
-    ]
+    images = [Image.effect_noise((56 + 28 * i, 84), 80).convert("RGB") for i in range(len(questions))]
     kwargs = {"images": images} if sees else {}
     texts = [f"<|im_start|>user\n{slot}{q}<|im_end|>\n<|im_start|>assistant\n" for q in questions]
     out = processor(text=texts, padding=True, padding_side=side, return_tensors="pt", **kwargs)
@@ -231,8 +229,12 @@ def test_a_generated_placeholder_is_an_ordinary_token(model: Any, tiny_processor
     for use_cache in (True, False):
         with soft_prefix(model, inputs, [memory(model, 1)], placeholder) as extended:
             out = model.generate(
-                **extended, max_new_tokens=4, use_cache=use_cache, return_dict_in_generate=True,
-                logits_processor=LogitsProcessorList([always]), output_logits=True,
+                **extended,
+                max_new_tokens=4,
+                use_cache=use_cache,
+                return_dict_in_generate=True,
+                logits_processor=LogitsProcessorList([always]),
+                output_logits=True,
             )
         assert out.sequences[0, -4:].tolist() == [placeholder] * 4
         logits.append(torch.stack(out.logits))

@@ -59,7 +59,7 @@ class Recorder:
         self.conversations: list[list[Message]] = []
         self.prefixes: Any = None
 
-    def generate(self, conversations: Any, prefixes: Any = None, config: Any = None) -> list[Answer]:
+    def generate(self, conversations: Any, prefixes: Any = None, *_: Any) -> list[Answer]:
         self.conversations, self.prefixes = [list(c) for c in conversations], prefixes
         lengths = self.process(conversations)["attention_mask"].sum(dim=1).tolist()
         return [Answer("x", 0, length, 0.0) for length in lengths]
