@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +18,8 @@ from comem.records import write_atomic
 from comem.types import ImageRef, KnowledgeItem
 
 SIDE = 320  # longest side of an embedded picture, in pixels
+# Control characters and lone surrogates (a model may write anything): not allowed in HTML, or not in UTF-8.
+_NOT_HTML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #15803d; --bad: #b91c1c; }
@@ -61,31 +64,37 @@ def write_page(
         cases: the worked examples.
     """
     drawn = base64.b64encode(Path(figure).read_bytes()).decode("ascii")
-    parts = [f"<h1>{escape(title)}</h1>", *(f"<p>{escape(note)}</p>" for note in notes)]
+    parts = [f"<h1>{_text(title)}</h1>", *(f"<p>{_text(note)}</p>" for note in notes)]
     parts += [_table(caption, rows) for caption, rows in tables]
     source = f"data:image/png;base64,{drawn}"
     parts.append(f'<img class="wide" alt="accuracy and context tokens per mode" src="{source}">')
     parts.append("<h2>Worked examples</h2>")
     parts += [_case(number, case) for number, case in enumerate(cases, start=1)]
-    write_atomic(path, PAGE.format(title=escape(title), style=STYLE, body="\n".join(parts)))
+    write_atomic(path, PAGE.format(title=_text(title), style=STYLE, body="\n".join(parts)))
+
+
+def _text(text: str) -> str:
+    """Text as HTML: marked up characters escaped, and those that no page may hold shown as �."""
+    return escape(_NOT_HTML.sub("\N{REPLACEMENT CHARACTER}", text))
 
 
 def _table(caption: str, rows: Sequence[Row]) -> str:
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in HEADINGS)
-    lines = ("".join(f"<td>{escape(cell)}</td>" for cell in cells(row)) for row in rows)
+    head = "".join(f"<th>{_text(heading)}</th>" for heading in HEADINGS)
+    lines = ("".join(f"<td>{_text(cell)}</td>" for cell in cells(row)) for row in rows)
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     count = rows[0].count if rows else 0
-    return f"<h2>{escape(caption)} ({count} questions)</h2><table><tr>{head}</tr>{body}</table>"
+    return f"<h2>{_text(caption)} ({count} questions)</h2><table><tr>{head}</tr>{body}</table>"
 
 
 def _case(number: int, case: Case) -> str:
     example = case.example
     gold = " / ".join(example.answers)
-    ask = f"<div><b>{escape(example.question)}</b><br>expected: {escape(gold)}</div>"
+    question = f'<b lang="{_text(example.language)}">{_text(example.question)}</b>'
+    ask = f"<div>{question}<br>expected: {_text(gold)}</div>"
     items = "".join(_item(rank, item) for rank, item in enumerate(case.items, start=1))
     answers = "".join(map(_answer, case.answers))
     return (
-        f'<section lang="{escape(example.language)}"><h3>Example {number}</h3>'
+        f"<section><h3>Example {number}</h3>"
         f'<div class="ask">{_picture(example.image)}{ask}</div>'
         f'<h4>What each mode answered</h4><table class="answers">{answers}</table>'
         f'<h4>What was retrieved, best first</h4><div class="row">{items}</div></section>'
@@ -94,13 +103,13 @@ def _case(number: int, case: Case) -> str:
 
 def _answer(answer: Answered) -> str:
     mark, kind = ("✓", "right") if answer.right else ("✗", "wrong")
-    text = escape(answer.text.strip()) or "<i>nothing</i>"
-    return f'<tr><td>{escape(answer.label)}</td><td class="{kind}">{mark}</td><td>{text}</td></tr>'
+    text = _text(answer.text.strip()) or "<i>nothing</i>"
+    return f'<tr><td>{_text(answer.label)}</td><td class="{kind}">{mark}</td><td>{text}</td></tr>'
 
 
 def _item(rank: int, item: KnowledgeItem) -> str:
-    caption = f"<figcaption><b>{rank}.</b> {escape(item.text)}</figcaption>"
-    return f"<figure>{_picture(item.image)}{caption}</figure>"
+    caption = f"<figcaption><b>{rank}.</b> {_text(item.text)}</figcaption>"
+    return f'<figure lang="{_text(item.language)}">{_picture(item.image)}{caption}</figure>'
 
 
 def _picture(image: ImageRef | None) -> str:

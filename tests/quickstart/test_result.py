@@ -1,4 +1,4 @@
-"""Rows, worked examples, table, figure and page of the quickstart."""
+"""Rows, worked examples, table and figure of the quickstart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 from comem.quickstart.figure import draw_figure
-from comem.quickstart.page import write_page
 from comem.quickstart.result import Answered, Case, Row, row, worked_examples
 from comem.quickstart.table import result_table
 from comem.types import Example, ImageRef, KnowledgeItem, Prediction
@@ -64,17 +63,3 @@ def test_figure_is_a_picture(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one row"):
         draw_figure([], tmp_path / "empty.png", "")
     assert not (tmp_path / "empty.png").exists()
-
-
-def test_page_stands_alone(tmp_path: Path) -> None:
-    draw_figure(ROWS, tmp_path / "figure.png", "unseen towns")
-    broken = Case(Example("z", "?", ImageRef(data=b"nothing")), (KnowledgeItem("k", "t", None),), ())
-    cases = [case("a", True, False), broken]
-    write_page(
-        tmp_path / "page.html", "CoMEM", ["a < b"], [("towns", ROWS)], tmp_path / "figure.png", cases
-    )
-    html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 3 and "http" not in html
-    assert "<script>" not in html and "&lt;script&gt;" in html and "granite &lt;b&gt;" in html
-    assert "picture cannot be read" in html and "no picture" in html
-    assert "✓" in html and "✗" in html and "90.0 %" in html and "a &lt; b" in html
