@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from comem.retrieval.corpus import CorpusStats, CutShardError, read_corpus, unique_items
+from comem.retrieval.corpus import CorpusError, CorpusStats, CutShardError, read_corpus, unique_items
 from comem.retrieval.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
 from comem.retrieval.index import IndexSettings, VectorIndex, build_index
 from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
@@ -76,6 +76,8 @@ def write_items(
     keep_partial: bool = False,
 ) -> KnowledgeBase:
     """The first half of `build`: corpora to knowledge base, without any pictures opened."""
+    if any(Path(corpus).is_dir() for corpus in corpora):
+        return _built_corpus(corpora, output, settings)
     stats = CorpusStats()
     stream = read_corpus(
         corpora, images=images, languages=settings.languages or None,
@@ -97,6 +99,20 @@ def write_items(
         base = KnowledgeBase(output)
     logger.info("%d rows read, %d kept, dropped: %s", stats.read, stats.kept, dict(stats.dropped) or "none")
     return base
+
+
+def _built_corpus(
+    corpora: Sequence[str | Path], output: str | Path, settings: BuildSettings
+) -> KnowledgeBase:
+    """The items that `comem corpus build` made; the index goes into their folder."""
+    if len(corpora) > 1 or Path(corpora[0]).resolve() != Path(output).resolve():
+        raise CorpusError(
+            f"{corpora[0]}: a corpus folder is indexed by itself and where it lies: --output {corpora[0]};"
+            " several sources are joined by comem corpus build"
+        )
+    if settings.languages or settings.max_chars:
+        raise CorpusError(f"{corpora[0]}: languages and max_chars are settings of comem corpus build")
+    return KnowledgeBase(output)
 
 
 def _source(path: str | Path) -> dict[str, object]:

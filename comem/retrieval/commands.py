@@ -68,7 +68,12 @@ def run_retrieve(args: argparse.Namespace) -> int:
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--corpus", type=Path, nargs="+", required=True, metavar="FILE", help=".tsv[.gz] (WIT) or .jsonl[.gz]"
+        "--corpus",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="a corpus folder, .tsv[.gz] (WIT), .jsonl",
     )
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="a second run goes on there"

@@ -170,7 +170,8 @@ def test_shards_of_another_embedder_are_not_used(corpus: Corpus, tmp_path: Path,
 def test_half_precision_shards_find_the_same(corpus: Corpus, tmp_path: Path, embedder: RawPixels) -> None:
     index = built(corpus(), tmp_path / "kb", embedder, half=True)
     assert (
-        np.load(tmp_path / "kb" / "embeddings" / "img_emb_00000.npy", allow_pickle=False).dtype == np.float16
+        np.load(tmp_path / "kb" / "embeddings" / "img_emb" / "img_emb_0.npy", allow_pickle=False).dtype
+        == np.float16
     )
     query = embedder.embed_images([ImageRef(path=index.base.images()[7])])
     assert index.search(query, 1).rows[0].tolist() == [7]
