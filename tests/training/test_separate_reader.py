@@ -12,7 +12,7 @@ import torch
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import load_backbone
-from comem.modes import build_comem
+from comem.modes.comem import ComemMode
 from comem.prediction.assemble import open_encoder
 from comem.training.build import build_collator, build_encoder
 from comem.training.dataset import load_examples
@@ -120,8 +120,8 @@ def test_train_merge_predict(run: Make, reader_folder: Path, tmp_path: Path) -> 
         bank = encoder.encode(example.items)
         assert bank.embeddings.shape == (1, 4, WIDTH)
         for mode in (
-            build_comem(reader, encoder=encoder, generation=GenerationConfig(4)),
-            build_comem(reader, bank=bank, generation=GenerationConfig(4)),
+            ComemMode(reader, encoder=encoder, generation=GenerationConfig(4)),
+            ComemMode(reader, bank=bank, generation=GenerationConfig(4)),
         ):
             answers += mode.answer_batch(questions, contexts)
     assert len({answer.text for answer in answers}) == 1
@@ -143,9 +143,9 @@ def test_a_reader_of_another_width_is_refused(run: Make, tmp_path: Path) -> None
     encoder = open_encoder(checkpoint, base)
     assert encoder.model is base.model  # one copy; but it writes for another reader
     with pytest.raises(ValueError, match=rf"memories of width {WIDTH}, the reader reads 64: answer with"):
-        build_comem(base, encoder=encoder)
+        ComemMode(base, encoder=encoder)
     with pytest.raises(ValueError, match=rf"width {WIDTH}, the backbone reads 64"):
-        build_comem(base, bank=encoder.encode([]))
+        ComemMode(base, bank=encoder.encode([]))
     with pytest.raises(ValueError, match=rf"memories of width {WIDTH}, the reader reads 64"):
         MemoryTrainingModel(encoder)
     onto = run(reader="", init=str(checkpoint), output=str(tmp_path / "other"))
