@@ -160,6 +160,8 @@ class HFBackbone:
     def _memories(self, rows: int, prefixes: Prefixes | None) -> list[Tensor | None]:
         if prefixes is None:
             return [None] * rows
+        if len(prefixes) != rows:
+            raise ValueError(f"{len(prefixes)} prefixes for {rows} rows: one per row, None for no memory")
         if not self.spec.soft_prefix and any(prefix is not None for prefix in prefixes):
             raise BackboneError(f"{self.spec.name} takes no memory; use the baseline or rag mode with it")
         return [None if prefix is None else prefix.to(self.device, self.dtype) for prefix in prefixes]

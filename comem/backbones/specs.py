@@ -55,7 +55,7 @@ _ROWS = (
         rag=IMAGE_PASSAGE,
     ),
     _remote(
-        "internlm_xcomposer2_5", "internlm/internlm-xcomposer2d5-7b", "internlmxcomposer2",
+        "internlm_xcomposer2_5", "internlm/internlm-xcomposer2d5-7b", "internlm2",
         adapter="comem.backbones.internlm_xcomposer", rag=PASSAGE_IMAGE,
     ),
     # beyond the paper

@@ -1,0 +1,70 @@
+"""InternLM-XComposer2.5: one query with `<ImageHere>` per picture, the pictures as files.
+
+The call is that of its model card (github.com/InternLM/InternLM-XComposer, 2.5):
+`model.chat(tokenizer, query, image, do_sample=…, num_beams=…, use_meta=True)` gives (answer, history).
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comem.backbones.decoding import GenerationConfig
+from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
+from comem.backbones.row import BackboneError, BackboneSpec
+from comem.images import open_image
+from comem.types import Message
+
+_IMAGE = "<ImageHere>"
+_STRUCTURE = (_IMAGE, "[UNUSED_TOKEN_146]", "[UNUSED_TOKEN_145]", "<s>", "</s>")
+
+
+@dataclass(frozen=True)
+class InternLMXComposer(RemoteBackbone):
+    """The processor is the tokenizer."""
+
+    def reply(self, conversation: Sequence[Message], config: GenerationConfig) -> tuple[str, int]:
+        with tempfile.TemporaryDirectory() as folder, self._autocast():
+            files = [str(Path(folder) / f"{i}.png") for i, _ in enumerate(pictures(conversation))]
+            for file, ref in zip(files, pictures(conversation), strict=True):
+                open_image(ref).save(file)
+            asked = query(conversation)
+            answer, _ = self.model.chat(self.processor, asked, files, use_meta=True, **config.arguments())
+        return answer, self.prompt_length(conversation)
+
+    def prompt_length(self, conversation: Sequence[Message]) -> int:
+        return len(self.processor(query(conversation))["input_ids"])
+
+    def _autocast(self) -> torch.autocast:
+        """As on the model card: parts of its code make float32 pictures for 16-bit weights."""
+        low = self.dtype in (torch.float16, torch.bfloat16)
+        return torch.autocast(self.device.type, self.dtype if low else None, enabled=low)
+
+
+def query(conversation: Sequence[Message]) -> str:
+    """All user turns as one query, a line each, pictures as placeholders where they stood.
+
+    Raises:
+        BackboneError: a turn of the assistant or of the system.
+    """
+    if any(message.role != "user" for message in conversation):
+        raise BackboneError("internlm_xcomposer2_5 is asked with user turns only")
+    text = "\n".join(with_placeholders(message, f"{_IMAGE}; ", _STRUCTURE) for message in conversation)
+    if text.count(_IMAGE) < 2:
+        return text
+    number = count(1)  # several are numbered, as on the model card
+    return re.sub(re.escape(_IMAGE), lambda _: f"Image{next(number)} {_IMAGE}", text)
+
+
+def load(spec: BackboneSpec, dtype: Any, device: Any, trust_remote_code: bool) -> InternLMXComposer:
+    """The model with its tokenizer; raises as `load_remote`."""
+    model, tokenizer = load_remote(spec, dtype, device, trust_remote_code)
+    model.tokenizer = tokenizer  # its chat looks there
+    return InternLMXComposer(spec, model, tokenizer)

@@ -1,0 +1,138 @@
+"""What models share whose code lies in their hub repository: trust, loading, one question at a time."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
+from comem.backbones.chat import Conversations
+from comem.backbones.decoding import evaluating, seeded
+from comem.backbones.row import BackboneError, BackboneSpec
+from comem.types import ImageRef, Message
+
+
+@dataclass(frozen=True)
+class RemoteBackbone(ABC):
+    """A model that brings its own chat call: it answers, and takes no memory.
+
+    Attributes:
+        spec: the row.
+        model: the model as its repository defines it.
+        processor: what turns text into ids; has `tokenizer`, or is one.
+    """
+
+    spec: BackboneSpec
+    model: Any
+    processor: Any
+
+    @abstractmethod
+    def reply(self, conversation: Sequence[Message], config: GenerationConfig) -> tuple[str, int]:
+        """One answer, and how many tokens its prompt had (pictures count as their placeholders)."""
+
+    @abstractmethod
+    def prompt_length(self, conversation: Sequence[Message]) -> int:
+        """Tokens of the prompt, pictures counted as their placeholders."""
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.config.hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.model.parameters())).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(iter(self.model.parameters())).dtype
+
+    @property
+    def process(self) -> NoReturn:
+        raise self._no_tensors()
+
+    def place(self, inputs: Mapping[str, Tensor]) -> NoReturn:
+        raise self._no_tensors()
+
+    def _no_tensors(self) -> BackboneError:
+        return BackboneError(
+            f"{self.spec.name} builds its inputs itself: it takes no memory, use baseline or rag"
+        )
+
+    def prompt_lengths(self, conversations: Conversations) -> list[int]:
+        """Tokens of each prompt, pictures counted as their placeholders."""
+        return [self.prompt_length(conversation) for conversation in conversations]
+
+    def generate(
+        self,
+        conversations: Conversations,
+        prefixes: Prefixes | None = None,
+        config: GenerationConfig = GREEDY,
+        kv: KVPrefixes | None = None,
+    ) -> list[Answer]:
+        """Answer one after the other: these chat calls take no batches.
+
+        Raises:
+            BackboneError: a memory, or more images than the model takes.
+            ImageError: an image that cannot be opened.
+        """
+        if any(memory is not None for memory in (*(prefixes or ()), *(kv or ()))):
+            raise self._no_tensors()
+        return [self._answer(conversation, config) for conversation in conversations]
+
+    def _answer(self, conversation: Sequence[Message], config: GenerationConfig) -> Answer:
+        start = time.perf_counter()
+        with torch.no_grad(), evaluating(self.model), seeded(config, self.device):
+            text, tokens = self.reply(conversation, config)
+        return Answer(text.strip(), 0, tokens, time.perf_counter() - start)
+
+
+def pictures(conversation: Sequence[Message]) -> list[ImageRef]:
+    """The pictures of a conversation, in order."""
+    return [part for message in conversation for part in message.content if isinstance(part, ImageRef)]
+
+
+def with_placeholders(message: Message, image: str, forbidden: Sequence[str]) -> str:
+    """A turn as text, `image` standing for each picture; what would pass for structure becomes a space."""
+    parts = []
+    for part in message.content:
+        text = image
+        if isinstance(part, str):
+            text = part
+            for token in forbidden:
+                text = text.replace(token, " ")
+        parts.append(text)
+    return "".join(parts)
+
+
+def load_remote(
+    spec: BackboneSpec, dtype: Any, device: Any, trust_remote_code: bool, **options: Any
+) -> tuple[Any, Any]:
+    """Model and tokenizer of a repository that brings its own code, from safetensors where it has them.
+
+    Raises:
+        BackboneError: not trusted, or not to be had.
+    """
+    if not trust_remote_code:
+        raise BackboneError(
+            f"{spec.name} runs code from {spec.source} on this machine: read it there, then allow it with "
+            "--trust-remote-code (trust_remote_code=True)"
+        )
+    import transformers
+
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, trust_remote_code=True)
+        model = getattr(transformers, spec.model_class).from_pretrained(
+            spec.source, dtype=dtype, use_safetensors=True, trust_remote_code=True, **options
+        )
+    except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
+        raise BackboneError(
+            f"{spec.source} cannot be loaded ({error}). Its code was written for transformers 4, and weights "
+            "are read from safetensors only: use an environment of that version, convert them, or another row"
+        ) from error
+    return model.to(device).eval().requires_grad_(False), tokenizer
