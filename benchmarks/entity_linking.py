@@ -136,7 +136,7 @@ def measure_comem(count: int, args: argparse.Namespace) -> dict[str, Any]:
 def _built_elsewhere(file: Path) -> float:
     """Seconds to build the index beside the titles file, in a process of its own."""
     code = (
-        "import sys; from pathlib import Path; from comem.linking.index import build_title_index;"
+        "import sys; from pathlib import Path; from comem.linking.build import build_title_index;"
         "from comem.linking.tokenizers import Words;"
         "build_title_index(sys.argv[1], Path(sys.argv[1]).with_name('index'), Words(), progress=False)"
     )

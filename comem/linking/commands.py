@@ -49,7 +49,7 @@ def run_oven(args: argparse.Namespace) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
-    from comem.linking.index import build_title_index
+    from comem.linking.build import build_title_index
 
     tokenizer = TOKENIZERS[args.tokenizer](args.vocabulary)
     index = build_title_index(args.titles, args.output, tokenizer)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from comem.cli import main
-from comem.linking.index import TitleIndex, build_title_index
+from comem.linking.build import build_title_index
+from comem.linking.index import TitleIndex
 from comem.linking.link import LinkSettings, link_file
 from comem.linking.tokenizers import Words
 from comem.records import RecordError, StorageError, read_json, read_jsonl
