@@ -84,6 +84,63 @@ def test_inference_makes_the_embedded_world_when_no_data_is_named(project: Path)
     assert "--encoder\ntoy" in ran.stdout and "data/toy/test.jsonl" in ran.stdout
 
 
+@pytest.mark.parametrize(("name", "mode"), [("baseline", "baseline"), ("rag", "rag"), ("CoMEM", "comem")])
+def test_multilingual_inference_runs_every_translation_and_cvqa(project: Path, name: str, mode: str) -> None:
+    script = f"scripts/inference/run_multilingual_{name}_inference.sh"
+    ran = bash(
+        script, "--limit", "5", cwd=project,
+        DATA="my data", IMAGES="oven", INDEX="wit", ENCODER="enc", CONTEXTS="found", OUTPUT="out", MODEL="m",
+    )  # fmt: skip
+    runs = [text.split("\n") for text in ran.stdout.split("comem\npredict\n")[1:]]
+    found = [dict(zip(words, words[1:], strict=False)) for words in runs]
+    languages = ("bg", "zh", "pt", "ru", "es")
+    assert ran.returncode == 0
+    assert [each["--benchmark"] for each in found] == [*(f"infoseek_{code}" for code in languages), "cvqa"]
+    assert all(each["--mode"] == mode and each["--limit"] == "5" for each in found)
+    assert [each.get("--data") for each in found] == ["my data"] * 5 + [None], "CVQA comes from the hub"
+    assert [each["--output"] for each in found] == [f"out/{each['--benchmark']}" for each in found]
+    if mode != "baseline":
+        assert found[4]["--contexts"] == "found/infoseek_es.jsonl" and "--languages" not in found[4]
+
+
+def test_multilingual_inference_on_the_embedded_world(project: Path) -> None:
+    ran = bash("scripts/inference/run_multilingual_rag_inference.sh", cwd=project)
+    assert "toy\nbenchmarks\ndata/benchmarks" in ran.stdout and "index\nbuild" in ran.stdout
+    assert "--data\ndata/benchmarks/infoseek" in ran.stdout and "--data\ndata/benchmarks/cvqa" in ran.stdout
+    assert ran.stdout.count("--prompt\nbare") == 6 and "--languages\nes" in ran.stdout
+    failed = bash(
+        "scripts/inference/run_multilingual_rag_inference.sh", cwd=project, DATA="x", COMEM_CODE="3"
+    )
+    assert failed.returncode != 0
+
+
+@pytest.mark.parametrize("name", ["infoseek", "mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa"])
+def test_evaluation_takes_files_or_the_embedded_world(project: Path, name: str) -> None:
+    script = f"scripts/evaluation/eval_{name}.sh"
+    ran = bash(script, "--output", "x.json", cwd=project, PREDICTIONS="p q.jsonl", REFERENCES="r.json")
+    words = ["comem", "evaluate", name, "--predictions", "p q.jsonl", "--references", "r.json"]
+    assert ran.returncode == 0 and ran.stdout.splitlines()[: len(words)] == words
+    assert ran.stdout.splitlines()[-2:] == ["--output", "x.json"]
+    ran = bash(script, cwd=project)
+    assert f"predict\n--benchmark\n{name}\n" in ran.stdout and "--mode\nbaseline" in ran.stdout
+    assert f"--predictions\nruns/evaluation/{name}/predictions.jsonl" in ran.stdout
+
+
+def test_ovens_evaluation_links_first(project: Path) -> None:
+    files = {"QUERY": "q", "ENTITY": "e", "REFERENCES_QUERY": "rq", "REFERENCES_ENTITY": "re"}
+    ran = bash("scripts/evaluation/eval_oven.sh", cwd=project, **files, TITLES="wiki")
+    assert ran.returncode == 0 and ran.stdout.count("oven\nlink\n--index\nwiki") == 2
+    assert ran.stdout.rstrip().endswith("--references-entity\nre")
+    ran = bash("scripts/evaluation/eval_oven.sh", cwd=project, **files)
+    assert ran.returncode == 2 and "TITLES is missing" in ran.stderr
+
+
+@pytest.mark.parametrize("path", [p for p in RUNNABLE if p.parent.name == "evaluation"], ids=lambda p: p.name)
+def test_evaluation_help_is_the_header(path: Path) -> None:
+    shown = bash(path, "--help")
+    assert shown.returncode == 0 and f"Usage: bash scripts/evaluation/{path.name}" in shown.stdout
+
+
 def test_quickstart_sets_up_then_runs(project: Path) -> None:
     ran = bash("scripts/quickstart.sh", "--fast", cwd=project, COMEM_CODE="3")
     assert ran.stdout.split() == ["setup", "comem", "quickstart", "--fast"]

@@ -151,7 +151,7 @@ def _answer(settings: AllSettings, bench: Workbench, name: str) -> None:
 
 def _link(folder: Path, name: str) -> None:
     """Wikidata ids of the answers, as the official score of OVEN wants them."""
-    from comem.linking.index import build_title_index
+    from comem.linking.build import build_title_index
     from comem.linking.link import LinkSettings, link_file
     from comem.linking.tokenizers import TOKENIZERS
 

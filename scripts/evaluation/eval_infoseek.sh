@@ -18,4 +18,5 @@ BENCHMARK=${BENCHMARK:-infoseek}
 language=${BENCHMARK#infoseek}
 language=${language#_}
 file=infoseek/infoseek_val${language:+${suffixes[$language]}}.jsonl
+[ -n "${PREDICTIONS:-}" ] || QUESTION_TYPES=$world/infoseek/infoseek_val_qtype.jsonl
 run_evaluation "$BENCHMARK" infoseek "$file" "$@"

@@ -54,26 +54,48 @@ embedded_benchmarks() {
 
 # run_multilingual MODE [ARGUMENT…]: InfoSeek's translations and CVQA, one run folder each
 run_multilingual() {
-  local mode=$1 name embedded=
+  local mode=$1 name jobs=${JOBS:-1}
   shift
   case "${1:-}" in -h | --help) show_help; exit 0 ;; esac
-  local data=${DATA:-} base=${OUTPUT:-runs/multilingual/$mode}
-  if [ -z "$data${CVQA:-}" ]; then
-    embedded=1
+  base=${OUTPUT:-runs/multilingual/$mode} embedded=
+  if [ -z "${DATA:-}${CVQA:-}" ]; then
+    embedded=1 jobs=${JOBS:-2}  # small models, most of whose time is starting up
     embedded_benchmarks
-    data=$DATA
   fi
-  for name in ${BENCHMARKS:-infoseek_bg infoseek_zh infoseek_pt infoseek_ru infoseek_es cvqa}; do
-    echo "== $name"
-    local own=()
-    [ -z "${PROMPT:-}" ] || own+=(--prompt "$PROMPT")
-    # the embedded passages are in six languages: the nearest of all would be one town, six times
-    if [ -n "$embedded" ] && [ "$mode" != baseline ] && [ "$name" != cvqa ]; then
-      own+=(--languages "${name#infoseek_}")
-    fi
-    local source=$data contexts=
-    [ "$name" != cvqa ] || source=${CVQA:-}  # empty: from the hub
-    [ -z "${CONTEXTS:-}" ] || contexts=$CONTEXTS/$name.jsonl
-    (BENCHMARK=$name DATA=$source CONTEXTS=$contexts OUTPUT=$base/$name run_mode "$mode" ${own[@]+"${own[@]}"} "$@")
+  mkdir -p "$base"
+  local names=${BENCHMARKS:-infoseek_bg infoseek_zh infoseek_pt infoseek_ru infoseek_es cvqa}
+  pids=() begun=() status=0
+  for name in $names; do
+    run_language "$mode" "$name" "$@" >"$base/$name.log" 2>&1 &
+    pids+=($!) begun+=("$name")
+    [ "${#pids[@]}" -lt "$jobs" ] || finish_jobs
   done
+  finish_jobs
+  return "$status"
+}
+
+# Waits for the runs under way and shows what they said; one that fails fails the script.
+finish_jobs() {
+  local i
+  for i in "${!pids[@]}"; do
+    echo "== ${begun[$i]} (log: $base/${begun[$i]}.log)"
+    wait "${pids[$i]}" || status=1
+    tr '\r' '\n' <"$base/${begun[$i]}.log" | grep -v '%|' || true  # without the progress bars
+  done
+  pids=() begun=()
+}
+
+# run_language MODE BENCHMARK [ARGUMENT…]: one of them, in a process of its own
+run_language() {
+  local mode=$1 name=$2
+  shift 2
+  BENCHMARK=$name OUTPUT=$base/$name
+  [ "$name" != cvqa ] || DATA=${CVQA:-}  # empty: from the hub
+  [ -z "${CONTEXTS:-}" ] || CONTEXTS=$CONTEXTS/$name.jsonl
+  add --prompt "${PROMPT:-}"
+  # The embedded passages are in six languages: the nearest of all would be one town, six times.
+  if [ -n "$embedded" ] && [ "$mode" != baseline ] && [ "$name" != cvqa ]; then
+    add --languages "${name#infoseek_}"
+  fi
+  run_mode "$mode" "$@"
 }

@@ -9,6 +9,7 @@
 #   IMAGES      folder of InfoSeek's pictures
 #   INDEX       made by comem index build; CONTEXTS: folder of BENCHMARK.jsonl made by comem retrieve; K: items (3)
 #   ENCODER     memory encoder folder; BANK: memories made by comem encode (default: toy, the embedded one)
+#   JOBS        so many at a time (default: 1; 2 on the embedded world)
 #   BENCHMARKS  which ones (default: infoseek_bg infoseek_zh infoseek_pt infoseek_ru infoseek_es cvqa)
 #   OUTPUT      a run folder for each lies in it (default: runs/multilingual/comem); run again to resume
 #

@@ -7,6 +7,7 @@
 #   DATA        folder of infoseek_val_spanish.jsonl …; CVQA: its parquet folder (default: from the hub)
 #               (default without either: the embedded world, made in data/benchmarks)
 #   IMAGES      folder of InfoSeek's pictures
+#   JOBS        so many at a time (default: 1; 2 on the embedded world)
 #   BENCHMARKS  which ones (default: infoseek_bg infoseek_zh infoseek_pt infoseek_ru infoseek_es cvqa)
 #   OUTPUT      a run folder for each lies in it (default: runs/multilingual/baseline); run again to resume
 #

@@ -8,6 +8,7 @@
 #               (default without either: the embedded world, made in data/benchmarks)
 #   IMAGES      folder of InfoSeek's pictures
 #   INDEX       made by comem index build; CONTEXTS: folder of BENCHMARK.jsonl made by comem retrieve; K: items (3)
+#   JOBS        so many at a time (default: 1; 2 on the embedded world)
 #   BENCHMARKS  which ones (default: infoseek_bg infoseek_zh infoseek_pt infoseek_ru infoseek_es cvqa)
 #   OUTPUT      a run folder for each lies in it (default: runs/multilingual/rag); run again to resume
 #

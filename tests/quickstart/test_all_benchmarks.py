@@ -1,0 +1,93 @@
+"""quickstart --all-benchmarks: a step for every row, answers in every mode, and the table at the end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comem.benchmarks import BENCHMARKS
+from comem.modes import MODES
+from comem.quickstart import all_benchmarks
+from comem.quickstart.all_benchmarks import FOLDERS, AllSettings, all_steps
+from comem.quickstart.all_report import show_all, table_rows
+from comem.quickstart.steps import run_steps
+from comem.quickstart.work import Workbench
+from comem.toy.asked import FilesSettings
+
+
+def test_every_row_but_the_embedded_ones_has_a_step(tmp_path: Path) -> None:
+    steps = all_steps(AllSettings(tmp_path), Workbench())
+    answered = [step.name.removeprefix("answer_") for step in steps if step.name.startswith("answer_")]
+    assert answered == [name for name in BENCHMARKS if name not in ("toy", "flags")]
+    assert len({step.name for step in steps}) == len(steps)
+    assert [step.name for step in steps][:3] == ["files", "index", "retrieve"]
+
+
+class OneWord:
+    """Stands for a mode: it answers with one word, and notes what it was given."""
+
+    def __init__(self, name: str, *given: Any, prompt: Any, **more: Any) -> None:
+        self.name, self.grounded, self.ask = name, name != "baseline", prompt
+
+    def answer_batch(self, examples: Any, contexts: Any) -> list[Any]:
+        from comem.backbones.base import Answer
+
+        for example, context in zip(examples, contexts, strict=True):
+            assert self.ask(example, self.grounded) == example.question, "nothing but the question"
+            assert (context is not None and len(context.items) == 3) == self.grounded
+            assert all(item.language == example.language for item in (context.items if context else ()))
+        return [Answer(example.answers[0], 5, 7, 0.5) for example in examples]
+
+
+def test_runs_from_files_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chosen = {
+        name: FOLDERS[name] for name in ("infoseek_es", "oven_entity", "oven_query", "mrag_bench", "cvqa")
+    }
+    monkeypatch.setattr(all_benchmarks, "FOLDERS", chosen)
+    monkeypatch.setattr(all_benchmarks, "MODES", {"baseline": _build("baseline"), "comem": _build("comem")})
+    monkeypatch.setattr(AllSettings, "files", FilesSettings(size=40, questions=3, picture_size=56))
+    monkeypatch.setattr(all_benchmarks, "_training_steps", lambda settings, bench: [])
+    monkeypatch.setattr(Workbench, "encode", lambda self, encoder, index, output: _tiny_bank(output))
+    monkeypatch.setattr(Workbench, "backbone", None)
+    bench = Workbench()
+    steps = all_steps(AllSettings(tmp_path), bench)
+    run_steps(steps, tmp_path, lambda line: None)
+    again: list[str] = []
+    run_steps(steps, tmp_path, again.append)
+    assert all(line.endswith("kept from the last run") for line in again) and len(again) == len(steps)
+    show_all(tmp_path, chosen, ("baseline", "comem"), {"seed": 0})
+    scores = json.loads((tmp_path / "results.json").read_text())["scores"]
+    for mode in ("baseline", "comem"):
+        assert scores["oven"][mode]["final_score"] == 100.0 == scores["oven_entity"][mode]["title_match"]
+        assert scores["cvqa"][mode]["overall"] == scores["infoseek_es"][mode]["final_score"] == 100.0
+        assert (
+            scores["mrag_bench"][mode]["overall_named"] == 100.0
+            and scores["mrag_bench"][mode]["overall"] == 0.0
+        )
+    shown = capsys.readouterr().out
+    assert "mrag_bench · overall_named" in shown and "0.500" in shown
+
+
+def _build(name: str) -> Any:
+    return lambda *given, **more: OneWord(name, *given, **more)
+
+
+def _tiny_bank(path: Path) -> None:
+    import torch
+
+    from comem.memory.bank import MemoryBank
+
+    MemoryBank(torch.zeros(1, 8, 4), ("x",), "made-up").save(path)
+
+
+def test_cells_are_percents_and_gaps() -> None:
+    found = {
+        "infoseek": {mode: {"final_score": 12.34, "unseen_question_score": {"score": 50.0}} for mode in MODES}
+    }
+    rows = list(table_rows(found, tuple(MODES)))
+    assert [cells[0] for _, _, cells in rows] == ["12.3", "50.0", "–"]
