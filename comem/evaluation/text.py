@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Iterator
 from functools import lru_cache
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -13,22 +14,32 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 FINAL_ANSWER: dict[str, tuple[str, ...]] = {
     "en": ("final answer",),
     "bg": ("окончателен отговор", "окончателният отговор", "краен отговор", "крайният отговор"),
-    "zh": ("最终答案", "最終答案", "最后答案", "最後答案"),
+    "zh": ("最终答案", "最終答案", "最后答案", "最後答案", "最终的答案", "最后的答案"),
     "pt": ("resposta final",),
     "ru": ("окончательный ответ", "итоговый ответ", "финальный ответ"),
     "es": ("respuesta final",),
 }
-_LINK = r"[*_`\"'”»)\]]{0,4}\s{0,3}(?:[:：=]|\b(?:is|es|é|е|—)\b|—|–|-|是|为|為)[*_`\s:：]{0,8}"
-_FINAL = re.compile(
-    "(?:" + "|".join(phrase for phrases in FINAL_ANSWER.values() for phrase in phrases) + ")" + _LINK,
-    re.IGNORECASE,
+_PHRASE = "(?:" + "|".join(phrase for phrases in FINAL_ANSWER.values() for phrase in phrases) + ")"
+#: "Final answer: …", "the final answer (short) is …", "**Final answer** – …".
+_LINK = (
+    r"[*_`\"'”»)\]]{0,4}(?:\s?\([^()\n]{0,40}\))?\s{0,3}"
+    r"(?:[:：=→]|\b(?:is|es|é|е|—)\b|—|–|-|是|为|為)[*_`\s:：]{0,8}"
 )
+#: The same as a line of its own, above the answer.
+_HEADING = r"(?<![^\n])[ \t#*_>]{0,12}" + _PHRASE + r"[ \t*_]{0,8}\n"
+_FINAL = re.compile(f"{_PHRASE}{_LINK}|{_HEADING}", re.IGNORECASE)
+#: So many boxes at the end are looked into.
+_BOXES = 3
 _BOX = re.compile(r"\\f?boxed\s{0,3}\{|\\f?boxed\s{1,3}(?=[^\s{])")
+_EMPTY_BOX = re.compile(r"\\f?boxed\s{0,3}\{\s{0,9}\}")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _WRAPPER = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox)\s?\{")
 _SPACING = re.compile(r"\\[,;:! ]|~|\\q?quad\b")
 _ESCAPED = re.compile(r"\\([%&$#_{}])")
+_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+_FORMULA = re.compile(r"\$([^$\n]{1,200})\$")
 _DECORATION = " \t\r\n*_`$"
+_QUOTES = {"“": "”", "„": "“", "«": "»", "「": "」", "『": "』"}
 
 
 #: Longer texts than this hardly repeat, and would fill the memory.
@@ -54,9 +65,9 @@ _cached = lru_cache(maxsize=200_000)(_normalize)
 def extract_answer(text: str) -> str:
     r"""The short answer in a model's output.
 
-    In this order: the content of the last `\boxed{…}` (braces may nest; a box that the token limit cut
-    open runs to the end of its line), what follows the last "final answer" in one of six languages (up
-    to the end of the line, or the next line that says something), or the whole text.
+    In this order: the content of the last `\boxed{…}` that is not empty (braces may nest; a box that the
+    token limit cut open runs to the end of its line), what follows the last "final answer" in one of six
+    languages (up to the end of the line, or the next line that says something), or the whole text.
     """
     found = marked_answer(text)
     return found if found is not None else text.rpartition("</think>")[2].strip()
@@ -65,25 +76,31 @@ def extract_answer(text: str) -> str:
 def marked_answer(text: str) -> str | None:
     """The answer that a box or a final-answer line marks (see `extract_answer`); None without either."""
     text = text.rpartition("</think>")[2]
-    boxed = _last_box(text)
-    if boxed is not None:
-        return plain(boxed)
+    boxed = [plain(content) for content in _boxes(text)]
+    for content in reversed(boxed):
+        if content:
+            return content
+    text = _EMPTY_BOX.sub("", text) if boxed else text
     finals = list(_FINAL.finditer(text))
     if finals:
         rest = text[finals[-1].end() :].lstrip()
-        return plain(rest.partition("\n")[0])
-    return None
+        return _unquoted(plain(_FORMULA.sub(r"\1", rest.partition("\n")[0])).rstrip("。"))
+    return "" if boxed else None
 
 
-def _last_box(text: str) -> str | None:
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    start = boxes[-1]
-    if not start.group().endswith("{"):  # \boxed 7
-        return text[start.end() :].split(maxsplit=1)[0]
-    end = _closing(text, start.end())
-    return text[start.end() : end] if end is not None else text[start.end() :].partition("\n")[0]
+def _boxes(text: str) -> Iterator[str]:
+    """The contents of the last boxes, in order."""
+    for start in list(_BOX.finditer(text))[-_BOXES:]:
+        if not start.group().endswith("{"):  # \boxed 7
+            yield text[start.end() :].split(maxsplit=1)[0]
+            continue
+        end = _closing(text, start.end())
+        yield text[start.end() : end] if end is not None else text[start.end() :].partition("\n")[0]
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotation marks around all of it; ASCII's fall to every normaliser."""
+    return text[1:-1] if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] else text
 
 
 def _closing(text: str, position: int) -> int | None:
@@ -101,6 +118,7 @@ def plain(text: str) -> str:
     text = " ".join(text.strip(_DECORATION).split())
     if "\\" not in text and "{" not in text:
         return text
+    text = _FRACTION.sub(r"\1/\2", text)
     text = _WRAPPER.sub("{", text)
     text = _SPACING.sub(" ", text)
     text = _ESCAPED.sub(lambda match: {"{": "\ue000", "}": "\ue001"}.get(match[1], match[1]), text)
