@@ -72,6 +72,8 @@ COMMANDS: Table[Command] = Table(
             "score predictions (needs no GPU, no torch)",
             (
                 "comem evaluate infoseek --predictions answers.jsonl --references infoseek_val.jsonl",
+                "comem evaluate viquae --predictions a.jsonl --references test.jsonl --compare b.jsonl",
+                "comem evaluate okvqa --predictions a.json --references val.json --scorer paper",
                 "comem evaluate toy --predictions runs/rag/predictions.jsonl \\",
                 "    --references data/toy/test.jsonl --output report.json",
             ),
