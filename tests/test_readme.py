@@ -1,0 +1,115 @@
+"""What README and the other pages show is so: the example runs from their text, commands and links exist."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from comem.cli import COMMANDS, build_parser
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("patch/*.md")])
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, kind: str) -> list[str]:
+    return [body for language, body in FENCE.findall(text) if language == kind]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The words of every shell line in a page: blocks without a language or with a shell's, and `code`."""
+    plain = "\n".join(body for kind in ("", "bash", "sh") for body in blocks(text, kind))
+    inline = re.findall(r"`((?:\w+=\S* )*(?:comem|bash|python) [^`\n]+)`", FENCE.sub("", text))
+    for line in [*plain.replace("\\\n", " ").splitlines(), *inline]:
+        with contextlib.suppress(ValueError):  # an apostrophe in a comment
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"\w+=\S*", words[0]):  # OMP_NUM_THREADS=2 python …
+                words = words[1:]
+            if words and words[0] in ("comem", "bash", "python"):
+                yield words
+
+
+@pytest.fixture()
+def quickstart_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in which the README's pictures and the quickstart's encoder lie (here an untrained one)."""
+    from comem.backbones.hf import load_backbone
+    from comem.memory.encoder import MemoryEncoder, scaled_qformer
+    from comem.memory.lora import LoraSettings
+
+    backbone = load_backbone("toy")
+    sizes = scaled_qformer(backbone.model, depth=2, heads=4)
+    encoder = MemoryEncoder.new(backbone.model, backbone.processor, LoraSettings(4, 8), sizes)
+    encoder.merge().save(tmp_path / "runs" / "quickstart" / "encoder")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_opening_example_runs(quickstart_done: Path) -> None:
+    from PIL import Image
+
+    source = blocks(README, "python")[0]
+    assert README.index(source) < 1000, "the README opens with it"
+    for number, name in enumerate(re.findall(r'ImageRef\("([^"]+)"\)', source)):
+        Image.new("RGB", (56, 56), (40 * number, 90, 200)).save(quickstart_done / name)
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(source, "README.md", "exec"), {"__name__": "readme"})
+    (line,) = said.getvalue().splitlines()[-1:]
+    assert line.split()[-1] == "8"  # one item is eight embeddings, whatever it was about
+
+
+def test_the_opening_example_is_about_ten_lines() -> None:
+    lines = [line for line in blocks(README, "python")[0].splitlines() if line.strip()]
+    assert len([line for line in lines if not line.startswith(("from ", "import "))]) <= 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_exist(page: Path) -> None:
+    """Scripts are there; sub-commands are known; options are those of their parser."""
+    for words in commands(page.read_text(encoding="utf-8")):
+        if words[0] in ("bash", "python"):
+            script = next((word for word in words[1:] if not word.startswith("-")), "")
+            if words[1].startswith("-") or "{" in script or "…" in script or "*" in script:
+                continue
+            assert (ROOT / script).is_file(), f"{page.name}: {shlex.join(words)}"
+        elif len(words) > 1 and words[1].islower() and words[1].isalpha():
+            assert words[1] in COMMANDS, f"{page.name}: {shlex.join(words)}"
+            known = options(words[1], words[2] if len(words) > 2 else "")
+            for word in words[2:]:
+                if re.match(r"--?[a-z]", word):
+                    assert word.split("=")[0] in known, f"{page.name}: {shlex.join(words)}: {word}"
+
+
+def options(command: str, action: str) -> set[str]:
+    """The options of a sub-command, and of its own sub-command if `action` names one."""
+    parser: argparse.ArgumentParser = children(build_parser(command)[0])[command]
+    known = set(parser._option_string_actions)
+    inner = children(parser)
+    assert not inner or not action or action.startswith("-") or action in inner, f"{command} {action}"
+    return known | set(inner[action]._option_string_actions if action in inner else ())
+
+
+def children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return dict(groups[0].choices) if groups else {}
+
+
+def test_the_table_of_commands_is_complete() -> None:
+    listed = set(re.findall(r"`comem (\w+)", README))
+    assert set(COMMANDS) - {"quickstart"} <= listed
