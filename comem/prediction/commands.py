@@ -49,11 +49,12 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     from comem.backbones.hf import load_backbone
     from comem.benchmarks.prompts import PROMPTS
     from comem.memory.store.serve import open_memories
-    from comem.modes import MODES
+    from comem.modes import MODES, KVSettings
 
     style = args.prompt or benchmark.style
     build, _ = MODES[args.mode], PROMPTS[style]
     generation = generation_config(args)
+    kv = KVSettings(layers=tuple(args.kv_layers), fraction=args.kv_fraction)
 
     def ask(example: Example, grounded: bool) -> str:
         return benchmark.ask(example, grounded, style)
@@ -62,7 +63,9 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits)
     encoder = open_encoder(args.encoder, backbone) if args.encoder else None
     bank = open_memories(args.bank, encoder) if args.bank else None
-    mode = build(backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order)
+    mode = build(
+        backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order, kv=kv
+    )
 
     config = {"model": args.model, "dtype": args.dtype, "prompt": style, "generation": asdict(generation)}
     config |= {**limits, "weights": weights_digest(backbone.model)}
@@ -70,6 +73,8 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
         made_by = bank.fingerprint if bank is not None else encoder.fingerprint() if encoder else None
         config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
         config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
+    if (kept := getattr(mode, "kv", None)) is not None:
+        config |= {"kv": asdict(kept)}
     return mode, config
 
 

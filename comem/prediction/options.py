@@ -14,7 +14,8 @@ examples:
   comem predict --benchmark infoseek --data infoseek_val.jsonl --images oven --mode comem \\
       --model qwen2_5_vl_7b --encoder models/encoder --bank bank.safetensors --index wit-index \\
       --contexts retrieved.jsonl --output runs/infoseek
-Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory).
+Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory),
+  vlm_as_memory (keys and values of a few layers of the untrained model).
 Run the same command again after an interruption: it goes on where it stopped.
 Several GPUs or processes, each with a part of the questions; the last one merges the parts and scores:
   accelerate launch --multi_gpu --num_processes 4 -m comem predict … --output runs/infoseek
@@ -36,11 +37,13 @@ _QUESTIONS: dict[str, dict[str, Any]] = {
     "--limit": {"type": int, "metavar": "N", "help": "only the first N questions"},
 }
 _MODEL: dict[str, dict[str, Any]] = {
-    "--mode": {"required": True, "metavar": "NAME", "help": "baseline, rag or comem"},
+    "--mode": {"required": True, "metavar": "NAME", "help": "baseline, rag, comem, vlm_as_memory"},
     "--model": {"default": "toy", "help": "table row, hub id or folder (%(default)s: the embedded one)"},
     "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
     "--bank": {"type": Path, "metavar": "PATH", "help": "of comem bank build or comem encode; for comem"},
     "--item-order": {"default": "retrieval", "metavar": "ORDER", "help": "retrieval (best first), reversed"},
+    "--kv-layers": {"type": int, "nargs": "+", "default": (), "metavar": "L", "help": "for vlm_as_memory"},
+    "--kv-fraction": {"type": float, "default": 1.0, "metavar": "X", "help": "… tokens kept (1: all)"},
     "--dtype": {"default": "auto", "help": "auto, float32, bfloat16, float16"},
     "--device": {"help": "cpu, cuda, cuda:1, auto (default: a GPU if there is one)"},
     "--attn": {"help": "sdpa, eager, flash_attention_2 (default: transformers' choice)"},

@@ -35,6 +35,14 @@ def test_a_bank_gives_the_same_answers_as_the_encoder(world: Path, model: Path, 
     assert texts[0] == texts[1]
 
 
+def test_vlm_as_memory_keeps_the_layers_that_are_asked_for(world: Path, model: Path, tmp_path: Path) -> None:
+    assert main(words(world, model, "vlm_as_memory", tmp_path, "--kv-layers", "0")) == 0
+    rows = predictions(tmp_path)
+    assert len(rows) == 3 and all(row["context_tokens"] > 16 for row in rows)
+    kept = json.loads((tmp_path / "run.json").read_text())["config"]["kv"]
+    assert kept["layers"] == [0] and kept["fraction"] == 1.0
+
+
 def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
     from comem.backbones.hf import load_backbone
 
@@ -51,6 +59,7 @@ def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
         ("comem", (), "needs an encoder or a memory bank"),
         ("rag", ("-k", "0"), "-k 0: give at least 1"),
         ("comem", ("--encoder", "nowhere"), "nowhere: no such folder"),
+        ("vlm_as_memory", ("--kv-fraction", "2"), "fraction 2.0: give more than 0"),
         ("baseline", ("--split", "valid"), "no question is in split 'valid'"),
     ],
 )
