@@ -78,6 +78,10 @@ class VlmAsMemoryMode(Mode):
         model = self.backbone.model
         return check_layers(model, self.kv.layers) if self.kv.layers else default_layers(model)
 
+    @property
+    def opens_item_pictures(self) -> bool:
+        return self.backbone.spec.sees_images
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         start = time.perf_counter()

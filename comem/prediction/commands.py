@@ -60,7 +60,8 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
         return benchmark.ask(example, grounded, style)
 
     limits = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits)
+    trusted = {"trust_remote_code": args.trust_remote_code}
+    backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits, **trusted)
     encoder = open_encoder(args.encoder, backbone) if args.encoder else None
     bank = open_memories(args.bank, encoder) if args.bank else None
     mode = build(

@@ -47,6 +47,7 @@ _MODEL: dict[str, dict[str, Any]] = {
     "--dtype": {"default": "auto", "help": "auto, float32, bfloat16, float16"},
     "--device": {"help": "cpu, cuda, cuda:1, auto (default: a GPU if there is one)"},
     "--attn": {"help": "sdpa, eager, flash_attention_2 (default: transformers' choice)"},
+    "--trust-remote-code": {"action": "store_true", "help": "run code from the model's repository"},
     "--min-pixels": {"type": int, "metavar": "N", "help": "smallest picture, in pixels"},
     "--max-pixels": {"type": int, "metavar": "N", "help": "largest picture, in pixels"},
 }
