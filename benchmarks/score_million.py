@@ -1,6 +1,6 @@
 """Re-scoring a million predictions: `comem evaluate` for every kind of answer, with reading and intervals.
 
-    python benchmarks/score_million.py [--count 1000000] [--output score_million.json]
+    python benchmarks/score_million.py [--count 1000000] [--scorers official] [--output score_million.json]
 
 For each benchmark: made-up predictions (reasoning, then a boxed answer) and references, written to a
 temporary folder; then the command in a process of its own: wall clock, processor time, largest memory.
@@ -33,14 +33,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             predictions, references = Path(folder) / "predictions.jsonl", Path(folder) / "references.jsonl"
             _write(make(args.count), predictions, references)
-            for scorer in ("official", "paper"):
+            for scorer in args.scorers:
                 results[f"{name}, {scorer}"] = found = _measure(name, predictions, references, scorer)
                 print(f"{name:12} {scorer:9} {_line(found)}", flush=True)
-    slowest = max(found["seconds"] for found in results.values())
-    print(f"slowest: {slowest:.1f} s for {args.count:,} predictions (aim: under 60)")
-    if args.output:
-        content = {"predictions": args.count, "results": results, "slowest_seconds": slowest}
-        write_json(args.output, {**content, "run": run_manifest()})
+        if args.output:  # after each benchmark: a busy machine takes its time
+            content = {"predictions": args.count, "aim": "under 60 s", "results": results}
+            write_json(args.output, {**content, "run": run_manifest()})
+    for kind in ("seconds", "cpu_seconds"):
+        slowest = max(found[kind] for found in results.values())
+        print(f"slowest by {kind}: {slowest:.1f} for {args.count:,} predictions (aim: under 60)")
 
 
 def _line(found: dict[str, float]) -> str:
@@ -53,6 +54,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--count", type=int, default=1_000_000, help="predictions (%(default)s)")
+    parser.add_argument("--scorers", nargs="+", default=["official", "paper"], metavar="NAME", help="both")
     parser.add_argument("--output", type=Path, help="write the results as JSON here")
     return parser.parse_args()
 

@@ -17,17 +17,20 @@ from comem.records import RecordError
 from comem.types import Report
 
 
-def exact_match(prediction: str, accepted: str) -> float:
-    """1 when both are the same after normalisation."""
-    return float(normalize(prediction) == normalize(accepted))
-
-
 def f1(prediction: str, accepted: str) -> float:
     """The harmonic mean of precision and recall over normalised words, each counted as often as it occurs."""
-    said, wanted = normalize(prediction).split(), normalize(accepted).split()
-    if not set(said) & set(wanted):
+    return _f1(normalize(prediction), normalize(accepted))
+
+
+def _f1(prediction: str, accepted: str) -> float:
+    """`f1` of normalised texts."""
+    said, wanted = prediction.split(), accepted.split()
+    words, accepted_words = set(said), set(wanted)
+    common = len(words & accepted_words)
+    if not common:
         return 0.0
-    common = sum((Counter(said) & Counter(wanted)).values())
+    if len(words) < len(said) or len(accepted_words) < len(wanted):  # a word comes twice
+        common = sum((Counter(said) & Counter(wanted)).values())
     precision, recall = common / len(said), common / len(wanted)
     return (2 * precision * recall) / (precision + recall)
 
@@ -37,14 +40,12 @@ def evaluate(
 ) -> Report:
     """Score short answers by id against the accepted answers by id."""
     names = match(predictions, answers)
-    return report_of(
-        {
-            key: {name: max(metric(predictions[name], answer) for answer in answers[name]) for name in names}
-            for key, metric in (("exact_match", exact_match), ("f1", f1))
-        },
-        answers,
-        benchmark,
-    )
+    earned: dict[str, dict[str, float]] = {"exact_match": {}, "f1": {}}
+    for name in names:
+        said, accepted = normalize(predictions[name]), [normalize(answer) for answer in answers[name]]
+        earned["exact_match"][name] = float(said in accepted)
+        earned["f1"][name] = max(_f1(said, answer) for answer in accepted)
+    return report_of(earned, answers, benchmark)
 
 
 def report_of(earned: Mapping[str, Mapping[str, float]], names: Collection[str], benchmark: str) -> Report:
