@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -49,6 +49,7 @@ def build(
     keep_partial: bool = False,
     progress: bool = True,
     embedder: Embedder | None = None,
+    announce: Callable[[str], object] = logger.info,
 ) -> VectorIndex:
     """Reads the corpora, writes items and manifest, embeds the pictures, and builds the index.
 
@@ -58,13 +59,14 @@ def build(
         images: where pictures lie; by default beside each corpus file.
         keep_partial: index what could be read of a shard that is cut, instead of stopping there.
         embedder: use this one instead of loading `settings.embedder`.
+        announce: told which index will be built, and its size, before the building.
 
     Raises:
         CorpusError: for files that are no corpora. What was read before the fault is in the knowledge base.
     """
     embedder = embedder or load_embedder(settings.embedder)  # before the reading: it fails sooner
     base = write_items(corpora, output, settings, images=images, keep_partial=keep_partial)
-    return build_index(base, embedder, settings.index, progress=progress)
+    return build_index(base, embedder, settings.index, progress=progress, announce=announce)
 
 
 def write_items(

@@ -1,4 +1,4 @@
-"""`comem index build | search | evaluate` and `comem retrieve`."""
+"""`comem index build | search | evaluate | verify` and `comem retrieve`."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
     _add_build(jobs.add_parser("build", help="corpus files to knowledge base and index"))
     _add_search(jobs.add_parser("search", help="the items nearest to a picture or a text"))
-    _add_evaluate(
-        jobs.add_parser("evaluate", help="recall of a folder of pictures after cropping, resizing, JPEG")
-    )
+    _add_evaluate(jobs.add_parser("evaluate", help="recall: of pictures, of an index, or of known items"))
+    verify = jobs.add_parser("verify", help="compare every checksum; exit code 1 for damage")
+    verify.add_argument("index", type=Path, metavar="DIR")
 
 
 def run_index(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
     jobs: dict[str, Callable[[argparse.Namespace], int]] = {
-        "build": _build, "search": _search, "evaluate": _evaluate,
+        "build": _build, "search": _search, "evaluate": _evaluate, "verify": _verify,
     }  # fmt: skip
     return jobs[args.job](args)
 
@@ -88,6 +88,10 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--embedder", help="'toy', an open_clip folder, or ARCHITECTURE:PRETRAINED (ViT-L-14:openai)"
     )
+    parser.add_argument(
+        "--factory", help="FAISS factory string, or 'auto': by number of vectors and memory (auto)"
+    )
+    parser.add_argument("--memory-gb", type=float, metavar="GIB", help="that searching may take (4)")
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="only rows in these languages")
     parser.add_argument(
         "--on-duplicate", choices=("refuse", "drop"), help="what to do with a repeated id (refuse)"
@@ -107,10 +111,16 @@ def _build(args: argparse.Namespace) -> int:
         overrides.append(
             f"languages=[{', '.join(repr(code) for code in args.languages)}]"
         )  # 'no' is no boolean
+    if args.factory:
+        overrides.append(f"index.factory={args.factory!r}")
+    if args.memory_gb is not None:
+        overrides.append(f"index.memory_gb={args.memory_gb}")
     if args.on_duplicate:
         overrides.append(f"on_duplicate={args.on_duplicate}")
     settings = load_config(BuildSettings, args.config, overrides)
-    index = build(args.corpus, args.output, settings, images=args.images, keep_partial=args.keep_partial)
+    index = build(
+        args.corpus, args.output, settings, images=args.images, keep_partial=args.keep_partial, announce=_say
+    )
     rows = index.base.manifest["rows"]
     dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items()) or "none"
     _say(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
@@ -120,31 +130,41 @@ def _build(args: argparse.Namespace) -> int:
 
 def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--index", type=Path, required=True, metavar="DIR")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--image", type=Path, metavar="FILE")
-    asked.add_argument("--text")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="with --text: both, weighted")
+    parser.add_argument("--text")
+    parser.add_argument("--weight", type=float, default=0.5, help="the picture's share with both (0.5)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with thumbnails too")
     parser.add_argument("-k", type=int, default=5)
     parser.add_argument("--embedder", help="only the one that made the index; needed when it has moved")
     parser.add_argument("--languages", nargs="+", metavar="CODE")
 
 
 def _search(args: argparse.Namespace) -> int:
+    from comem.retrieval.query import query_vector, write_page
     from comem.retrieval.retriever import open_faiss
     from comem.types import ImageRef
 
+    if args.image is None and args.text is None:
+        raise ValueError("give --image FILE, --text TEXT, or both")
     retriever = open_faiss(args.index, args.embedder)
-    if args.image is not None:
-        query = retriever.embedder.embed_images([ImageRef(path=str(args.image))])
-    else:
-        query = retriever.embedder.embed_texts([args.text])
+    image = None if args.image is None else ImageRef(path=str(args.image))
+    query = query_vector(retriever.embedder, image, args.text, args.weight)
     hits = retriever.index.search(query, args.k, args.languages)
     items = retriever.index.base.items(hits.rows[0].tolist())
+    if args.html is not None:
+        write_page(args.html, args.text or "", items, hits.scores[0].tolist(), image)
     _show_items(items, hits.scores[0].tolist())
     return 0
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="a folder of pictures")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="a folder of pictures, asked for distorted"
+    )
+    parser.add_argument("--index", type=Path, metavar="DIR", help="an index, against exact search over it")
+    parser.add_argument("--queries", type=int, default=200, metavar="N", help="of --index (%(default)s)")
+    parser.add_argument("--contexts", type=Path, metavar="FILE", help="made by comem retrieve")
+    parser.add_argument("--relevant", type=Path, metavar="FILE", help="lines of example_id, relevant (ids)")
     parser.add_argument("--embedder", default="toy", help="as in index build (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON too")
@@ -152,6 +172,54 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    """One of three: pictures, an index, or results with known items."""
+    given = [args.images is not None, args.index is not None, args.contexts is not None]
+    if sum(given) != 1 or (args.contexts is None) != (args.relevant is None):
+        raise ValueError("give one of --images DIR, --index DIR, and --contexts FILE with --relevant FILE")
+    if args.images is not None:
+        return _evaluate_pictures(args)
+    from comem.records import run_manifest, write_json
+    from comem.retrieval.quality import relevance
+
+    if args.index is not None:
+        numbers = _index_recall(args)
+    else:
+        quality = relevance(args.contexts, args.relevant)
+        numbers = {"questions": quality.count, "mrr": quality.mrr}
+        numbers |= {f"recall@{k}": value for k, value in quality.recall.items()}
+    for name, number in numbers.items():
+        _say(f"{name}: {number:.4g}")
+    if args.output is not None:
+        write_json(args.output, {"numbers": numbers, **run_manifest({"seed": args.seed})})
+    return 0
+
+
+def _index_recall(args: argparse.Namespace) -> dict[str, float]:
+    """Recall of an index against exact search, over a sample of its own vectors."""
+    from comem.retrieval.index import VectorIndex
+    from comem.retrieval.quality import KS, exact_search, recall_at
+
+    index = VectorIndex(args.index)
+    vectors = index.stored_vectors()
+    queries = vectors.sample(args.queries, args.seed)
+    deep = min(max(KS), len(index))
+    exact = exact_search(vectors, queries, deep)
+    _, found = index.vectors.search(queries, deep)
+    numbers = {"vectors": float(len(index)), "queries": float(len(queries))}
+    return numbers | {f"recall@{k}": recall_at(found, exact, k) for k in KS if k <= deep}
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from comem.retrieval.index import verify_index
+
+    wrong = verify_index(args.index)
+    for sentence in wrong:
+        _say(sentence)
+    _say("damaged" if wrong else "good")
+    return 1 if wrong else 0
+
+
+def _evaluate_pictures(args: argparse.Namespace) -> int:
     from comem.records import run_manifest, write_json
     from comem.retrieval.embedder import Embedder, load_embedder
     from comem.retrieval.evaluate import RawPixels, evaluate_folder, to_json

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comem.records import StorageError, read_json, run_manifest, write_json
+from comem.records import read_json, run_manifest, write_json
 from comem.retrieval.embedder import Embedder
+from comem.retrieval.engine import INDEX, REFINE, Engine, SearchSettings, build_files
 from comem.retrieval.knowledge import KnowledgeBase
-from comem.retrieval.shards import embed_paths, load_array, save_array
+from comem.retrieval.plan import IndexPlan, choose_plan, plan_for
+from comem.retrieval.shards import embed_paths, save_array
+from comem.retrieval.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "comem-index-1"
-INDEX, ROWS, MANIFEST, EMBEDDINGS = "index.faiss", "rows.npy", "index.json", "embeddings"
+FORMAT = "comem-index-2"
+ROWS, LANGUAGES, MANIFEST, EMBEDDINGS = "rows.npy", "languages.npy", "index.json", "embeddings"
+AUTO = "auto"
 DECIMALS = 6  # scores that agree to here are ties: sums of float32 products differ in the last bits
 
 
@@ -33,16 +36,38 @@ class IndexSettings:
     """How an index is built; saved with it.
 
     Attributes:
-        factory: a FAISS factory string ("Flat" is exact; "HNSW32", "IVF256,PQ32", …).
+        factory: a FAISS factory string ("Flat" is exact; "HNSW32", "IVF256,PQ32", …), or "auto": chosen
+            from the number of vectors and `memory_gb`.
+        memory_gb: memory (GiB) that searching, and the vectors in work while building, may take.
+        search: how hard to search; saved with the index.
+        seed: of the sample that an index is trained on.
         shard_size: pictures a resumable shard.
         batch_size: pictures a call of the model.
         half: keep the embeddings as float16.
     """
 
-    factory: str = "Flat"
+    factory: str = AUTO
     shard_size: int = 4096
     batch_size: int = 64
     half: bool = False
+    memory_gb: float = 4.0
+    search: SearchSettings = field(default_factory=SearchSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.memory_gb > 0:
+            raise ValueError(f"memory_gb is {self.memory_gb}; must be above 0")
+
+    @property
+    def memory(self) -> int:
+        """The memory budget in bytes."""
+        return int(self.memory_gb * 2**30)
+
+    def plan(self, count: int, dimension: int) -> IndexPlan:
+        """The index for so many vectors."""
+        if self.factory == AUTO:
+            return choose_plan(count, dimension, self.memory)
+        return plan_for(self.factory, count, dimension)
 
 
 @dataclass(frozen=True)
@@ -59,9 +84,12 @@ class Hits:
 
 
 def build_index(
-    base: KnowledgeBase, embedder: Embedder, settings: IndexSettings | None = None, *, progress: bool = True
-) -> VectorIndex:
+    base: KnowledgeBase, embedder: Embedder, settings: IndexSettings | None = None, *, progress: bool = True,
+    announce: Callable[[str], object] = logger.info,
+) -> VectorIndex:  # fmt: skip
     """Embeds the pictures of a knowledge base and writes the index into its folder.
+
+    `announce` is told which index will be built and how large it will be, before the building.
 
     Each picture is opened and embedded once, however many items show it. Items without a readable
     picture stay in the knowledge base, are counted in the manifest, and cannot be found.
@@ -81,13 +109,25 @@ def build_index(
     rows = [row for row, path in enumerate(shown) if path in place]
     if not rows:
         raise IndexFolderError(f"{base.folder}: none of the {len(shown)} items has a readable picture")
-    vectors = images.vectors[[place[shown[row]] for row in rows]]  # (n, d)
-    faiss_index = _make(vectors, settings.factory)
+    order = np.asarray([place[shown[row]] for row in rows], dtype=np.int64)
+    vectors = Vectors([images.vectors], order)  # (n, d)
+    plan = settings.plan(len(vectors), vectors.dimension)
+    announce(plan.describe())
+    (base.folder / MANIFEST).unlink(missing_ok=True)  # it comes back last: without it there is no index
+    try:
+        build_files(vectors, plan, base.folder, budget=settings.memory, seed=settings.seed, progress=progress)
+    except ValueError as error:
+        raise IndexFolderError(str(error)) from error
     without = len(shown) - len(rows)
     if without:
         logger.warning("%d of %d items have no readable picture and are not indexed", without, len(shown))
-    extra = {"images": len(images.positions), "items_without_picture": without, "faults": images.faults}
-    return _save(base, faiss_index, np.asarray(rows, dtype=np.int64), embedder, settings, extra)
+    extra: dict[str, Any] = {
+        "images": len(images.positions),
+        "items_without_picture": without,
+        "faults": images.faults,
+    }
+    extra["plan"] = asdict(plan)
+    return _save(base, np.asarray(rows, dtype=np.int64), vectors.dimension, embedder, settings, extra)
 
 
 class VectorIndex:
@@ -123,13 +163,36 @@ class VectorIndex:
             raise IndexFolderError(
                 f"{self.folder}: the knowledge base was built anew after the index; index it again"
             )
-        self._index = _read(self.folder / INDEX)
-        self._rows = load_array(self.folder / ROWS)  # (n,)
-        if not len(self._rows) == self._index.ntotal == self.manifest["count"]:
+        try:
+            self._engine = Engine(self.folder, SearchSettings(**self.manifest["settings"]["search"]))
+        except ValueError as error:
+            raise IndexFolderError(str(error)) from error
+        self._rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)  # (n,)
+        if not len(self._rows) == len(self._engine) == self.manifest["count"]:
             raise IndexFolderError(f"{self.folder}: index and rows disagree on their number; build it again")
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self._engine)
+
+    @property
+    def vectors(self) -> Engine:
+        """The vectors' side of it, for measurements."""
+        return self._engine
+
+    def stored_vectors(self) -> Vectors:
+        """The vectors as they were indexed: from the float16 copies, or out of an exact index.
+
+        Raises:
+            IndexFolderError: the index keeps none (a compressed one of the user's own choice).
+        """
+        if (self.folder / REFINE).is_file():
+            return Vectors.from_files([self.folder / REFINE])
+        try:
+            return Vectors([self._engine.index.reconstruct_n(0, len(self))])
+        except RuntimeError as error:
+            raise IndexFolderError(
+                f"{self.folder}: the index keeps no vectors to compare with: build it with factory auto"
+            ) from error
 
     def check(self, embedder: Embedder) -> None:
         """Refuses an embedder that did not make this index: its vectors mean something else.
@@ -156,97 +219,94 @@ class VectorIndex:
         if k < 1:
             raise ValueError(f"k = {k}: at least 1 item must be asked for")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self._index.d:
-            raise ValueError(f"queries of shape {queries.shape}, the index takes (b, {self._index.d})")
+        if queries.ndim != 2 or queries.shape[1] != self._engine.dimension:
+            raise ValueError(
+                f"queries of shape {queries.shape}, the index takes (b, {self._engine.dimension})"
+            )
         allowed = None if languages is None else self._in_languages(languages)
-        found = [self._search_one(query, k, allowed) for query in self._first_pass(queries, k)]
+        found = [self._search_one(first, k, allowed) for first in self._first_pass(queries, k, allowed)]
         return Hits(tuple(rows for rows, _ in found), tuple(scores for _, scores in found))
 
-    def _first_pass(self, queries: np.ndarray, k: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _first_pass(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """One batched search for somewhat more than k, so that ties at the end can be put in order."""
-        scores, places = self._index.search(queries, min(len(self), 2 * k + 8))
+        scores, places = self._engine.search(queries, min(len(self), 2 * k + 8), allowed)
         return list(zip(queries, scores, places, strict=True))
 
     def _search_one(
         self, first: tuple[np.ndarray, np.ndarray, np.ndarray], k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Looks further while there are too few hits, or the last of them may tie with one not seen."""
+        """Looks further while the last hit may tie with one not seen."""
         query, scores, places = first
         while True:
             asked = len(places)
             keep = places >= 0  # FAISS pads with -1
-            rows, values = self._rows[places[keep]], np.round(scores[keep], DECIMALS)
-            if allowed is not None:
-                permitted = allowed[rows]
-                kept_rows, kept_values = rows[permitted], values[permitted]
-            else:
-                kept_rows, kept_values = rows, values
-            settled = len(kept_rows) >= k and np.sort(kept_values)[::-1][k - 1] > values.min()
+            rows, values = np.asarray(self._rows[places[keep]]), np.round(scores[keep], DECIMALS)
+            settled = len(rows) >= k and np.sort(values)[::-1][k - 1] > values.min()
             if settled or asked >= len(self) or len(values) < asked:
-                order = np.lexsort((kept_rows, -kept_values))[:k]
-                return kept_rows[order], kept_values[order]
-            scores, places = (part[0] for part in self._index.search(query[None], min(len(self), 4 * asked)))
+                order = np.lexsort((rows, -values))[:k]
+                return rows[order], values[order]
+            wider = self._engine.search(query[None], min(len(self), 4 * asked), allowed)
+            scores, places = (part[0] for part in wider)
 
     def _in_languages(self, languages: Collection[str]) -> np.ndarray:
-        """bool (rows of the knowledge base,)."""
-        present = set(self.base.languages)
-        unknown = sorted(set(languages) - present)
+        """bool `(n,)`: which vectors are of items in these languages."""
+        present: list[str] = self.manifest["languages"]
+        unknown = sorted(set(languages) - set(present))
         if unknown:
             raise ValueError(
                 f"no item is in {', '.join(unknown)}; languages here: {', '.join(sorted(present))}"
             )
-        return np.isin(np.asarray(self.base.languages), list(languages))
+        codes = np.load(self.folder / LANGUAGES, mmap_mode="r", allow_pickle=False)
+        return np.isin(codes, [present.index(language) for language in languages])
 
 
-def _make(vectors: np.ndarray, factory: str) -> Any:
-    import faiss
-
-    try:
-        index = faiss.index_factory(vectors.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if not index.is_trained:
-            index.train(vectors)
-        index.add(vectors)
-    except RuntimeError as error:
-        raise IndexFolderError(
-            f"FAISS cannot build {factory!r} over {len(vectors)} vectors: {error}; 'Flat' always works"
-        ) from error
-    return index
+def verify_index(folder: str | Path) -> list[str]:
+    """Compares the checksums of all files with the manifest: what is wrong, one sentence each."""
+    folder = Path(folder)
+    index = VectorIndex(folder)
+    wrong = []
+    for name, expected in index.manifest["sha256_of"].items():
+        if file_sha256(folder / name) != expected:
+            wrong.append(f"{folder / name}: was changed after it was written; build the index again")
+    return wrong
 
 
-def _read(path: Path) -> Any:
-    import faiss
-
-    try:
-        return faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise IndexFolderError(f"{path}: FAISS cannot read it ({error}); build it again") from error
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _save(
-    base: KnowledgeBase, index: Any, rows: np.ndarray, embedder: Embedder, settings: IndexSettings,
+    base: KnowledgeBase, rows: np.ndarray, dimension: int, embedder: Embedder, settings: IndexSettings,
     extra: Mapping[str, Any],
 ) -> VectorIndex:  # fmt: skip
-    """Writes the files, the manifest last: without it there is no index."""
-    import faiss
-
+    """Writes what belongs to the index, the manifest last."""
     folder = base.folder
-    (folder / MANIFEST).unlink(missing_ok=True)
-    partial = folder / f".{INDEX}.{os.getpid()}.part"
-    try:
-        faiss.write_index(index, str(partial))
-        os.replace(partial, folder / INDEX)
-    except RuntimeError as error:
-        raise StorageError(f"{partial}: FAISS cannot write ({error}); is the disk full?") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    names, codes = _language_codes(base.languages, rows)
     save_array(folder / ROWS, rows)
+    save_array(folder / LANGUAGES, codes)
+    files = [name for name in (INDEX, ROWS, LANGUAGES, REFINE) if (folder / name).is_file()]
+    sums = {name: file_sha256(folder / name) for name in files}
     manifest = {
-        "format": FORMAT, "count": len(rows), "dimension": int(index.d), "metric": "cosine",
-        "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint},
-        "settings": settings.__dict__, "ids_sha256": base.manifest["ids_sha256"],
-        "bytes": {name: (folder / name).stat().st_size for name in (INDEX, ROWS)},
-        "sha256": hashlib.sha256((folder / INDEX).read_bytes()).hexdigest(),
-        **run_manifest(extra),
+        "format": FORMAT, "count": len(rows), "dimension": dimension, "metric": "cosine",
+        "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint}, "languages": names,
+        "settings": asdict(settings), "ids_sha256": base.manifest["ids_sha256"],
+        "bytes": {name: (folder / name).stat().st_size for name in files},
+        "sha256": sums[INDEX], "sha256_of": sums, **run_manifest(extra),
     }  # fmt: skip
     write_json(folder / MANIFEST, manifest)
     return VectorIndex(folder, embedder)
+
+
+def _language_codes(languages: Sequence[str], rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """The languages that there are, and for each vector which of them, uint16 `(n,)`."""
+    names = sorted(set(languages))
+    place = {name: code for code, name in enumerate(names)}
+    codes = np.fromiter((place[language] for language in languages), dtype=np.uint16, count=len(languages))
+    return names, codes[rows]

@@ -30,14 +30,15 @@ def export_store(
     Args:
         form: fp32, bf16, fp16, int8, pq or prq; None keeps the source's.
         ids: only these, in this order; None takes all.
-        sample: memories on which pq and prq are trained.
+        sample: memories (of all, whatever `ids` says) on which pq and prq are trained; an export without
+            ids makes an empty store with a trained codec, into which other stores can be merged.
 
     Raises:
         StoreError: an id is not there, or the output is a store of something else.
     """
     with MemoryStore(source) as store:
         slots = store.table.live() if ids is None else store.slots(ids)
-        _create_like(store, Path(output), form, slots, sample, seed)
+        _create_like(store, Path(output), form, sample, seed)
         with StoreWriter(output) as writer:
             _copy(store, slots, writer, progress)
     return MemoryStore(output)
@@ -58,7 +59,7 @@ def merge_stores(
     try:
         _check_alike(stores)
         if not is_store(output):
-            _create_like(stores[0], Path(output), None, stores[0].table.live(), 0, 0)
+            _create_like(stores[0], Path(output), None)
         with StoreWriter(output) as writer:
             check_encoder(Path(output), writer.info.encoder.fingerprint, stores[0].info.encoder.fingerprint)
             for store in stores:
@@ -101,9 +102,9 @@ def export_bank(source: str | Path, path: str | Path, ids: Sequence[str] | None 
 
 
 def _create_like(
-    store: MemoryStore, output: Path, name: str | None, slots: np.ndarray, sample: int, seed: int
+    store: MemoryStore, output: Path, name: str | None, sample: int = 20_000, seed: int = 0
 ) -> None:
-    """An empty store for these memories; quantised forms are trained on a sample of them."""
+    """An empty store for these memories; quantised forms are trained on a sample of all of them."""
     info, name = store.info, name or store.info.form
     if is_store(output):
         with MemoryStore(output, info.encoder.fingerprint, info.width) as found:
@@ -115,7 +116,7 @@ def _create_like(
         from comem.memory.store.quantized import Quantized, train_codec, write_codec
 
         if name != info.form:
-            form = train_codec(name, _sample(store, slots, sample, seed), seed)
+            form = train_codec(name, _sample(store, sample, seed), seed)
         if isinstance(form, Quantized):
             sha256 = write_codec(output, form)
     else:
@@ -123,9 +124,9 @@ def _create_like(
     create_store(output, form, info.encoder, codec_sha256=sha256)
 
 
-def _sample(store: MemoryStore, slots: np.ndarray, count: int, seed: int) -> np.ndarray:
+def _sample(store: MemoryStore, count: int, seed: int) -> np.ndarray:
     """float32 `(n, q, d)` of at most `count` items, spread at random."""
-    chosen = np.random.default_rng(seed).permutation(slots)[:count]
+    chosen = np.random.default_rng(seed).permutation(store.table.live())[:count]
     return store.form.unpack(store.rows(np.sort(chosen)))
 
 

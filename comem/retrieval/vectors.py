@@ -1,0 +1,69 @@
+"""Vectors that may be larger than memory: shards of .npy, mapped, read in pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+class Vectors:
+    """Rows of several arrays, as one list of float32 vectors.
+
+    Args:
+        parts: `(n_i, d)` arrays of float32 or float16, usually memory-mapped.
+        rows: int64 `(n,)`: which rows, in which order; None takes all as they come.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], rows: np.ndarray | None = None) -> None:
+        widths = {part.shape[1] for part in parts}
+        if len(widths) != 1:
+            raise ValueError(f"vectors of {len(widths)} different widths {sorted(widths)}: one is needed")
+        self.parts, self.rows, self.dimension = list(parts), rows, int(widths.pop())
+        self._starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    @classmethod
+    def from_files(cls, paths: Sequence[str | Path], rows: np.ndarray | None = None) -> Vectors:
+        """Map .npy files, as clip-retrieval and autofaiss write them (img_emb/img_emb_0.npy, …).
+
+        Raises:
+            ValueError: a file is cut, holds objects, or no vectors; names it.
+        """
+        parts = []
+        for path in paths:
+            try:
+                part = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (ValueError, EOFError, OSError) as error:
+                raise ValueError(f"{path}: not a whole .npy file ({error}); make it again") from error
+            if part.ndim != 2 or part.dtype not in (np.float32, np.float16):
+                raise ValueError(f"{path}: {part.dtype} {part.shape}, expected float32 or float16 (n, d)")
+            parts.append(part)
+        if not parts:
+            raise ValueError("no files of vectors were given")
+        return cls(parts, rows)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1]) if self.rows is None else len(self.rows)
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """float32 `(m, d)`: the vectors at these places."""
+        rows = np.asarray(places) if self.rows is None else self.rows[places]
+        out = np.empty((len(rows), self.dimension), dtype=np.float32)
+        owners = np.searchsorted(self._starts, rows, side="right") - 1
+        for owner in np.unique(owners):
+            mine = owners == owner
+            out[mine] = self.parts[owner][rows[mine] - self._starts[owner]]
+        return out
+
+    def chunks(self, size: int) -> Iterator[np.ndarray]:
+        """float32 `(≤ size, d)` one after the other."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
+
+    def sample(self, count: int, seed: int = 0) -> np.ndarray:
+        """float32 `(≤ count, d)`, spread at random."""
+        if count >= len(self):
+            return self.take(np.arange(len(self)))
+        chosen = np.random.default_rng(seed).choice(len(self), count, replace=False)
+        return self.take(np.sort(chosen))
