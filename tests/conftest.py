@@ -13,9 +13,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 SPECIAL_TOKENS = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>",
-    "<|box_start|>", "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>",
-    "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|fim_pad|>",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|object_ref_start|>",
+    "<|object_ref_end|>",
+    "<|box_start|>",
+    "<|box_end|>",
+    "<|quad_start|>",
+    "<|quad_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|vision_pad|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+    "<|fim_pad|>",
 ]
 # Qwen2.5-VL's template without tools and video
 CHAT_TEMPLATE = (
@@ -79,8 +91,14 @@ def build_tiny_qwen2_5_vl(layers: int = 2, seed: int = 0) -> Any:
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64,
-        "patch_size": 14, "window_size": 112, "fullatt_block_indexes": [1],
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+        "patch_size": 14,
+        "window_size": 112,
+        "fullatt_block_indexes": [1],
     }
     config = Qwen2_5_VLConfig(text_config=_text_config(layers), vision_config=vision, **_TOKEN_IDS)
     torch.manual_seed(seed)
@@ -134,7 +152,11 @@ def build_tiny_processor() -> Any:
     vocab = {character: byte for byte, character in bytes_to_unicode().items()}
     vocab.update({token: 256 + i for i, token in enumerate(SPECIAL_TOKENS)})
     tokenizer = Qwen2Tokenizer(
-        vocab=vocab, merges=[], eos_token="<|im_end|>", pad_token="<|endoftext|>", padding_side="left",
+        vocab=vocab,
+        merges=[],
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        padding_side="left",
         extra_special_tokens=[t for t in SPECIAL_TOKENS if t not in ("<|im_end|>", "<|endoftext|>")],
     )
     limits = {"shortest_edge": 28 * 28, "longest_edge": 16 * 28 * 28}
@@ -215,3 +237,21 @@ def small_image() -> Any:
         return ImageRef(data=buffer.getvalue())
 
     return draw
+
+
+@pytest.fixture()
+def full_disk() -> Any:
+    """`with full_disk(1000):` no file can grow beyond so many bytes; the system's own refusal, EFBIG."""
+    import resource  # Python ignores SIGXFSZ, so that a write fails instead of killing the process
+    from contextlib import contextmanager
+
+    @contextmanager
+    def limited(most: int) -> Any:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited

@@ -16,6 +16,7 @@ import torch
 from comem.memory.bank import MemoryBank
 from comem.memory.encode_job import encode_to_bank
 from comem.memory.encoder import MemoryEncoder
+from comem.storage import StorageError
 from comem.types import KnowledgeItem
 
 
@@ -133,6 +134,7 @@ def test_kill_9(
         torch.set_num_threads(1)
         from comem.memory.encode_job import encode_to_bank
         from comem.memory.encoder import MemoryEncoder
+from comem.storage import StorageError
         from comem.types import KnowledgeItem
         encoder = MemoryEncoder.load(sys.argv[1])
         items = [KnowledgeItem(f"k{n:02d}", f"Fact number {n}." + "!" * (n % 5), None) for n in range(11)]
@@ -157,3 +159,19 @@ def test_kill_9(
     again = MemoryEncoder.load(tmp_path / "encoder")
     encode_to_bank(again, many, path, batch_size=2, shard_items=4)
     check(path, again, many)
+
+
+def test_a_full_disk_costs_at_most_one_shard(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str], full_disk: Any
+) -> None:
+    """A shard of 3 memories has 6 kB, the whole bank 22 kB: the shards fit, then the bank does not."""
+    path = tmp_path / "bank.safetensors"
+    with full_disk(5_000), pytest.raises(StorageError, match="free some space.*000000.safetensors"):
+        encode_to_bank(encoder, many, path, shard_items=3)
+    assert counted == ["k00", "k01", "k02"] and not path.exists()
+    with full_disk(10_000), pytest.raises(StorageError, match="free some space.*bank.safetensors'"):
+        encode_to_bank(encoder, many, path, shard_items=3)
+    del counted[:]
+    encode_to_bank(encoder, many, path, shard_items=3)
+    assert counted == []  # all shards had been kept
+    check(path, encoder, many)

@@ -7,10 +7,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from comem.records import StorageError
@@ -136,3 +139,30 @@ def test_the_log_is_rewound(tmp_path: Path) -> None:
 def test_settings_round_trip(tmp_path: Path, settings: Callable[..., TrainSettings]) -> None:
     settle(tmp_path / "x", settings())
     settle(tmp_path / "x", settings())
+
+
+def test_a_full_disk_in_training_keeps_the_last_checkpoint(
+    settings: Callable[..., TrainSettings], full_disk: Any
+) -> None:
+    """The refusal of the system in the middle of a run; with space again, the run goes on from there."""
+    from comem.training.run import train
+
+    config = settings(save_every=2, max_steps=6)
+    undisturbed = train(replace(config, output=config.output + "-whole"))
+    saves, original = [0], ckpt.save_checkpoint
+
+    def tight(*words: Any) -> Path:
+        saves[0] += 1
+        with full_disk(20_000 if saves[0] == 2 else -1):
+            return original(*words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ckpt, "save_checkpoint", tight)
+        with pytest.raises(StorageError, match="checkpoint at step 4; free some space and run the same"):
+            train(config)
+    folder = Path(config.output) / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["step-00000002"]
+    resumed = train(config)
+    for name in ("adapter", "qformer"):
+        first, second = (load_file(r.checkpoint / f"{name}.safetensors") for r in (undisturbed, resumed))
+        assert all(torch.equal(first[key], second[key]) for key in first)
