@@ -25,7 +25,7 @@ def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     manifest: dict[str, Any] = {
         "time": datetime.now(tz=timezone.utc).isoformat(timespec="seconds"),
-        "command": sys.argv,
+        "command": [_program(), *sys.argv[1:]],
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
@@ -34,6 +34,14 @@ def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         torch = sys.modules["torch"]
         manifest["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {**manifest, **(extra or {})}
+
+
+def _program() -> str:
+    """How this program is called, without the folder in which it happens to lie."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None:
+        return Path(sys.argv[0]).name
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def _versions() -> dict[str, str]:

@@ -50,6 +50,7 @@ def _add_dialogues(jobs: Any) -> None:
     for name in ("count", "turns", "entities", "views", "seed"):
         job.add_argument(f"--{name}", type=int, default=getattr(defaults, name), metavar="N", help=" ")
     job.add_argument("--items", type=int, nargs="+", default=list(defaults.items), metavar="K", help=" ")
+    job.add_argument("--languages", nargs="+", choices=LANGUAGES, default=list(defaults.languages), help=" ")
 
 
 def _add_benchmarks(jobs: Any) -> None:
@@ -90,6 +91,7 @@ def _build(args: argparse.Namespace) -> int:
 
 def _dialogues(args: argparse.Namespace) -> int:
     names = ("count", "turns", "entities", "views", "seed")
-    settings = DialogueSettings(items=tuple(args.items), **{name: getattr(args, name) for name in names})
+    values = {name: getattr(args, name) for name in names}
+    settings = DialogueSettings(items=tuple(args.items), languages=tuple(args.languages), **values)
     build_dialogues(args.output, settings)
     return 0

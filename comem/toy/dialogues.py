@@ -40,7 +40,7 @@ class DialogueSettings:
     turns: int = 8
     entities: int = 2000
     views: int = 4
-    languages: tuple[str, ...] = ("en", "en", "en", "en", *lexicon.LANGUAGES)
+    languages: tuple[str, ...] = lexicon.LANGUAGES
     alike: float = 0.3
     seed: int = 0
 
