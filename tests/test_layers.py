@@ -16,7 +16,7 @@ PACKAGE = ROOT / "comem"
 RANKS = {
     0.0: {"console", "types", "tables", "storage", "manifest"},
     0.1: {"images", "records"},
-    0.2: {"config"},
+    0.2: {"config", "parallel"},
     1.0: {"evaluation", "backbones", "retrieval"},
     1.1: {"linking"},
     2.0: {"memory", "benchmarks"},

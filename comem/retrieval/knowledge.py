@@ -101,6 +101,10 @@ class KnowledgeBase:
         """The paths of the pictures of all items, in row order; "" where there is none."""
         return [self._path(image) if image else "" for image in self._column("image")]
 
+    def texts(self) -> list[str]:
+        """The passages of all items, in row order."""
+        return self._column("text")
+
     @cached_property
     def rows(self) -> dict[str, int]:
         """Row by id."""

@@ -151,7 +151,11 @@ def embed_paths(
         StorageError: when the disk is full; the finished shards stay.
     """
     plan = ShardPlan(
-        embedder.fingerprint, ids_checksum(paths), len(paths), shard_size, "float16" if half else "float32"
+        embedder.fingerprint,
+        paths_checksum(paths, folder),
+        len(paths),
+        shard_size,
+        "float16" if half else "float32",
     )
     return _embed_all(paths, embedder, open_shards(folder, plan), batch_size, progress, captions)
 
@@ -170,6 +174,14 @@ def embed_texts(
         "text",
     )
     return _embed_all(texts, embedder, open_shards(folder, plan), batch_size, progress, None)
+
+
+def paths_checksum(paths: Sequence[str], folder: Path) -> str:
+    """Checksum of paths as they lie to the folder of the shards, so that both can be moved together."""
+    root = os.path.join(os.path.normpath(folder.parent), "")
+    return ids_checksum(
+        path[len(root) :] if path.startswith(root) else os.path.abspath(path) for path in paths
+    )
 
 
 def open_shards(folder: Path, plan: ShardPlan) -> ShardFolder:

@@ -1,4 +1,4 @@
-"""`comem corpus build | download | info`: from one's sources to a knowledge base."""
+"""`comem corpus build | download | embed | info`: from one's sources to a knowledge base."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ examples:
   comem corpus build items.csv --output mine --columns id=sku text=about image=file
   comem corpus build hf:wikimedia/wit_base:train --output wit-base
   comem corpus download wit --contact you@example.org
+  comem corpus embed wit --embedder ViT-L-14:openai --precision fp16 --batch-size 256
+  comem index build --corpus wit --output wit
   comem corpus info wit --verify
 Run a build again after an interruption: sources that were read are not read twice.
 """
@@ -26,6 +28,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
     jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
     _add_build(jobs.add_parser("build", help="read WIT, tables, folders or data sets into a corpus folder"))
     _add_download(jobs.add_parser("download", help="fetch the pictures that a corpus has URLs of"))
+    _add_embed(jobs.add_parser("embed", help="vectors of pictures and texts, for the index and other tools"))
     info = jobs.add_parser("info", help="what a corpus folder holds and what was dropped")
     info.add_argument("corpus", type=Path, metavar="DIR")
     info.add_argument("--verify", action="store_true", help="read all of it and compare the checksum")
@@ -34,7 +37,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser) -> None:
 def run_corpus(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
     jobs: dict[str, Callable[[argparse.Namespace], int]] = {
-        "build": _build, "download": _download, "info": _info,
+        "build": _build, "download": _download, "embed": _embed, "info": _info,
     }  # fmt: skip
     return jobs[args.job](args)
 
@@ -108,6 +111,12 @@ def _columns(pairs: list[str]) -> dict[str, str]:
     return {ours.get(name, name): theirs for name, theirs in split.items()}
 
 
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--engine", choices=("local", "ray"), default="local", help="ray: several workers (RAY_ADDRESS)")
+    add("--workers", type=int, default=2, metavar="N", help="of Ray, on this machine (%(default)s)")
+
+
 def _add_download(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("corpus", type=Path, metavar="DIR", help="made by comem corpus build")
@@ -119,6 +128,7 @@ def _add_download(parser: argparse.ArgumentParser) -> None:
     add(
         "--thumb-width", type=int, default=500, metavar="PIXELS", help="of Wikimedia's pictures; 0: originals"
     )
+    _add_engine(parser)
 
 
 def _download(args: argparse.Namespace) -> int:
@@ -129,9 +139,40 @@ def _download(args: argparse.Namespace) -> int:
         args.contact, rate=args.rate, connections=args.connections, retries=args.retries,
         max_side=args.max_side, thumb_width=args.thumb_width,
     )  # fmt: skip
-    counts = download_corpus(args.corpus, settings)
+    counts = download_corpus(args.corpus, settings, engine=args.engine, workers=args.workers)
     rows = [(reason, f"{count:,}") for reason, count in counts.most_common()]
     out().print(make_table(("pictures", "count"), rows))
+    return 0
+
+
+def _add_embed(parser: argparse.ArgumentParser) -> None:
+    from comem.retrieval.embed import EmbedSettings
+
+    add, default = parser.add_argument, EmbedSettings()
+    add("corpus", type=Path, metavar="DIR", help="made by comem corpus build")
+    add("--what", choices=("images", "texts", "both"), default="images", help="(%(default)s)")
+    add("--embedder", default=default.embedder, help="'toy', a folder, or ARCH:PRETRAINED (%(default)s)")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="of the model (%(default)s)")
+    add("--store", choices=("fp16", "fp32"), default="fp16", help="precision of the files (%(default)s)")
+    add("--batch-size", type=int, default=default.batch_size, metavar="N", help="(%(default)s)")
+    add("--shard-size", type=int, default=default.shard_size, metavar="N", help="(%(default)s)")
+    add("--gpus", type=float, default=0.0, metavar="N", help="of each Ray worker (%(default)s)")
+    _add_engine(parser)
+
+
+def _embed(args: argparse.Namespace) -> int:
+    from comem.retrieval.embed import EmbedSettings, What, embed_corpus
+
+    settings = EmbedSettings(
+        args.embedder, args.precision, args.store == "fp16", args.shard_size, args.batch_size
+    )
+    chosen: tuple[What, ...] = ("images", "texts") if args.what == "both" else (args.what,)
+    for what in chosen:
+        found = embed_corpus(
+            args.corpus, what, settings, engine=args.engine, workers=args.workers, gpus=args.gpus
+        )
+        count, faults = f"{len(found.positions):,} × {found.dimension}", f"{len(found.faults):,}"
+        print_facts([(what, count), ("files", str(len(found.files))), ("unreadable", faults)])
     return 0
 
 

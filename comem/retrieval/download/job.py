@@ -8,10 +8,12 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comem.parallel import Engine, run_shards
 from comem.records import JsonlAppender, read_json, read_jsonl, run_manifest, write_atomic, write_json
 from comem.retrieval.download.fetch import fetch
 from comem.retrieval.download.hosts import Hosts
@@ -33,11 +35,18 @@ class Wanted:
     width: int
 
 
-def download_corpus(folder: str | Path, settings: DownloadSettings, *, progress: bool = True) -> Counter[str]:
+def download_corpus(
+    folder: str | Path, settings: DownloadSettings, *, engine: Engine = "local", workers: int = 2,
+    progress: bool = True,
+) -> Counter[str]:  # fmt: skip
     """Fetches the pictures of a corpus folder into `images/`; a second call goes on.
 
     Every URL gets one line in `downloads/shard_N.jsonl` with what became of it. Pictures that are there
     and failures that are final are not asked for again; what may pass is, in the next run.
+
+    Args:
+        engine: "ray" divides the shards among workers, and the rate to each host with them.
+        workers: of Ray.
 
     Returns:
         How many URLs ended how ("ok", "status 404", …), in all runs so far.
@@ -52,9 +61,29 @@ def download_corpus(folder: str | Path, settings: DownloadSettings, *, progress:
     shards = plan_shards(folder)
     started = time.monotonic()
     with tqdm(desc="downloading", unit=" pictures", disable=not progress) as bar:
-        counts, fetched = download_shards(folder, range(shards), settings, bar.update)
+        if engine == "local":  # in one go: what hosts have asked for holds on from shard to shard
+            counts, fetched = download_shards(folder, range(shards), settings, bar.update)
+        else:
+            counts, fetched = _download_divided(folder, range(shards), settings, engine, workers, bar)
     write_manifest(folder, settings, counts, fetched, time.monotonic() - started)
     return counts
+
+
+def _download_divided(
+    folder: Path, numbers: Sequence[int], settings: DownloadSettings, engine: Engine, workers: int, bar: Any
+) -> tuple[Counter[str], int]:
+    """Shard by shard by several workers, which together ask no host faster than one would."""
+    share = min(workers, len(numbers)) or 1
+    each = replace(settings, rate=settings.rate / share, connections=max(1, settings.connections // share))
+    counts, fetched = Counter[str](), 0
+
+    def job(number: int) -> Callable[[], tuple[Counter[str], int]]:
+        return partial(download_shards, folder, [number], each)
+
+    for _, (outcomes, asked) in run_shards(job, numbers, engine=engine, workers=workers):
+        counts, fetched = counts + outcomes, fetched + asked
+        bar.update(asked)
+    return counts, fetched
 
 
 def plan_shards(folder: Path) -> int:

@@ -1,0 +1,243 @@
+"""Search on a Milvus server (or milvus-lite, which is a file) instead of FAISS; the items stay in Parquet."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.index import DECIMALS, EMBEDDINGS, Hits, IndexFolderError, IndexSettings
+from comem.retrieval.knowledge import KnowledgeBase
+from comem.retrieval.retriever import FaissRetriever
+from comem.retrieval.shards import embed_paths
+from comem.retrieval.vectors import Vectors
+
+logger = logging.getLogger(__name__)
+
+COLLECTION, PROPERTY = "comem", "comem.manifest"
+MOST_HITS = 16_384  # that a Milvus server returns for one query
+_BATCH = 1024  # rows a call
+_LANGUAGE_BYTES = 64
+
+
+class MilvusError(ValueError):
+    """A server that cannot be reached, or a collection that is not of this knowledge base."""
+
+
+class MilvusIndex:
+    """A collection, searched as `VectorIndex` is; rows are those of the knowledge base.
+
+    Args:
+        folder: of the knowledge base.
+        uri: "http://host:19530", or a path that ends in .db (milvus-lite).
+        collection: its name there.
+
+    Raises:
+        MilvusError: no such server or collection, or it is of another knowledge base.
+    """
+
+    def __init__(
+        self, folder: str | Path, uri: str, collection: str = COLLECTION, *, token: str = ""
+    ) -> None:
+        self.base, self.collection, self.uri = KnowledgeBase(folder), collection, uri
+        self._client = _connect(uri, token)
+        if not self._client.has_collection(collection):
+            raise MilvusError(f"{uri}: no collection {collection!r}; make it with comem index push")
+        self.manifest = _manifest(self._client.describe_collection(collection))
+        if not self.manifest:
+            raise MilvusError(f"{uri}: the collection {collection!r} was not made by comem index push")
+        if self.manifest["ids_sha256"] != self.base.manifest["ids_sha256"]:
+            raise MilvusError(
+                f"{uri}: the collection {collection!r} is of another knowledge base than {folder}; push it"
+                " again"
+            )
+        self._client.load_collection(collection)
+
+    def __len__(self) -> int:
+        return int(self.manifest["count"])
+
+    def check(self, embedder: Embedder) -> None:
+        """Refuses an embedder that did not make these vectors.
+
+        Raises:
+            IndexFolderError: naming both.
+        """
+        made_by = self.manifest["embedder"]
+        if made_by["fingerprint"] != embedder.fingerprint:
+            raise IndexFolderError(
+                f"{self.uri}: made by the embedder {made_by['name']!r} ({made_by['fingerprint'][:8]}), not by"
+                f" {embedder.name!r} ({embedder.fingerprint[:8]}); query with that one, or push again"
+            )
+
+    def search(self, queries: np.ndarray, k: int, languages: Collection[str] | None = None) -> Hits:
+        """The k nearest items of each query, best first; equal scores in the order of the knowledge base.
+
+        Args:
+            queries: float32 (b, d), each row of length 1.
+        """
+        if k < 1:
+            raise ValueError(f"k = {k}: at least 1 item must be asked for")
+        limit = min(2 * k + 8, max(k, MOST_HITS), MOST_HITS)  # somewhat more, to put ties at the end in order
+        chosen = "" if languages is None else f"language in {json.dumps(sorted(languages))}"
+        answers = self._client.search(
+            self.collection, data=np.asarray(queries, np.float32).tolist(), limit=limit, filter=chosen,
+            anns_field="vector", output_fields=["row"],
+        )  # fmt: skip
+        found = [_ranked(answer, k) for answer in answers]
+        return Hits(tuple(rows for rows, _ in found), tuple(scores for _, scores in found))
+
+    def close(self) -> None:
+        """Ends the connection (milvus-lite: its server)."""
+        self._client.close()
+
+
+def _manifest(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What `push` wrote about the collection: in its description, or in its properties (lite)."""
+    properties = described.get("properties") or {}
+    for text in (described.get("description"), properties.get(PROPERTY)):
+        try:
+            found = json.loads(text or "")
+        except (json.JSONDecodeError, TypeError):
+            continue
+        if isinstance(found, dict) and "ids_sha256" in found:
+            return found
+    return {}
+
+
+def _ranked(answer: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and scores of one query's hits, the best k."""
+    rows = np.asarray([hit["entity"]["row"] for hit in answer], np.int64)
+    scores = np.round(np.asarray([hit["distance"] for hit in answer], np.float32), DECIMALS)
+    order = np.lexsort((rows, -scores))[:k]
+    return rows[order], scores[order]
+
+
+class MilvusRetriever(FaissRetriever):
+    """Image to image, as `FaissRetriever`, with the search on a server."""
+
+    def describe(self) -> Mapping[str, Any]:
+        """Collection, embedder and options."""
+        index: Any = self.index
+        return {
+            "retriever": "milvus", "collection": index.collection, "index": index.manifest["index_type"],
+            "ids_sha256": index.manifest["ids_sha256"], "embedder": self.embedder.fingerprint,
+            "languages": None if self.languages is None else sorted(self.languages),
+            "temperature": self.temperature,
+        }  # fmt: skip
+
+
+def open_milvus(
+    folder: str | Path, embedder: str | Embedder | None = None, *, uri: str, collection: str = COLLECTION,
+    token: str = "", **options: Any,
+) -> MilvusRetriever:  # fmt: skip
+    """Opens a collection with the embedder that made it (by name in its description, unless given)."""
+    index = MilvusIndex(folder, uri, collection, token=token)
+    name = index.manifest["embedder"]["name"] if embedder is None else embedder
+    opened = load_embedder(name) if isinstance(name, str) else name
+    return MilvusRetriever(index, opened, **options)  # type: ignore[arg-type]
+
+
+def push(
+    base: KnowledgeBase, embedder: Embedder, uri: str, collection: str = COLLECTION, *, token: str = "",
+    index_type: str = "AUTOINDEX", settings: IndexSettings | None = None, progress: bool = True,
+) -> int:  # fmt: skip
+    """Writes the vectors of a knowledge base into a collection, in place of one of that name.
+
+    Embeddings that `comem corpus embed` or `comem index build` made are taken over. The new collection gets
+    its name only when it is whole; searches go on in the old one until then.
+
+    Args:
+        index_type: of Milvus: AUTOINDEX, FLAT, HNSW, IVF_FLAT, … (milvus-lite: AUTOINDEX and FLAT).
+
+    Returns:
+        How many items can be found there.
+
+    Raises:
+        MilvusError: the server cannot be reached, or refuses.
+    """
+    from tqdm import tqdm
+
+    rows, vectors = _vectors(base, embedder, settings or IndexSettings(), progress)
+    client, fresh = _connect(uri, token), f"{collection}_new"
+    manifest = {
+        "format": "comem-milvus-1", "count": len(rows), "ids_sha256": base.manifest["ids_sha256"],
+        "index_type": index_type, "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint},
+    }  # fmt: skip
+    try:
+        client.drop_collection(fresh)  # of a push that was interrupted
+        _create(client, fresh, vectors.dimension, index_type, json.dumps(manifest))
+        with tqdm(total=len(rows), desc="pushing", unit=" items", disable=not progress) as bar:
+            for batch in _batches(base, rows, vectors):
+                client.insert(fresh, batch)
+                bar.update(len(batch))
+        client.flush(fresh)
+        client.drop_collection(collection)
+        client.rename_collection(fresh, collection)
+    except _milvus_exception() as error:
+        raise MilvusError(f"{uri}: {error}") from error
+    finally:
+        client.close()
+    return len(rows)
+
+
+def _vectors(
+    base: KnowledgeBase, embedder: Embedder, settings: IndexSettings, progress: bool
+) -> tuple[np.ndarray, Vectors]:
+    """int64 (n,): the rows with a readable picture; and the vector of each."""
+    shown = base.images()
+    paths = list(dict.fromkeys(path for path in shown if path))
+    images = embed_paths(
+        paths, embedder, base.folder / EMBEDDINGS, shard_size=settings.shard_size,
+        batch_size=settings.batch_size, half=settings.half, progress=progress,
+    )  # fmt: skip
+    place = {paths[position]: i for i, position in enumerate(images.positions)}
+    rows = np.asarray([row for row, path in enumerate(shown) if path in place], np.int64)
+    if not len(rows):
+        raise MilvusError(f"{base.folder}: none of the {len(shown)} items has a readable picture")
+    order = np.asarray([place[shown[row]] for row in rows], np.int64)
+    return rows, Vectors.from_files(images.files, order)
+
+
+def _create(client: Any, name: str, dimension: int, index_type: str, description: str) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False, description=description)
+    schema.add_field("row", DataType.INT64, is_primary=True)
+    schema.add_field("language", DataType.VARCHAR, max_length=_LANGUAGE_BYTES)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+    index = client.prepare_index_params()
+    index.add_index("vector", index_type=index_type, metric_type="IP")  # cosine: the vectors have length 1
+    client.create_collection(name, schema=schema, index_params=index, properties={PROPERTY: description})
+
+
+def _batches(base: KnowledgeBase, rows: np.ndarray, vectors: Vectors) -> Iterator[list[dict[str, Any]]]:
+    languages = base.languages
+    for start in range(0, len(rows), _BATCH):
+        part = rows[start : start + _BATCH]
+        made = vectors.take(np.arange(start, start + len(part)))
+        yield [
+            {"row": int(row), "language": languages[row][:_LANGUAGE_BYTES], "vector": vector}
+            for row, vector in zip(part, made, strict=True)
+        ]
+
+
+def _connect(uri: str, token: str) -> Any:
+    try:
+        from pymilvus import MilvusClient
+    except ImportError as error:
+        raise MilvusError("Milvus needs pymilvus: pip install 'comem[milvus]'") from error
+    try:
+        return MilvusClient(uri=uri, token=token)
+    except (_milvus_exception(), ConnectionError) as error:
+        raise MilvusError(f"{uri}: cannot be reached ({error}); is the server running?") from error
+
+
+def _milvus_exception() -> type[Exception]:
+    from pymilvus.exceptions import MilvusException
+
+    return MilvusException
