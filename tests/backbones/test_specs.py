@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,35 @@ def test_a_folder_takes_its_family(tmp_path: Path, family: str) -> None:
     spec = resolve_backbone(tmp_path)
     assert (spec.family, spec.source, spec.name) == (family, str(tmp_path), tmp_path.name)
     assert spec.sees_images and spec.several_images and spec.soft_prefix
+
+
+def test_folders_of_one_type_are_told_apart_by_their_path(tmp_path: Path) -> None:
+    """LLaVA-1.6 and LLaVA-NeXT-LLaMA3 share a model type and differ in what they take."""
+    for path, row in (
+        ("models--llava-hf--llama3-llava-next-8b-hf/snapshots/1f", "llava_next_llama3"),
+        ("llava-v1.6-vicuna-7b-hf", "llava_1_6_vicuna"), ("my-own", "llava_1_6"),
+    ):  # fmt: skip
+        folder = tmp_path / path
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"model_type": "llava_next"}')
+        expected = replace(BACKBONES[row], name=folder.name, source=str(folder))
+        assert resolve_backbone(folder) == expected
+
+
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_the_documented_table_says_what_the_row_says(name: str) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| `{name}` |"))
+    _, _, source, modes, images, rag, _ = (cell.strip() for cell in line.split("|"))
+    row = BACKBONES[name]
+    everything = ("baseline", "rag", "comem", "vlm_as_memory")
+    assert source == (f"`{row.source}`" if name != "toy" else "in this repository")
+    assert modes == ("all" if row.modes == everything else ", ".join(row.modes))
+    assert images == ("none" if not row.sees_images else "several" if row.several_images else "one")
+    assert ("image" in rag, rag.startswith("passage")) == (
+        row.rag.images, row.rag.passage_first or not row.rag.images
+    )  # fmt: skip
+    assert ("500" in rag) == (row.rag.passage_chars == 500)
 
 
 def test_near_misses_are_offered() -> None:
