@@ -151,7 +151,7 @@ from comem.storage import StorageError
     killed = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "encoder"), str(path)],
         capture_output=True,
-        timeout=120,
+        timeout=600,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
