@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 
@@ -10,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from comem.toy.lexicon import COLOURS
 from comem.toy.world import Arms, Entity
+from comem.types import ImageRef
 
 Colour = tuple[int, int, int]
 
@@ -40,6 +42,13 @@ def draw(entity: Entity, view: int, size: int = 112) -> Image.Image:
     if rng.random() < 0.4:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9) * size / 112))
     return _light_and_noise(picture, rng)
+
+
+def picture(entity: Entity, view: int, size: int = 112) -> ImageRef:
+    """`draw` as an image that examples and knowledge items take."""
+    file = io.BytesIO()
+    draw(entity, view, size).save(file, "PNG")
+    return ImageRef(data=file.getvalue())
 
 
 def _arms(arms: Arms, edge: int) -> Image.Image:
