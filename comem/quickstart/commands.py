@@ -43,7 +43,7 @@ def run_all_benchmarks(args: argparse.Namespace) -> int:
     folder = args.output or default_folder(args.fast, "all-benchmarks")
     out().print(f"all benchmarks: loading the libraries; all outputs go to {folder}")
     from comem.modes import MODES
-    from comem.quickstart.all_benchmarks import FOLDERS, AllSettings, all_steps
+    from comem.quickstart.all_benchmarks import AllSettings, all_steps
     from comem.quickstart.all_report import show_all
     from comem.quickstart.steps import run_steps
     from comem.quickstart.work import Workbench
@@ -55,7 +55,7 @@ def run_all_benchmarks(args: argparse.Namespace) -> int:
     except Interrupted as stop:
         out().print(f"all benchmarks: {stop}")
         return stop.exit_code
-    show_all(folder, FOLDERS, tuple(MODES), {"fast": args.fast, "seed": args.seed, "items": settings.items})
+    show_all(folder, tuple(MODES))
     out().print(f"all benchmarks: done in {time.monotonic() - start:.0f} s")
     return 0
 
