@@ -17,8 +17,9 @@ logger = logging.getLogger(__name__)
 
 R = TypeVar("R")
 Engine = Literal["local", "ray"]
+STARTS = 4  # attempts
 #: A loaded machine may take longer than Ray's half a minute to start its processes.
-_PATIENCE = {"RAY_raylet_start_wait_time_s": "300", "RAY_USAGE_STATS_ENABLED": "0"}
+_PATIENCE = {"RAY_raylet_start_wait_time_s": "60", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class ShardsFailedError(ValueError):
@@ -105,12 +106,28 @@ def _cluster(workers: int) -> Iterator[Any]:
 
     mine = not ray.is_initialized()
     if mine:
-        known = "RAY_ADDRESS" in os.environ
-        # Without an address `init` starts processes of this machine that end with this one.
-        options: dict[str, Any] = {} if known else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        _start(ray, workers)
     try:
         yield ray
     finally:
         if mine:
             ray.shutdown()
+
+
+def _start(ray: Any, workers: int) -> None:
+    """Connects to the cluster at RAY_ADDRESS, or starts processes of this machine that end with this one.
+
+    Ray gives its agent 15 seconds to start and cannot be told to wait longer: from a cold disk or on a busy
+    machine the first attempt may fail, and the next one finds the files cached.
+    """
+    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}
+    options = {} if "RAY_ADDRESS" in os.environ else here
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+            return
+        except Exception as error:  # Ray raises just that when its processes do not start in time
+            ray.shutdown()
+            if attempt == STARTS or "startup" not in str(error):
+                raise ShardsFailedError(f"Ray does not start: {error}") from error
+            logger.warning("Ray did not start in time (attempt %d of %d)", attempt, STARTS)

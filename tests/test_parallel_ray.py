@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comem.parallel import _PATIENCE, ShardsFailedError, run_shards
+from comem.parallel import ShardsFailedError, _cluster, run_shards
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.embed import EmbedSettings, embed_corpus
@@ -28,13 +28,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[Any]:
     """One cluster for all tests: starting it takes most of the time."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in _PATIENCE.items():
-            patch.setenv(name, value)
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    with _cluster(2) as ray:
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield ray
-        ray.shutdown()
 
 
 @pytest.fixture()

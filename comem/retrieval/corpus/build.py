@@ -174,6 +174,7 @@ def read_part(source: Source, part: Path, rules: CorpusRules, folder: Path, coun
         error = str(cut)
         logger.warning("%s", error)
     except (CorpusError, RecordError) as fault:
+        part.unlink(missing_ok=True)
         return str(fault)
     except OSError as fault:
         logger.debug("%s", traceback.format_exc())
@@ -226,6 +227,11 @@ def _join(
 ) -> KnowledgeBase:
     """Parts to table, and the manifest, which comes last: it says that all is there."""
     records = [read_json(part.with_suffix(".json")) for part in parts]
+    stats = CorpusStats()
+    for record in records:
+        stats.add(record["rows"])
+    if not stats.kept:
+        raise CorpusError(f"none of the {stats.read} rows was kept; dropped: {dict(stats.dropped) or 'none'}")
     chosen = choose_rows(parts, rules.on_duplicate == "drop")
     partial = folder / f".{ITEMS}.{os.getpid()}.part"
     try:
@@ -237,9 +243,6 @@ def _join(
         os.replace(partial, folder / ITEMS)
     finally:
         partial.unlink(missing_ok=True)
-    stats = CorpusStats()
-    for record in records:
-        stats.add(record["rows"])
     stats.dropped.update(chosen.dropped)
     stats.kept = count
     write_json(folder / MANIFEST, {
