@@ -17,6 +17,7 @@ from comem.retrieval.plan import IndexPlan
 from comem.retrieval.vectors import Vectors
 
 INDEX, REFINE, TRAINED = "index.faiss", "refine.npy", ".trained.faiss"
+_CHUNK = 1 << 14  # vectors compared at once
 _BLOCK = 64  # queries ranked again at once: their candidates stay in the processor's cache
 
 
@@ -127,9 +128,30 @@ class Engine:
         wanted = k if self._half is None else min(len(self), max(100, self.candidates * k))
         params = None if allowed is None else self._filter(allowed)
         scores, places = self.index.search(queries, wanted, params=params)
+        if allowed is not None and (places[:, : min(k, int(allowed.sum()))] < 0).any():
+            scores, places = self._search_harder(queries, wanted, allowed)
         if self._half is None:
-            return scores, places
+            return scores[:, :k], places[:, :k]
         return self._rank_again(queries, places, k)
+
+    def _search_harder(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """When few places are allowed, an approximate search may miss them: look everywhere instead."""
+        if self._kind != "hnsw":
+            return self.index.search(queries, k, params=self._filter(allowed, everywhere=True))
+        places = np.flatnonzero(allowed)
+        scores = np.concatenate(
+            [
+                queries @ self.index.reconstruct_batch(places[start : start + _CHUNK]).T
+                for start in range(0, len(places), _CHUNK)
+            ],
+            axis=1,
+        )
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        missing = ((0, 0), (0, k - order.shape[1]))
+        found = np.pad(places[order], missing, constant_values=-1)
+        return np.pad(np.take_along_axis(scores, order, axis=1), missing, constant_values=-np.inf), found
 
     def _rank_again(self, queries: np.ndarray, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The best k of candidates `(b, m)` by the vectors themselves."""
@@ -146,14 +168,15 @@ class Engine:
             found[rows] = np.take_along_axis(block, order, axis=1)
         return scores, found
 
-    def _filter(self, allowed: np.ndarray) -> Any:
-        """Search parameters that let only some places through; they keep the settings of the index."""
+    def _filter(self, allowed: np.ndarray, everywhere: bool = False) -> Any:
+        """Search parameters that let only some places through; in the lists that are usual, or in all."""
         faiss = _faiss()
         bits = np.packbits(allowed, bitorder="little")
         selector = faiss.IDSelectorBitmap(bits)
         inner = _inner(self.index)
         if self._kind == "ivf":
-            params = faiss.SearchParametersIVF(sel=selector, nprobe=inner.nprobe)
+            probes = inner.nlist if everywhere else inner.nprobe
+            params: Any = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
         elif self._kind == "hnsw":
             params = faiss.SearchParametersHNSW(sel=selector, efSearch=inner.hnsw.efSearch)
         else:
