@@ -184,7 +184,7 @@ class QFormer(nn.Module):
             ways += [values, attention.to_out.weight]  # type: ignore[union-attr, list-item]
         for weight in ways:
             if weight.shape[0] != weight.shape[1]:
-                raise ValueError(f"a start near the identity needs square projections, not {tuple(weight.shape)}")
+                raise ValueError(f"a start near the identity needs square weights, not {tuple(weight.shape)}")
             weight += torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
 
     def _key_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor:

@@ -47,7 +47,7 @@ def _add_dialogues(jobs: Any) -> None:
     )
     defaults = DialogueSettings()
     job.add_argument("output", type=Path, metavar="DIR")
-    for name in ("count", "turns", "entities", "views", "seed"):
+    for name in ("count", "easy", "turns", "entities", "views", "seed"):
         job.add_argument(f"--{name}", type=int, default=getattr(defaults, name), metavar="N", help=" ")
     job.add_argument("--items", type=int, nargs="+", default=list(defaults.items), metavar="K", help=" ")
     job.add_argument("--languages", nargs="+", choices=LANGUAGES, default=list(defaults.languages), help=" ")
@@ -90,7 +90,7 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _dialogues(args: argparse.Namespace) -> int:
-    names = ("count", "turns", "entities", "views", "seed")
+    names = ("count", "easy", "turns", "entities", "views", "seed")
     values = {name: getattr(args, name) for name in names}
     settings = DialogueSettings(items=tuple(args.items), languages=tuple(args.languages), **values)
     build_dialogues(args.output, settings)

@@ -28,6 +28,7 @@ class DialogueSettings:
     Attributes:
         count: dialogues.
         items: how many towns a dialogue knows, drawn with equal chance from these numbers.
+        easy: so many at the beginning are about one town, in the first language: what is learned first.
         turns: questions in a dialogue, at most; none comes twice, or the second could be answered from the
             first instead of from the memory.
         views: pictures of each town; the first illustrates the item.
@@ -37,6 +38,7 @@ class DialogueSettings:
 
     count: int = 4000
     items: tuple[int, ...] = (1, 2, 3)
+    easy: int = 0
     turns: int = 8
     entities: int = 2000
     views: int = 4
@@ -64,8 +66,9 @@ def _picture(town: Entity, view: int) -> str:
 
 def _dialogue(towns: Sequence[Entity], settings: DialogueSettings, number: int) -> dict[str, Any]:
     rng = random.Random(f"dialogue/{settings.seed}/{number}")
-    language = rng.choice(settings.languages)
-    known = _choose(towns, rng.choice(settings.items), rng.random() < settings.alike, rng)
+    easy = number < settings.easy
+    language = settings.languages[0] if easy else rng.choice(settings.languages)
+    known = _choose(towns, 1 if easy else rng.choice(settings.items), rng.random() < settings.alike, rng)
     known = [dataclasses.replace(town, facts=random_facts(rng), seed=rng.getrandbits(30)) for town in known]
     questions = [(town, fact) for town in known for fact in lexicon.FACTS]
     rng.shuffle(questions)

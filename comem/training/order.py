@@ -15,11 +15,15 @@ from comem.training.dataset import TrainingExample
 
 @dataclass(frozen=True)
 class Order:
-    """Shuffled passes over `count` examples, `batch_size` a step; the last step of a pass may be smaller."""
+    """Passes over `count` examples, `batch_size` a step; the last step of a pass may be smaller.
+
+    Each pass is shuffled, or, where the file is a curriculum, goes as the file does.
+    """
 
     count: int
     batch_size: int
     seed: int
+    shuffle: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -33,6 +37,8 @@ class Order:
     def indices(self, step: int) -> list[int]:
         """The examples of a step; within a pass none comes twice."""
         epoch, at = divmod(step, self.steps_per_epoch)
+        if not self.shuffle:
+            return list(range(at * self.batch_size, min((at + 1) * self.batch_size, self.count)))
         generator = torch.Generator().manual_seed(self.seed * 100_003 + epoch)
         shuffled = torch.randperm(self.count, generator=generator)
         return shuffled[at * self.batch_size : (at + 1) * self.batch_size].tolist()

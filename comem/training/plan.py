@@ -72,7 +72,7 @@ class Plan:
 def make_plan(settings: TrainSettings) -> Plan:
     """The plan of a run; the model is only built on the meta device, from its config."""
     examples = load_examples(settings.data, settings.knowledge or None) if settings.data else []
-    order = Order(max(len(examples), 1), settings.batch_size, settings.seed)
+    order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
     spec = resolve_backbone(settings.model)
     reading = resolve_backbone(settings.reader) if settings.reader else None
     model, reader = _on_meta(spec.source), _on_meta(reading.source) if reading else None

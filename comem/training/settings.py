@@ -70,6 +70,7 @@ class TrainSettings:
         max_tokens: longest question with answer, in tokens, memory not counted.
         batch_size: questions per optimizer step, over all processes.
         micro_batch_size: questions per forward pass; 0 means all of the process's share at once.
+        shuffle: draw the examples in a new order in each pass; false takes them as the file has them.
         epochs: passes over the data; `max_steps` > 0 caps the steps.
         max_seconds: > 0 trains at most that long, the schedule following the clock; such a run
             depends on the machine's speed and is not reproducible to the bit.
@@ -92,6 +93,7 @@ class TrainSettings:
     max_tokens: int = 32768
     batch_size: int = 16
     micro_batch_size: int = 0
+    shuffle: bool = True
     epochs: float = 1.0
     max_steps: int = 0
     max_seconds: float = 0.0

@@ -86,7 +86,7 @@ class Trainer:
         self.half = use_bf16(settings.precision)
         self.encoder, self.collator, self.backbone = model.encoder, collator, backbone
         self.examples, self.eval_examples = examples, eval_examples
-        self.order = Order(len(examples), settings.batch_size, settings.seed)
+        self.order = Order(len(examples), settings.batch_size, settings.seed, settings.shuffle)
         self.total = self.order.total_steps(settings.epochs, settings.max_steps)
         optim = settings.optim
         self.optimizer = torch.optim.AdamW(

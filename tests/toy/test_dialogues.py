@@ -34,6 +34,24 @@ def test_every_answer_stands_in_the_item_of_the_pictured_town(dialogues: list[Tr
             assert answer in item.text
 
 
+def test_no_question_comes_twice_in_a_dialogue(dialogues: list[TrainingExample]) -> None:
+    """The second answer could be copied from the first."""
+    for dialogue in dialogues:
+        asked = [
+            (Path(str(picture)).stem.split("_")[0], answer)
+            for (_, answer), picture in zip(dialogue.turns, dialogue.images, strict=True)
+        ]
+        assert len(set(asked)) == len(asked)
+
+
+def test_the_easy_ones_come_first(tmp_path: Path) -> None:
+    settings = DialogueSettings(count=12, easy=5, items=(2,), languages=("en", "zh"), entities=60, views=2)
+    build_dialogues(tmp_path, settings)
+    read = load_examples(tmp_path / "dialogues.jsonl")
+    assert [len(dialogue.items) for dialogue in read] == [1] * 5 + [2] * 7
+    assert {item.language for dialogue in read[:5] for item in dialogue.items} == {"en"}
+
+
 def test_pictures_exist_and_questions_show_other_views_than_items(dialogues: list[TrainingExample]) -> None:
     for dialogue in dialogues:
         shown = [Path(str(picture)) for picture in dialogue.images]
