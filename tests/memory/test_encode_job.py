@@ -134,7 +134,6 @@ def test_kill_9(
         torch.set_num_threads(1)
         from comem.memory.encode_job import encode_to_bank
         from comem.memory.encoder import MemoryEncoder
-from comem.storage import StorageError
         from comem.types import KnowledgeItem
         encoder = MemoryEncoder.load(sys.argv[1])
         items = [KnowledgeItem(f"k{n:02d}", f"Fact number {n}." + "!" * (n % 5), None) for n in range(11)]
