@@ -96,17 +96,17 @@ def read_items(
     layers = check_layers(model, layers)
     scored = (*check_layers(model, [score_layer]),) if fraction < 1 else ()
     records, scores, positions = _run(model, inputs, layers, scored)
-    mask = inputs["attention_mask"].bool()
+    mask = inputs["attention_mask"].bool().cpu()  # indices on the CPU serve layers on any device
     rows = []
     for row, real in enumerate(mask):
         kept = real.nonzero()[:, 0]
         if scores is not None:
-            received = scores[row, :, real].mean(dim=(0, 1))[kept]  # (l,)
+            received = scores[row].float().cpu()[:, real].mean(dim=(0, 1))[kept]  # (l,)
             best = received.topk(ceil(fraction * len(kept))).indices.sort().values
             kept = kept[best]
         keys = {layer: records[layer][0][row][:, kept] for layer in layers}
         values = {layer: records[layer][1][row][:, kept] for layer in layers}
-        taken = positions[..., row, :][..., real]
+        taken = positions[..., row, :].cpu()[..., real]
         rows.append(KVMemory(keys, values, int(taken.max() - taken.min()) + 1))
     return rows
 
@@ -214,8 +214,8 @@ def rotate(keys: Tensor, shift: int, frequencies: Tensor) -> Tensor:
         shift: positions, negative to the left.
         frequencies: `(f,)` radians per position.
     """
-    angle = shift * frequencies.to(keys.device, torch.float64)  # large shifts: float32 loses 1e-4 rad
-    cos, sin = angle.cos().float(), angle.sin().float()
+    angle = shift * frequencies.double().cpu()  # large shifts: float32 loses 1e-4 rad
+    cos, sin = angle.cos().float().to(keys.device), angle.sin().float().to(keys.device)
     half = len(frequencies)
     first, second, rest = keys.float().split([half, half, keys.shape[-1] - 2 * half], dim=-1)
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
