@@ -141,6 +141,36 @@ def test_evaluation_help_is_the_header(path: Path) -> None:
     assert shown.returncode == 0 and f"Usage: bash scripts/evaluation/{path.name}" in shown.stdout
 
 
+def test_training_takes_real_names(project: Path) -> None:
+    ran = bash(
+        "scripts/train/finetune_lora_vision_vlm.sh", "max_items=2", "--dry-run", cwd=project,
+        MODEL="Qwen/Qwen2.5-VL-3B-Instruct", READER="my models/7b", DATA="my data.jsonl", OUTPUT="runs/x",
+    )  # fmt: skip
+    words = ran.stdout.splitlines()
+    assert ran.returncode == 0 and words[:3] == ["comem", "train", "--config"]
+    assert words[3].endswith("/configs/train/paper.yaml")
+    assert words[4:] == [
+        "model=Qwen/Qwen2.5-VL-3B-Instruct", "data=my data.jsonl", "output=runs/x", "reader=my models/7b",
+        "max_items=2", "--dry-run",
+    ]  # fmt: skip
+
+
+def test_training_makes_the_embedded_world_when_no_data_is_named(project: Path) -> None:
+    ran = bash("scripts/train/finetune_lora_vision_vlm.sh", cwd=project)
+    words = ran.stdout.splitlines()
+    assert words[:4] == ["comem", "toy", "build", "data/toy"] and words[4:6] == ["comem", "train"]
+    assert words[7].endswith("/configs/train/toy.yaml")
+    assert words[8:] == ["model=toy", "data=data/toy/train.jsonl", "output=runs/train"]
+
+
+def test_merging_takes_real_names(project: Path) -> None:
+    ran = bash("scripts/train/merge_lora.sh", "--adapter", cwd=project, RUN="runs/my 7b", OUT="models/e")
+    assert ran.stdout.splitlines() == ["comem", "merge", "runs/my 7b", "models/e", "--adapter"]
+    ran = bash("scripts/train/merge_lora.sh", cwd=project, COMEM_CODE="3")
+    assert ran.stdout.splitlines() == ["comem", "merge", "runs/train", "runs/train/merged"]
+    assert ran.returncode == 3
+
+
 def test_quickstart_sets_up_then_runs(project: Path) -> None:
     ran = bash("scripts/quickstart.sh", "--fast", cwd=project, COMEM_CODE="3")
     assert ran.stdout.split() == ["setup", "comem", "quickstart", "--fast"]

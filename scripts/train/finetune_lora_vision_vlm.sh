@@ -4,7 +4,9 @@
 # Usage: bash scripts/train/finetune_lora_vision_vlm.sh [KEY=VALUE…] [--dry-run]
 #
 #   MODEL   model folder, hub id or row of the backbone table   (default: toy, the embedded one)
-#   DATA    JSONL of questions, see comem/training/dataset.py    (default: data/toy/train.jsonl)
+#   DATA    JSONL of questions, see comem/training/dataset.py    (default: data/toy/train.jsonl, the embedded
+#           world's, made where it is missing)
+#   READER  another model that answers, named like MODEL         (default: MODEL itself, in one copy)
 #   OUTPUT  the run folder; run the same command again to resume (default: runs/train)
 #   CONFIG  recipe                  (default: configs/train/toy.yaml, or paper.yaml when MODEL is given)
 #
@@ -17,5 +19,7 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 comem=$root/.venv/bin/comem
 [ -x "$comem" ] || comem=comem
 config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo paper || echo toy).yaml}
+[ -n "${DATA:-}" ] || [ -f data/toy/world.json ] || "$comem" toy build data/toy
 exec "$comem" train --config "$config" \
-  "model=${MODEL:-toy}" "data=${DATA:-data/toy/train.jsonl}" "output=${OUTPUT:-runs/train}" "$@"
+  "model=${MODEL:-toy}" "data=${DATA:-data/toy/train.jsonl}" "output=${OUTPUT:-runs/train}" \
+  ${READER:+"reader=$READER"} "$@"
