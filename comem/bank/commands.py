@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from comem.bank.sources import add_source_arguments, check_sources, open_items
 from comem.console import bar, make_table, out, print_facts
@@ -59,11 +60,21 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--skip-faults", action="store_true", help="go on without items that cannot be read")
     parser.add_argument("--by-id", action="store_true", help="known ids are unchanged: open no picture")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: several workers")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of Ray (%(default)s)")
+    parser.add_argument(
+        "--gpus", type=float, default=0.0, metavar="N", help="of each Ray worker (%(default)s)"
+    )
+    parser.add_argument("--part-items", type=int, default=4096, metavar="N", help="a Ray task (%(default)s)")
 
 
 def _build(args: argparse.Namespace) -> int:
     check_sources(args)
+    if args.engine == "ray" and args.index is None:
+        raise ValueError("--engine ray needs --index DIR: the workers read the items from there")
     items, count = open_items(args)
+    if args.engine == "ray":
+        return _build_divided(args)
     from comem.memory.store.build import build_store
     from comem.prediction.assemble import open_encoder
 
@@ -73,9 +84,30 @@ def _build(args: argparse.Namespace) -> int:
             encoder, items, args.output, args.form, args.batch_size, args.commit_items,
             skip_faults=args.skip_faults, by_id=args.by_id, progress=progress.update,
         )  # fmt: skip
-    shown = asdict(counts) | {"faults": len(counts.faults)}
+    return _show_build(args, asdict(counts))
+
+
+def _build_divided(args: argparse.Namespace) -> int:
+    from functools import partial
+
+    from comem.bank.divided import build_divided
+    from comem.prediction.assemble import open_encoder
+    from comem.retrieval.knowledge import KnowledgeBase
+
+    base = KnowledgeBase(args.index)
+    loader = partial(open_encoder, args.encoder, None, args.device)
+    with bar("encoding", len(base)) as progress:
+        counts = build_divided(
+            base, loader, args.output, args.form, args.batch_size, part_items=args.part_items,
+            skip_faults=args.skip_faults, workers=args.workers, gpus=args.gpus, progress=progress.update,
+        )  # fmt: skip
+    return _show_build(args, counts)
+
+
+def _show_build(args: argparse.Namespace, counts: dict[str, Any]) -> int:
+    shown = counts | {"faults": len(counts["faults"])}
     print_facts([(name, f"{number:,}") for name, number in shown.items()])
-    for item_id, fault in list(counts.faults.items())[:20]:
+    for item_id, fault in list(counts["faults"].items())[:20]:
         out().print(f"not stored: {item_id}: {fault}", markup=False)
     args.bank = args.output
     return _info(args)

@@ -1,4 +1,4 @@
-"""`comem index build | search | evaluate | verify` and `comem retrieve`."""
+"""`comem index build | search | evaluate | push | verify` and `comem retrieve`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     _add_build(jobs.add_parser("build", help="corpus files to knowledge base and index"))
     _add_search(jobs.add_parser("search", help="the items nearest to a picture or a text"))
     _add_evaluate(jobs.add_parser("evaluate", help="recall: of pictures, of an index, or of known items"))
+    _add_push(jobs.add_parser("push", help="the vectors to Milvus, which then searches in place of FAISS"))
     verify = jobs.add_parser("verify", help="compare every checksum; exit code 1 for damage")
     verify.add_argument("index", type=Path, metavar="DIR")
 
@@ -27,7 +28,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
 def run_index(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
     jobs: dict[str, Callable[[argparse.Namespace], int]] = {
-        "build": _build, "search": _search, "evaluate": _evaluate, "verify": _verify,
+        "build": _build, "search": _search, "evaluate": _evaluate, "push": _push, "verify": _verify,
     }  # fmt: skip
     return jobs[args.job](args)
 
@@ -49,6 +50,8 @@ def add_retrieve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--languages", nargs="+", metavar="CODE", help="only items in these languages")
     parser.add_argument("--temperature", type=float, help="softmax over the scores, with this temperature")
     parser.add_argument("--batch-size", type=int, default=64, help="questions a call (%(default)s)")
+    parser.add_argument("--milvus", metavar="URI", help="search there (comem index push): http://…, or a .db")
+    parser.add_argument("--collection", default="comem", help="of Milvus (%(default)s)")
 
 
 def run_retrieve(args: argparse.Namespace) -> int:
@@ -58,11 +61,33 @@ def run_retrieve(args: argparse.Namespace) -> int:
     from comem.retrieval.retriever import RETRIEVERS, read_queries, retrieve_to_file
 
     options = {"languages": args.languages, "temperature": args.temperature}
-    retriever = RETRIEVERS["faiss"](args.index, args.embedder, **options)
+    if args.milvus:
+        options |= {"uri": args.milvus, "collection": args.collection}
+    retriever = RETRIEVERS["milvus" if args.milvus else "faiss"](args.index, args.embedder, **options)
     examples = list(read_queries(args.questions, args.images))
     shown = tqdm(examples, desc="retrieving", unit="question")
     written = retrieve_to_file(retriever, shown, args.k, args.output, batch_size=args.batch_size)
     _say(f"{written} questions retrieved, {len(examples) - written} were done before: {args.output}")
+    return 0
+
+
+def _add_push(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="or a corpus folder")
+    parser.add_argument("--uri", required=True, help="http://host:19530, or FILE.db (milvus-lite)")
+    parser.add_argument("--collection", default="comem", help="replaced when it is there (%(default)s)")
+    parser.add_argument("--embedder", default="toy", help="the one that made the vectors (%(default)s)")
+    parser.add_argument("--index-type", default="AUTOINDEX", help="of Milvus: HNSW, IVF_FLAT … (%(default)s)")
+
+
+def _push(args: argparse.Namespace) -> int:
+    from comem.retrieval.embedder import load_embedder
+    from comem.retrieval.knowledge import KnowledgeBase
+    from comem.retrieval.milvus import push
+
+    embedder = load_embedder(args.embedder)
+    base = KnowledgeBase(args.index)
+    count = push(base, embedder, args.uri, args.collection, index_type=args.index_type)
+    _say(f"{count} items in the collection {args.collection!r} of {args.uri}")
     return 0
 
 

@@ -110,7 +110,7 @@ def build_index(
     if not rows:
         raise IndexFolderError(f"{base.folder}: none of the {len(shown)} items has a readable picture")
     order = np.asarray([place[shown[row]] for row in rows], dtype=np.int64)
-    vectors = Vectors([images.vectors], order)  # (n, d)
+    vectors = Vectors.from_files(images.files, order)  # (n, d)
     plan = settings.plan(len(vectors), vectors.dimension)
     announce(plan.describe())
     (base.folder / MANIFEST).unlink(missing_ok=True)  # it comes back last: without it there is no index

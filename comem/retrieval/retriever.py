@@ -134,8 +134,15 @@ def open_precomputed(folder: str | Path, path: str | Path) -> PrecomputedRetriev
     return PrecomputedRetriever(path, KnowledgeBase(folder))
 
 
+def _open_milvus(folder: str | Path, embedder: str | Embedder | None = None, **options: Any) -> Retriever:
+    """Opens a Milvus collection over the knowledge base in `folder` (`uri`, `collection`, `token`)."""
+    from comem.retrieval.milvus import open_milvus
+
+    return open_milvus(folder, embedder, **options)
+
+
 RETRIEVERS: Table[Callable[..., Retriever]] = Table(
-    "retriever", {"faiss": open_faiss, "precomputed": open_precomputed}
+    "retriever", {"faiss": open_faiss, "milvus": _open_milvus, "precomputed": open_precomputed}
 )
 
 
