@@ -10,41 +10,21 @@ from __future__ import annotations
 import argparse
 import logging
 import math
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from comem.records import write_json
-from comem.retrieval.embedder import CONFIG_NAME, TOY_CLIP, WEIGHTS_NAME
-from comem.toy.clip_pictures import camera, change, draw_banner, random_banner
-from comem.toy.draw import draw
-from comem.toy.world import Entity, World
+from comem.retrieval.embedder import TOY_CLIP
+from comem.toy.clip_model import build_model, build_tokenizer, save_model, to_pixels
+from comem.toy.clip_pairs import Pair, pair_source
 
 logger = logging.getLogger(__name__)
-
-SIZE, VOCABULARY, PAD, START, END = 64, 512, 0, 1, 2
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-MODEL_CFG: dict[str, Any] = {
-    "embed_dim": 128,
-    "vision_cfg": {"image_size": SIZE, "layers": [1, 1, 1, 1], "width": 16, "head_width": 64},
-    "text_cfg": {
-        "context_length": 48, "vocab_size": VOCABULARY, "width": 96, "heads": 4, "layers": 2,
-        "pool_type": "eos", "pad_id": PAD, "eos_id": END, "hf_tokenizer_name": "comem-toy-clip",
-    },
-}  # fmt: skip
-# "squash": the whole picture is seen, at any aspect ratio.
-PREPROCESS_CFG: dict[str, Any] = {
-    "size": SIZE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic",
-    "resize_mode": "squash",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,61 +42,6 @@ class ClipTraining:
     temperature: float = 0.06
     text_weight: float = 0.2
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two pictures of one thing, as the model takes them, and its caption."""
-
-    first: Image.Image
-    second: Image.Image
-    caption: str
-
-
-def build_model(seed: int = 0) -> torch.nn.Module:
-    """The untrained model."""
-    from open_clip.model import CLIP
-
-    torch.manual_seed(seed)
-    return CLIP(**MODEL_CFG)
-
-
-def build_tokenizer(folder: Path, seed: int = 0) -> None:
-    """Trains a byte-level BPE on captions and saves it as an ordinary tokenizer folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    rng = random.Random(f"captions/{seed}")
-    captions = [random_banner(rng).caption() for _ in range(3000)]
-    captions += [town.arms.caption() for town in World(seed, 500).split("train")]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())  # any text in any language has tokens
-    tokenizer.train_from_iterator(
-        captions,
-        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, initial_alphabet=alphabet),
-    )
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", START), ("</s>", END)]
-    )
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=48
-    )
-    fast.save_pretrained(folder)
-
-
-def save_model(model: torch.nn.Module, folder: Path) -> None:
-    """Writes weights (half precision, but norms and biases in full) and config as open_clip reads them."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {key: value.detach().cpu() for key, value in model.state_dict().items() if key != "attn_mask"}
-    half = {key: v.half() if v.is_floating_point() and v.dim() > 1 else v for key, v in state.items()}
-    save_file({key: value.contiguous().clone() for key, value in half.items()}, folder / WEIGHTS_NAME)
-    (folder / WEIGHTS_NAME).chmod(0o644)
-    write_json(folder / CONFIG_NAME, {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG})
 
 
 def train(folder: Path, settings: ClipTraining) -> list[dict[str, float]]:
@@ -162,56 +87,6 @@ def train(folder: Path, settings: ClipTraining) -> list[dict[str, float]]:
     return log
 
 
-def pair_source(settings: ClipTraining) -> Callable[[int], list[Pair]]:
-    """Draws batches of pairs: families of banners that differ in one thing, and families of towns.
-
-    Towns are those of the training split only; the arms of the others are never shown.
-    """
-    rng = random.Random(f"pairs/{settings.seed}")
-    towns = list(World(settings.seed, 2000).split("train"))
-    kin = _families(towns)
-
-    def sample(count: int) -> list[Pair]:
-        pairs: list[Pair] = []
-        while len(pairs) < count:
-            if rng.random() < settings.towns:
-                family = rng.choice(kin)
-                chosen = rng.sample(family, min(settings.siblings, len(family)))
-                pairs += [_town_pair(town, rng) for town in chosen]
-            else:
-                banner = random_banner(rng)
-                for _ in range(settings.siblings):
-                    pairs.append(_banner_pair(banner, rng))
-                    banner = change(banner, rng)
-        return pairs[:count]
-
-    return sample
-
-
-def _families(towns: Sequence[Entity]) -> list[list[Entity]]:
-    """Towns grouped by what they share: field and division, or charge and its colour."""
-    groups: dict[tuple[str, ...], list[Entity]] = {}
-    for town in towns:
-        arms = town.arms
-        groups.setdefault(("field", arms.field, arms.division, arms.division_colour), []).append(town)
-        groups.setdefault(("charge", arms.charge, arms.charge_colour), []).append(town)
-    return list(groups.values())
-
-
-def _banner_pair(banner: Any, rng: random.Random) -> Pair:
-    picture = draw_banner(banner)
-    plain = rng.random() < 0.5  # an index holds the picture as it is, a question shows it otherwise
-    first = camera(picture, rng, SIZE, 0.0 if plain else 1.0)
-    return Pair(first, camera(picture, rng, SIZE), banner.caption())
-
-
-def _town_pair(town: Entity, rng: random.Random) -> Pair:
-    first, second = (draw(town, rng.randrange(1 << 20), 80) for _ in range(2))
-    return Pair(
-        camera(first, rng, SIZE, rng.choice((0.0, 0.5))), camera(second, rng, SIZE, 0.5), town.arms.caption()
-    )
-
-
 def _step(
     model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: ClipTraining
 ) -> dict[str, torch.Tensor]:
@@ -243,13 +118,6 @@ def _contrast(logits: torch.Tensor, ignore: torch.Tensor) -> torch.Tensor:
     logits = logits.masked_fill(ignore, float("-inf"))
     target = torch.arange(len(logits))
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-
-def to_pixels(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Square pictures as a normalised float tensor (n, 3, size, size), as the saved preprocessing does."""
-    array = np.stack([np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures])
-    tensor = torch.from_numpy(array).permute(0, 3, 1, 2) / 255
-    return (tensor - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
 def _parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

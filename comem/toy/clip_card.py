@@ -92,7 +92,7 @@ def write_card(folder: Path, flags: Path | None = None) -> dict[str, object]:
     Args:
         flags: a folder of real flags; without it that part of the card is left out.
     """
-    from comem.toy.clip import SIZE, VOCABULARY
+    from comem.toy.clip_model import SIZE, VOCABULARY
 
     clip = load_embedder(str(folder))
     embedders: dict[str, Embedder] = {"embedded CLIP": clip}

@@ -1,55 +1,17 @@
-"""The embedded CLIP: its pictures, its training, and what it has learnt."""
+"""The embedded CLIP: its training, and what it has learnt."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from comem.retrieval.embedder import TOY_CLIP, load_embedder
-from comem.toy.clip import PREPROCESS_CFG, ClipTraining, pair_source, to_pixels, train
+from comem.toy.clip import ClipTraining, train
 from comem.toy.clip_card import evaluate_towns
-from comem.toy.clip_pictures import camera, change, draw_banner, random_banner
-from comem.toy.world import World
-
-
-def test_banners_follow_their_seed_and_their_changes() -> None:
-    first, again = (draw_banner(random_banner(random.Random(5))) for _ in range(2))
-    assert first.tobytes() == again.tobytes()
-    rng, seen = random.Random(0), set()
-    for _ in range(200):
-        banner = random_banner(rng)
-        sibling = change(banner, rng)
-        assert sibling != banner
-        seen.add(banner.layout)
-        assert banner.caption().startswith(banner.layout)
-        assert draw_banner(sibling, 48).width == 48
-    assert len(seen) == 11
-
-
-def test_the_camera_gives_what_the_model_takes() -> None:
-    rng = random.Random(0)
-    picture = draw_banner(random_banner(rng))
-    shots = [camera(picture, rng, 64), camera(picture, rng, 64, 0.0)]
-    assert all(shot.size == (64, 64) for shot in shots)
-    pixels = to_pixels(shots)
-    assert pixels.shape == (2, 3, 64, 64)
-    preprocess = load_embedder("toy")._preprocess
-    assert torch.allclose(preprocess(picture), to_pixels([camera(picture, rng, 64, 0.0)])[0], atol=0.02)
-
-
-def test_pairs_are_seeded_and_show_no_town_of_the_other_splits() -> None:
-    settings = ClipTraining(towns=1.0)
-    pairs = pair_source(settings)(40)
-    assert [p.caption for p in pairs] == [p.caption for p in pair_source(settings)(40)]
-    shown = {p.caption for p in pairs}
-    world = World(0, 2000)
-    assert shown <= {town.arms.caption() for town in world.split("train")}
-    assert not shown & {town.arms.caption() for split in ("val", "test") for town in world.split(split)}  # type: ignore[arg-type]
+from comem.toy.clip_model import PREPROCESS_CFG
 
 
 def test_training_writes_a_folder_that_loads(tmp_path: Path) -> None:
@@ -78,7 +40,7 @@ def test_it_tells_unseen_towns_apart() -> None:
 def test_it_knows_the_words_for_colours(colour: str) -> None:
     from PIL import Image
 
-    from comem.toy.clip_pictures import COLOURS
+    from comem.toy.clip_banners import COLOURS
 
     embedder = load_embedder("toy")
     others = ["red", "blue", "green", "white"]
