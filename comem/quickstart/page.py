@@ -36,7 +36,10 @@ figure img { width: 9rem; height: 9rem; object-fit: contain; image-rendering: au
 .ask img { width: 9rem; height: 9rem; object-fit: contain; }
 .wide { max-width: 100%; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
-.answers td { text-align: left; }
+.answers td { text-align: left; overflow-wrap: anywhere; }
+.answers td:first-child { min-width: 7rem; } .answers td:nth-child(2) { min-width: 1rem; }
+figcaption { overflow-wrap: anywhere; }
+@media (max-width: 40rem) { th, td { padding: .3rem .35rem; font-size: .8rem; } }
 """
 PAGE = """<!doctype html>
 <html lang="en">
