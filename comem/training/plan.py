@@ -13,8 +13,8 @@ from comem.memory.qformer import QFormer
 from comem.training.build import qformer_config
 from comem.training.dataset import load_examples
 from comem.training.order import Order
+from comem.training.precision import use_bf16
 from comem.training.settings import TrainSettings
-from comem.training.trainer import use_bf16
 
 # Float32 weight, gradient and AdamW's two moments.
 TRAINABLE_BYTES = 16

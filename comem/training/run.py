@@ -14,9 +14,10 @@ from comem.training import checkpoint as ckpt
 from comem.training.build import build_collator, build_encoder
 from comem.training.dataset import load_examples
 from comem.training.model import MemoryTrainingModel
+from comem.training.precision import use_bf16
 from comem.training.run_folder import locked, settle
 from comem.training.settings import TrainSettings
-from comem.training.trainer import Trainer, TrainResult, use_bf16
+from comem.training.trainer import Trainer, TrainResult
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import load_config, save_config
-from comem.records import read_json, read_jsonl, write_atomic, write_json
+from comem.records import read_json, write_json
 from comem.training.settings import FREE_KEYS, TrainSettings
 
 
@@ -96,11 +95,3 @@ def flat(settings: TrainSettings) -> dict[str, Any]:
         else:
             flattened[name] = value
     return flattened
-
-
-def rewind_log(path: Path, step: int) -> None:
-    """Drop the log lines after `step`: a resumed run writes them again."""
-    if not path.exists():
-        return
-    rows = [row for row in read_jsonl(path, tolerate_torn_tail=True) if row["step"] <= step]
-    write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,9 +23,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from comem.records import JsonlAppender, write_json
+from comem.records import write_json
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator, TrainingBatch
 from comem.training.dataset import TrainingExample
@@ -34,7 +32,8 @@ from comem.training.evaluate import evaluate
 from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
 from comem.training.model import MemoryTrainingModel, step_seed
 from comem.training.order import Order, Steps
-from comem.training.run_folder import rewind_log
+from comem.training.precision import use_bf16
+from comem.training.run_log import RunLog, rewind_log
 from comem.training.schedule import lr_factor, parameter_groups, progress
 from comem.training.settings import TrainSettings
 
@@ -111,20 +110,20 @@ class Trainer:
         """
         rewind_log(self.folder / "metrics.jsonl", self.state.step)
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
-        with Interrupt() as interrupt, JsonlAppender(self.folder / "metrics.jsonl", durable=False) as log:
-            board = _tensorboard(self.folder) if self.settings.tensorboard else None
+        main, settings = self.accelerator.is_main_process, self.settings
+        with Interrupt() as interrupt, RunLog(settings, self.total, self.state.step, main) as log:
             for step, batches in self._steps():
                 if self._progress(step) >= 1.0 and step > 0:
                     break
                 row = self._step(step, batches)
                 loss = row["loss"]
                 self.state = ckpt.RunState(step + 1, before + time.monotonic() - started)
-                self._log(row, log, board)
-                self._after_step(step + 1, log, board)
+                log.write(row)
+                self._after_step(step + 1, log)
                 if interrupt.signal:
                     self._save()
                     raise Interrupted(interrupt.signal, self.state.step, self.folder)
-            self._finish(log, board)
+            self._finish(log)
         return TrainResult(
             self.folder,
             self.folder / "checkpoints" / f"step-{self.state.step:08d}",
@@ -138,7 +137,7 @@ class Trainer:
         return progress(step, self.total, self.state.elapsed, self.settings.max_seconds)
 
     def _steps(self) -> Iterator[tuple[int, list[TrainingBatch]]]:
-        """The remaining steps with their micro-batches, under a progress bar."""
+        """The remaining steps with their micro-batches."""
         steps = Steps(
             self.examples,
             self.order,
@@ -155,11 +154,7 @@ class Trainer:
             num_workers=self.settings.workers,
             worker_init_fn=ignore_signals,
         )
-        main = self.accelerator.is_main_process
-        pause = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants few lines
-        options: dict[str, Any] = {"unit": "step", "disable": not main, "mininterval": pause}
-        with tqdm(total=self.total, initial=self.state.step, **options) as self.bar:
-            yield from zip(rest, loader, strict=True)
+        yield from zip(rest, loader, strict=True)
 
     def _step(self, step: int, batches: Iterable[TrainingBatch]) -> dict[str, float]:
         """One optimizer step; returns its log row."""
@@ -211,30 +206,30 @@ class Trainer:
             logger.warning("skipped (%d so far): %s", self.skipped, message)
         return batch
 
-    def _after_step(self, step: int, log: JsonlAppender, board: Any) -> None:
+    def _after_step(self, step: int, log: RunLog) -> None:
         """Evaluate and save where it is due; the last step is `_finish`'s."""
         if step >= self.total:
             return
         every, evaluates = self.settings.save_every, self.settings.eval_every
         evaluated = bool(evaluates and step % evaluates == 0 and self.eval_examples)
         if evaluated:
-            self._evaluate(log, board)
+            self._evaluate(log)
         if evaluated or (every and step % every == 0):
             self._save()
 
-    def _finish(self, log: JsonlAppender, board: Any) -> None:
+    def _finish(self, log: RunLog) -> None:
         """Evaluate, save the last checkpoint, sum up."""
         if self.state.finished:
             return
         if self.eval_examples:
-            self._evaluate(log, board)
+            self._evaluate(log)
         self.state = ckpt.RunState(self.state.step, self.state.elapsed, True, self.state.metrics)
         self._save()
         if self.accelerator.is_main_process:
             summary = {"steps": self.state.step, "seconds": self.state.elapsed, "skipped": self.skipped}
             write_json(self.folder / "metrics.json", {**summary, **self.state.metrics})
 
-    def _evaluate(self, log: JsonlAppender, board: Any) -> None:
+    def _evaluate(self, log: RunLog) -> None:
         model = self.accelerator.unwrap_model(self.model)
         limit = self.settings.eval_examples
         with self._autocast():
@@ -242,7 +237,7 @@ class Trainer:
                 model, self.backbone, self.collator, self.eval_examples[:limit], self.settings.batch_size
             )
         self.state = ckpt.RunState(self.state.step, self.state.elapsed, False, metrics)
-        self._log({"step": self.state.step, **metrics}, log, board)
+        log.write({"step": self.state.step, **metrics})
         logger.info("step %d: %s", self.state.step, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
     def _save(self) -> None:
@@ -252,30 +247,3 @@ class Trainer:
         folder = self.folder / "checkpoints"
         ckpt.save_checkpoint(folder, self.state, self.optimizer, self.encoder.save)
         ckpt.keep_last(folder, self.settings.keep_last, also=ckpt.best(folder))
-
-    def _log(self, row: Mapping[str, float], log: JsonlAppender, board: Any) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        log.write(row)
-        if "loss" in row:
-            self.bar.update()
-            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        if board and (int(row["step"]) % self.settings.log_every == 0 or "loss" not in row):
-            for name, value in row.items():
-                board.add_scalar(f"train/{name}", value, int(row["step"]))
-            board.flush()
-
-
-def use_bf16(precision: str) -> bool:
-    """Whether to compute in bf16: on a GPU that can, unless the settings say otherwise."""
-    if precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return precision == "bf16"
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("tensorboard=true needs the package: pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))

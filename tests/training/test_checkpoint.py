@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from torch import nn
 from comem.records import StorageError
 from comem.training import checkpoint as ckpt
 from comem.training.checkpoint import RunState
-from comem.training.run_folder import locked, rewind_log, settle
+from comem.training.run_folder import locked, settle
 from comem.training.settings import OptimSettings, TrainSettings
 
 
@@ -127,13 +126,6 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     child.stdout.close()
     with locked(tmp_path):  # the file is still there, its owner is not
         pass
-
-
-def test_the_log_is_rewound(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": s}) + "\n" for s in (1, 2, 3, 4)) + '{"step": 5, "lo')
-    rewind_log(path, 2)
-    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
 
 
 def test_settings_round_trip(tmp_path: Path, settings: Callable[..., TrainSettings]) -> None:
