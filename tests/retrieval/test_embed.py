@@ -85,13 +85,8 @@ def test_other_architectures_from_a_folder(tmp_path: Path, tower: str) -> None:
     from safetensors.torch import save_file
 
     assert timm.is_model(tower)
-    vision = {
-        "timm_model_name": tower,
-        "timm_model_pretrained": False,
-        "timm_proj": "linear",
-        "image_size": 28,
-    }
-    vision |= {"timm_pool": "map", "image_size": 32} if "vit" in tower else {"timm_pool": "avg"}
+    vision = {"timm_model_name": tower, "timm_model_pretrained": False, "timm_proj": "linear"}
+    vision |= {"timm_pool": "avg", "image_size": 224}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text, "custom_text": True}
     if "vit" in tower:

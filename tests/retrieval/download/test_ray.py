@@ -1,0 +1,51 @@
+"""Downloads divided among two Ray workers: the same pictures and records, and together no faster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comem.parallel import _cluster
+from comem.retrieval.corpus.build import build_corpus
+from comem.retrieval.corpus.rules import CorpusRules
+from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.download.job import download_corpus
+
+pytest.importorskip("ray", reason="Ray is not installed")
+
+
+def outcomes(folder: Path) -> dict[str, tuple[str, str]]:
+    lines = [
+        line for path in (folder / "downloads").glob("*.jsonl") for line in path.read_text().splitlines()
+    ]
+    return {row["url"]: (row["reason"], row["sha256"]) for row in map(json.loads, lines)}
+
+
+@pytest.mark.slow
+def test_two_workers_fetch_what_one_process_fetches(server: Any, quick: Any, tmp_path: Path) -> None:
+    paths = {i: f"good/{i}" for i in (*range(12), *range(10_280, 10_292))} | {
+        3: "status/404",
+        10_281: "html/1",
+    }
+    rows = [f"{i},text {i},{server.url(paths[i]) if i in paths else ''}" for i in range(10_300)]  # two shards
+    (tmp_path / "a.csv").write_text("\n".join(["id,text,image", *rows]))
+    for name in ("one", "two"):
+        build_corpus(
+            find_sources([tmp_path / "a.csv"]), tmp_path / name, CorpusRules(text_only=True), progress=False
+        )
+    alone = download_corpus(tmp_path / "one", quick(), progress=False)
+    server.times.clear()
+    with _cluster(2):
+        counts = download_corpus(
+            tmp_path / "two", quick(rate=8.0, connections=2), engine="ray", progress=False
+        )
+    assert counts == alone == {"ok": 22, "status 404": 1, "no picture": 1}
+    assert outcomes(tmp_path / "one") == outcomes(tmp_path / "two") and len(outcomes(tmp_path / "two")) == 24
+    assert max(server.times) - min(server.times) >= 12 / 4 - 1.0  # each worker keeps half the rate
+    files = [
+        {p.name for p in (tmp_path / name / "images").rglob("*") if p.is_file()} for name in ("one", "two")
+    ]
+    assert files[0] == files[1] and len(files[0]) == 22
