@@ -232,22 +232,15 @@ def _inner(index: Any) -> Any:
 
 
 def _open(path: Path, mapped: bool = True) -> Any:
-    """Read an index file; inverted lists, vectors and links stay in the file if FAISS can map them."""
+    """Read an index file; what FAISS can map (vectors, links, lists but the 4-bit ones) stays in the file."""
     faiss = _faiss()
-    ways = [faiss.IO_FLAG_MMAP_IFC, 0] if mapped else [0]
-    if mapped and b"IwPQ" in _head(path):  # plain inverted lists: mapped by the older way
-        ways.insert(0, faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
-    for way in ways:
+    failure = None
+    for flags in [faiss.IO_FLAG_MMAP_IFC, 0] if mapped else [0]:
         try:
-            return faiss.read_index(str(path), way)
+            return faiss.read_index(str(path), flags)
         except RuntimeError as error:
             failure = error
     raise ValueError(f"{path}: FAISS cannot read it ({failure}); build it again") from failure
-
-
-def _head(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(1 << 16)
 
 
 @contextmanager
