@@ -127,9 +127,7 @@ class RawPixels:
     def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
         """float32 (n, 3 · edge²), each row of length 1."""
         size = (self.edge, self.edge)
-        rows = [
-            np.asarray(pixels(image).resize(size, Image.Resampling.BOX), np.float32) for image in images
-        ]
+        rows = [np.asarray(pixels(image).resize(size, Image.Resampling.BOX), np.float32) for image in images]
         flat = np.stack(rows).reshape(len(rows), -1) - 127.5
         return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
