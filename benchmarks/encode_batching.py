@@ -1,9 +1,9 @@
-"""Encoding k knowledge items: one batched, masked call against an item-by-item loop.
+"""Encoding k knowledge items of the embedded world: one batched call against an item-by-item loop.
 
     python benchmarks/encode_batching.py [--items 10] [--output encode_batching.json]
 
-Both go through `MemoryEncoder.forward` on ready inputs, in one run, alternating; the table and the JSON
-give the median of the repetitions and their ratio. The default size is that of the embedded backbone.
+In one run, alternating, medians: `encode` from pictures and passages to memories, as a user calls it, and
+the encoder's forward pass alone, on inputs that are ready. Items are towns of the test split.
 """
 
 from __future__ import annotations
@@ -15,39 +15,45 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from comem.memory.encoder import MemoryEncoder
-from comem.memory.lora import LoraSettings
-from comem.memory.qformer import QFormerConfig
+from comem.backbones.hf import load_backbone
+from comem.prediction.assemble import open_encoder
 from comem.records import run_manifest, write_json
+from comem.toy.draw import picture
+from comem.toy.world import World
+from comem.types import KnowledgeItem
 
-IMAGE, START, END = 310, 312, 313
 
-
+@torch.no_grad()
 def main() -> None:
     args = _arguments()
-    torch.manual_seed(0)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    encoder = _encoder(args.hidden, args.layers)
-    batch, singles = _inputs(args.items, args.tokens)
-    ways: dict[str, Callable[[], Tensor]] = {
-        "one batched call": lambda: encoder(batch),
-        "item by item": lambda: torch.cat([encoder(single) for single in singles]),
+    encoder = open_encoder("toy", load_backbone("toy")).eval()
+    towns = World().split("test")[: args.items]
+    items = [KnowledgeItem(t.id, f"{t.name}: {t.passage()}", picture(t, 0)) for t in towns]
+    batch, singles = encoder.inputs(items), [encoder.inputs([item]) for item in items]
+    seconds = _measure(
+        {
+            "encode, one batched call": lambda: encoder.encode(items),
+            "encode, item by item": lambda: [encoder.encode([item]) for item in items],
+            "forward, one batched call": lambda: encoder(batch),
+            "forward, item by item": lambda: [encoder(single) for single in singles],
+        },
+        args.repeat,
+    )
+    gap = float((encoder(batch) - torch.cat([encoder(single) for single in singles])).abs().max())
+    ratios = {
+        way: seconds[f"{way}, item by item"] / seconds[f"{way}, one batched call"]
+        for way in ("encode", "forward")
     }
-    seconds = _measure(ways, args.repeat)
-    with torch.no_grad():
-        gap = float((ways["one batched call"]() - ways["item by item"]()).abs().max())
-    ratio = seconds["item by item"] / seconds["one batched call"]
     for name, value in seconds.items():
-        print(f"{name:18} {1000 * value:9.1f} ms")
-    print(f"{'ratio':18} {ratio:9.2f} x   (largest difference of the memories {gap:.1e})")
-    result = {
-        "benchmark": "encode_batching", "settings": vars(args) | {"output": None}, "seconds": seconds,
-        "ratio": ratio, "max_abs_difference": gap, "threads": torch.get_num_threads(),
-    }
+        print(f"{name:27} {1000 * value:9.1f} ms")
+    for name, ratio in ratios.items():
+        print(f"{'ratio, ' + name:27} {ratio:9.2f} x")
+    print(f"largest difference of the memories {gap:.1e}")
     if args.output:
+        lengths = [single["input_ids"].shape[1] for single in singles]
+        result = {"benchmark": "encode_batching", "items": args.items, "tokens": lengths, "seconds": seconds}
+        result |= {"ratio": ratios, "max_abs_difference": gap, "threads": torch.get_num_threads()}
         write_json(args.output, result | {"manifest": run_manifest()})
 
 
@@ -56,58 +62,12 @@ def _arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--items", type=int, default=10, help="knowledge items of one question (10)")
-    parser.add_argument("--tokens", type=int, default=110, help="tokens of an item, 16 of them its image's")
-    parser.add_argument("--hidden", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--repeat", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
+    parser.add_argument("--repeat", type=int, default=30)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     return parser.parse_args()
 
 
-def _encoder(hidden: int, layers: int) -> MemoryEncoder:
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-
-    text = {
-        "vocab_size": 4096, "hidden_size": hidden, "intermediate_size": 3 * hidden,
-        "num_hidden_layers": layers, "num_attention_heads": hidden // 32, "num_key_value_heads": hidden // 64,
-        "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 2,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
-    }
-    vision = {
-        "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "out_hidden_size": hidden,
-        "fullatt_block_indexes": [1],
-    }
-    ids = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END}
-    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)
-    model = Qwen2_5_VLForConditionalGeneration(config)
-    return MemoryEncoder.new(model, None, LoraSettings(), QFormerConfig(hidden, heads=4, depth=4)).eval()
-
-
-def _inputs(count: int, tokens: int) -> tuple[dict[str, Tensor], list[dict[str, Tensor]]]:
-    """Items of 90 to 110 % of `tokens`, each with a 112 × 112 image: the batch, and one by one."""
-    singles = []
-    for row in range(count):
-        length = round(tokens * (0.9 + 0.2 * row / max(count - 1, 1)))
-        words = torch.randint(400, 4096, (length - 18,))
-        ids = torch.cat([torch.tensor([START] + [IMAGE] * 16 + [END]), words])[None]
-        singles.append({
-            "input_ids": ids, "attention_mask": torch.ones_like(ids),
-            "pixel_values": torch.randn(64, 1176), "image_grid_thw": torch.tensor([[1, 8, 8]]),
-        })
-    longest = max(s["input_ids"].shape[1] for s in singles)
-
-    def padded(name: str, value: int) -> Tensor:
-        pad = torch.nn.functional.pad
-        return torch.cat([pad(s[name], (longest - s[name].shape[1], 0), value=value) for s in singles])
-
-    batch = {name: torch.cat([s[name] for s in singles]) for name in ("pixel_values", "image_grid_thw")}
-    batch |= {"input_ids": padded("input_ids", 2), "attention_mask": padded("attention_mask", 0)}
-    return batch, singles
-
-
-@torch.no_grad()
-def _measure(ways: dict[str, Callable[[], Tensor]], repeat: int) -> dict[str, float]:
+def _measure(ways: dict[str, Callable[[], object]], repeat: int) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(repeat + 2):
         for name, way in ways.items():
