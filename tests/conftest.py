@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -247,11 +248,13 @@ def full_disk() -> Any:
 
     @contextmanager
     def limited(most: int) -> Any:
-        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before, written = resource.getrlimit(resource.RLIMIT_FSIZE), sys.dont_write_bytecode
+        sys.dont_write_bytecode = True  # a module imported meanwhile would leave a cut file in __pycache__
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
         try:
             yield
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            sys.dont_write_bytecode = written
 
     return limited

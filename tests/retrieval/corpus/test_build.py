@@ -244,7 +244,8 @@ def test_a_disk_that_fills_leaves_the_older_corpus(shards: list[Path], tmp_path:
         f"sys.exit(main(['corpus', 'build', {str(shards[0])!r}, {str(shards[1])!r},"
         f" '--output', {str(tmp_path / 'kb')!r}]))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-B", "-c", program]  # -B: the limit would cut __pycache__, too
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "free some space" in done.stderr, done.stderr
     assert KnowledgeBase(tmp_path / "kb").manifest["sha256"] == before
     assert not list((tmp_path / "kb").rglob("*.part"))

@@ -159,7 +159,8 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
         "except StorageError as error:\n"
         "    print('refused:', error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-B", "-c", program]  # -B: the limit would cut __pycache__, too
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert "refused:" in done.stdout and "free some space" in done.stdout, done.stderr
     assert not list((folder / "images").rglob("*.tmp"))
     assert download_corpus(folder, quick(), progress=False) == {"ok": 8}
