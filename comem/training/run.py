@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import ExitStack
 from pathlib import Path
 
 from comem.backbones.hf import load_backbone
@@ -15,6 +16,7 @@ from comem.training.build import build_collator, build_encoder
 from comem.training.dataset import load_examples
 from comem.training.model import MemoryTrainingModel
 from comem.training.precision import use_bf16
+from comem.training.ranks import check_launch, on_main
 from comem.training.run_folder import locked, settle
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer, TrainResult
@@ -28,6 +30,8 @@ def train(settings: TrainSettings) -> TrainResult:
     The folder gets config.yaml, run.json (versions, seed), metrics.jsonl (a line a step),
     metrics.json (the summary) and checkpoints/, each an adapter folder as `MemoryEncoder.save` writes.
 
+    Several processes (accelerate launch) share each step's questions; the main one alone writes.
+
     Raises:
         ValueError: bad data or settings, a folder in use or of another configuration; NaN.
         Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
@@ -38,15 +42,13 @@ def train(settings: TrainSettings) -> TrainResult:
     examples = load_examples(settings.data, settings.knowledge or None)
     asked = load_examples(settings.eval_data, settings.knowledge or None) if settings.eval_data else []
     folder = Path(settings.output)
-    with locked(folder):
-        settle(folder, settings)
-        ckpt.sweep(folder / "checkpoints")
-        resume = ckpt.latest(folder / "checkpoints")
+    check_launch()
+    with ExitStack() as held:
+        # the main process holds the folder for all; the others get its finding, or its refusal
+        found = on_main(lambda: _enter(held, folder, settings))
+        resume = Path(found) if found else None
         if resume and ckpt.read_state(resume).finished:
             return _finished(folder, resume)
-        if resume:
-            logger.warning("going on from %s", resume)
-        write_json(folder / "run.json", run_manifest({"config": as_dict(settings)}))
         dtype = "bfloat16" if use_bf16(settings.precision) else "float32"
         backbone = load_backbone(settings.model, dtype=dtype)
         reader = load_backbone(settings.reader, dtype=dtype) if settings.reader else backbone
@@ -57,6 +59,19 @@ def train(settings: TrainSettings) -> TrainResult:
         model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id)
         collator = build_collator(settings, backbone, encoder.form, reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run()
+
+
+def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:
+    """Lock and settle the folder until `held` is closed; the checkpoint to go on from, or nothing."""
+    held.enter_context(locked(folder))
+    settle(folder, settings)
+    ckpt.sweep(folder / "checkpoints")
+    resume = ckpt.latest(folder / "checkpoints")
+    if resume is None or not ckpt.read_state(resume).finished:
+        if resume:
+            logger.warning("going on from %s", resume)
+        write_json(folder / "run.json", run_manifest({"config": as_dict(settings)}))
+    return str(resume or "")
 
 
 def _finished(folder: Path, checkpoint: Path) -> TrainResult:

@@ -14,7 +14,6 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
 from comem.training.model import MemoryTrainingModel, step_seed
 from comem.training.order import Order, Steps
 from comem.training.precision import use_bf16
+from comem.training.ranks import largest, on_main, same_start, sum_gradients
 from comem.training.run_log import RunLog, rewind_log
 from comem.training.schedule import lr_factor, parameter_groups, progress
 from comem.training.settings import TrainSettings
@@ -93,11 +93,12 @@ class Trainer:
             betas=(optim.beta1, optim.beta2),
             eps=optim.eps,
         )
-        self.model: nn.Module = self.accelerator.prepare_model(model)
+        self.model: nn.Module = model.to(self.accelerator.device)  # not wrapped: see comem.training.ranks
         self.state = ckpt.read_state(resume) if resume else ckpt.RunState()
         if resume:
             ckpt.load_optimizer(self.optimizer, resume / "optimizer.safetensors")
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        same_start(self.trainable)
         self.skipped = 0
 
     def run(self) -> TrainResult:
@@ -108,7 +109,7 @@ class Trainer:
             NonFiniteLossError: on NaN; the last checkpoint stays.
             StorageError: no space for a checkpoint or the log.
         """
-        rewind_log(self.folder / "metrics.jsonl", self.state.step)
+        on_main(lambda: rewind_log(self.folder / "metrics.jsonl", self.state.step))
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
         main, settings = self.accelerator.is_main_process, self.settings
         with Interrupt() as interrupt, RunLog(settings, self.total, self.state.step, main) as log:
@@ -117,12 +118,14 @@ class Trainer:
                     break
                 row = self._step(step, batches)
                 loss = row["loss"]
-                self.state = ckpt.RunState(step + 1, before + time.monotonic() - started)
+                now = before + time.monotonic() - started
+                elapsed, signal = largest((now, interrupt.signal))  # the same on all processes
+                self.state = ckpt.RunState(step + 1, elapsed)
                 log.write(row)
                 self._after_step(step + 1, log)
-                if interrupt.signal:
+                if signal:
                     self._save()
-                    raise Interrupted(interrupt.signal, self.state.step, self.folder)
+                    raise Interrupted(int(signal), self.state.step, self.folder)
             self._finish(log)
         return TrainResult(
             self.folder,
@@ -186,14 +189,12 @@ class Trainer:
         own = torch.tensor(sum(batch.answer_tokens for batch in batches), device=device)
         tokens = int(accelerator.reduce(own, "sum"))  # type: ignore[arg-type]
         total = torch.zeros((), device=device)
-        for number, batch in enumerate(batches):
-            last = number == len(batches) - 1
-            with nullcontext() if last else accelerator.no_sync(self.model):
-                with self._autocast():
-                    loss, _ = self.model(batch.to(device))
-                # DistributedDataParallel takes the mean over processes, the sum is wanted
-                accelerator.backward(loss * accelerator.num_processes / max(tokens, 1))
+        for batch in batches:
+            with self._autocast():
+                loss, _ = self.model(batch.to(device))
+            (loss / max(tokens, 1)).backward()
             total += loss.detach()
+        sum_gradients(self.trainable)
         return accelerator.reduce(total, "sum") / max(tokens, 1), tokens  # type: ignore[operator, return-value]
 
     def _autocast(self) -> torch.autocast:
@@ -225,8 +226,10 @@ class Trainer:
             self._evaluate(log)
         self.state = ckpt.RunState(self.state.step, self.state.elapsed, True, self.state.metrics)
         self._save()
+        own = torch.tensor(self.skipped, device=self.accelerator.device)
+        skipped = int(self.accelerator.reduce(own, "sum"))  # type: ignore[arg-type]
         if self.accelerator.is_main_process:
-            summary = {"steps": self.state.step, "seconds": self.state.elapsed, "skipped": self.skipped}
+            summary = {"steps": self.state.step, "seconds": self.state.elapsed, "skipped": skipped}
             write_json(self.folder / "metrics.json", {**summary, **self.state.metrics})
 
     def _evaluate(self, log: RunLog) -> None:
@@ -241,9 +244,10 @@ class Trainer:
         logger.info("step %d: %s", self.state.step, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
     def _save(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if not self.accelerator.is_main_process:
-            return
+        """A checkpoint, written by the main process; the others wait for it, or for its error."""
+        on_main(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         folder = self.folder / "checkpoints"
         ckpt.save_checkpoint(folder, self.state, self.optimizer, self.encoder.save)
         ckpt.keep_last(folder, self.settings.keep_last, also=ckpt.best(folder))

@@ -1,0 +1,125 @@
+"""Several processes as one: what only the main one does, and what all have to agree on.
+
+Gradients are summed by one all-reduce a parameter when the step's last micro-batch is done, not by
+DistributedDataParallel during the backward pass. Its reducer waits for every parameter on every process:
+a process without an example in the last step of a pass, or with items that have no picture (the vision
+tower's LoRA gets no gradient), would let the others wait for ever. What is trained is small, 0.9 GB in
+float32 at 7B, so there is next to nothing to overlap.
+
+What goes from process to process is JSON and plain tensors; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from torch import nn
+
+_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+
+
+class MainProcessError(ValueError):
+    """The main process failed with this message; raised on the others, so that none waits for it."""
+
+
+def state() -> PartialState:
+    """The process group, joined on the first call."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def several() -> bool:
+    """Whether there is more than one process."""
+    return bool(state().num_processes > 1)
+
+
+def on_main(action: Callable[[], Any]) -> Any:
+    """Run `action` on the main process alone; all wait for it and get its result.
+
+    Args:
+        action: gives something that JSON can hold.
+
+    Raises:
+        MainProcessError: on the other processes, whatever was raised on the main one.
+    """
+    if not several():
+        return action()
+    if not state().is_main_process:
+        told = _broadcast(None)
+        if "error" in told:
+            raise MainProcessError(told["error"])
+        return told["result"]
+    try:
+        result = action()
+    except BaseException as error:
+        _broadcast({"error": str(error) or type(error).__name__})
+        raise
+    _broadcast({"result": result})
+    return result
+
+
+def _broadcast(value: Any) -> Any:
+    """The main process's value on all processes, as JSON in a byte tensor."""
+    device = state().device
+    data = list(json.dumps(value).encode())
+    length = torch.tensor(len(data), device=device)
+    dist.broadcast(length, 0)
+    if not state().is_main_process:
+        data = [0] * int(length)
+    text = torch.tensor(data, dtype=torch.uint8, device=device)
+    dist.broadcast(text, 0)
+    return json.loads(bytes(text.tolist()))
+
+
+def largest(values: Sequence[float]) -> list[float]:
+    """Each value's maximum over all processes: signals, wishes and clocks that all must act on alike."""
+    if not several():
+        return list(values)
+    tensor = torch.tensor(values, dtype=torch.float64, device=state().device)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor.tolist()  # type: ignore[no-any-return]
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum every gradient over the processes; one that is missing counts as zero and is there afterwards.
+
+    Also with one process, so that AdamW does the same whatever the number of processes is.
+    """
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        if several():
+            dist.all_reduce(parameter.grad)
+
+
+def same_start(parameters: Iterable[nn.Parameter]) -> None:
+    """Give all processes the main one's weights."""
+    if several():
+        for parameter in parameters:
+            dist.broadcast(parameter.data, 0)
+
+
+def check_launch() -> None:
+    """Refuse what this loop does not do.
+
+    Raises:
+        ValueError: accelerate was told to shard the model; or the processes do not know of each other.
+    """
+    for kind in _SHARDED:
+        if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):
+            raise ValueError(
+                f"accelerate is set to {kind}; known here: one process, MULTI_GPU, MULTI_CPU. The base is "
+                "frozen and whole in every process: use configs/accelerate/multi_gpu.yaml"
+            )
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world != state().num_processes:
+        raise ValueError(
+            f"WORLD_SIZE={world}, but accelerate sees {state().num_processes} process(es): each would train "
+            "alone. Without GPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m comem train …"
+        )
