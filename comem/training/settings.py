@@ -77,7 +77,8 @@ class TrainSettings:
         precision: "auto" is bf16 on a GPU that has it, else fp32.
         checkpointing: recompute activations in the backward pass (less memory, more time).
         min_pixels, max_pixels: limits for the knowledge images; None is the encoder's default.
-        save_every: steps between checkpoints (0: only at the end); `keep_last` of them stay.
+        save_every: steps between checkpoints (0: only at the end); `keep_last` of them stay. SIGUSR1, or
+            a file `save_now` touched in the run folder, saves after the current step.
         eval_data: JSONL file for the evaluation every `eval_every` steps (0: only at the end),
             loss and generated answers over the first `eval_examples` records.
     """

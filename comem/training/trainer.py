@@ -112,19 +112,21 @@ class Trainer:
         on_main(lambda: rewind_log(self.folder / "metrics.jsonl", self.state.step))
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
         main, settings = self.accelerator.is_main_process, self.settings
-        with Interrupt() as interrupt, RunLog(settings, self.total, self.state.step, main) as log:
+        with Interrupt(self.folder) as interrupt, RunLog(settings, self.total, self.state.step, main) as log:
             for step, batches in self._steps():
                 if self._progress(step) >= 1.0 and step > 0:
                     break
                 row = self._step(step, batches)
                 loss = row["loss"]
                 now = before + time.monotonic() - started
-                elapsed, signal = largest((now, interrupt.signal))  # the same on all processes
+                # the same on all processes
+                elapsed, signal, wish = largest((now, interrupt.signal, interrupt.wants_save()))
                 self.state = ckpt.RunState(step + 1, elapsed)
                 log.write(row)
                 self._after_step(step + 1, log)
-                if signal:
+                if wish or signal:
                     self._save()
+                if signal:
                     raise Interrupted(int(signal), self.state.step, self.folder)
             self._finish(log)
         return TrainResult(

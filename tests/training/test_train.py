@@ -134,6 +134,18 @@ def test_interrupted_and_resumed(settings: Make, tmp_path: Path) -> None:
     assert train(cut).steps == 6  # finished: nothing happens
 
 
+@pytest.mark.parametrize("way", ["signal", "file"])
+def test_saves_when_asked(settings: Make, way: str) -> None:
+    """SIGUSR1, or a file `save_now` in the run folder: a checkpoint after the step, and the run goes on."""
+    config = settings(save_every=0, max_steps=4)
+    wish = Path(config.output) / "save_now"
+    ask = wish.touch if way == "file" else lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    with before_step(1, ask):
+        assert train(config).steps == 4
+    saved = [path.name for path in ckpt.checkpoints(Path(config.output) / "checkpoints")]
+    assert saved == ["step-00000002", "step-00000004"] and not wish.exists()
+
+
 def test_micro_batches_change_nothing(settings: Make, tmp_path: Path) -> None:
     """The loss is the mean over the step's answer tokens, however it is cut (no dropout here)."""
     from comem.memory.lora import LoraSettings
