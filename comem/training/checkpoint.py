@@ -19,6 +19,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from comem.memory.encoder import MemoryEncoder
+from comem.memory.folder import read_folder
+from comem.memory.lora import lora_state
 from comem.records import read_json
 from comem.storage import StorageError, no_space, sync_tree, write_json
 
@@ -36,16 +39,22 @@ class RunState:
 
 
 def save_checkpoint(
-    folder: Path, state: RunState, optimizer: torch.optim.Optimizer, save_encoder: Callable[[Path], Any]
+    folder: Path,
+    state: RunState,
+    optimizer: torch.optim.Optimizer,
+    save_encoder: Callable[[Path], Any],
+    check: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write `folder/step-…` complete or not at all.
 
     Args:
         folder: the run's `checkpoints` folder.
         save_encoder: writes the encoder's files into the folder that it is given.
+        check: looks at the written folder before it gets its name (`compare`).
 
     Raises:
         StorageError: no space left; earlier checkpoints are untouched.
+        Whatever `check` raises: this checkpoint is removed, earlier ones are untouched.
     """
     final = folder / f"step-{state.step:08d}"
     temporary = folder / f"{_TEMPORARY}{final.name}"
@@ -56,6 +65,8 @@ def save_checkpoint(
         save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", asdict(state))
         sync_tree(temporary)
+        if check:
+            check(temporary)
         if final.exists():
             shutil.rmtree(final)
         os.replace(temporary, final)
@@ -70,6 +81,29 @@ def save_checkpoint(
             str(final),
         ) from error
     return final
+
+
+def compare(folder: Path, encoder: MemoryEncoder, optimizer: torch.optim.Optimizer) -> None:
+    """Read a written checkpoint as a resumed run would, and compare every tensor with the one in memory.
+
+    Raises:
+        OSError: a tensor is missing, too many, or differs; names it.
+    """
+    files = read_folder(folder)
+    pairs = {
+        "adapter": (files.lora, lora_state(encoder.model)),
+        "qformer": (files.qformer, encoder.qformer.state_dict()),
+        "optimizer": (load_file(folder / "optimizer.safetensors"), optimizer_tensors(optimizer)),
+    }
+    for part, (read, held) in pairs.items():
+        wrong = sorted(read.keys() ^ held.keys())
+        wrong = wrong or [name for name, tensor in held.items() if not torch.equal(read[name], tensor.cpu())]
+        if wrong:
+            raise OSError(
+                f"{part}.safetensors of the first checkpoint does not read back as it was written "
+                f"({len(wrong)} of {len(held)} tensors, e.g. {wrong[0]!r}), so the run could not be resumed: "
+                "check the disk, or train in a folder on another one (output=DIR)"
+            )
 
 
 def sweep(folder: Path) -> None:

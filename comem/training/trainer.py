@@ -99,7 +99,7 @@ class Trainer:
             ckpt.load_optimizer(self.optimizer, resume / "optimizer.safetensors")
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         same_start(self.trainable)
-        self.skipped = 0
+        self.skipped, self.checked = 0, False
 
     def run(self) -> TrainResult:
         """Train to the end, or to the next interruption.
@@ -250,6 +250,9 @@ class Trainer:
         on_main(self._write_checkpoint)
 
     def _write_checkpoint(self) -> None:
+        """The first one of each start is read back at once: a disk that fails shows before hours are lost."""
         folder = self.folder / "checkpoints"
-        ckpt.save_checkpoint(folder, self.state, self.optimizer, self.encoder.save)
+        check = None if self.checked else lambda path: ckpt.compare(path, self.encoder, self.optimizer)
+        ckpt.save_checkpoint(folder, self.state, self.optimizer, self.encoder.save, check)
+        self.checked = True
         ckpt.keep_last(folder, self.settings.keep_last, also=ckpt.best(folder))

@@ -158,3 +158,32 @@ def test_a_full_disk_in_training_keeps_the_last_checkpoint(
     for name in ("adapter", "qformer"):
         first, second = (load_file(r.checkpoint / f"{name}.safetensors") for r in (undisturbed, resumed))
         assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_first_checkpoint_is_read_back(
+    settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that flips one bit stops the run at its first checkpoint, which does not stay."""
+    from comem.memory.encoder import MemoryEncoder
+    from comem.training.run import train
+
+    original = MemoryEncoder.save
+
+    def flipping(self: MemoryEncoder, folder: Path) -> None:
+        original(self, folder)
+        path = Path(folder) / "qformer.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+
+    config = settings(save_every=2, max_steps=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryEncoder, "save", flipping)
+        with pytest.raises(OSError, match=r"qformer.safetensors of the first .*\(1 of \d+ tensors, e.g. '"):
+            train(config)
+    assert list((Path(config.output) / "checkpoints").iterdir()) == []
+    seen: list[str] = []
+    compare = ckpt.compare
+    monkeypatch.setattr(ckpt, "compare", lambda path, *parts: (seen.append(path.name), compare(path, *parts)))
+    assert train(config).steps == 4
+    assert seen == [".writing-step-00000002"]  # the first alone
