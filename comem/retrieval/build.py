@@ -12,7 +12,7 @@ from typing import Literal
 from comem.retrieval.corpus import CorpusError, CorpusStats, CutShardError, read_corpus, unique_items
 from comem.retrieval.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
 from comem.retrieval.index import IndexSettings, VectorIndex, build_index
-from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
+from comem.retrieval.knowledge import MANIFEST, KnowledgeBase, write_knowledge_base
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ def build(
     """Reads the corpora, writes items and manifest, embeds the pictures, and builds the index.
 
     Args:
-        corpora: WIT shards (`.tsv[.gz]`) and item files (`.jsonl[.gz]`).
+        corpora: WIT shards (`.tsv[.gz]`), item files (`.jsonl[.gz]`), folders of such files or of pictures
+            with texts; or one folder that `comem corpus build` made.
         output: the folder; a second call goes on where the first was interrupted.
         images: where pictures lie; by default beside each corpus file.
         keep_partial: index what could be read of a shard that is cut, instead of stopping there.
@@ -78,8 +79,11 @@ def write_items(
     keep_partial: bool = False,
 ) -> KnowledgeBase:
     """The first half of `build`: corpora to knowledge base, without any pictures opened."""
-    if any(Path(corpus).is_dir() for corpus in corpora):
+    folders = [Path(corpus) for corpus in corpora if Path(corpus).is_dir()]
+    if any((folder / MANIFEST).is_file() for folder in folders):
         return _built_corpus(corpora, output, settings)
+    if folders:
+        return _raw_folders(corpora, output, settings, images, keep_partial)
     stats = CorpusStats()
     stream = read_corpus(
         corpora, images=images, languages=settings.languages or None,
@@ -115,6 +119,24 @@ def _built_corpus(
     if settings.languages or settings.max_chars:
         raise CorpusError(f"{corpora[0]}: languages and max_chars are settings of comem corpus build")
     return KnowledgeBase(output)
+
+
+def _raw_folders(
+    corpora: Sequence[str | Path],
+    output: str | Path,
+    settings: BuildSettings,
+    images: str | Path | None,
+    keep_partial: bool,
+) -> KnowledgeBase:
+    """Folders of tables or of pictures, read as `comem corpus build` reads them with its defaults."""
+    from comem.retrieval.corpus.build import build_corpus
+    from comem.retrieval.corpus.rules import CorpusRules
+    from comem.retrieval.corpus.sources import find_sources
+
+    rules = CorpusRules(
+        languages=settings.languages, max_chars=settings.max_chars, on_duplicate=settings.on_duplicate
+    )
+    return build_corpus(find_sources(corpora, images), output, rules, keep_partial=keep_partial)
 
 
 def _source(path: str | Path) -> dict[str, object]:

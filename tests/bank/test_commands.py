@@ -160,3 +160,23 @@ def test_bad_input(
     assert main(["bank", *(word.format(bank=world / "bank") for word in words)]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_ones_own_folder_and_the_real_flags(model: Path, tmp_path: Path, flags_dir: Path) -> None:
+    """A folder as it is, of pictures with a table or of WIT shards, becomes index and bank in one command."""
+    from PIL import Image
+
+    own = tmp_path / "own"
+    own.mkdir()
+    lines = ["id,file_name,text"]
+    for number, colour in enumerate(((200, 0, 0), (0, 0, 200), (0, 150, 0))):
+        Image.new("RGB", (40, 40), colour).save(own / f"{number}.png")
+        lines.append(f"p{number},{number}.png,picture number {number}")
+    (own / "metadata.csv").write_text("\n".join(lines) + "\n")
+    words = ["bank", "build", "--encoder", str(model.parent / "encoder"), "--embedder", "toy"]
+    for folder, name, count in ((own, "own", 3), (flags_dir, "flags", 1225)):
+        kb = tmp_path / f"kb_{name}"
+        places = ["--index", str(kb / "index"), "--output", str(kb / "bank"), "--batch-size", "64"]
+        assert main([*words, "--corpus", str(folder), *places]) == 0
+        with MemoryStore(kb / "bank") as store:
+            assert len(store) == count
