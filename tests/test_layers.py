@@ -24,7 +24,7 @@ RANKS = {
     4.0: {"runner"},
     4.1: {"report"},
     5.0: {"prediction"},
-    5.1: {"bank", "commands", "quickstart"},
+    5.1: {"bank", "commands", "data", "quickstart"},
     5.2: {"cli"},
     5.3: {"__main__"},
 }

@@ -1,0 +1,1 @@
+"""Training data: checked, converted from others' formats, and synthesised."""

@@ -1,0 +1,173 @@
+"""Every fault of a file of training records, with its line, field and remedy."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from comem.images import ImageError, open_image
+from comem.training.dataset import TrainingExample, parse_example
+from comem.types import ImageRef, KnowledgeItem
+
+#: What an error's text is about: pattern, field, remedy (empty where the text says it).
+_FIELDS = (
+    (r"field 'id'", "id", "give every record an id of its own"),
+    (r"id .* is there already", "id", "rename or remove one of the two"),
+    (r"^needs 'question'|^the question ", "question", "give a non-empty text without chat markup"),
+    (
+        r"^turns |^a turn |^'conversations'",
+        "conversations",
+        "see the table of fields in docs/training_data.md",
+    ),
+    (r"^the answer ", "answer", "give a non-empty text without chat markup"),
+    (r"knowledge_ids|knowledge id", "knowledge_ids", "give --knowledge FILE with these ids"),
+    (r"knowledge item", "knowledge", "give each item 'id' and 'text' or 'image'"),
+    (r"^an image is a path", "image", "give a path relative to the file's folder"),
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong in a file: line (from 1), field ("" for the whole line), what, and what to do."""
+
+    line: int
+    field: str
+    problem: str
+    remedy: str
+
+
+@dataclass
+class Check:
+    """What a file holds: its readable questions, its faults, and counts."""
+
+    path: Path
+    examples: list[TrainingExample] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    records: int = 0
+
+    def counts(self) -> dict[str, Any]:
+        """Records, readable ones, by language, by number of items; pictures, dialogues, distinct items."""
+        items = Counter(len(example.items) for example in self.examples)
+        return {
+            "records": self.records,
+            "readable": len(self.examples),
+            "faults": len(self.faults),
+            "languages": dict(Counter(example.language for example in self.examples).most_common()),
+            "items_a_question": dict(sorted(items.items())),
+            "distinct_items": len({item.id for example in self.examples for item in example.items}),
+            "with_picture": sum(bool(example.images) for example in self.examples),
+            "dialogues": sum(len(example.turns) > 1 for example in self.examples),
+        }
+
+
+def check_file(
+    path: str | Path, table: Mapping[str, KnowledgeItem] | None = None, *, pictures: bool = True,
+    progress: Callable[[], object] = lambda: None,
+) -> Check:  # fmt: skip
+    """Read a file of training records to its end, whatever is wrong with it.
+
+    Args:
+        path: JSONL or .jsonl.gz (see `comem.training.dataset`).
+        table: knowledge items by id, for `knowledge_ids`.
+        pictures: open every picture, each file once.
+        progress: called after every record.
+
+    Raises:
+        ValueError: the file holds no record.
+        OSError: it cannot be read.
+    """
+    result, seen = Check(Path(path)), {}  # type: Check, dict[str, int]
+    opened: dict[str, str | None] = {}
+    for line, raw in _lines(result.path):
+        result.records += 1
+        try:
+            example = parse_example(_object(raw), result.path.parent, table)
+            if example.id in seen:
+                first = seen[example.id]
+                raise ValueError(f"the id {example.id!r} is there already, on line {first}")
+        except ValueError as error:
+            result.faults.append(_fault(line, str(error)))
+        else:
+            seen[example.id] = line
+            result.examples.append(example)
+            if pictures:
+                result.faults.extend(_picture_faults(line, example, opened))
+        progress()
+    if not result.records:
+        raise ValueError(f"{path} holds no question; one JSON record a line is expected")
+    return result
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        yield from ((line, raw) for line, raw in enumerate(file, start=1) if raw.strip())
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(raw.decode("utf-8-sig"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"not JSON in UTF-8 ({error})") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"not JSON of an object but of {type(row).__name__}")
+    return row
+
+
+def _fault(line: int, problem: str) -> Fault:
+    if problem.startswith("not JSON"):
+        return Fault(line, "", problem, "repair or remove the line")
+    for pattern, name, remedy in _FIELDS:
+        if re.search(pattern, problem):
+            return Fault(line, name, problem, remedy)
+    return Fault(line, "", problem, "see the table of fields in docs/training_data.md")
+
+
+def _picture_faults(line: int, example: TrainingExample, opened: dict[str, str | None]) -> Iterator[Fault]:
+    """Pictures that do not open: of the turns, and of the items."""
+    named = [("image", image) for image in example.images]
+    named += [(f"knowledge[{at}].image", item.image) for at, item in enumerate(example.items) if item.image]
+    for name, image in named:
+        if image.path not in opened:
+            opened[str(image.path)] = _why_not(image)
+        if problem := opened[str(image.path)]:
+            yield Fault(line, name, problem, "put the picture there, or take it out of the record")
+
+
+def _why_not(image: ImageRef) -> str | None:
+    try:
+        open_image(image)
+    except ImageError as error:
+        return str(error)
+    return None
+
+
+def length_statistics(
+    examples: list[TrainingExample], length: Callable[[str], int]
+) -> dict[str, dict[str, float]]:
+    """Lengths of questions, answers and passages (each item once): count, mean, median, 95 %, longest."""
+    passages = {item.id: item.text for example in examples for item in example.items}
+    turns = list(itertools.chain(*(example.turns for example in examples)))
+    texts = {
+        "questions": [question for question, _ in turns],
+        "answers": [answer for _, answer in turns],
+        "passages": [text for text in passages.values() if text],
+    }
+    return {name: _summary(sorted(map(length, values))) for name, values in texts.items() if values}
+
+
+def _summary(lengths: list[int]) -> dict[str, float]:
+    def rank(part: float) -> int:
+        return lengths[min(len(lengths) - 1, int(part * len(lengths)))]
+
+    return {
+        "count": len(lengths), "mean": round(fmean(lengths), 1), "median": rank(0.5), "p95": rank(0.95),
+        "max": lengths[-1],
+    }  # fmt: skip

@@ -1,0 +1,166 @@
+"""LLaVA-style JSON and the authors' MDS folders as our JSONL (see `comem.training.dataset`).
+
+The authors' records have `conversations` (LLaVA's turns), `knowledge_image` (one path or encoded picture an
+item) and `knowledge_conversations` (two entries an item: the prompt, the passage); their retrieval
+results have `question`, `answer_eval` and `retrieval_info` (passage and picture of each item).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comem.data.mds import read_mds
+from comem.records import RecordError, read_json, read_jsonl, write_atomic
+from comem.training.dataset import parse_example
+
+
+@dataclass
+class Pictures:
+    """Where pictures come from and go to: paths stay where they are, encoded ones become files.
+
+    Args:
+        source: the folder that relative paths start at.
+        output: the JSONL file; its paths are relative to its folder.
+    """
+
+    source: Path
+    output: Path
+    written: int = field(default=0, init=False)
+
+    def path(self, value: Any) -> str:
+        """A picture as a path relative to the output's folder."""
+        if isinstance(value, bytes):
+            return self.store(value)
+        if not isinstance(value, str) or not value:
+            raise ValueError(f"a picture is a path or encoded; got {value!r:.80}")
+        if len(value) > 512:  # longer than a path: base64
+            try:
+                return self.store(base64.b64decode(value, validate=True))
+            except binascii.Error as error:
+                raise ValueError(f"a picture is neither a path nor base64 ({error})") from error
+        return os.path.relpath(self.source / value, self.output.parent)
+
+    def store(self, data: bytes) -> str:
+        """Write an encoded picture under its checksum, once."""
+        folder = self.output.parent / f"{self.output.name.partition('.')[0]}_images"
+        suffix = ".png" if data.startswith(b"\x89PNG") else ".jpg"
+        path = folder / (hashlib.sha256(data).hexdigest()[:24] + suffix)
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+            self.written += 1
+        return os.path.relpath(path, self.output.parent)
+
+
+def convert(
+    source: str | Path, output: str | Path, *, images: str | Path | None = None, skip_faults: bool = False,
+    progress: Callable[[], object] = lambda: None,
+) -> tuple[int, dict[str, str]]:  # fmt: skip
+    """Write a file of another format as our JSONL, atomically.
+
+    Args:
+        source: JSON (a list), JSONL, or an MDS folder.
+        output: the JSONL file.
+        images: the folder that relative paths of pictures start at; without it the source's.
+        skip_faults: leave out records that cannot be converted, instead of refusing them all.
+        progress: called after every record.
+
+    Returns:
+        The number of records written, and by "record N" why others were not.
+
+    Raises:
+        ValueError: a source that is none of these, or a record that cannot be converted (its number).
+    """
+    source, output = Path(source), Path(output)
+    if source.resolve() == output.resolve():
+        raise ValueError(f"{output} is the source itself; choose another output")
+    root = Path(images) if images else source if source.is_dir() else source.parent
+    pictures, lines, faults = Pictures(root, output), [], {}  # type: Pictures, list[str], dict[str, str]
+    for number, row in enumerate(_read(source), start=1):
+        try:
+            record = convert_record(row, number, pictures)
+            parse_example(record, output.parent)
+        except ValueError as error:
+            if not skip_faults:
+                raise RecordError(f"{source}: record {number}: {error}") from error
+            faults[f"record {number}"] = str(error)
+        else:
+            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+        progress()
+    if not lines:
+        raise ValueError(f"{source} holds no record that can be converted")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(output, "".join(lines))
+    return len(lines), faults
+
+
+def _read(source: Path) -> Iterator[Mapping[str, Any]]:
+    if source.is_dir():
+        yield from read_mds(source)
+    elif source.suffix in (".pkl", ".pickle"):
+        raise ValueError(f"{source} is pickled; unpickling runs code of whoever wrote it, so it is refused")
+    elif ".jsonl" in source.suffixes:
+        yield from read_jsonl(source)
+    else:
+        rows = read_json(source)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise ValueError(f"{source} is not a list of records, as LLaVA's files are")
+        yield from rows
+
+
+def convert_record(row: Mapping[str, Any], number: int, pictures: Pictures) -> dict[str, Any]:
+    """One record of theirs as one of ours; records without an id are named by their number."""
+    name = next((row[key] for key in ("id", "data_id", "question_id") if row.get(key) is not None), number)
+    record: dict[str, Any] = {"id": str(name), "language": str(row.get("language", "en"))}
+    given = next((row[key] for key in ("image", "image_path", "images") if row.get(key)), None)
+    if given is not None:
+        record["image"] = [pictures.path(one) for one in (given if isinstance(given, list) else [given])]
+    if row.get("conversations") is not None:
+        record["conversations"] = _plain(row["conversations"])
+    else:
+        record["question"] = row.get("question")
+        answers = row.get("answers", row.get("answer_eval", row.get("answer")))
+        record["answers"] = answers if isinstance(answers, list) else [] if answers is None else [answers]
+    if knowledge := list(_knowledge(row, record["id"], pictures)):
+        record["knowledge"] = knowledge
+    return record
+
+
+def _plain(value: Any) -> Any:
+    """What MDS columns of the encoding 'str' hold may be JSON."""
+    if isinstance(value, str):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"a list as text, which is not JSON ({error})") from error
+    return value
+
+
+def _knowledge(row: Mapping[str, Any], name: str, pictures: Pictures) -> Iterator[dict[str, Any]]:
+    """The items of a record; they had no ids, so they are named by the question and their place."""
+    if row.get("retrieval_info"):
+        found = [(item.get("passage_content"), item.get("image")) for item in _plain(row["retrieval_info"])]
+    else:
+        images, turns = _plain(row.get("knowledge_image")), _plain(row.get("knowledge_conversations"))
+        images, turns = images or [], turns or []
+        if len(turns) != 2 * len(images):
+            raise ValueError(
+                f"{len(images)} knowledge_image but {len(turns)} knowledge_conversations; two are expected "
+                "for each picture, a prompt and the passage"
+            )
+        found = list(zip(map(_said, turns[1::2]), images, strict=True))
+    for place, (text, image) in enumerate(found):
+        item: dict[str, Any] = {"id": f"{name}_k{place}", "text": str(text or "").strip()}
+        yield item | ({"image": pictures.path(image)} if image else {})
+
+
+def _said(turn: Any) -> Any:
+    return turn.get("value") if isinstance(turn, Mapping) else turn

@@ -1,0 +1,130 @@
+"""LLaVA-style JSON and MDS folders become records that `load_examples` reads."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from comem.cli import main
+from comem.data.convert import convert
+from comem.data.mds import read_mds
+from comem.images import open_image
+from comem.training.dataset import load_examples
+
+TURNS = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Eiffel"}]
+
+
+def picture(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(buffer, format="JPEG")
+    return buffer.getvalue()
+
+
+def write_mds(folder: Path, columns: Mapping[str, str], rows: Sequence[Mapping[str, bytes]]) -> Path:
+    """A folder in the documented layout: one shard, no column of fixed size."""
+    folder.mkdir()
+    settings, samples = json.dumps({"format": "mds"}).encode(), []
+    for row in rows:
+        values = [row[name] for name in columns]
+        samples.append(struct.pack(f"<{len(values)}I", *map(len, values)) + b"".join(values))
+    start = 4 + 4 * (len(rows) + 1) + len(settings)
+    offsets = [start + sum(map(len, samples[:at])) for at in range(len(rows) + 1)]
+    head = struct.pack(f"<I{len(offsets)}I", len(rows), *offsets)
+    (folder / "shard.00000.mds").write_bytes(head + settings + b"".join(samples))
+    shard = {
+        "column_names": list(columns), "column_encodings": list(columns.values()),
+        "column_sizes": [None] * len(columns), "compression": None, "format": "mds",
+        "raw_data": {"basename": "shard.00000.mds"}, "samples": len(rows), "zip_data": None,
+    }  # fmt: skip
+    (folder / "index.json").write_text(json.dumps({"version": 2, "shards": [shard]}))
+    return folder
+
+
+def authors_row(text: str) -> dict[str, bytes]:
+    knowledge = [{"from": "human", "value": "<image>"}, {"from": "gpt", "value": text}]
+    return {
+        "conversations": json.dumps(TURNS).encode(),
+        "image": picture("red"),
+        "knowledge_conversations": json.dumps(knowledge).encode(),
+        "knowledge_image": json.dumps([base64.b64encode(picture("blue")).decode()]).encode(),
+    }
+
+
+COLUMNS = {
+    "conversations": "json", "image": "jpeg", "knowledge_conversations": "json", "knowledge_image": "json",
+}  # fmt: skip
+
+
+def test_llava_json(tmp_path: Path) -> None:
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "1.jpg").write_bytes(picture("red"))
+    (tmp_path / "llava.json").write_text(json.dumps([{"id": 7, "image": "1.jpg", "conversations": TURNS}]))
+    output = tmp_path / "out" / "train.jsonl"
+    words = ["data", "convert", str(tmp_path / "llava.json"), "--images", str(tmp_path / "coco")]
+    assert main([*words, "--output", str(output)]) == 0
+    (example,) = load_examples(output)
+    assert (example.id, example.turns) == ("7", (("Who?", "Eiffel"),))
+    assert open_image(example.images[0]).size == (40, 30)
+
+
+def test_the_authors_mds(tmp_path: Path) -> None:
+    folder = write_mds(tmp_path / "mds", COLUMNS, [authors_row("a tower"), authors_row("a bridge")])
+    count, faults = convert(folder, tmp_path / "train.jsonl")
+    first, second = load_examples(tmp_path / "train.jsonl")
+    assert (count, faults) == (2, {})
+    assert [item.text for item in (*first.items, *second.items)] == ["a tower", "a bridge"]
+    assert first.items[0].id != second.items[0].id and first.items[0].image is not None
+    red, _, blue = open_image(first.items[0].image).getpixel((5, 5))  # type: ignore[misc]
+    assert blue > 200 > 50 > red
+    assert len(list((tmp_path / "train_images").iterdir())) == 2  # stored by content, once
+
+
+def test_their_retrieval_results(tmp_path: Path) -> None:
+    found = [{"passage_content": "p", "image": base64.b64encode(picture("red")).decode()}]
+    row = {"data_id": b"d1", "question": b"Who?", "answer_eval": b'["a", "b"]', "retrieval_info": b""}
+    row["retrieval_info"] = json.dumps(found).encode()
+    columns = {"data_id": "str", "question": "str", "answer_eval": "json", "retrieval_info": "json"}
+    convert(write_mds(tmp_path / "mds", columns, [row]), tmp_path / "o.jsonl")
+    (example,) = load_examples(tmp_path / "o.jsonl")
+    assert (example.id, example.answers, example.items[0].text) == ("d1", ("a", "b"), "p")
+
+
+def test_pickled_columns_are_refused_with_the_reason(tmp_path: Path) -> None:
+    folder = write_mds(tmp_path / "mds", {"image": "pkl"}, [{"image": b"cos\nsystem\n"}])
+    with pytest.raises(ValueError, match=r"'image' is pickled; unpickling runs code"):
+        list(read_mds(folder))
+    (tmp_path / "a.pkl").write_bytes(b"")
+    with pytest.raises(ValueError, match="refused"):
+        convert(tmp_path / "a.pkl", tmp_path / "o.jsonl")
+
+
+def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
+    folder = write_mds(tmp_path / "mds", COLUMNS, [authors_row("a")])
+    shard = folder / "shard.00000.mds"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=r"shard\.00000\.mds: sample 1: damaged"):
+        convert(folder, tmp_path / "o.jsonl")
+    shard.unlink()
+    with pytest.raises(ValueError, match="no file shard"):
+        convert(folder, tmp_path / "o.jsonl")
+    assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_faulty_records_are_named_or_left_out(tmp_path: Path) -> None:
+    rows: list[Any] = [{"id": "a", "conversations": TURNS}, {"id": "b", "conversations": TURNS[:1]}]
+    rows.append({"id": "c", "conversations": TURNS, "knowledge_image": ["x.png"]})
+    (tmp_path / "l.json").write_text(json.dumps(rows))
+    with pytest.raises(ValueError, match="record 2: turns must alternate"):
+        convert(tmp_path / "l.json", tmp_path / "o.jsonl")
+    count, faults = convert(tmp_path / "l.json", tmp_path / "o.jsonl", skip_faults=True)
+    assert count == 1 and list(faults) == ["record 2", "record 3"]
+    with pytest.raises(ValueError, match="the source itself"):
+        convert(tmp_path / "l.json", tmp_path / "l.json")
