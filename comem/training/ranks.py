@@ -30,8 +30,10 @@ class MainProcessError(ValueError):
 
 
 def state() -> PartialState:
-    """The process group, joined on the first call."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    """The process group, joined on the first call: NCCL, or gloo where the launcher finds no accelerator."""
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.accelerator.is_available())
+    return PartialState(cpu=cpu)
 
 
 def several() -> bool:
@@ -121,5 +123,5 @@ def check_launch() -> None:
     if world != state().num_processes:
         raise ValueError(
             f"WORLD_SIZE={world}, but accelerate sees {state().num_processes} process(es): each would train "
-            "alone. Without GPUs: ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2 -m comem train …"
+            "alone. Start them with accelerate launch --multi_gpu or torchrun, and train once a process"
         )
