@@ -62,7 +62,7 @@ COMMANDS: Table[Command] = Table(
                 "    --output runs/retrieved.jsonl",
             ),
         ),
-        "data": Command("comem.data.commands", "check and convert training data"),
+        "data": Command("comem.data.commands", "check, convert and synthesise training data"),
         "train": Command("comem.training.commands", "train the memory encoder (LoRA and Q-Former)"),
         "merge": Command("comem.training.commands", "fold LoRA into a self-contained encoder"),
         "bank": Command("comem.bank.commands", "memories on disk: build, info, verify, export, merge"),

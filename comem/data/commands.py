@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comem.console import bar, make_table, out, print_facts
+from comem.data.synthesise import add_synthesise_arguments, run_synthesise
 
 if TYPE_CHECKING:
     from comem.data.check import Check
@@ -17,6 +18,8 @@ examples:
   comem data check data/toy/train.jsonl --model toy --html runs/samples.html
   comem data convert llava.json --images coco --output train.jsonl
   comem data convert authors_mds --output train.jsonl
+  comem data synthesise --benchmark toy --data data/toy/train.jsonl --index data/toy/index -k 3 \\
+      --candidates 200 --output runs/synthesis
 The records, field by field: docs/training_data.md
 """
 _SHOWN = 50
@@ -28,11 +31,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
     _add_check(jobs.add_parser("check", help="every fault, counts, lengths, samples; exit code 1 for faults"))
     _add_convert(jobs.add_parser("convert", help="LLaVA-style JSON or an MDS folder to our JSONL"))
+    add_synthesise_arguments(jobs.add_parser("synthesise", help="a model's own right answers by plain RAG"))
 
 
 def run_data(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
-    jobs: dict[str, Callable[[argparse.Namespace], int]] = {"check": _check, "convert": _convert}
+    jobs: dict[str, Callable[[argparse.Namespace], int]] = {
+        "check": _check, "convert": _convert, "synthesise": run_synthesise,
+    }  # fmt: skip
     return jobs[args.job](args)
 
 
