@@ -132,17 +132,28 @@ def _model(shape: Shape) -> Any:
     half = shape.hidden // shape.heads // 2
     side = 3 * half // 8  # Qwen's shares: 16, 24, 24 of 64
     text = {
-        "vocab_size": shape.vocab, "hidden_size": shape.hidden, "intermediate_size": 3 * shape.hidden,
-        "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.heads // 2, "bos_token_id": 1, "eos_token_id": None, "pad_token_id": 2,
+        "vocab_size": shape.vocab,
+        "hidden_size": shape.hidden,
+        "intermediate_size": 3 * shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "num_key_value_heads": shape.heads // 2,
+        "bos_token_id": 1,
+        "eos_token_id": None,
+        "pad_token_id": 2,
         "max_position_embeddings": 65536,
         "rope_parameters": {
-            "rope_type": "default", "rope_theta": 1e6, "mrope_section": [half - 2 * side, side, side]
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [half - 2 * side, side, side],
         },
     }
     vision = {
-        "depth": shape.vision_layers, "hidden_size": shape.vision_hidden, "num_heads": 4,
-        "intermediate_size": 3 * shape.vision_hidden, "out_hidden_size": shape.hidden,
+        "depth": shape.vision_layers,
+        "hidden_size": shape.vision_hidden,
+        "num_heads": 4,
+        "intermediate_size": 3 * shape.vision_hidden,
+        "out_hidden_size": shape.hidden,
         "fullatt_block_indexes": [shape.vision_layers - 1],
     }
     ids = {"image_token_id": IMAGE, "vision_start_token_id": START, "vision_end_token_id": END}

@@ -101,13 +101,23 @@ def _model(million: int, build: bool):  # type: ignore[no-untyped-def]
 
     width, layer = 1024, 12.6e6  # parameters of a layer with an MLP of 3072
     text = {
-        "vocab_size": 512, "hidden_size": width, "intermediate_size": 3072, "num_attention_heads": 16,
-        "num_hidden_layers": max(1, round(million * 1e6 / layer)), "num_key_value_heads": 16,
-        "bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 2,
+        "vocab_size": 512,
+        "hidden_size": width,
+        "intermediate_size": 3072,
+        "num_attention_heads": 16,
+        "num_hidden_layers": max(1, round(million * 1e6 / layer)),
+        "num_key_value_heads": 16,
+        "bos_token_id": 1,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [8, 12, 12]},
     }
     vision = {
-        "depth": 1, "hidden_size": 64, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": width,
+        "depth": 1,
+        "hidden_size": 64,
+        "intermediate_size": 64,
+        "num_heads": 2,
+        "out_hidden_size": width,
     }
     ids = {"image_token_id": 510, "video_token_id": 509, "vision_start_token_id": 508}
     config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids)

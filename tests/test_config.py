@@ -42,9 +42,7 @@ def write(path: Path, text: str) -> Path:
 def test_file_then_overrides_then_back(tmp_path: Path) -> None:
     path = write(tmp_path / "c.yaml", "model: a\ninner:\n  rank: 8\n  rate: 1e-4\nfolder: runs\n")
     config = load_config(Outer, path, ["inner.rank=4", "flag=true", "inner.names=[a, b]", "size=big"])
-    assert config == Outer(
-        "a", Inner(4, 1e-4, ("a", "b")), folder=Path("runs"), size="big", flag=True
-    )
+    assert config == Outer("a", Inner(4, 1e-4, ("a", "b")), folder=Path("runs"), size="big", flag=True)
     save_config(config, tmp_path / "out" / "resolved.yaml")
     assert load_config(Outer, tmp_path / "out" / "resolved.yaml") == config
     assert as_dict(config)["folder"] == "runs"

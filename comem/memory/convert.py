@@ -69,7 +69,9 @@ class ConvertInfo:
 
 
 def load_authors_checkpoint(
-    folder: str | Path, options: CompatOptions = CompatOptions(), dtype: torch.dtype | None = None  # noqa: B008
+    folder: str | Path,
+    options: CompatOptions = CompatOptions(),
+    dtype: torch.dtype | None = None,  # noqa: B008
 ) -> tuple[PreTrainedModel, QFormer, PreTrainedModel, ConvertInfo]:
     """Load a folder of layout A.
 

@@ -21,9 +21,20 @@ _SAMPLES = 256
 _CHUNK = 1 << 22
 # What the weights' shapes do not show. A fixed list: whole configs differ between transformers versions.
 _FACTS = (
-    "model_type", "hidden_act", "rms_norm_eps", "num_attention_heads", "num_key_value_heads", "num_heads",
-    "patch_size", "spatial_merge_size", "temporal_patch_size", "window_size", "fullatt_block_indexes",
-    "image_token_id", "rope_theta", "mrope_section",
+    "model_type",
+    "hidden_act",
+    "rms_norm_eps",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "num_heads",
+    "patch_size",
+    "spatial_merge_size",
+    "temporal_patch_size",
+    "window_size",
+    "fullatt_block_indexes",
+    "image_token_id",
+    "rope_theta",
+    "mrope_section",
 )
 
 

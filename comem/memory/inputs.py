@@ -74,9 +74,7 @@ def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequ
     if item.image is None and not passage.strip():
         raise ValueError(f"knowledge item {item.id!r} has neither text nor image: nothing to remember")
     image = IMAGE_SLOT if item.image is not None else ""
-    return (
-        f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
-    )
+    return f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
 
 
 def item_inputs(items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat) -> dict[str, Tensor]:
