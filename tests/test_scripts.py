@@ -114,7 +114,7 @@ def test_multilingual_inference_on_the_embedded_world(project: Path) -> None:
     assert failed.returncode != 0
 
 
-@pytest.mark.parametrize("name", ["infoseek", "mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa"])
+@pytest.mark.parametrize("name", ["infoseek", "mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa", "evqa"])
 def test_evaluation_takes_files_or_the_embedded_world(project: Path, name: str) -> None:
     script = f"scripts/evaluation/eval_{name}.sh"
     ran = bash(script, "--output", "x.json", cwd=project, PREDICTIONS="p q.jsonl", REFERENCES="r.json")

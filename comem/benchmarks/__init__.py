@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comem.benchmarks import aokvqa, cvqa, infoseek, mrag_bench, okvqa, oven, viquae
+from comem.benchmarks import aokvqa, cvqa, evqa, infoseek, mrag_bench, okvqa, oven, viquae
 from comem.benchmarks.base import Benchmark
 from comem.tables import Table
 
@@ -16,6 +16,7 @@ BENCHMARKS: Table[Benchmark] = Table(
         **aokvqa.ROWS,
         **viquae.ROWS,
         **cvqa.ROWS,
+        **evqa.ROWS,
         "flags": infoseek.FLAGS,
         "toy": infoseek.TOY,
     },

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comem.evaluation import aokvqa, cvqa, infoseek, mrag_bench, oven, squad, vqa
+from comem.evaluation import aokvqa, cvqa, evqa, infoseek, mrag_bench, oven, squad, vqa
 from comem.evaluation.files import ScoreFiles
 from comem.evaluation.paper import scorers as paper
 from comem.evaluation.paper.warnings import WARNINGS
@@ -87,6 +87,11 @@ SCORERS: Table[Scorer] = Table(
             "afaji/cvqa: multiple-choice accuracy over all questions, and by country-language pair",
             ("overall", "macro"),
         ),
+        "evqa": Scorer(
+            evqa.evaluate_files,
+            "google-research/encyclopedic_vqa without BEM: exact match; lists from an IoU of 0.5 on",
+            ("exact_match",),
+        ),
     },
 )
 
@@ -104,6 +109,7 @@ def _paper_infoseek(name: str) -> Scorer:
     return _infoseek(paper.infoseek_files, name, _AUTHORS, **facts)
 
 
+#: Encyclopedic-VQA has none: the authors trained on it alone.
 PAPER_SCORERS: Table[Scorer] = Table(
     "benchmark",
     {

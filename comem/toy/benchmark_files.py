@@ -9,6 +9,7 @@
     aokvqa/data/validation-00000-of-00001.parquet
     viquae/test.jsonl
     cvqa/data/test-00000-of-00001.parquet
+    evqa/test.csv
     references/                                     what `comem evaluate` takes where that is another file
 
 What is asked is what the embedded models can answer: a town's facts. So the entities of OVEN are the stones,
@@ -17,6 +18,7 @@ animals and crafts of the towns; *seen* and *unseen* say whether the town was in
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import random
@@ -58,7 +60,7 @@ def build_files(output: Path, settings: FilesSettings) -> dict[str, int]:
     for town in world.entities:
         picture(output, town, 0, settings.picture_size)
     counts: dict[str, int] = {}
-    for write in (_infoseek, _oven, _mrag_bench, _okvqa, _aokvqa, _viquae, _cvqa):
+    for write in (_infoseek, _oven, _mrag_bench, _okvqa, _aokvqa, _viquae, _cvqa, _evqa):
         counts |= write(output, asked)
     write_json(output / "benchmarks.json", {"settings": asdict(settings), "questions": counts})
     return counts
@@ -232,6 +234,34 @@ def _cvqa(output: Path, asked: Questions) -> dict[str, int]:
     references = ({key: value for key, value in row.items() if key != "image"} for row in rows)
     _write_lines(output / "references" / "cvqa.jsonl", references)
     return {"cvqa": _write_parquet(output / "cvqa", "test", rows)}
+
+
+def _evqa(output: Path, asked: Questions) -> dict[str, int]:
+    rows = [
+        {
+            "question": each.text(),
+            "answer": "|".join(dict.fromkeys((each.answer(), each.answer().capitalize()))),
+            "dataset_image_ids": each.image_id,
+            "dataset_name": "landmarks",
+            "dataset_category_id": each.town.index,
+            "question_type": "templated",
+            "wikipedia_url": f"https://toy.invalid/{each.town.id}",
+            "wikipedia_title": each.town.name,
+            "evidence": f"The passage about {each.town.name} says so.",
+            "evidence_section_id": 0,
+            "evidence_section_title": each.town.name,
+            "encyclopedic_vqa_split": "test",
+            "question_original": each.text(),
+            "wikipedia_url_used_in_train": each.seen,
+        }
+        for each in asked.draw(output, "evqa")
+    ]
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(output / "evqa" / "test.csv", buffer.getvalue())
+    return {"evqa": len(rows)}
 
 
 def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
