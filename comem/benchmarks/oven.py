@@ -20,6 +20,7 @@ from typing import Any
 from comem.benchmarks.base import Benchmark
 from comem.benchmarks.files import image_by_id, locate, named_image, question_text
 from comem.evaluation import oven
+from comem.evaluation.harmonic import harmonic_mean
 from comem.evaluation.text import normalize
 from comem.records import RecordError, read_jsonl, unique
 from comem.types import Example, ImageRef, Report
@@ -84,7 +85,7 @@ def score(predictions: Mapping[str, str], examples: Sequence[Example], *, part: 
     metrics: dict[str, Any] = {}
     for suffix, missing_wrong in (("", False), ("_missing_wrong", True)):
         result = oven.score_part(named or predictions, rows, missing_wrong)
-        mean = oven.harmonic_mean([result[split] for split in oven.SPLITS if split in result])
+        mean = harmonic_mean([result[split] for split in oven.SPLITS if split in result])
         metrics[f"title_match{suffix}"] = round(mean, 2)
         metrics[f"title_match_result{suffix}"] = result
     metrics |= {"answered": len(named), "total": len(rows), "notes": [NOTE]}

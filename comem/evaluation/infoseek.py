@@ -3,31 +3,34 @@
 The definition: *String* and *Time* answers match one of the accepted ones exactly after normalisation.
 *Numerical* answers are right when the number lies in the accepted range, or when the range given lies in
 it or overlaps it by at least half (intersection over union). A split's score is the accuracy over the
-questions that were *answered*; the final score is the harmonic mean of the two unseen splits' scores.
-Because leaving questions out raises that number, the report also counts missing answers as wrong.
+questions that were *answered*; the final score is the harmonic mean of the two unseen splits' scores, and
+every split that is not unseen_question counts as unseen_entity. Because leaving questions out raises that
+number, the report also counts missing answers as wrong.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from comem.evaluation.files import ScoreFiles, keyed, match, read_predictions
+from comem.evaluation.harmonic import harmonic_mean
+from comem.evaluation.infoseek_counts import (
+    TYPES,
+    UNSEEN,
+    Cell,
+    Cells,
+    count,
+    counts_as,
+    split_scores,
+    table,
+)
 from comem.evaluation.numbers import matches, read_number
 from comem.evaluation.statistics import scores_of
 from comem.evaluation.text import normalize
 from comem.records import RecordError
 from comem.types import Report, Score
-
-if TYPE_CHECKING:
-    from comem.evaluation.statistics import Array
-
-_TINY = 1e-12
-UNSEEN = {"unseen_question": "unseen_question_score", "unseen_entity": "unseen_entity_score"}
-TYPES = {"time": "score_time", "numerical": "score_num", "string": "score_string"}
 
 
 @dataclass(frozen=True)
@@ -140,118 +143,31 @@ def evaluate(
         lambda name: questions[name].split,
         lambda name: str(rows[name].get("language", "")),
     )
-    cells = _count(questions.values(), scores)
+    cells = count(questions.values(), scores)
     metrics: dict[str, Any] = {}
     for suffix, missing_wrong in (("", False), ("_missing_wrong", True)):
-        splits = {key: _split_scores(cells, split, missing_wrong) for split, key in UNSEEN.items()}
+        splits = {key: split_scores(cells, split, missing_wrong) for split, key in UNSEEN.items()}
         final = harmonic_mean([scores["score"] for scores in splits.values()])
         metrics[f"final_score{suffix}"] = round(final, 2)
         metrics |= {key + suffix: scores for key, scores in splits.items()}
-        metrics[f"accuracy{suffix}"] = sum(cells.values(), _Cell()).percent(missing_wrong)
+        metrics[f"accuracy{suffix}"] = sum(cells.values(), Cell()).percent(missing_wrong)
     metrics |= {"answered": sum(cell.answered for cell in cells.values()), "total": len(questions)}
-    metrics["by_split"] = _table(cells, 0)
-    metrics["by_type"] = _table(cells, 1)
+    metrics["by_split"] = table(cells, 0)
+    metrics["by_type"] = table(cells, 1)
     metrics["notes"] = _notes(cells, references, types)
     return Report(benchmark, metrics, len(questions), {"accuracy": scores})
 
 
-def split_of(drawn: Mapping[str, Array], split: str) -> Array | None:
-    """The drawn means of a split (see `comem.evaluation.statistics`); None where nothing was answered."""
-    return next((means for name, means in drawn.items() if name.endswith(split)), None)
-
-
-def final_of(drawn: Mapping[str, Array]) -> Array | None:
-    """The final score over drawn means by split."""
-    parts = [means for split in UNSEEN if (means := split_of(drawn, split)) is not None]
-    return harmonic_means(parts) if len(parts) == len(UNSEEN) else None
-
-
-#: The numbers that are made of the splits' means.
-COMBINED = {"final_score": final_of} | {key: partial(split_of, split=split) for split, key in UNSEEN.items()}
-
-
-def harmonic_means(parts: Sequence[Array]) -> Array:
-    """`harmonic_mean` of arrays, element by element."""
-    import numpy as np
-
-    inverse = sum((1.0 / np.where(part == 0, _TINY, part) for part in parts), np.zeros_like(parts[0]))
-    return np.asarray(len(parts) / inverse)
-
-
-def harmonic_mean(values: Sequence[float]) -> float:
-    """The harmonic mean; a zero counts as 1e-12, as officially."""
-    return len(values) / sum(1.0 / (value or _TINY) for value in values)
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """How many questions of one split and type there are, were answered, were answered rightly."""
-
-    total: int = 0
-    answered: int = 0
-    correct: int = 0
-
-    def __add__(self, other: _Cell) -> _Cell:
-        return _Cell(self.total + other.total, self.answered + other.answered, self.correct + other.correct)
-
-    def percent(self, missing_wrong: bool = False) -> float:
-        """Right answers in percent of those given (or of all), 0 when there are none."""
-        count = self.total if missing_wrong else self.answered
-        return round((self.correct / count if count else 0) * 100, 2)
-
-
-_Cells = Mapping[tuple[str, str], _Cell]
-
-
-def _count(questions: Iterable[Question], scores: Iterable[Score]) -> dict[tuple[str, str], _Cell]:
-    """Counts by split and type."""
-    values = {score.example_id: score.value for score in scores if score.answered}
-    counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for asked in questions:
-        count = counts[asked.split, asked.kind]
-        count[0] += 1
-        if asked.id in values:
-            count[1] += 1
-            count[2] += values[asked.id] == 1
-    return {key: _Cell(*count) for key, count in counts.items()}
-
-
-def _split_scores(cells: _Cells, split: str, missing_wrong: bool) -> dict[str, float]:
-    """The official four numbers of a split."""
-    chosen = {key: cell for key, cell in cells.items() if key[0].endswith(split)}
-    scores = {"score": sum(chosen.values(), _Cell()).percent(missing_wrong)}
-    for kind, name in TYPES.items():
-        scores[name] = sum((c for key, c in chosen.items() if key[1] == kind), _Cell()).percent(missing_wrong)
-    return scores
-
-
-def _table(cells: _Cells, part: int) -> dict[str, dict[str, float]]:
-    """Counts and both accuracies by split (part 0) or type (part 1)."""
-    rows: dict[str, _Cell] = defaultdict(_Cell)
-    for key, cell in cells.items():
-        rows[key[part]] += cell
-    return {
-        name: {
-            "total": cell.total,
-            "answered": cell.answered,
-            "correct": cell.correct,
-            "accuracy": cell.percent(),
-            "accuracy_missing_wrong": cell.percent(missing_wrong=True),
-        }
-        for name, cell in sorted(rows.items())
-    }
-
-
-def _notes(cells: _Cells, references: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> list[str]:
+def _notes(cells: Cells, references: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> list[str]:
     """What a reader of the numbers must know."""
     notes = []
     splits = {split for split, _ in cells}
     for name in UNSEEN:
-        if not any(split.endswith(name) for split in splits):
+        if not any(counts_as(split) == name for split in splits):
             notes.append(f"no reference is in a {name} split: the official final score is 0, read accuracy")
     others = sorted(split for split in splits if not split.endswith(tuple(UNSEEN)))
     if others:
-        notes.append(f"splits outside the final score: {', '.join(map(repr, others))}")
+        notes.append(f"splits that count as unseen_entity, as officially: {', '.join(map(repr, others))}")
     untyped = [row for row in references if str(row["data_id"]) not in types and not row.get("question_type")]
     if untyped:
         notes.append(f"{len(untyped)} question types inferred: ranges Numerical, else String (as Time)")

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from comem.evaluation.files import ScoreFiles, checked_text, keyed, match
-from comem.evaluation.infoseek import harmonic_mean, harmonic_means
+from comem.evaluation.harmonic import harmonic_mean, harmonic_means
 from comem.records import RecordError
 from comem.types import Report, Score
 

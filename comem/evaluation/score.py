@@ -47,7 +47,7 @@ def _no_collection() -> Iterator[None]:
 
 def finished(report: Report, row: Scorer, scorer: str, bootstrap: Bootstrap | None = None) -> Report:
     """The report with its statistics, the scorer's name and definition, and what is wrong with it."""
-    report = with_statistics(report, bootstrap or Bootstrap(), row.combined)
+    report = with_statistics(report, bootstrap or Bootstrap(), row.combined, row.missing_wrong)
     notes = list(report.metrics.get("notes", ()))
     if row.warning:
         notes.insert(0, f"the {scorer} scorer is not the benchmark's: {row.warning}")

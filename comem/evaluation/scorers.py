@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comem.evaluation import aokvqa, cvqa, evqa, infoseek, mrag_bench, oven, squad, vqa
+from comem.evaluation import aokvqa, cvqa, evqa, infoseek, infoseek_counts, mrag_bench, oven, squad, vqa
 from comem.evaluation.files import ScoreFiles
 from comem.evaluation.paper import scorers as paper
 from comem.evaluation.paper.warnings import WARNINGS
@@ -28,6 +28,7 @@ class Scorer:
         headline: the metrics that a table shows first.
         parts: the parts that predictions and references come in ("" for one file).
         combined: numbers made of the groups' means, for their intervals.
+        missing_wrong: the metrics count missing predictions as wrong, and so do their intervals.
         rows: from whole outputs and reference rows by id, and a name, to report; only the paper's scorers
             have it, whose answers are not extracted beforehand.
         warning: what is wrong with the numbers.
@@ -38,6 +39,7 @@ class Scorer:
     headline: tuple[str, ...]
     parts: tuple[str, ...] = ("",)
     combined: Mapping[str, Combine] = field(default_factory=dict)
+    missing_wrong: bool = False
     rows: Callable[[Mapping[str, str], paper.Rows, str], Report] | None = None
     warning: str = ""
 
@@ -54,7 +56,7 @@ _OVEN_HEADLINE = ("final_score", "query_score", "entity_score")
 
 def _infoseek(evaluate: Callable[..., Report], name: str, definition: str, **facts: Any) -> Scorer:
     scored = partial(evaluate, benchmark=name)
-    return Scorer(scored, definition, _INFOSEEK_HEADLINE, combined=infoseek.COMBINED, **facts)
+    return Scorer(scored, definition, _INFOSEEK_HEADLINE, combined=infoseek_counts.COMBINED, **facts)
 
 
 SCORERS: Table[Scorer] = Table(
@@ -75,6 +77,7 @@ SCORERS: Table[Scorer] = Table(
             aokvqa.evaluate_files,
             "allenai/aokvqa: direct answer min(count/3, 1), multiple choice accuracy; missing ones earn 0",
             aokvqa.TASKS,
+            missing_wrong=True,
         ),
         "viquae": Scorer(
             squad.evaluate_files, "PaulLerner/ViQuAE: SQuAD exact match and F1", ("exact_match", "f1")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from comem.types import Report, Score
@@ -98,7 +98,10 @@ def scores_of(
 
 
 def with_statistics(
-    report: Report, bootstrap: Bootstrap, combined: Mapping[str, Combine] | None = None
+    report: Report,
+    bootstrap: Bootstrap,
+    combined: Mapping[str, Combine] | None = None,
+    missing_wrong: bool = False,
 ) -> Report:
     """The report with intervals and tables by group and language.
 
@@ -106,20 +109,26 @@ def with_statistics(
         report: with the questions' scores.
         bootstrap: how intervals are drawn.
         combined: numbers that are made of the groups' means (InfoSeek's and OVEN's final score).
+        missing_wrong: the metrics themselves count missing predictions as wrong (A-OKVQA's official ones).
     """
     if not report.scores:
         return report
     metrics = dict(report.metrics)
     if bootstrap.samples:
+        counted = _as_answered(report.scores) if missing_wrong else report.scores
         metrics["confidence"] = {
             "level": bootstrap.level, "samples": bootstrap.samples, "seed": bootstrap.seed,
-            **_intervals(report.scores, bootstrap, combined or {}),
+            **_intervals(counted, bootstrap, combined or {}),
         }  # fmt: skip
     for name, key in (("by_group", _group), ("by_language", _language)):
         table = _table(report.scores, key, bootstrap)
         if len(table) > 1:
             metrics[name] = table
     return Report(report.benchmark, metrics, report.count, report.scores)
+
+
+def _as_answered(scores: Mapping[str, Sequence[Score]]) -> dict[str, list[Score]]:
+    return {name: [replace(score, answered=True) for score in given] for name, given in scores.items()}
 
 
 def _group(score: Score) -> str:

@@ -74,6 +74,8 @@ def test_intervals_hold_the_score(golden_dir: Path, tmp_path: Path, name: str) -
     for metric, (low, high) in intervals.items():
         value = found[metric]["score"] if isinstance(found[metric], dict) else found[metric]
         assert low <= value <= high, metric
+        missing_counts = name == "aokvqa" and not metric.endswith("_missing_wrong")
+        assert not missing_counts or [low, high] == intervals[f"{metric}_missing_wrong"]
     assert "confidence" not in report(tmp_path, *arguments(golden_dir, name), "--bootstrap=0")
 
 

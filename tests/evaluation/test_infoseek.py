@@ -15,6 +15,8 @@ import pytest
 from comem.evaluation import infoseek
 from comem.evaluation.commands import add_evaluate_arguments, run_evaluate
 from comem.evaluation.files import ScoreFiles
+from comem.evaluation.infoseek_counts import COMBINED
+from comem.evaluation.statistics import Bootstrap, with_statistics
 from comem.records import RecordError
 
 
@@ -111,7 +113,17 @@ def test_splits_without_references_and_other_splits_are_said() -> None:
     metrics = infoseek.evaluate({"a": "Paris"}, [reference("a"), reference("t", "train")]).metrics
     assert (metrics["final_score"], metrics["accuracy"]) == (0.0, 100.0)
     assert any("unseen_question split: the official final score is 0" in note for note in metrics["notes"])
-    assert any("outside the final score: 'train'" in note for note in metrics["notes"])
+    assert any("count as unseen_entity, as officially: 'train'" in note for note in metrics["notes"])
+
+
+def test_other_splits_count_as_unseen_entity_as_officially() -> None:
+    rows = [reference("a"), reference("t", "train"), reference("q", "val_unseen_question")]
+    report = infoseek.evaluate({"a": "Paris", "t": "Rome", "q": "Paris"}, rows)
+    assert report.metrics["unseen_entity_score"]["score"] == 50.0
+    assert report.metrics["final_score"] == 66.67
+    intervals = with_statistics(report, Bootstrap(), COMBINED).metrics["confidence"]
+    assert "unseen_question_score" in intervals  # one group; of two, the means alone do not add up
+    assert not {"unseen_entity_score", "final_score"} & set(intervals)
 
 
 def test_nothing_to_score_is_an_error(caplog: pytest.LogCaptureFixture) -> None:

@@ -137,3 +137,13 @@ def test_numbers_made_of_groups() -> None:
     )
     low, high = report.metrics["confidence"]["harmonic"]
     assert low < 33.33 < high and "absent" not in report.metrics["confidence"]
+
+
+@pytest.mark.parametrize(("missing_wrong", "expected"), [(False, [100.0, 100.0]), (True, [0.0, 100.0])])
+def test_intervals_of_numbers_that_count_missing_ones(missing_wrong: bool, expected: list[float]) -> None:
+    """A-OKVQA's official number holds missing answers as wrong; its interval must, too."""
+    given = scores(1, None, 1, None)
+    report = with_statistics(Report("b", {}, 4, {"m": given}), Bootstrap(), missing_wrong=missing_wrong)
+    assert report.metrics["confidence"]["m"] == expected
+    assert report.metrics["confidence"]["m_missing_wrong"] == [0.0, 100.0]
+    assert report.scores["m"] == given

@@ -8,7 +8,8 @@ from typing import Any
 
 from comem.evaluation import aokvqa, cvqa, infoseek, mrag_bench, oven, squad, vqa
 from comem.evaluation.files import ScoreFiles, match, read_predictions
-from comem.evaluation.infoseek import Question, Rules, harmonic_mean
+from comem.evaluation.harmonic import harmonic_mean
+from comem.evaluation.infoseek import Question, Rules
 from comem.evaluation.paper.text import after_colon, boxed, extract, right
 from comem.types import Report
 
@@ -25,13 +26,8 @@ INFOSEEK_RULES = Rules(extract, _infoseek_right)
 def infoseek_rows(
     outputs: Mapping[str, str], rows: Rows, benchmark: str, types: Mapping[str, str] | None = None
 ) -> Report:
-    """InfoSeek as coded; every split that is not unseen_question counts as unseen_entity."""
-    moved = [{**row, "data_split": _split(str(row.get("data_split", "")))} for row in rows.values()]
-    return infoseek.evaluate(outputs, moved, types, benchmark, INFOSEEK_RULES)
-
-
-def _split(name: str) -> str:
-    return name if name.endswith(tuple(infoseek.UNSEEN)) else f"{name}_as_unseen_entity"
+    """InfoSeek as coded."""
+    return infoseek.evaluate(outputs, list(rows.values()), types, benchmark, INFOSEEK_RULES)
 
 
 def infoseek_files(files: ScoreFiles, benchmark: str = "infoseek") -> Report:

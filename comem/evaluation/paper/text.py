@@ -18,7 +18,7 @@ from comem.evaluation.numbers import matches, read_number
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-_BOX = re.compile(r"\\boxed\{(.*?)\}")
+_BOX = "\\boxed{"
 _CUT_BEHIND = ("is", "the", "of", "by")
 _CACHED_LENGTH = 200
 
@@ -33,8 +33,12 @@ def normalize(text: str) -> str:
 
 def boxed(text: str) -> str | None:
     """The first box up to its first closing brace, on one line."""
-    found = _BOX.search(text)
-    return found[1] if found else None
+    for line in text.split("\n"):
+        _, box, rest = line.partition(_BOX)
+        content, brace, _ = rest.partition("}")
+        if box and brace:
+            return content
+    return None
 
 
 def after_colon(text: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from comem.evaluation.paper.text import extract, normalize, right
@@ -63,3 +65,12 @@ def test_infoseek_answers(answer: str, kind: str, accepted: list[str], expected:
 )
 def test_infoseek_numbers(answer: str, numbers: tuple[float, float], expected: bool) -> None:
     assert right(answer, "numerical", (), numbers) is expected
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{" * 14_000, "\\boxed{" + "{" * 100_000, "is" * 50_000, ":" * 100_000]
+)
+def test_long_texts_take_no_time(text: str) -> None:
+    start = time.perf_counter()
+    extract(text)
+    assert time.perf_counter() - start < 5  # looking for the end of every box took 16 s
