@@ -20,6 +20,20 @@ if TYPE_CHECKING:
 
 
 def run_predict(args: argparse.Namespace) -> int:
+    """Answer in one mode, or in several one after the other, each in a folder of its own."""
+    from comem.modes import MODES
+
+    for name in args.mode:
+        MODES[name]  # a wrong name fails before the first mode has answered
+    if len(set(args.mode)) != len(args.mode):
+        raise ValueError(f"--mode {' '.join(args.mode)}: give each mode once")
+    for name in args.mode:
+        output = args.output / name if len(args.mode) > 1 else args.output
+        _predict(argparse.Namespace(**vars(args) | {"mode": name, "output": output}))
+    return 0
+
+
+def _predict(args: argparse.Namespace) -> None:
     """Answer, score, print the score."""
     from comem.benchmarks import BENCHMARKS
 
@@ -41,7 +55,6 @@ def run_predict(args: argparse.Namespace) -> int:
         merge_and_score(args, questions, shard)
     else:
         score(args, questions)
-    return 0
 
 
 def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dict[str, Any]]:

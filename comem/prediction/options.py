@@ -14,6 +14,8 @@ examples:
   comem predict --benchmark infoseek --data infoseek_val.jsonl --images oven --mode comem \\
       --model qwen2_5_vl_7b --encoder models/encoder --bank bank.safetensors --index wit-index \\
       --contexts retrieved.jsonl --output runs/infoseek
+  comem predict --benchmark flags --data ../shared/data/flags --mode rag comem vlm_as_memory \\
+      --index runs/flags/index --bank runs/flags/bank --output runs/flags/answers
 Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory),
   vlm_as_memory (keys and values of a few layers of the untrained model).
 Run the same command again after an interruption: it goes on where it stopped.
@@ -37,7 +39,12 @@ _QUESTIONS: dict[str, dict[str, Any]] = {
     "--limit": {"type": int, "metavar": "N", "help": "only the first N questions"},
 }
 _MODEL: dict[str, dict[str, Any]] = {
-    "--mode": {"required": True, "metavar": "NAME", "help": "baseline, rag, comem, vlm_as_memory"},
+    "--mode": {
+        "required": True,
+        "nargs": "+",
+        "metavar": "NAME",
+        "help": "baseline, rag, comem, vlm_as_memory; of several, each gets a folder in --output",
+    },
     "--model": {"default": "toy", "help": "table row, hub id or folder (%(default)s: the embedded one)"},
     "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
     "--bank": {"type": Path, "metavar": "PATH", "help": "of comem bank build or comem encode; for comem"},

@@ -43,6 +43,24 @@ def test_vlm_as_memory_keeps_the_layers_that_are_asked_for(world: Path, model: P
     assert kept["layers"] == [0] and kept["fraction"] == 1.0
 
 
+def test_several_modes_in_one_call(
+    world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    encoder, bank = str(model.parent / "encoder"), str(tmp_path / "bank")
+    assert main(["bank", "build", "--encoder", encoder, "--index", str(world / "index"), "--output", bank]) == 0
+    more = ("--mode", "rag", "comem", "vlm_as_memory", "--bank", bank, "--encoder", encoder)
+    assert main(words(world, model, "rag", tmp_path / "all", *more)) == 0
+    assert "0 encoded in 0 encoder calls" in capsys.readouterr().out
+    assert main(words(world, model, "rag", tmp_path / "rag")) == 0
+    found = {path.name: predictions(path) for path in (tmp_path / "all").iterdir()}
+    assert sorted(found) == ["comem", "rag", "vlm_as_memory"] and all(map(len, found.values()))
+    texts = [[row["prediction"] for row in rows] for rows in (found["rag"], predictions(tmp_path / "rag"))]
+    assert texts[0] == texts[1]
+    assert main(words(world, model, "rag", tmp_path / "no", "--mode", "rag", "ragg")) == 2
+    assert main(words(world, model, "rag", tmp_path / "no", "--mode", "rag", "rag")) == 2
+    assert "give each mode once" in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
 def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
     from comem.backbones.hf import load_backbone
 
