@@ -93,6 +93,23 @@ def lock_file(fd: int, path: Path) -> None:
             raise
 
 
+@contextmanager
+def one_writer(lock: Path) -> Iterator[None]:
+    """Hold a lock file while a folder is written; the lock goes with the process, however it ends.
+
+    Raises:
+        StorageError: another process holds it, or no space is left.
+    """
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        lock_file(handle, lock)
+        yield
+    finally:
+        os.close(handle)
+
+
 def write_all(fd: int, data: bytes | memoryview) -> None:
     """Hand all of `data` to the system, however many calls that takes."""
     view = memoryview(data)

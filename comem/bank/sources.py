@@ -54,10 +54,10 @@ def open_items(args: argparse.Namespace) -> tuple[Iterable[KnowledgeItem], int |
 
 
 def _index(args: argparse.Namespace) -> None:
-    from comem.retrieval.build import BuildSettings, build
-    from comem.retrieval.index import MANIFEST
+    """Build the index, unless it is there and of these very files."""
+    from comem.retrieval.build import BuildSettings, build, is_current
 
-    if (args.index / MANIFEST).is_file():  # a second run: the index is there
+    if is_current(args.corpus, args.index, args.embedder, args.images):
         return
     settings = BuildSettings() if args.embedder is None else BuildSettings(embedder=args.embedder)
     build(args.corpus, args.index, settings, images=args.images)

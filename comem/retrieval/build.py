@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from comem.records import read_json, sha256_of
 from comem.retrieval.corpus import CorpusError, CorpusStats, CutShardError, read_corpus, unique_items
 from comem.retrieval.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
-from comem.retrieval.index import IndexSettings, VectorIndex, build_index
+from comem.retrieval.index import IndexSettings, VectorIndex
+from comem.retrieval.indexing import build_index
 from comem.retrieval.knowledge import MANIFEST, KnowledgeBase, write_knowledge_base
+from comem.storage import one_writer
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".index.lock"
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,45 @@ def build(
 
     Raises:
         CorpusError: for files that are no corpora. What was read before the fault is in the knowledge base.
+        StorageError: the disk is full, or another process builds in this folder.
     """
     embedder = embedder or load_embedder(settings.embedder)  # before the reading: it fails sooner
-    base = write_items(corpora, output, settings, images=images, keep_partial=keep_partial)
-    return build_index(base, embedder, settings.index, progress=progress, announce=announce)
+    with one_writer(Path(output) / LOCK):
+        base = write_items(corpora, output, settings, images=images, keep_partial=keep_partial)
+        return build_index(base, embedder, settings.index, progress=progress, announce=announce)
+
+
+def is_current(
+    corpora: Sequence[str | Path], output: str | Path, embedder: str | None = None,
+    images: str | Path | None = None,
+) -> bool:  # fmt: skip
+    """Whether a folder's index was built from these corpora, and their files are still the same.
+
+    Tables are compared by their bytes; folders of pictures by names, sizes and times.
+
+    Args:
+        embedder: the name it must have been built with; None takes any.
+    """
+    from comem.retrieval.corpus.sources import find_sources
+    from comem.retrieval.index import MANIFEST as INDEX_MANIFEST
+
+    output = Path(output)
+    if not (output / INDEX_MANIFEST).is_file():
+        return False
+    base, index = KnowledgeBase(output), read_json(output / INDEX_MANIFEST)
+    if base.manifest["ids_sha256"] != index["ids_sha256"]:
+        return False
+    if embedder not in (None, index["embedder"]["name"]):
+        return False
+    if any((Path(corpus) / MANIFEST).is_file() for corpus in corpora):
+        return [Path(corpus).resolve() for corpus in corpora] == [output.resolve()]
+    known = [
+        {name: value for name, value in each.items() if name not in ("rows", "error")}
+        for each in base.manifest.get("sources", ())
+    ]
+    if any(Path(corpus).is_dir() for corpus in corpora):
+        return known == [source.describe() for source in find_sources(corpora, images)]
+    return known == [_source(path) for path in corpora]
 
 
 def write_items(
@@ -144,12 +183,4 @@ def _source(path: str | Path) -> dict[str, object]:
     path = Path(path)
     if not path.is_file():
         return {"path": str(path)}
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": _sha256(path)}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": sha256_of(path)}

@@ -13,15 +13,9 @@ from comem.parallel import Engine, run_shards
 from comem.records import run_manifest, write_json
 from comem.retrieval.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
 from comem.retrieval.knowledge import KnowledgeBase, ids_checksum
-from comem.retrieval.shards import (
-    EmbeddedImages,
-    ShardFolder,
-    ShardPlan,
-    collect_shards,
-    embed_shard,
-    open_shards,
-    paths_checksum,
-)
+from comem.retrieval.shard_files import LOCK, ShardFolder, ShardPlan, open_shards, paths_checksum
+from comem.retrieval.shards import EmbeddedImages, collect_shards, embed_shard
+from comem.storage import one_writer
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +58,7 @@ def embed_corpus(
 
     Raises:
         ShardsFailedError: workers were lost again and again; the other shards are finished.
-        StorageError: the disk is full; finished shards stay.
+        StorageError: the disk is full, or another process embeds there; finished shards stay.
     """
     from tqdm import tqdm
 
@@ -78,22 +72,22 @@ def embed_corpus(
         embedder.fingerprint, checksum, len(inputs), settings.shard_size,
         "float16" if settings.half else "float32", "img" if what == "images" else "text",
     )  # fmt: skip
-    shards = open_shards(target, plan)
-    todo = shards.unfinished()
+    with one_writer(target / LOCK):
+        shards = open_shards(target, plan)
+        todo = shards.unfinished()
 
-    def job(number: int) -> Callable[[], int]:
-        span = shards.plan.span(number)
-        shown = captions[span] if captions else None
-        return partial(_embed, loader, inputs[span], shards, number, settings.batch_size, shown)
+        def job(number: int) -> Callable[[], int]:
+            span = shards.plan.span(number)
+            shown = captions[span] if captions else None
+            return partial(_embed, loader, inputs[span], shards, number, settings.batch_size, shown)
 
-    with tqdm(
-        total=shards.plan.shards, desc=f"embedding {what}", unit=" shards", disable=not progress
-    ) as bar:
-        bar.update(shards.plan.shards - len(todo))
-        for _ in run_shards(job, todo, engine=engine, workers=workers, gpus=gpus):
-            bar.update()
-    found = collect_shards(shards, embedder.dimension)
-    _write_manifest(shards, found, embedder, settings, engine)
+        total, title = shards.plan.shards, f"embedding {what}"
+        with tqdm(total=total, desc=title, unit=" shards", disable=not progress) as bar:
+            bar.update(total - len(todo))
+            for _ in run_shards(job, todo, engine=engine, workers=workers, gpus=gpus):
+                bar.update()
+        found = collect_shards(shards, embedder.dimension)
+        _write_manifest(shards, found, embedder, settings, engine)
     return found
 
 

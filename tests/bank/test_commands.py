@@ -162,8 +162,13 @@ def test_bad_input(
     assert message in error and "Traceback" not in error
 
 
-def test_ones_own_folder_and_the_real_flags(model: Path, tmp_path: Path, flags_dir: Path) -> None:
-    """A folder as it is, of pictures with a table or of WIT shards, becomes index and bank in one command."""
+def test_ones_own_folder_and_the_real_flags(
+    model: Path, tmp_path: Path, flags_dir: Path, capsys: Shown
+) -> None:
+    """A folder as it is, of pictures with a table or of WIT shards, becomes index and bank in one command.
+
+    The same command again, after the folder has changed, encodes what is new or has changed.
+    """
     from PIL import Image
 
     own = tmp_path / "own"
@@ -180,3 +185,12 @@ def test_ones_own_folder_and_the_real_flags(model: Path, tmp_path: Path, flags_d
         assert main([*words, "--corpus", str(folder), *places]) == 0
         with MemoryStore(kb / "bank") as store:
             assert len(store) == count
+    Image.new("RGB", (40, 40), (250, 250, 0)).save(own / "3.png")
+    (own / "metadata.csv").write_text("\n".join([*lines[:3], "p2,2.png,other words", "p3,3.png,new"]) + "\n")
+    kb = tmp_path / "kb_own"
+    capsys.readouterr()
+    assert (
+        main([*words, "--corpus", str(own), "--index", str(kb / "index"), "--output", str(kb / "bank")]) == 0
+    )
+    found = capsys.readouterr().out.split()
+    assert [found[found.index(word) + 1] for word in ("items", "encoded", "unchanged")] == ["4", "2", "2"]

@@ -47,7 +47,9 @@ def test_several_modes_in_one_call(
     world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encoder, bank = str(model.parent / "encoder"), str(tmp_path / "bank")
-    assert main(["bank", "build", "--encoder", encoder, "--index", str(world / "index"), "--output", bank]) == 0
+    assert (
+        main(["bank", "build", "--encoder", encoder, "--index", str(world / "index"), "--output", bank]) == 0
+    )
     more = ("--mode", "rag", "comem", "vlm_as_memory", "--bank", bank, "--encoder", encoder)
     assert main(words(world, model, "rag", tmp_path / "all", *more)) == 0
     assert "0 encoded in 0 encoder calls" in capsys.readouterr().out

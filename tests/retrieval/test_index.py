@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,13 @@ import pytest
 from PIL import Image
 
 from comem.config import ConfigError, load_config
-from comem.retrieval.build import BuildSettings, build, write_items
+from comem.records import StorageError
+from comem.retrieval.build import LOCK, BuildSettings, build, is_current, write_items
 from comem.retrieval.corpus import CorpusError, CutShardError
 from comem.retrieval.evaluate import RawPixels
-from comem.retrieval.index import IndexFolderError, IndexSettings, VectorIndex
+from comem.retrieval.index import IndexFolderError, IndexSettings, VectorIndex, verify_index
 from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError, write_knowledge_base
+from comem.storage import one_writer
 from comem.types import ImageRef, KnowledgeItem
 
 Corpus = Callable[..., Path]
@@ -43,7 +46,7 @@ def test_ties_come_in_the_order_of_the_rows(tmp_path: Path, embedder: RawPixels,
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "same.png")
     items = [KnowledgeItem(f"i{i}", "t", ImageRef(path=str(tmp_path / "same.png"))) for i in range(60)]
     base = write_knowledge_base(items, tmp_path / "kb")
-    from comem.retrieval.index import build_index
+    from comem.retrieval.indexing import build_index
 
     index = build_index(base, embedder, progress=False)
     query = embedder.embed_images([ImageRef(path=str(tmp_path / "same.png"))])
@@ -90,6 +93,53 @@ def test_a_knowledge_base_built_anew_is_refused(corpus: Corpus, tmp_path: Path, 
     write_items([corpus(13)], tmp_path / "kb", BuildSettings())
     with pytest.raises(IndexFolderError, match="built anew"):
         VectorIndex(tmp_path / "kb", embedder)
+
+
+def test_verify_reads_every_byte(corpus: Corpus, tmp_path: Path, embedder: RawPixels) -> None:
+    path, noise = corpus(), random.Random(0)
+    rows = [
+        json.loads(line) | {"text": noise.randbytes(9000).hex()} for line in path.read_text().splitlines()
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))  # opening reads the last 64 kB only
+    built(path, tmp_path / "kb", embedder)
+    assert verify_index(tmp_path / "kb") == []
+    for name, place in (("items.parquet", 200), ("rows.npy", -1), ("index.faiss", -1)):
+        path = tmp_path / "kb" / name
+        data = bytearray(path.read_bytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+    wrong = verify_index(tmp_path / "kb")
+    assert len(wrong) == 3 and all(name in " ".join(wrong) for name in ("rows.npy", "index.faiss"))
+    assert "items.parquet: not what was built" in wrong[-1]
+
+
+def test_two_builds_at_once_are_refused(corpus: Corpus, tmp_path: Path, embedder: RawPixels) -> None:
+    path = corpus()
+    with one_writer(tmp_path / "kb" / LOCK), pytest.raises(StorageError, match="another process"):
+        built(path, tmp_path / "kb", embedder)
+    with (
+        one_writer(tmp_path / "kb" / "embeddings" / ".lock"),
+        pytest.raises(StorageError, match="another process"),
+    ):
+        built(path, tmp_path / "kb", embedder)
+    assert len(built(path, tmp_path / "kb", embedder)) == 12
+
+
+def test_an_index_is_current_while_its_files_are_the_same(
+    corpus: Corpus, tmp_path: Path, embedder: RawPixels
+) -> None:
+    path = corpus()
+    kb = tmp_path / "kb"
+    assert not is_current([path], kb)
+    built(path, kb, embedder)
+    assert is_current([path], kb) and is_current([path], kb, embedder.name)
+    assert not is_current([path], kb, "toy") and not is_current([path, path], kb)
+    path.write_text(path.read_text().replace("text 3", "text three"))
+    assert not is_current([path], kb)
+    built(path.parent, kb, embedder)  # the folder: read by another way, and compared by its files
+    assert is_current([path.parent], kb)
+    (path.parent / "0.png").touch()
+    assert is_current([path.parent], kb)  # its table names the pictures; they are the bank's to compare
 
 
 def test_unfinished_folders_are_refused(tmp_path: Path) -> None:

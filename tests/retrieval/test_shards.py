@@ -13,7 +13,8 @@ from PIL import Image
 
 from comem.records import StorageError
 from comem.retrieval.evaluate import RawPixels
-from comem.retrieval.shards import PLAN, embed_paths, embed_texts
+from comem.retrieval.shard_files import PLAN
+from comem.retrieval.shards import embed_paths, embed_texts
 
 
 @pytest.fixture()

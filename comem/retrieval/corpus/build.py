@@ -10,7 +10,6 @@ import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,7 +19,6 @@ from comem.config import as_dict
 from comem.images import ImageError
 from comem.records import (
     RecordError,
-    lock_file,
     read_json,
     run_manifest,
     sha256_of,
@@ -32,10 +30,11 @@ from comem.retrieval.corpus.rules import CorpusItem, CorpusRules, make_item
 from comem.retrieval.corpus.sources import Source
 from comem.retrieval.corpus.table import choose_rows, join_parts, row_key, write_part
 from comem.retrieval.knowledge import FORMAT, ITEMS, MANIFEST, ROW_GROUP, KnowledgeBase, tail_checksum
+from comem.storage import one_writer
 
 logger = logging.getLogger(__name__)
 
-PARTS = "parts"
+PARTS, LOCK = "parts", ".lock"
 
 
 def build_corpus(
@@ -64,7 +63,9 @@ def build_corpus(
     rules, folder = rules or CorpusRules(), Path(output)
     if not sources:
         raise CorpusError("no source was given: name files, folders or data sets (hf:NAME)")
-    with _locked(folder):
+    with one_writer(folder / LOCK):
+        with storage_errors(folder):
+            (folder / PARTS).mkdir(exist_ok=True)
         parts = [_part(folder, source, rules) for source in sources]
         todo = [
             pair for pair in zip(sources, parts, strict=True) if not _is_done(pair[0], pair[1], keep_partial)
@@ -72,19 +73,6 @@ def build_corpus(
         _read_all(todo, rules, folder, workers, progress)
         _check(parts, keep_partial)
         return _join(sources, parts, rules, folder)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time; the lock goes with the process, however it ends."""
-    with storage_errors(folder):
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock_file(handle, folder / ".lock")
-        yield
-    finally:
-        os.close(handle)
 
 
 def _part(folder: Path, source: Source, rules: CorpusRules) -> Path:

@@ -22,6 +22,7 @@ from comem.retrieval.corpus.rules import CorpusRules, download_name
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.corpus.wit import WIT_COLUMNS
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase, KnowledgeBaseError
+from comem.storage import one_writer
 
 HOST = "https://upload.wikimedia.org/wikipedia/commons"
 
@@ -231,7 +232,7 @@ def test_a_changed_parquet_is_noticed(shards: list[Path], tmp_path: Path) -> Non
 
 
 def test_two_builds_at_once_are_refused(shards: list[Path], tmp_path: Path) -> None:
-    with building._locked(tmp_path / "kb"), pytest.raises(StorageError, match="another process"):
+    with one_writer(tmp_path / "kb" / building.LOCK), pytest.raises(StorageError, match="another process"):
         built(tmp_path / "kb", *shards)
 
 
