@@ -81,6 +81,9 @@ COMMANDS: Table[Command] = Table(
         ),
         "oven": Command("comem.linking.commands", "link answers to Wikidata ids, as OVEN's score needs"),
         "report": Command("comem.report.commands", "runs beside the paper's numbers: HTML page and figure"),
+        "profile": Command(
+            "comem.profiling.commands", "what answering costs: seconds, memory, operations, by mode"
+        ),
         "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),
     },
 )

@@ -23,6 +23,7 @@ RANKS = {
     3.0: {"modes", "training", "toy"},
     4.0: {"runner"},
     4.1: {"report"},
+    4.2: {"profiling"},
     5.0: {"prediction"},
     5.1: {"bank", "commands", "data", "quickstart"},
     5.2: {"cli"},

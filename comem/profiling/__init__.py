@@ -1,0 +1,1 @@
+"""What answering costs: time to first token, decoding speed, throughput, memory and operations."""

@@ -1,0 +1,55 @@
+"""What a cell costs by arithmetic: positions and operations, from lengths and the model's config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comem import flops
+from comem.memory.lora import LoraSettings
+from comem.memory.qformer import QFormerConfig
+from comem.profiling.cells import QUERIES, Cell
+from comem.profiling.prompts import Lengths, patches
+
+
+def context_tokens(cell: Cell, lengths: Lengths) -> int:
+    """Positions that knowledge adds to one question."""
+    if cell.mode == "baseline":
+        return 0
+    return cell.k * (lengths.item if cell.mode == "rag" else QUERIES)
+
+
+def cell_flops(cell: Cell, lengths: Lengths, config: Any) -> dict[str, float]:
+    """Operations of one batch: to encode its items, to its first token, and for the tokens after it.
+
+    Scores under the causal mask are counted once, not for the whole square (`comem.flops.decoder`).
+    """
+    text, prompt = config.get_text_config(), lengths.question + context_tokens(cell, lengths)
+    pictures = vision(lengths.question_image, config)
+    if cell.mode == "rag":
+        pictures += cell.k * vision(lengths.item_image, config)
+    head = flops.output_layer(text, 1).forward
+    prefill = flops.decoder(text, prompt, causal=True).forward + pictures + head
+    steps = (
+        flops.decoder(text, 1, past=prompt + step, causal=True).forward + head
+        for step in range(lengths.answer - 1)
+    )
+    encoded = (
+        cell.k * item_flops(lengths, config) if cell.mode not in ("baseline", "rag", "comem-bank") else 0
+    )
+    found = {"encode": encoded, "prefill": prefill, "decode": sum(steps)}
+    return {name: float(cell.batch * value) for name, value in found.items()}
+
+
+def item_flops(lengths: Lengths, config: Any) -> float:
+    """Operations to encode one item: vision tower, language model with LoRA, Q-Former."""
+    rank = LoraSettings().rank
+    text = config.get_text_config()
+    reading = flops.decoder(text, lengths.item, rank=rank, causal=True)
+    reading += flops.qformer(QFormerConfig(text.hidden_size, num_queries=QUERIES), lengths.item)
+    return reading.forward + vision(lengths.item_image, config, rank)
+
+
+def vision(image_tokens: int, config: Any, rank: int = 0) -> float:
+    """Operations of the vision tower on one picture of that many tokens."""
+    side = patches(image_tokens)
+    return flops.vision_tower(config.vision_config, (1, side, side), rank).forward

@@ -1,0 +1,116 @@
+"""Runs cells one after another; the file of results is whole after each of them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from comem.profiling.bench import Bench
+from comem.profiling.cells import Cell
+from comem.profiling.cost import cell_flops, context_tokens
+from comem.profiling.results import Results
+from comem.profiling.timing import PeakMemory, Run, quantiles, repeat
+from comem.profiling.ways import WAYS, Way
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much may be spent.
+
+    Attributes:
+        seconds: for the timed runs of one cell; one run is made whatever it takes.
+        repeats: at most, per cell.
+        petaflops: cells of more operations are skipped; None for no limit.
+        total_seconds: no cell starts after them; None for no limit.
+    """
+
+    seconds: float = 10.0
+    repeats: int = 20
+    petaflops: float | None = None
+    total_seconds: float | None = None
+
+
+def run_cells(
+    bench: Bench,
+    cells: Sequence[Cell],
+    results: Results,
+    limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ways: Mapping[str, Way] = WAYS,
+    done: Callable[[Cell, dict[str, Any]], None] = lambda cell, row: None,
+) -> None:
+    """Measure what is not finished, writing after every cell.
+
+    Args:
+        ways: how each mode is answered.
+        done: called after each cell with its row.
+    """
+    end = None if limits.total_seconds is None else time.perf_counter() + limits.total_seconds
+    for cell in cells:
+        way = ways[cell.mode]
+        if results.finished(cell):
+            continue
+        cost = cell_flops(cell, bench.lengths, bench.model.config)
+        reason = _reason(sum(cost.values()), limits, end)
+        row = {"skipped": reason} if reason else _attempt(bench, cell, way, limits)
+        row = {**asdict(cell), "context_tokens": context_tokens(cell, bench.lengths), "flops": cost, **row}
+        results.add(cell, row)
+        done(cell, row)
+
+
+def _reason(operations: float, limits: Limits, end: float | None) -> str:
+    """Why a cell is not run, or nothing."""
+    if limits.petaflops is not None and operations > limits.petaflops * 1e15:
+        return f"{operations / 1e15:.1f} PFLOP a batch, above the limit of {limits.petaflops:g}"
+    if end is not None and time.perf_counter() > end:
+        return f"the {limits.total_seconds:g} seconds of this run were over"
+    return ""
+
+
+def _attempt(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
+    """The cell's figures, or why there are none."""
+    try:
+        return _measure(bench, cell, way, limits)
+    except torch.OutOfMemoryError as error:
+        bench.release(cell.engine)
+        return {"skipped": f"out of memory: {str(error).splitlines()[0]}"}
+    finally:
+        gc.collect()
+        if bench.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _measure(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
+    answer = way(bench, cell)
+    answer(2)  # warm-up: every kernel of prefill and of a step
+    before, peak = _bytes_now(bench.device), PeakMemory(bench.device)
+    runs = repeat(lambda: answer(bench.lengths.answer), limits.seconds, limits.repeats)
+    used = peak.read()
+    logger.info("%s: %d runs, first token %.4f s", cell.key, len(runs), runs[-1].first_seconds)
+    return figures(runs, cell.batch) | {"peak_bytes": used, "bytes_before": before}
+
+
+def figures(runs: Sequence[Run], batch: int) -> dict[str, Any]:
+    """p50 and p95 over the runs of one cell."""
+    rows: dict[str, list[float]] = {
+        "first_token_seconds": [run.first_seconds for run in runs],
+        "seconds": [run.seconds for run in runs],
+        "decode_tokens_per_second": [
+            batch * (run.tokens - 1) / max(run.seconds - run.first_seconds, 1e-9) for run in runs
+        ],
+        "questions_per_second": [batch / run.seconds for run in runs],
+        **{f"{part}_seconds": [run.parts[part] for run in runs] for part in runs[0].parts},
+    }
+    return {"repeats": len(runs), **{name: quantiles(values) for name, values in rows.items()}}
+
+
+def _bytes_now(device: torch.device) -> int | None:
+    """What is allocated before the runs: weights and inputs (GPU only)."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None

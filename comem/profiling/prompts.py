@@ -1,0 +1,127 @@
+"""Prompts and items of given lengths, as the processor of a Qwen-VL model would hand them over."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FAMILIES = ("qwen2_5_vl", "qwen2_vl")
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long everything is, in tokens.
+
+    Attributes:
+        item: one knowledge item, its picture included.
+        question: the question, its picture included.
+        answer: what is generated.
+        item_image, question_image: of the pictures; square grids. 324 is what the released preprocessing
+            makes of 512 × 512 pixels (authors_code.md, section 2).
+    """
+
+    item: int = 640
+    question: int = 400
+    answer: int = 64
+    item_image: int = 324
+    question_image: int = 256
+
+    def __post_init__(self) -> None:
+        for name in ("item", "question"):
+            length, image = getattr(self, name), getattr(self, f"{name}_image")
+            if image < 1 or math.isqrt(image) ** 2 != image:
+                raise ValueError(f"{name} image of {image} tokens: give a square number (324 is 18 × 18)")
+            if length < image + 3:
+                raise ValueError(
+                    f"{name} of {length} tokens with a picture of {image}: give at least {image + 3} tokens, "
+                    "for the picture, its two marks and a word"
+                )
+        if self.answer < 2:
+            raise ValueError(f"answer of {self.answer} tokens: give at least 2, to time decoding")
+
+
+def patches(image_tokens: int) -> int:
+    """Side of the grid of patches behind that many merged tokens."""
+    return 2 * math.isqrt(image_tokens)
+
+
+class PromptMaker:
+    """Makes inputs for one model.
+
+    Args:
+        model: of a family in `FAMILIES`.
+        lengths: of everything.
+        seed: of ids and pixels.
+
+    Raises:
+        ValueError: a model of another family.
+    """
+
+    def __init__(self, model: Any, lengths: Lengths, seed: int = 0) -> None:
+        config = model.config
+        if config.model_type not in FAMILIES:
+            raise ValueError(
+                f"model_type {config.model_type!r}: prompts of given lengths are made for "
+                f"{' and '.join(FAMILIES)}"
+            )
+        table = model.get_input_embeddings().weight
+        self.config, self.lengths = config, lengths
+        self.device, self.dtype = table.device, table.dtype
+        self.words = _plain_ids(config).to(self.device)
+        self._random = torch.Generator(self.device).manual_seed(seed)
+
+    def items(self, count: int) -> dict[str, Tensor]:
+        """`count` items as one batch `(n, item)` for the encoder."""
+        return self._inputs([[(self.lengths.item, self.lengths.item_image)]] * count)
+
+    def prompts(self, batch: int, items: int = 0) -> dict[str, Tensor]:
+        """Questions `(b, items · item + question)`, behind `items` items each."""
+        item = (self.lengths.item, self.lengths.item_image)
+        question = (self.lengths.question, self.lengths.question_image)
+        return self._inputs([[item] * items + [question]] * batch)
+
+    def text(self, batch: int, tokens: int) -> dict[str, Tensor]:
+        """Prompts `(b, tokens)` without a picture."""
+        ids = torch.stack([self._words(tokens) for _ in range(batch)])
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+    def _inputs(self, rows: list[list[tuple[int, int]]]) -> dict[str, Tensor]:
+        """Rows of parts; a part is its length and its picture's tokens, picture first."""
+        ids = torch.stack([torch.cat([self._part(*part) for part in row]) for row in rows])
+        sides = [patches(image) for row in rows for _, image in row]
+        vision = self.config.vision_config
+        pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        shape = (sum(side * side for side in sides), pixels)
+        values = torch.rand(shape, generator=self._random, device=self.device, dtype=self.dtype) * 2 - 1
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "mm_token_type_ids": (ids == self.config.image_token_id).long(),
+            "pixel_values": values,  # (patches, channels · frames · 14 · 14)
+            "image_grid_thw": torch.tensor([[1, side, side] for side in sides], device=self.device),
+        }
+
+    def _part(self, length: int, image: int) -> Tensor:
+        start, end = self.config.vision_start_token_id, self.config.vision_end_token_id
+        picture = [start, *[self.config.image_token_id] * image, end]
+        return torch.cat([torch.tensor(picture, device=self.device), self._words(length - len(picture))])
+
+    def _words(self, count: int) -> Tensor:
+        drawn = torch.randint(len(self.words), (count,), generator=self._random, device=self.device)
+        return self.words[drawn]
+
+
+def _plain_ids(config: Any) -> Tensor:
+    """Ids without a role, the table's last one left free for memory positions."""
+    text = config.get_text_config()
+    roles = {
+        value
+        for part in (config, text)
+        for name, value in vars(part).items()
+        if name.endswith("token_id") and isinstance(value, int)
+    }
+    return torch.tensor([i for i in range(min(text.vocab_size - 1, 30000)) if i not in roles])

@@ -1,0 +1,86 @@
+"""Traces of the three hottest paths, by torch.profiler: prefill with memory, decoding, encoding."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comem.memory.encoder import hidden_size
+from comem.profiling.bench import Bench
+from comem.profiling.cells import QUERIES
+from comem.profiling.timing import synchronize
+from comem.records import write_atomic
+
+_EVENTS = 20_000  # the longest are kept: enough to see every kernel of a forward pass
+_DECODED, _SHORT = 8, 16  # tokens; so short a prompt leaves its prefill out of sight
+_ROWS = 15
+
+
+def hot_paths(bench: Bench, k: int, engine: str) -> dict[str, Callable[[], object]]:
+    """What is traced, by name: each call does its work once.
+
+    Args:
+        k: items: their memory stands in front of the prefill, and as many are encoded.
+        engine: that answers.
+    """
+    items = bench.item_batches(k)
+    decoding, question = bench.decoding(engine), bench.maker.prompts(1)
+    words = bench.maker.text(1, _SHORT)
+    memory = torch.randn(QUERIES * k, hidden_size(bench.model), device=bench.device).to(bench.dtype)
+    return {
+        "prefill": lambda: (bench.bare(), decoding(question, [memory], 1)),
+        "decode": lambda: (bench.bare(), decoding(words, [None], _DECODED)),
+        "encode": lambda: bench.encode(items),
+    }
+
+
+def trace(call: Callable[[], object], path: Path, device: torch.device) -> dict[str, Any]:
+    """Profile one call after a warm-up, write its trace, and say which operations took longest.
+
+    Args:
+        path: of the trace, `.json.gz`, for chrome://tracing or ui.perfetto.dev.
+
+    Returns:
+        `total_milliseconds` of all operations on the device, and the longest `operations`: name, calls and
+        milliseconds without those inside.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
+    call()
+    synchronize(device)
+    with profile(activities=activities, acc_events=True) as profiler:
+        call()
+        synchronize(device)
+    _write_trace(profiler, path)
+    key = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    averages = profiler.key_averages()
+    longest = sorted(averages, key=lambda row: getattr(row, key), reverse=True)[:_ROWS]
+    operations = [
+        {"name": row.key[:120], "calls": row.count, "milliseconds": getattr(row, key) / 1000}
+        for row in longest
+    ]
+    total = sum(getattr(row, key) for row in averages) / 1000
+    return {"total_milliseconds": total, "operations": operations}
+
+
+def _write_trace(profiler: Any, path: Path) -> None:
+    """The chrome trace with its longest events, without their arguments."""
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(raw))
+        found = json.loads(raw.read_text(encoding="utf-8"))
+    events = [event for event in found["traceEvents"] if event.get("ph") in ("X", "M")]
+    names = [event for event in events if event["ph"] == "M"]
+    timed = sorted((e for e in events if e["ph"] == "X"), key=lambda e: e.get("dur", 0), reverse=True)
+    for event in timed:
+        event.pop("args", None)
+    kept = {**found, "traceEvents": names + sorted(timed[:_EVENTS], key=lambda e: e["ts"])}
+    write_atomic(path, gzip.compress(json.dumps(kept).encode("utf-8")))
