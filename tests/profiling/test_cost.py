@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from profiling.conftest import SHORT
 from torch.utils.flop_counter import FlopCounterMode
 
 from comem.profiling.bench import Bench
@@ -11,7 +12,6 @@ from comem.profiling.cells import Cell
 from comem.profiling.cost import cell_flops, context_tokens
 from comem.profiling.shapes import SHAPES, random_model
 from comem.profiling.ways import WAYS
-from profiling.conftest import SHORT
 
 
 @pytest.mark.parametrize("mode", WAYS)
