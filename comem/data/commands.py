@@ -1,4 +1,4 @@
-"""`comem data check | convert | synthesise`: options, and what is printed."""
+"""`comem data check | convert | synthesise | translate`: options, and what is printed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from comem.console import bar, make_table, out, print_facts
 from comem.data.synthesise import add_synthesise_arguments, run_synthesise
+from comem.data.translate import add_translate_arguments, run_translate
 
 if TYPE_CHECKING:
     from comem.data.check import Check
@@ -32,12 +33,14 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     _add_check(jobs.add_parser("check", help="every fault, counts, lengths, samples; exit code 1 for faults"))
     _add_convert(jobs.add_parser("convert", help="LLaVA-style JSON or an MDS folder to our JSONL"))
     add_synthesise_arguments(jobs.add_parser("synthesise", help="a model's own right answers by plain RAG"))
+    add_translate_arguments(jobs.add_parser("translate", help="a sample of the records in other languages"))
 
 
 def run_data(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
     jobs: dict[str, Callable[[argparse.Namespace], int]] = {
         "check": _check, "convert": _convert, "synthesise": run_synthesise,
+        "translate": run_translate,
     }  # fmt: skip
     return jobs[args.job](args)
 

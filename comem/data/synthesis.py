@@ -8,7 +8,6 @@ benchmark's scorer calls right becomes a training record, with the items that we
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 from collections import Counter
@@ -18,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import Benchmark
+from comem.data.files import write_records
 from comem.evaluation.files import read_predictions
-from comem.records import run_manifest, sha256_of, write_atomic, write_json
+from comem.records import write_atomic
 from comem.runner.run_folder import PREDICTIONS
 from comem.training.dataset import parse_example
 from comem.types import Example, ImageRef, RetrievedContext
 
-TRAIN, MANIFEST, RUN = "train.jsonl", "manifest.json", "run"
+RUN = "run"
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,6 @@ def _write(
     folder: Path, benchmark: Benchmark, examples: Sequence[Example], records: Sequence[Mapping[str, Any]],
     dropped: Counter[str], rules: Rules, about: Mapping[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
-    write_atomic(folder / TRAIN, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
     mixture = {
         "benchmark": {benchmark.name: len(records)},
         "language": dict(Counter(str(row["language"]) for row in records).most_common()),
@@ -170,11 +169,9 @@ def _write(
     }
     facts = {
         "candidates": len(examples), "kept": len(records), "dropped": dict(sorted(dropped.items())),
-        "mixture": mixture, "rules": asdict(rules), "sha256": sha256_of(folder / TRAIN), **about,
+        "mixture": mixture, "rules": asdict(rules), **about,
     }  # fmt: skip
-    manifest = run_manifest(facts)
-    write_json(folder / MANIFEST, manifest)
-    return manifest
+    return write_records(folder, records, facts)
 
 
 def _drawn(names: Sequence[str], count: int, seed: int) -> set[str]:

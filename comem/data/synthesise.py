@@ -37,7 +37,8 @@ def add_synthesise_arguments(parser: argparse.ArgumentParser) -> None:
 def run_synthesise(args: argparse.Namespace) -> int:
     """Draw, retrieve, answer, keep what is right; run again, it goes on."""
     from comem.benchmarks import BENCHMARKS
-    from comem.data.synthesis import MANIFEST, RUN, TRAIN, Rules, candidates, keep_right
+    from comem.data.files import MANIFEST, TRAIN
+    from comem.data.synthesis import RUN, Rules, candidates, keep_right
     from comem.prediction.assemble import retrieve
     from comem.prediction.commands import generation_config, open_mode
     from comem.prediction.run import Questions, answer_part, this_part
