@@ -140,4 +140,4 @@ def test_the_embedded_model_cannot_and_that_is_said(
     command = ["data", "translate", str(source), "--model", "toy", "--languages", "fr", "--samples", "2",
                "--max-new-tokens", "4", "--device", "cpu", "--output", str(tmp_path / "out")]  # fmt: skip
     assert main(command) == 2
-    assert f"no translation is kept: {{'not JSON': 2}}" in capsys.readouterr().err
+    assert "no translation is kept: {'not JSON': 2}" in capsys.readouterr().err
