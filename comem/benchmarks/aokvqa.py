@@ -132,7 +132,11 @@ def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report
         {key: value for key, value in found.items() if not key.startswith(tuple(absent))}
         for found in (report.metrics, report.scores)
     )
-    return dataclasses.replace(report, metrics=metrics, scores=scores)
+    named = {
+        task: [dataclasses.replace(score, example_id=f"{score.example_id}:{task}") for score in found]
+        for task, found in scores.items()
+    }
+    return dataclasses.replace(report, metrics=metrics, scores=named)
 
 
 ROWS = {
