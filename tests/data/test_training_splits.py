@@ -18,8 +18,10 @@ QUESTION = "What is this bird's country of origin?"
 
 
 def infoseek(folder: Path) -> str:
-    row = {"data_id": "infoseek_train_00000000", "image_id": "oven_1", "question": QUESTION,
-           "answer": ["Spain"], "answer_eval": ["Kingdom of Spain", "Spain"], "data_split": "train"}  # fmt: skip
+    row = {
+        "data_id": "infoseek_train_00000000", "image_id": "oven_1", "question": QUESTION, "answer": ["Spain"],
+        "answer_eval": ["Kingdom of Spain", "Spain"], "data_split": "train",
+    }  # fmt: skip
     (folder / "infoseek_train.jsonl").write_text(json.dumps(row) + "\n")
     return "train"
 
