@@ -41,6 +41,21 @@ def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequenc
     return _build(cls, values, f"{source} and the overrides" if overrides else source, "")
 
 
+def from_values(cls: type[C], values: Any, source: str) -> C:
+    """A `cls` from plain values, checked as those of a file.
+
+    Args:
+        values: a mapping.
+        source: where they stand, for messages.
+
+    Raises:
+        ConfigError: as `load_config`.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source} is {values!r}; expected `key: value` entries")
+    return _build(cls, values, source, "")
+
+
 def save_config(config: Any, path: str | Path) -> None:
     """Write the resolved config as YAML that `load_config` reads back, atomically."""
     write_atomic(path, yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True))

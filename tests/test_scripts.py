@@ -40,10 +40,16 @@ def test_is_executable_strict_and_explained(path: Path) -> None:
     assert text.splitlines()[1].startswith("# ")
 
 
-@pytest.mark.parametrize("path", [p for p in RUNNABLE if p.parent.name == "inference"], ids=lambda p: p.name)
+HELPFUL = ("inference", "data", "train", "reproduce")
+
+
+@pytest.mark.parametrize("path", [p for p in RUNNABLE if p.parent.name in HELPFUL], ids=lambda p: p.name)
 def test_help_is_the_header(path: Path) -> None:
     shown = bash(path, "--help")
-    assert shown.returncode == 0 and f"Usage: bash scripts/inference/{path.name}" in shown.stdout
+    assert shown.returncode == 0
+    assert (
+        f"Usage: bash scripts/{path.parent.name}/{path.name}" in shown.stdout and "Example: " in shown.stdout
+    )
     assert "set -euo" not in shown.stdout
 
 
@@ -161,6 +167,18 @@ def test_training_makes_the_embedded_world_when_no_data_is_named(project: Path) 
     assert words[:4] == ["comem", "toy", "build", "data/toy"] and words[4:6] == ["comem", "train"]
     assert words[7].endswith("/configs/train/toy.yaml")
     assert words[8:] == ["model=toy", "data=data/toy/train.jsonl", "output=runs/train"]
+
+
+def test_synthesis_takes_a_plan_or_makes_the_embedded_world(project: Path) -> None:
+    script = "scripts/data/synthesise.sh"
+    named = {"PLAN": "my plan.yaml", "MODEL": "m", "INDEX": "wit", "OUTPUT": "out"}
+    ran = bash(script, "items=2", "--dry-run", cwd=project, **named)
+    words = ["comem", "data", "build", "my plan.yaml", "model=m", "index=wit", "items=2", "--output", "out"]
+    assert ran.returncode == 0 and ran.stdout.splitlines() == [*words, "--dry-run"]
+    dry = bash(script, "--dry-run", cwd=project).stdout
+    assert "/configs/data/toy.yaml\n--output\nruns/data\n--dry-run" in dry and "toy\nbuild" not in dry
+    ran = bash(script, cwd=project)
+    assert "toy\nbuild\ndata/toy" in ran.stdout and "index\nbuild" in ran.stdout
 
 
 def test_merging_takes_real_names(project: Path) -> None:

@@ -1,4 +1,4 @@
-"""`comem data check | convert | synthesise | translate`: options, and what is printed."""
+"""`comem data check | convert | synthesise | translate | mix | build`: options, and what is printed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comem.console import bar, make_table, out, print_facts
+from comem.data.build import add_build_arguments, add_mix_arguments, run_build, run_mix
 from comem.data.synthesise import add_synthesise_arguments, run_synthesise
 from comem.data.translate import add_translate_arguments, run_translate
 
@@ -34,13 +35,15 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     _add_convert(jobs.add_parser("convert", help="LLaVA-style JSON or an MDS folder to our JSONL"))
     add_synthesise_arguments(jobs.add_parser("synthesise", help="a model's own right answers by plain RAG"))
     add_translate_arguments(jobs.add_parser("translate", help="a sample of the records in other languages"))
+    add_mix_arguments(jobs.add_parser("mix", help="several files as one, so many records of each"))
+    add_build_arguments(jobs.add_parser("build", help="a whole training set from a plan (configs/data/)"))
 
 
 def run_data(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
     jobs: dict[str, Callable[[argparse.Namespace], int]] = {
         "check": _check, "convert": _convert, "synthesise": run_synthesise,
-        "translate": run_translate,
+        "translate": run_translate, "mix": run_mix, "build": run_build,
     }  # fmt: skip
     return jobs[args.job](args)
 
