@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 FORMAT_VERSION = 1
 _SAMPLES = 256
 _CHUNK = 1 << 22
+_KEPT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 # What the weights' shapes do not show. A fixed list: whole configs differ between transformers versions.
 _FACTS = (
     "model_type",
@@ -71,6 +73,8 @@ def base_digest(model: nn.Module) -> str:
     It tells checkpoints apart in seconds at 7B; it is not a proof against tampering. LoRA layers on
     the model change nothing.
     """
+    if model in _KEPT:
+        return _KEPT[model]
     digest = hashlib.sha256(json.dumps(_config_facts(model), sort_keys=True).encode())
     for name, tensor in base_weights(model).items():
         flat = tensor.flatten()
@@ -79,6 +83,11 @@ def base_digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(_bytes(flat[picked.to(flat.device)]))
     return digest.hexdigest()
+
+
+def keep_base_digest(model: nn.Module) -> None:
+    """Compute the digest once for all, before the weights go out of this process's sight (FSDP)."""
+    _KEPT[model] = base_digest(model)
 
 
 def weights_version(model: nn.Module) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from comem.images import ImageError, open_image
+from comem.training.alike import fillers, kinds
 from comem.training.dataset import TrainingExample
 from comem.training.labels import IGNORED, answer_labels
 from comem.types import ImageRef, KnowledgeItem, Message
@@ -26,7 +27,8 @@ class TrainingBatch:
         ids: the questions' ids, b of them.
         question: the reader's inputs, `(b, l)` tensors left-padded, `labels` among them; pictures.
         items: the encoder's inputs for the n different items of all questions; empty for none.
-        rows: for each question the rows of its items among the n, best first.
+        rows: for each question the rows of its items among the n, best first. A filler
+            (`comem.training.alike`) comes last; it has rows, but no id and no label.
         skipped: what could not be read, one message each.
     """
 
@@ -73,24 +75,36 @@ class Collator:
     max_items: int = 3
     max_tokens: int = 32768
 
-    def __call__(self, examples: Sequence[TrainingExample]) -> TrainingBatch:
-        """The batch of these examples; without questions if none can be read."""
+    def __call__(
+        self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
+    ) -> TrainingBatch:
+        """The batch of these examples; without questions if none can be read.
+
+        Args:
+            held: the kinds that it has to hold, whatever can be read (`comem.training.alike`).
+        """
         try:
-            return self._build(examples, ())
+            return self._build(examples, (), held)
         except ImageError:  # rare, so pictures are not opened twice only to look for it
             readable, skipped = _readable(examples, self.max_items)
-            return self._build(readable, skipped) if readable else TrainingBatch((), {}, {}, (), skipped)
+            if readable or held:
+                return self._build(readable, skipped, held)
+            return TrainingBatch((), {}, {}, (), skipped)
 
-    def _build(self, examples: Sequence[TrainingExample], skipped: tuple[str, ...]) -> TrainingBatch:
+    def _build(
+        self, examples: Sequence[TrainingExample], skipped: tuple[str, ...], held: frozenset[str]
+    ) -> TrainingBatch:
+        ids = tuple(example.id for example in examples)
+        examples = [*examples, *fillers(held - kinds(examples, self.max_items))]
         order: dict[KnowledgeItem, int] = {}
         rows = tuple(
             tuple(order.setdefault(item, len(order)) for item in example.items[: self.max_items])
             for example in examples
         )
-        ids = tuple(example.id for example in examples)
         question = dict(self.process([example.messages() for example in examples]))
         self._check_length(ids, question)
         question["labels"] = answer_labels(question["input_ids"], self.tokenizer)
+        question["labels"][len(ids) :] = IGNORED
         return TrainingBatch(
             ids=ids,
             question=question,
@@ -101,7 +115,7 @@ class Collator:
 
     def _check_length(self, ids: Sequence[str], question: Mapping[str, Tensor]) -> None:
         lengths = question["attention_mask"].sum(dim=1).tolist()
-        for identifier, length in zip(ids, lengths, strict=True):
+        for identifier, length in zip(ids, lengths, strict=False):  # a filler has no id
             if length > self.max_tokens:
                 raise ValueError(
                     f"the example {identifier!r} has {length} tokens, above max_tokens={self.max_tokens}; "

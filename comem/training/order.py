@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch.utils.data import Dataset
 
+from comem.training.alike import kinds
 from comem.training.collator import Collator, TrainingBatch
 from comem.training.dataset import TrainingExample
 
@@ -50,6 +52,7 @@ class Steps(Dataset[list[TrainingBatch]]):
     Args:
         micro_batch_size: questions a micro-batch; 0 puts the process's share into one.
         rank, world: this process and how many there are; each takes every `world`-th example.
+        alike: make all processes' micro-batches alike (`comem.training.alike`).
     """
 
     def __init__(
@@ -60,13 +63,23 @@ class Steps(Dataset[list[TrainingBatch]]):
         micro_batch_size: int = 0,
         rank: int = 0,
         world: int = 1,
+        alike: bool = False,
     ) -> None:
         self.examples, self.order, self.collator = examples, order, collator
         self.micro = micro_batch_size
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.alike = rank, world, alike
 
     def __getitem__(self, step: int) -> list[TrainingBatch]:
-        share = self.order.indices(step)[self.rank :: self.world]
+        if not self.alike:
+            return [self.collator(chunk) for chunk in self._chunks(step, self.rank)]
+        batches = []
+        for chunks in zip_longest(*(self._chunks(step, r) for r in range(self.world)), fillvalue=[]):
+            together = [example for chunk in chunks for example in chunk]
+            batches.append(self.collator(chunks[self.rank], kinds(together, self.collator.max_items)))
+        return batches
+
+    def _chunks(self, step: int, rank: int) -> list[list[TrainingExample]]:
+        """The examples of a process's micro-batches."""
+        share = [self.examples[i] for i in self.order.indices(step)[rank :: self.world]]
         size = self.micro or max(len(share), 1)
-        chunks = [share[at : at + size] for at in range(0, len(share), size)]
-        return [self.collator([self.examples[i] for i in chunk]) for chunk in chunks]
+        return [share[at : at + size] for at in range(0, len(share), size)]

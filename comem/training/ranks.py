@@ -22,7 +22,12 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 
-_SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+# accelerate's settings of FSDP that would do nothing here, or harm; and what to do instead
+_FSDP_OFF = {
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "every process reads the weights itself",
+    "FSDP_OFFLOAD_PARAMS": "offloading is not supported; use more GPUs",
+    "FSDP_ACTIVATION_CHECKPOINTING": "set the run's own checkpointing=true, which knows LoRA's state",
+}
 
 
 class MainProcessError(ValueError):
@@ -111,17 +116,33 @@ def check_launch() -> None:
     """Refuse what this loop does not do.
 
     Raises:
-        ValueError: accelerate was told to shard the model; or the processes do not know of each other.
+        ValueError: accelerate was told to use DeepSpeed, Megatron-LM or FSDP 1, or FSDP with settings that
+            are not followed; or the processes do not know of each other.
     """
-    for kind in _SHARDED:
+    for kind in ("DEEPSPEED", "MEGATRON_LM"):
         if parse_flag_from_env(f"ACCELERATE_USE_{kind}"):
             raise ValueError(
-                f"accelerate is set to {kind}; known here: one process, MULTI_GPU, MULTI_CPU. The base is "
-                "frozen and whole in every process: use configs/accelerate/multi_gpu.yaml"
+                f"accelerate is set to {kind}; known here: one process, MULTI_GPU, MULTI_CPU, FSDP 2. "
+                "For a base that one GPU holds use configs/accelerate/multi_gpu.yaml; in place of ZeRO-3 "
+                "configs/accelerate/fsdp2.yaml, of ZeRO-2 configs/accelerate/fsdp2_zero2.yaml"
             )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        _check_fsdp()
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world != state().num_processes:
         raise ValueError(
             f"WORLD_SIZE={world}, but accelerate sees {state().num_processes} process(es): each would train "
             "alone. Start them with accelerate launch --multi_gpu or torchrun, and train once a process"
         )
+
+
+def _check_fsdp() -> None:
+    version = os.environ.get("FSDP_VERSION", "1")
+    if version != "2":
+        raise ValueError(f"fsdp_version={version}; known: 2. Use configs/accelerate/fsdp2.yaml")
+    for name, remedy in _FSDP_OFF.items():
+        if parse_flag_from_env(name):
+            raise ValueError(
+                f"{name.lower()} is true in accelerate's config; set it to false: {remedy}. "
+                "configs/accelerate/fsdp2.yaml is one that works"
+            )

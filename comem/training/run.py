@@ -19,6 +19,7 @@ from comem.training.precision import use_bf16
 from comem.training.ranks import check_launch, on_main
 from comem.training.run_folder import locked, settle
 from comem.training.settings import TrainSettings
+from comem.training.sharding import shard, sharded
 from comem.training.trainer import Trainer, TrainResult
 
 logger = logging.getLogger(__name__)
@@ -50,12 +51,15 @@ def train(settings: TrainSettings) -> TrainResult:
         if resume and ckpt.read_state(resume).finished:
             return _finished(folder, resume)
         dtype = "bfloat16" if use_bf16(settings.precision) else "float32"
-        backbone = load_backbone(settings.model, dtype=dtype)
-        reader = load_backbone(settings.reader, dtype=dtype) if settings.reader else backbone
+        device = "cpu" if sharded() else None  # whole on the CPU, in pieces on the GPU
+        backbone = load_backbone(settings.model, dtype=dtype, device=device)
+        reader = load_backbone(settings.reader, dtype, device) if settings.reader else backbone
         encoder = build_encoder(settings, backbone, resume, reader)
-        if settings.checkpointing:
-            for network in {id(b.model): b.model for b in (backbone, reader)}.values():
+        for network in {id(b.model): b.model for b in (backbone, reader)}.values():
+            if settings.checkpointing:
                 enable_checkpointing(network)
+            if sharded():
+                shard(network)
         model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id)
         collator = build_collator(settings, backbone, encoder.form, reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run()

@@ -36,6 +36,7 @@ from comem.training.ranks import largest, on_main, same_start, sum_gradients
 from comem.training.run_log import RunLog, rewind_log
 from comem.training.schedule import lr_factor, parameter_groups, progress
 from comem.training.settings import TrainSettings
+from comem.training.sharding import sharded
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,7 @@ class Trainer:
             self.settings.micro_batch_size,
             self.accelerator.process_index,
             self.accelerator.num_processes,
+            alike=sharded(),
         )
         rest = range(self.state.step, self.total)
         loader = DataLoader(
@@ -170,7 +172,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.model.train()
-        loss, tokens = self._accumulate([batch for batch in batches if batch.ids])
+        loss, tokens = self._accumulate([batch for batch in batches if batch.rows])
         norm = nn.utils.clip_grad_norm_(self.trainable, self.settings.optim.clip)
         if not (torch.isfinite(loss) and torch.isfinite(norm)):
             names = ", ".join(identifier for batch in batches for identifier in batch.ids)

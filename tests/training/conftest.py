@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy
 import pytest
+from filelock import FileLock
 from PIL import Image
 
 from comem.memory.encoder import MemoryEncoder
@@ -20,6 +22,7 @@ from comem.training.dataset import TrainingExample
 from comem.training.model import MemoryTrainingModel
 from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
 from comem.types import ImageRef, KnowledgeItem
+from tests.training.processes import Runs, run_all
 
 ANSWERS = ["ab", "cd", "ef", "gh"]
 
@@ -109,3 +112,18 @@ def example(small_image: Callable[..., ImageRef]) -> Callable[..., TrainingExamp
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_backbone_folder: Path) -> Runs:
+    """All runs of several processes, made once, whatever number of pytest's workers asks for them."""
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    with FileLock(common / "processes.lock"):
+        if not (common / "processes").exists():
+            made = tmp_path_factory.mktemp("processes")
+            holder = run_all(made, tiny_backbone_folder)
+            (made / "holder").write_text(str(holder))
+            (common / "processes").symlink_to(made)
+    return Runs((common / "processes").resolve())

@@ -1,0 +1,90 @@
+"""Micro-batches that are alike on every process, whatever each process's share holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from comem.training.alike import ITEM, ITEM_PICTURE, PICTURE, QUESTION, fillers, kinds
+from comem.training.collator import Collator, TrainingBatch
+from comem.training.dataset import TrainingExample
+from comem.training.labels import IGNORED
+from comem.training.model import MemoryTrainingModel
+from comem.training.order import Order, Steps
+from comem.types import ImageRef, KnowledgeItem
+
+Make = Callable[..., TrainingExample]
+
+
+@pytest.fixture()
+def examples(example: Make) -> list[TrainingExample]:
+    """In turn: nothing but a question, a text, an item with a picture, a picture of its own; one broken."""
+    text, broken = KnowledgeItem("t", "a text", None), KnowledgeItem("b", "x", ImageRef(data=b"broken"))
+    made = [
+        example("a", items=0),
+        dataclasses.replace(example("b", items=0), items=(text,)),
+        example("c"),
+        example("d", items=0, image=True),
+    ]
+    return [*made, dataclasses.replace(example("e", items=0), items=(broken,)), *made[:2]]
+
+
+def held(batch: TrainingBatch) -> set[str]:
+    """What a batch makes the model do, from its tensors."""
+    parts = {
+        QUESTION: bool(batch.question),
+        PICTURE: "pixel_values" in batch.question,
+        ITEM: bool(batch.items) and any(batch.rows),
+        ITEM_PICTURE: "pixel_values" in batch.items,
+    }
+    return {kind for kind, there in parts.items() if there}
+
+
+@pytest.mark.parametrize("micro", [0, 1, 2])
+@pytest.mark.parametrize("world", [2, 3])
+def test_all_processes_hold_the_same(
+    world: int, micro: int, examples: list[TrainingExample], collator: Collator
+) -> None:
+    for seed in range(2):
+        order = Order(len(examples), 5, seed)
+        ranks = [Steps(examples, order, collator, micro, rank, world, alike=True) for rank in range(world)]
+        for step in range(order.steps_per_epoch):
+            batches = [steps[step] for steps in ranks]
+            asked = [[name for batch in own for name in batch.ids] for own in batches]
+            assert sorted(sum(asked, [])) == sorted(examples[i].id for i in order.indices(step))
+            for together in zip(*batches, strict=True):  # as many on each
+                assert all(held(batch) == held(together[0]) for batch in together), (seed, step)
+
+
+def test_a_filler_is_neither_learned_nor_named(
+    examples: list[TrainingExample], collator: Collator, training_model: MemoryTrainingModel
+) -> None:
+    everything = frozenset((QUESTION, PICTURE, ITEM, ITEM_PICTURE))
+    plain, filled = collator(examples[1:2]), collator(examples[1:2], everything)
+    assert filled.ids == plain.ids and len(filled.rows) == 2 and filled.answer_tokens == plain.answer_tokens
+    assert bool((filled.question["labels"][1] == IGNORED).all())
+    gradients: list[dict[str, Any]] = []
+    for batch in (plain, filled, collator([], everything)):
+        training_model.zero_grad()
+        loss, count = training_model(batch)
+        loss.backward()
+        gradients.append({name: p.grad for name, p in training_model.named_parameters() if p.requires_grad})
+    assert float(loss.detach()) == 0.0 and int(count) == 0
+    for name, gradient in gradients[1].items():
+        was = gradients[0][name]
+        torch.testing.assert_close(
+            gradient, torch.zeros_like(gradient) if was is None else was, rtol=1e-4, atol=1e-5
+        )
+        assert float(gradients[2][name].abs().max()) == 0.0, "alone it has exact zeros, for every parameter"
+
+
+def test_kinds_are_those_of_the_items_used(example: Make) -> None:
+    two = dataclasses.replace(
+        example("q", items=2), items=(KnowledgeItem("t", "x", None), example("q").items[0])
+    )
+    assert kinds([two], max_items=1) == {QUESTION, ITEM} and ITEM_PICTURE in kinds([two], max_items=2)
+    assert kinds([], 3) == frozenset() and fillers(frozenset()) == []
