@@ -14,6 +14,7 @@ flash-attention 2, this has whatever attention the given models have.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from comem.memory.inputs import with_positions
 from comem.memory.qformer import QFormer
+from comem.profiling.bench import Bench
 from comem.profiling.timing import Run, now
 
 
@@ -39,6 +41,16 @@ class AuthorsProcedure:
     def __init__(self, encoder: Any, qformer: QFormer, reader: Any, tower: str = "encoder") -> None:
         self.encoder, self.qformer, self.reader = encoder, qformer, reader
         self.seeing = {"encoder": encoder, "reader": reader}[tower]
+
+    @classmethod
+    def on(cls, bench: Bench) -> AuthorsProcedure:
+        """With the bench's model, bare, as reader, and a second copy of it as encoder.
+
+        The bench's LoRA is untrained, so folding it into the copy would change nothing.
+        """
+        qformer = bench.encoder().qformer
+        reader = bench.bare()
+        return cls(copy.deepcopy(reader), qformer, reader)
 
     @torch.no_grad()
     def memory(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:

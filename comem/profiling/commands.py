@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.console import make_table, out, print_facts
+from comem.console import print_facts
 
 if TYPE_CHECKING:
     import torch
@@ -123,28 +123,10 @@ def _trace(args: argparse.Namespace, bench: Bench, results: Results) -> None:
 
 
 def _show(args: argparse.Namespace, results: Results) -> None:
-    """The table on the terminal, and table and figure beside the results."""
-    from comem.profiling.figure import draw_figure
-    from comem.profiling.table import HEADINGS, SHORT, markdown, short, table_rows
-    from comem.records import write_atomic
+    from comem.profiling.show import save_figure, save_table, show_tables, show_traces
 
-    rows = list(results.rows.values())
-    title = f"{results.header['backbone']}, {results.header['dtype']}, {results.header['device']}"
-    lines = table_rows(rows)
-    for engine in args.engine:
-        out().print(make_table(SHORT, short(lines, engine), f"{title}, engine {engine}"))
-    write_atomic(args.out / "profile.md", markdown(HEADINGS, lines))
-    files = [("results", str(results.path)), ("table", str(args.out / "profile.md"))]
-    if any("repeats" in row for row in rows):
-        write_atomic(args.out / "profile.png", draw_figure(rows, title))
-        files.append(("figure", str(args.out / "profile.png")))
-    for name, found in results.header.get("traces", {}).items():
-        longest = [
-            (each["name"], str(each["calls"]), f"{each['milliseconds']:.2f}")
-            for each in found["operations"][:8]
-        ]
-        out().print(
-            make_table(("operation", "calls", "ms"), longest, f"{name}: {found['total_milliseconds']:.1f} ms")
-        )
-        files.append(("trace", str(args.out / f"trace_{name}.json.gz")))
-    print_facts(files)
+    show_tables(results)
+    show_traces(results)
+    files = [results.path, save_table(results, args.out), save_figure(results, args.out)]
+    names = ("results", "table", "figure")
+    print_facts([(name, str(path)) for name, path in zip(names, files, strict=True) if path is not None])

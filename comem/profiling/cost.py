@@ -49,6 +49,23 @@ def item_flops(lengths: Lengths, config: Any) -> float:
     return reading.forward + vision(lengths.item_image, config, rank)
 
 
+def cell_bytes(cell: Cell, lengths: Lengths, config: Any, size: int) -> int:
+    """About what a batch needs beside the weights: pixels, keys and values, one layer's activations.
+
+    Args:
+        size: bytes of a number.
+    """
+    text, tower = config.get_text_config(), config.vision_config
+    tokens = cell.batch * (lengths.question + context_tokens(cell, lengths))
+    pictures = cell.batch * lengths.question_image
+    if cell.mode not in ("baseline", "comem-bank"):
+        pictures += cell.batch * cell.k * lengths.item_image
+    pixels = 4 * pictures * tower.in_channels * tower.temporal_patch_size * tower.patch_size**2
+    head = text.hidden_size // text.num_attention_heads
+    kept = tokens * 2 * text.num_hidden_layers * text.num_key_value_heads * head
+    return size * (pixels + kept + 3 * tokens * text.intermediate_size)
+
+
 def vision(image_tokens: int, config: Any, rank: int = 0) -> float:
     """Operations of the vision tower on one picture of that many tokens."""
     side = patches(image_tokens)

@@ -13,9 +13,9 @@ import torch
 
 from comem.profiling.bench import Bench
 from comem.profiling.cells import Cell
-from comem.profiling.cost import cell_flops, context_tokens
+from comem.profiling.cost import cell_bytes, cell_flops, context_tokens
 from comem.profiling.results import Results
-from comem.profiling.timing import PeakMemory, Run, quantiles, repeat
+from comem.profiling.timing import PeakMemory, Run, free_bytes, quantiles, repeat
 from comem.profiling.ways import WAYS, Way
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def run_cells(
         if results.finished(cell):
             continue
         cost = cell_flops(cell, bench.lengths, bench.model.config)
-        reason = _reason(sum(cost.values()), limits, end)
+        reason = _reason(sum(cost.values()), limits, end) or _too_large(bench, cell)
         row = {"skipped": reason} if reason else _attempt(bench, cell, way, limits)
         row = {**asdict(cell), "context_tokens": context_tokens(cell, bench.lengths), "flops": cost, **row}
         results.add(cell, row)
@@ -72,6 +72,15 @@ def _reason(operations: float, limits: Limits, end: float | None) -> str:
     if end is not None and time.perf_counter() > end:
         return f"the {limits.total_seconds:g} seconds of this run were over"
     return ""
+
+
+def _too_large(bench: Bench, cell: Cell) -> str:
+    """Why there is no room for a cell, or nothing: a CPU's process would be killed instead of told."""
+    needed = cell_bytes(cell, bench.lengths, bench.model.config, bench.dtype.itemsize)
+    free = free_bytes(bench.device)
+    if free is None or needed < free:
+        return ""
+    return f"about {needed / 2**30:.1f} GB needed beside the weights, {free / 2**30:.1f} GB free"
 
 
 def _attempt(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:

@@ -17,11 +17,10 @@ Row = Mapping[str, Any]
 def table_rows(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     """A line for each cell; one that was skipped says why instead of its first token."""
     rows = list(rows)
-    plain = {
-        (row["engine"], row["batch"]): row["first_token_seconds"]["p50"]
-        for row in rows
-        if row["mode"] == "baseline" and "repeats" in row
-    }
+    plain: dict[tuple[str, int], float] = {}
+    for row in rows:
+        if row["mode"] == "baseline" and "repeats" in row:
+            plain[row["engine"], row["batch"]] = row["first_token_seconds"]["p50"]
     return [_line(row, plain.get((row["engine"], row["batch"]))) for row in rows]
 
 

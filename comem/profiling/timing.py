@@ -81,6 +81,18 @@ class PeakMemory:
         return None if found is None else 1024 * int(found[1])
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that can still be had: of the GPU, or of the machine; None where the system does not say."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    try:
+        found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    return None if found is None else 1024 * int(found[1])
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's name; of a CPU its model and how many threads torch uses."""
     if device.type == "cuda":

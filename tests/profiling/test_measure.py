@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from comem.profiling import measure
 from comem.profiling.bench import Bench
 from comem.profiling.cells import Cell, grid
+from comem.profiling.cost import cell_bytes
 from comem.profiling.measure import Limits, figures, run_cells
 from comem.profiling.results import FILE, Results, header
 from comem.profiling.timing import Run, repeat
@@ -68,6 +70,19 @@ def test_cells_beyond_a_limit_say_why_and_are_tried_again(bench: Bench, tmp_path
     assert "seconds of this run" in found.rows[CELLS[0].key]["skipped"]
     run_cells(bench, CELLS[:1], found, ONE)
     assert found.rows[CELLS[0].key]["repeats"] == 1
+
+
+def test_a_cell_that_has_no_room_is_not_tried(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = results(bench, tmp_path)
+    large = Cell("rag", 10_000, 1)
+    config = bench.model.config
+    needed = cell_bytes(large, bench.lengths, config, 4)
+    assert needed > 10_000 * 64 * 1176 * 4  # the pixels alone
+    monkeypatch.setattr(measure, "free_bytes", lambda device: needed)
+    run_cells(bench, [large], found, ONE)
+    assert "GB needed beside the weights" in found.rows[large.key]["skipped"]
 
 
 def test_a_cell_without_memory_for_it_is_skipped_and_the_next_runs(bench: Bench, tmp_path: Path) -> None:
