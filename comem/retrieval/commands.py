@@ -186,6 +186,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="a folder of pictures, asked for distorted"
     )
+    parser.add_argument(
+        "--distortions",
+        nargs="+",
+        metavar="NAME",
+        help="crop, resize, jpeg, combined, colour, rotation (all)",
+    )
     parser.add_argument("--index", type=Path, metavar="DIR", help="an index, against exact search over it")
     parser.add_argument("--queries", type=int, default=200, metavar="N", help="of --index (%(default)s)")
     parser.add_argument("--contexts", type=Path, metavar="FILE", help="made by comem retrieve")
@@ -247,13 +253,14 @@ def _verify(args: argparse.Namespace) -> int:
 def _evaluate_pictures(args: argparse.Namespace) -> int:
     from comem.records import run_manifest, write_json
     from comem.retrieval.embedder import Embedder, load_embedder
-    from comem.retrieval.evaluate import RawPixels, evaluate_folder, to_json
+    from comem.retrieval.evaluate import DISTORTIONS, RawPixels, evaluate_folder, to_json
 
     embedders: list[Embedder] = [load_embedder(args.embedder)]
     if args.baseline:
         embedders.append(RawPixels(16))
+    kinds = args.distortions or tuple(DISTORTIONS)
     reports = {
-        embedder.name: evaluate_folder(args.images, embedder, seed=args.seed) for embedder in embedders
+        embedder.name: evaluate_folder(args.images, embedder, kinds, args.seed) for embedder in embedders
     }
     for name, report in reports.items():
         _show_recall(name, report)

@@ -1,4 +1,4 @@
-"""How well an embedder finds a picture again after it was cropped, resized and re-compressed."""
+"""How well an embedder finds a picture again that was cropped, resized, re-compressed, tinted or turned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance
 
 from comem.images import open_image
 from comem.retrieval.embedder import Embedder, Picture, pixels
@@ -60,18 +60,35 @@ def jpeg(picture: Image.Image, rng: random.Random) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
+def colour(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Another light: each channel at 75 % to 125 %, then the saturation at 50 % to 150 %."""
+    gains = [rng.uniform(0.75, 1.25) for _ in picture.getbands()]
+    shifted = picture.point([min(255, round(level * gain)) for gain in gains for level in range(256)])
+    return ImageEnhance.Color(shifted).enhance(rng.uniform(0.5, 1.5))
+
+
+def rotation(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """Turned by up to 15 degrees to either side, whole, on white."""
+    turned = {"resample": Image.Resampling.BICUBIC, "expand": True, "fillcolor": (255, 255, 255)}
+    return picture.rotate(rng.uniform(-15, 15), **turned)
+
+
 def combined(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Cropped, then resized, then saved as JPEG."""
     return jpeg(resize(crop(picture, rng), rng), rng)
 
 
 DISTORTIONS: Table[Distortion] = Table(
-    "distortion", {"crop": crop, "resize": resize, "jpeg": jpeg, "combined": combined}
+    "distortion",
+    {"crop": crop, "resize": resize, "jpeg": jpeg, "combined": combined}
+    | {"colour": colour, "rotation": rotation},
 )
+#: Those that leave the content as it is: what the embedded CLIP was made to stand.
+MILD = ("crop", "resize", "jpeg", "combined")
 
 
 def evaluate_folder(
-    folder: str | Path, embedder: Embedder, distortions: Sequence[str] = tuple(DISTORTIONS), seed: int = 0
+    folder: str | Path, embedder: Embedder, distortions: Sequence[str] = MILD, seed: int = 0
 ) -> RecallReport:
     """Embeds every picture of a folder, and asks for each by a distorted copy of it.
 

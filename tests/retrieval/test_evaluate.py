@@ -11,7 +11,17 @@ import pytest
 from PIL import Image
 
 from comem.retrieval.embedder import load_embedder
-from comem.retrieval.evaluate import DISTORTIONS, RawPixels, combined, crop, evaluate_folder, resize, to_json
+from comem.retrieval.evaluate import (
+    DISTORTIONS,
+    RawPixels,
+    colour,
+    combined,
+    crop,
+    evaluate_folder,
+    resize,
+    rotation,
+    to_json,
+)
 
 
 def test_identical_pictures_count_as_one(corpus: Callable[..., Path]) -> None:
@@ -52,8 +62,23 @@ def test_distortions_stay_in_their_limits() -> None:
         assert 160 <= w <= 200 and 80 <= h <= 100
         assert 100 <= resize(picture, rng).width <= 300
         assert combined(picture, rng).mode == "RGB"
+        assert 200 <= rotation(picture, rng).width <= 226 and colour(picture, rng).size == (200, 100)
     tiny = Image.new("RGB", (1, 1))
-    assert all(change(tiny, random.Random(0)).size == (1, 1) for change in DISTORTIONS.values())
+    assert all(max(change(tiny, random.Random(0)).size) <= 3 for change in DISTORTIONS.values())
+
+
+def test_colours_shift_and_corners_of_turned_pictures_are_white() -> None:
+    grey = Image.new("RGB", (40, 40), (100, 100, 100))
+    for i in range(20):
+        shifted = np.asarray(colour(grey, random.Random(i)), np.int64)
+        assert (
+            shifted.min() >= 60
+            and shifted.max() <= 140
+            and len(np.unique(shifted.reshape(-1, 3), axis=0)) == 1
+        )
+        assert np.ptp(shifted[0, 0]) > 0
+    turned = rotation(Image.new("RGB", (40, 40)), random.Random(1))
+    assert turned.getpixel((0, 0)) == (255, 255, 255) and turned.getpixel((20, 20)) == (0, 0, 0)
 
 
 def test_folders_without_pictures_and_unknown_distortions(tmp_path: Path) -> None:
