@@ -149,8 +149,13 @@ def save_array(path: Path, array: np.ndarray) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with storage_errors(path):
+            array = np.ascontiguousarray(array)
+            assert not array.dtype.hasobject
+            header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
             with open(partial, "wb") as file:
-                np.save(file, array, allow_pickle=False)
+                # np.save hides the system's error number behind "… requested and … written".
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.data)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(partial, path)

@@ -117,8 +117,11 @@ def _sources(word: str, images: str | None, columns: dict[str, str], titles: boo
         name, _, split = word.removeprefix(HUB).partition(":")
         return [Source(name, "dataset", images or name, split or "train", columns)]
     path = Path(word)
-    if path.is_dir():
-        return _in_folder(path, images, columns, titles)
+    try:
+        if path.is_dir():
+            return _in_folder(path, images, columns, titles)
+    except PermissionError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
     if not path.is_file():
         raise CorpusError(f"{path}: no such corpus file or folder (a data set of the hub is written hf:NAME)")
     kind = _kind(path)
@@ -130,11 +133,12 @@ def _sources(word: str, images: str | None, columns: dict[str, str], titles: boo
 
 
 def _in_folder(path: Path, images: str | None, columns: dict[str, str], titles: bool) -> list[Source]:
-    """A saved data set, a table beside its pictures, several tables, or just pictures."""
-    try:
-        names = sorted(os.listdir(path))
-    except PermissionError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
+    """A saved data set, a table beside its pictures, several tables, or just pictures.
+
+    Raises:
+        PermissionError: the folder may not be read.
+    """
+    names = sorted(os.listdir(path))
     if any(mark in names for mark in SAVED):
         return [Source(str(path), "dataset", images or str(path), "train", columns)]
     tables = [name for name in METADATA_NAMES if name in names][:1]

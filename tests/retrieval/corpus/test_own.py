@@ -6,6 +6,9 @@ import gzip
 import io
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from comem.images import open_image
+from comem.images import ImageError, open_image
 from comem.retrieval.corpus import CorpusError, CorpusStats, CutShardError
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.hub import pages
@@ -157,16 +160,50 @@ def test_metadata_beside_pictures_as_in_an_image_folder(tmp_path: Path) -> None:
     assert item.text == "about a" and open_image(item.image).size == (4, 4)  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_without_permission(tmp_path: Path) -> None:
-    folder = tmp_path / "mine"
-    (folder / "locked").mkdir(parents=True)
-    (folder / "locked").chmod(0)
+@pytest.fixture()
+def nobody() -> Iterator[Path]:
+    """A folder that may be entered, and no right to read what others locked: root becomes nobody."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o777)
+    (folder / "first.csv").write_text("id,text,image\n1,x,a.png\n")
+    built(folder / "first", folder / "first.csv")  # imports what nobody might not be allowed to read
+    open_image(png())
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
     try:
-        with pytest.raises(CorpusError, match="locked: cannot be read .*permissions"):
-            built(tmp_path, folder)
+        yield folder
     finally:
-        (folder / "locked").chmod(0o755)
+        if root:
+            os.seteuid(0)
+        for path in folder.rglob("*"):
+            path.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_without_permission(nobody: Path) -> None:
+    folder = nobody / "mine"
+    (folder / "locked" / "deep").mkdir(parents=True)
+    (folder / "locked").chmod(0)
+    with pytest.raises(CorpusError, match="locked: cannot be read .*permissions"):
+        built(nobody, folder)
+    with pytest.raises(CorpusError, match="deep: cannot be read .*permissions"):
+        built(nobody, folder / "locked" / "deep")
+
+
+def test_a_table_and_a_picture_without_permission(nobody: Path) -> None:
+    table = nobody / "items.jsonl"
+    table.write_text('{"id": "1", "text": "x", "image": "a.png"}\n')
+    (nobody / "a.png").write_bytes(png())
+    for path in (nobody / "a.png", table):
+        path.chmod(0)
+        if path == table:
+            with pytest.raises((CorpusError, PermissionError), match="items.jsonl"):
+                built(nobody, table)
+        else:
+            (item,) = built(nobody, table).items([0])
+            with pytest.raises(ImageError, match="a.png.*check path and permissions"):
+                open_image(item.image)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_refuses_to_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
