@@ -69,8 +69,8 @@ def colour(picture: Image.Image, rng: random.Random) -> Image.Image:
 
 def rotation(picture: Image.Image, rng: random.Random) -> Image.Image:
     """Turned by up to 15 degrees to either side, whole, on white."""
-    turned = {"resample": Image.Resampling.BICUBIC, "expand": True, "fillcolor": (255, 255, 255)}
-    return picture.rotate(rng.uniform(-15, 15), **turned)
+    angle, white = rng.uniform(-15, 15), (255, 255, 255)
+    return picture.rotate(angle, Image.Resampling.BICUBIC, expand=True, fillcolor=white)
 
 
 def combined(picture: Image.Image, rng: random.Random) -> Image.Image:

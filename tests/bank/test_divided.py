@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -84,15 +89,39 @@ def _same(encoder: FakeEncoder) -> FakeEncoder:
     return encoder
 
 
+class KilledOnce(FakeEncoder):
+    """Its process is killed at the second part, once; `marks` remembers that, and what was encoded."""
+
+    def __init__(self, marks: Path) -> None:
+        super().__init__()
+        self.marks = marks
+
+    def encode(self, items: Sequence[KnowledgeItem], batch_size: int = 16) -> Any:
+        with open(self.marks / f"encoded-{os.getpid()}", "a") as file:
+            file.writelines(f"{item.id}\n" for item in items)
+        if items[0].id == "i16" and not (self.marks / "killed").exists():
+            (self.marks / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode(items, batch_size)
+
+
 @pytest.mark.slow
-def test_two_ray_workers_write_the_same(tmp_path: Path) -> None:
+def test_two_ray_workers_write_the_same_though_one_is_killed(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     base = base_of(tmp_path / "kb")
     build_divided(base, FakeEncoder, tmp_path / "one", part_items=16, engine="local")
     with _cluster(2) as ray:
         import memory.store.conftest as module
 
-        ray.cloudpickle.register_pickle_by_value(module)
+        for each in (module, sys.modules[__name__]):
+            ray.cloudpickle.register_pickle_by_value(each)
         counts = build_divided(base, FakeEncoder, tmp_path / "two", part_items=16)
-    assert counts["encoded"] == 50
-    np.testing.assert_array_equal(memories(tmp_path / "one", base), memories(tmp_path / "two", base))
+        assert counts["encoded"] == 50
+        again = build_divided(
+            base, partial(KilledOnce, tmp_path), tmp_path / "three", batch_size=4, part_items=16
+        )
+    assert (tmp_path / "killed").exists() and again["items"] == 50 and again["faults"] == {}
+    encoded = [line for path in tmp_path.glob("encoded-*") for line in path.read_text().split()]
+    assert set(encoded) == set(base.ids) and len(encoded) == 50 + 16  # the killed one's part, no other
+    for name in ("two", "three"):
+        np.testing.assert_array_equal(memories(tmp_path / "one", base), memories(tmp_path / name, base))

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,9 @@ from comem.parallel import _cluster
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.rules import CorpusRules
 from comem.retrieval.corpus.sources import find_sources
-from comem.retrieval.download.job import download_corpus
+from comem.retrieval.download import job
+from comem.retrieval.download.job import download_corpus, download_shards
+from comem.retrieval.download.settings import DownloadSettings
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -24,8 +32,24 @@ def outcomes(folder: Path) -> dict[str, tuple[str, str]]:
     return {row["url"]: (row["reason"], row["sha256"]) for row in map(json.loads, lines)}
 
 
+def kill(mark: Path, record: Path) -> None:
+    """Ends this process, and notes how many pictures it has fetched."""
+    mark.write_text(str(record.read_text().count("\n")))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_once(mark: Path, folder: Path, numbers: Sequence[int], settings: DownloadSettings) -> Any:
+    """Downloads a shard; the worker of the second one is killed on the way, the first time."""
+    if numbers == [1] and not mark.exists():
+        mark.touch()
+        threading.Timer(1.0, kill, (mark, folder / "downloads" / "shard_00001.jsonl")).start()
+    return download_shards(folder, numbers, settings)
+
+
 @pytest.mark.slow
-def test_two_workers_fetch_what_one_process_fetches(server: Any, quick: Any, tmp_path: Path) -> None:
+def test_two_workers_fetch_what_one_process_fetches_though_one_is_killed(
+    server: Any, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     paths = {i: f"good/{i}" for i in (*range(12), *range(10_280, 10_292))} | {
         3: "status/404",
         10_281: "html/1",
@@ -38,10 +62,14 @@ def test_two_workers_fetch_what_one_process_fetches(server: Any, quick: Any, tmp
         )
     alone = download_corpus(tmp_path / "one", quick(), progress=False)
     server.times.clear()
-    with _cluster(2):
+    monkeypatch.setattr(job, "download_shards", partial(killed_once, tmp_path / "killed"))
+    with _cluster(2) as ray:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         counts = download_corpus(
             tmp_path / "two", quick(rate=8.0, connections=2), engine="ray", progress=False
         )
+    done = int((tmp_path / "killed").read_text())
+    assert 0 < done < 12 and 24 <= len(server.times) <= 24 + 12 - done  # these are not asked for again
     assert counts == alone == {"ok": 22, "status 404": 1, "no picture": 1}
     assert outcomes(tmp_path / "one") == outcomes(tmp_path / "two") and len(outcomes(tmp_path / "two")) == 24
     assert max(server.times) - min(server.times) >= 12 / 4 - 1.0  # each worker keeps half the rate
