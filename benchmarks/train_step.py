@@ -43,6 +43,7 @@ from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
 from comem.records import run_manifest, write_json
 from comem.training.collator import TrainingBatch
+from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer
@@ -212,6 +213,7 @@ class Bench:
             config.image_token_id, config.vision_start_token_id, config.video_token_id = 3, 4, 5
         with torch.device(self.device):
             model = AutoModelForImageTextToText.from_config(config, dtype=self.dtype)
+        use_kernels(model)
         return model.eval().requires_grad_(False)
 
     def attempt(self, way: Way, steps: int, end: float) -> dict[str, Any]:

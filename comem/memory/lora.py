@@ -18,6 +18,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from comem.memory.lora_direct import add_as_peft, add_directly
+
 ADAPTER = "default"
 
 
@@ -75,6 +77,8 @@ def add_lora(model: nn.Module, settings: LoraSettings = LoraSettings()) -> nn.Mo
     )
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     _SWITCHES.pop(model, None)
+    for layer in lora_layers(model).values():
+        add_directly(layer, ADAPTER)
     adapted = set(lora_layers(model))
     if adapted != targets:
         raise RuntimeError(f"LoRA reached other layers than asked: {sorted(adapted ^ targets)[:5]}")
@@ -131,6 +135,7 @@ def load_lora_state(model: nn.Module, tensors: dict[str, Tensor], source: str = 
 def fold_lora(model: nn.Module) -> nn.Module:
     """Add every LoRA to the weights that it adapts and take the LoRA layers out, in place."""
     for name, layer in lora_layers(model).items():
+        add_as_peft(layer, ADAPTER)
         layer.merge(safe_merge=True)  # type: ignore[attr-defined]
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())

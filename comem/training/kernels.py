@@ -1,0 +1,71 @@
+"""Faster kernels for what a transformers model does between its matrix products, set on its own modules.
+
+RMSNorm as one kernel of torch is always at hand. Liger's Triton kernels (optional,
+https://github.com/linkedin/Liger-Kernel) also fuse the gated MLP. Values are the same up to rounding.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from comem.backbones.row import BackboneError
+
+
+def fuse_norms(model: nn.Module) -> int:
+    """Compute every RMSNorm of transformers by torch's kernel: one pass instead of seven, no float32 copy.
+
+    Returns:
+        How many modules changed.
+    """
+    norms = [module for module in model.modules() if _is_rms_norm(module)]
+    for norm in norms:
+        norm.forward = partial(_rms_norm, norm)  # type: ignore[method-assign]
+    return len(norms)
+
+
+def _is_rms_norm(module: nn.Module) -> bool:
+    """Llama's form of it, which the Qwen models share: `weight * x / rms(x)`."""
+    return type(module).__name__.endswith("RMSNorm") and {"variance_epsilon"} <= vars(module).keys()
+
+
+def _rms_norm(norm: Any, hidden: Tensor) -> Tensor:
+    weight = norm.weight.to(hidden.dtype)
+    with torch.autocast(hidden.device.type, enabled=False):  # which would make float32 of it
+        return F.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
+
+
+def apply_liger(model: nn.Module) -> None:
+    """Liger's kernels for RMSNorm and the gated MLP, by Liger's own function for the model's family.
+
+    Its loss is left out, ours takes the answer tokens alone (`comem.training.model.answer_loss`), and so is
+    its rotary embedding, which is not patched into this model but into transformers. (The function also
+    changes the classes from which later models of this process would be built.)
+
+    Raises:
+        BackboneError: no package, no GPU, or a family that Liger does not know.
+    """
+    kind = str(model.config.model_type)  # type: ignore[union-attr]
+    try:
+        patch = getattr(import_module("liger_kernel.transformers"), f"apply_liger_kernel_to_{kind}")
+    except ImportError as error:
+        raise BackboneError("liger=true needs the package: pip install liger-kernel") from error
+    except AttributeError as error:
+        raise BackboneError(f"liger=true: Liger has no kernels for {kind}; set liger=false") from error
+    if not torch.cuda.is_available():
+        raise BackboneError("liger=true needs a CUDA device: its kernels are Triton's; set liger=false")
+    off = dict.fromkeys(("rope", "cross_entropy", "fused_linear_cross_entropy"), False)
+    patch(**off, model=model)
+
+
+def use_kernels(model: nn.Module, liger: bool = False) -> None:
+    """What a training run sets on its model: Liger's kernels if wished, else on a GPU torch's RMSNorm."""
+    if liger:
+        apply_liger(model)
+    elif next(model.parameters()).is_cuda:
+        fuse_norms(model)
