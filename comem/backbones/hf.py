@@ -21,7 +21,8 @@ from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.decoding import evaluating, seeded
 from comem.backbones.kv_prefix import kv_prefix
 from comem.backbones.row import BackboneError, BackboneSpec
-from comem.backbones.soft_prefix import free_ids, soft_prefix
+from comem.backbones.placeholder import free_ids
+from comem.backbones.soft_prefix import soft_prefix
 from comem.backbones.specs import resolve_backbone
 
 logger = logging.getLogger(__name__)

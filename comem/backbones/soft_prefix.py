@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from comem.backbones.decoder import forget_positions
+from comem.backbones.placeholder import reserved_id
 
 # What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
 # return: (value at a memory position, value at a padded position). None stands for the placeholder.
@@ -30,63 +31,6 @@ _FILL: dict[str, tuple[int | None, int | None]] = {
 }
 # Names that may happen to have the shape (b, l) without being a row of tokens.
 _NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")
-
-
-def reserved_id(model: nn.Module, used: Tensor, special: Sequence[int] = ()) -> int:
-    """The highest embedding row that no input uses and that the model's config does not name.
-
-    Qwen's tables have spare rows above the tokenizer's last id, so this is one that never occurs.
-
-    Args:
-        model: the model whose input embeddings are meant.
-        used: `(b, l)` ids in use.
-        special: further ids to leave alone (those of the tokenizer's special tokens).
-
-    Raises:
-        ValueError: if every row is in use.
-    """
-    taken = set(used.unique().tolist()) | set(special) | _config_ids(getattr(model, "config", None))
-    rows = id_rows(model)
-    for candidate in range(rows - 1, -1, -1):
-        if candidate not in taken:
-            return candidate
-    raise ValueError(f"all {rows} embedding rows are in use: give placeholder_id, one that no input contains")
-
-
-def id_rows(model: nn.Module) -> int:
-    """Ids that the model both reads and scores: a repetition penalty looks up the score of every id read."""
-    rows = _embeddings(model).num_embeddings
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
-    return rows if head is None else min(rows, head.weight.shape[0])
-
-
-def free_ids(model: nn.Module, processor: Any) -> list[int]:
-    """Ids that no text yields, best first: a spare row of the table, else special tokens without a part in
-    prompts (`ChatProcessor` cleans texts of special tokens). A processor may still write some of them."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    rows = id_rows(model)
-    if len(tokenizer) < rows:
-        return [rows - 1]
-    roles = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
-    taken = _config_ids(getattr(model, "config", None)) | {getattr(tokenizer, role) for role in roles}
-    template = str(getattr(processor, "chat_template", ""))
-    special = [
-        id_ for id_, token in tokenizer.added_tokens_decoder.items()
-        if token.special and id_ < rows and id_ not in taken and str(token) not in template
-    ]  # fmt: skip
-    return sorted(special, reverse=True)
-
-
-def _config_ids(config: Any) -> set[int]:
-    """Ids that a config names (`image_token_id`, `pad_token_id`, …), nested text configs included."""
-    if config is None:
-        return set()
-    ids: set[int] = set()
-    for part in (config, getattr(config, "text_config", None)):
-        for name, value in vars(part).items() if part is not None else ():
-            if name.endswith("token_id"):
-                ids.update(value if isinstance(value, (list, tuple)) else [value])
-    return {int(i) for i in ids if i is not None}
 
 
 def extend_for_prefix(
@@ -109,12 +53,18 @@ def extend_for_prefix(
         ValueError: on the wrong number of prefixes, a placeholder that occurs, a tensor per token
             that is not known here, or positions that are already given.
     """
-    ids = _checked_ids(inputs, prefixes, placeholder_id)
+    return extend_by_sizes(inputs, [0 if p is None else len(p) for p in prefixes], placeholder_id)
+
+
+def extend_by_sizes(
+    inputs: Mapping[str, Any], sizes: Sequence[int], placeholder_id: int
+) -> tuple[dict[str, Any], Tensor]:
+    """As `extend_for_prefix`, where the memories are not there yet, but their sizes are known."""
+    ids = _checked_ids(inputs, len(sizes), placeholder_id)
     b, length = ids.shape
     mask = inputs.get("attention_mask")
     mask = torch.ones_like(ids) if mask is None else mask
     first = _first_real(mask)
-    sizes = [0 if p is None else len(p) for p in prefixes]
     extended = {**inputs, "attention_mask": mask}
     if not any(sizes):
         return extended, torch.zeros_like(ids, dtype=torch.bool)
@@ -144,13 +94,13 @@ def _ids(inputs: Mapping[str, Any]) -> Tensor:
     return ids
 
 
-def _checked_ids(inputs: Mapping[str, Any], prefixes: Sequence[Tensor | None], placeholder_id: int) -> Tensor:
+def _checked_ids(inputs: Mapping[str, Any], rows: int, placeholder_id: int) -> Tensor:
     ids = _ids(inputs)
     for name in ("inputs_embeds", "position_ids"):
         if inputs.get(name) is not None:
             raise ValueError(f"remove {name} from the inputs: the model computes it with the memory in place")
-    if len(prefixes) != len(ids):
-        raise ValueError(f"{len(prefixes)} prefixes for {len(ids)} rows: one per row, None for no memory")
+    if rows != len(ids):
+        raise ValueError(f"{rows} prefixes for {len(ids)} rows: one per row, None for no memory")
     if bool((ids == placeholder_id).any()):
         raise ValueError(f"placeholder id {placeholder_id} occurs in input_ids: choose another")
     return ids
@@ -209,11 +159,30 @@ def soft_prefix(
         placeholder_id = reserved_id(model, _ids(inputs))
     if not 0 <= placeholder_id < table.num_embeddings:
         raise ValueError(f"placeholder id {placeholder_id} is outside the {table.num_embeddings} embeddings")
-    extended, positions = extend_for_prefix(_with_token_types(model, inputs), prefixes, placeholder_id)
+    extended, positions = extend_for_prefix(with_token_types(model, inputs), prefixes, placeholder_id)
+    with memory_at(model, prefixes, positions, placeholder_id):
+        yield extended
+
+
+@contextmanager
+def memory_at(
+    model: nn.Module, prefixes: Sequence[Tensor | None], positions: Tensor, placeholder_id: int
+) -> Iterator[None]:
+    """Fill the memories' positions while the context is open; `soft_prefix` for inputs made before.
+
+    Args:
+        prefixes: per row `(m, d)`, or None.
+        positions: `(b, L)` of `extend_for_prefix`, or `(1, total)` of a packed batch.
+
+    Raises:
+        ValueError: on a prefix of another width or dtype.
+    """
+    table = _embeddings(model)
+    _check_prefixes(prefixes, table.weight)
     handle = table.register_forward_hook(_fill_hook(prefixes, positions, placeholder_id))
     forget_positions(model)
     try:
-        yield extended
+        yield
     finally:
         handle.remove()
         forget_positions(model)
@@ -240,7 +209,7 @@ def _check_prefixes(prefixes: Sequence[Tensor | None], weight: Tensor) -> None:
             )
 
 
-def _with_token_types(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def with_token_types(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Add `mm_token_type_ids` where images come without: Qwen2.5-VL then falls back to plain positions."""
     inputs = dict(inputs)
     if inputs.get("image_grid_thw") is not None and inputs.get("mm_token_type_ids") is None:

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from comem.backbones.packing import pack, pack_attention
+from comem.backbones.positions import with_positions
 from comem.memory.bank import MemoryBank
 from comem.memory.fingerprint import encoder_fingerprint, weights_version
 from comem.memory.folding import cheaper_order
-from comem.memory.inputs import KnowledgeFormat, item_inputs, to_device, with_positions
+from comem.memory.inputs import KnowledgeFormat, item_inputs, to_device
 from comem.memory.lora import (
     LoraSettings,
     adapters_on,
@@ -61,6 +63,7 @@ class MemoryEncoder(nn.Module):
             raise ValueError("give the LoRA settings exactly when the model has LoRA layers (add_lora)")
         self.model, self.processor, self.qformer = model, processor, qformer
         self.lora, self.form, self.accepts = lora, form, accepts
+        self.packs = pack_attention(model)
         self._known: tuple[tuple[int, ...], str] | None = None
 
     @classmethod
@@ -98,6 +101,8 @@ class MemoryEncoder(nn.Module):
     def forward(self, inputs: dict[str, Tensor]) -> Tensor:
         """Memory of a batch of items, differentiable, LoRA on.
 
+        Where the model's attention allows it, the items are packed: no layer computes padding.
+
         Args:
             inputs: of `self.inputs` or any left-padded batch: `input_ids`, `attention_mask` `(n, l)`,
                 and `pixel_values`, `image_grid_thw` if items have images.
@@ -106,12 +111,19 @@ class MemoryEncoder(nn.Module):
             `(n, q, d)`.
         """
         inputs = with_positions(self.model, inputs)
+        if not self.packs:
+            hidden = self._hidden(inputs)  # (n, l, d)
+            return self.qformer(hidden.to(self.dtype), inputs["attention_mask"].bool())
+        packed, rows = pack(inputs)
+        hidden = self._hidden({**packed, "segments": rows})[0]  # (tokens, d)
+        return self.qformer(rows.padded(hidden.to(self.dtype)), rows.real)
+
+    def _hidden(self, inputs: dict[str, Any]) -> Tensor:
+        """The last hidden states after the final norm `(b, l, d)`; no logits, no other layer's, no cache."""
         tokens = max(inputs["input_ids"].numel(), len(inputs.get("pixel_values", ())))
         with adapters_on(self.model), cheaper_order(self.model, tokens):
-            # The inner model: no logits over the vocabulary, only the last state after the final norm.
             base: Any = self.model.base_model
-            hidden = base(**inputs, use_cache=False).last_hidden_state  # (n, l, d)
-        return self.qformer(hidden.to(self.dtype), inputs["attention_mask"].bool())
+            return base(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
 
     def inputs(self, items: Sequence[KnowledgeItem]) -> dict[str, Tensor]:
         """One batch for `forward`, on the encoder's device."""
@@ -130,7 +142,7 @@ class MemoryEncoder(nn.Module):
         shape = (len(ids), self.qformer.config.num_queries, self.width)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
-        by_length = sorted(range(len(ids)), key=lambda i: len(items[i].text))  # less padding
+        by_length = sorted(range(len(ids)), key=lambda i: len(items[i].text))  # like batches, and less padding
         with self._evaluating():
             for start in range(0, len(ids), batch_size):
                 rows = by_length[start : start + batch_size]

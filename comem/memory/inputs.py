@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from comem.images import ImageError, open_image
 from comem.types import KnowledgeItem
@@ -107,26 +107,6 @@ def item_inputs(items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeF
     if "mm_token_type_ids" not in inputs:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).int()
     return inputs
-
-
-def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add explicit M-RoPE `position_ids` `(3, n, l)`, and the token types they follow from.
-
-    Left to itself, a Qwen-VL model counts padding as positions in batches without images, and keeps
-    `rope_deltas` for its next call: the reader's.
-    """
-    config: Any = model.config
-    types = inputs.get("mm_token_type_ids")
-    if types is None:
-        types = (inputs["input_ids"] == config.image_token_id).int()
-    base: Any = model.base_model
-    positions, _ = base.get_rope_index(
-        inputs["input_ids"],
-        mm_token_type_ids=types,
-        image_grid_thw=inputs.get("image_grid_thw"),
-        attention_mask=inputs["attention_mask"],
-    )
-    return {**inputs, "mm_token_type_ids": types, "position_ids": positions}
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from comem.backbones.soft_prefix import extend_for_prefix, reserved_id, soft_prefix
+from comem.backbones.placeholder import reserved_id
+from comem.backbones.soft_prefix import extend_for_prefix, soft_prefix
 
 VISION = ["tiny_qwen2_5_vl", "tiny_qwen2_vl"]
 ALL = [*VISION, "tiny_qwen2"]

@@ -36,7 +36,7 @@ def test_memory_is_that_of_the_last_layer_without_logits(
     inputs = encoder.inputs(items)
     memory = encoder(inputs)
     assert calls == [] and memory.requires_grad
-    from comem.memory.inputs import with_positions
+    from comem.backbones.positions import with_positions
     from comem.memory.lora import adapters_on
 
     with adapters_on(encoder.model):

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from comem.images import ImageError
-from comem.memory.inputs import KnowledgeFormat, item_inputs, render_item, with_positions
+from comem.backbones.positions import with_positions
+from comem.memory.inputs import KnowledgeFormat, item_inputs, render_item
 from comem.types import ImageRef, KnowledgeItem
 
 FORM = KnowledgeFormat()
