@@ -16,11 +16,12 @@ PACKAGE = ROOT / "comem"
 RANKS = {
     0.0: {"console", "flops", "types", "tables", "storage", "manifest"},
     0.1: {"images", "records"},
-    0.2: {"config", "parallel"},
+    0.2: {"ahead", "config", "parallel"},
     1.0: {"evaluation", "backbones", "retrieval"},
     1.1: {"linking"},
     2.0: {"memory", "benchmarks"},
     3.0: {"modes", "training", "toy"},
+    3.5: {"engine"},
     4.0: {"runner"},
     4.1: {"report"},
     4.2: {"profiling"},

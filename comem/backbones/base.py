@@ -70,6 +70,10 @@ class Backbone(Protocol):
         """Positions of each prompt, padding not counted."""
         ...
 
+    def ahead(self, conversations: Conversations) -> None:
+        """Prepare a `generate` to come, in any thread; may do nothing."""
+        ...
+
     def generate(
         self,
         conversations: Conversations,

@@ -20,8 +20,8 @@ from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, P
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.decoding import evaluating, seeded
 from comem.backbones.kv_prefix import kv_prefix
+from comem.backbones.placeholder import free_ids, reserved_id
 from comem.backbones.row import BackboneError, BackboneSpec
-from comem.backbones.placeholder import free_ids
 from comem.backbones.soft_prefix import soft_prefix
 from comem.backbones.specs import resolve_backbone
 
@@ -81,6 +81,12 @@ class HFBackbone:
         """An id for memory positions that no text yields; None lets `soft_prefix` look for one."""
         return next(iter(self._free_ids), None)
 
+    def free_id(self, ids: Tensor) -> int:
+        """An id for memory positions beside these ids `(b, l)`, in which a processor may have put one."""
+        free = (id_ for id_ in self._free_ids if not bool((ids == id_).any()))
+        found = next(free, None)
+        return reserved_id(self.model, ids) if found is None else found
+
     def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device, pixels in its dtype."""
         return {
@@ -99,6 +105,9 @@ class HFBackbone:
 
     def _lengths(self, conversations: Conversations) -> list[int]:
         return self.process(conversations)["attention_mask"].sum(dim=1).tolist() if conversations else []
+
+    def ahead(self, conversations: Conversations) -> None:
+        """Nothing: transformers' `generate` is given all in one go (see `comem.engine`)."""
 
     def generate(
         self,
@@ -138,14 +147,15 @@ class HFBackbone:
         """One call of the model's `generate`."""
         start = time.perf_counter()
         inputs = self.place(self.process(conversations))
-        free = (id_ for id_ in self._free_ids if not bool((inputs["input_ids"] == id_).any()))
         decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluating(self.model))
             stack.enter_context(seeded(config, self.device))
             stack.enter_context(kv_prefix(self.model, kv))
-            extended = stack.enter_context(soft_prefix(self.model, inputs, memories, next(free, None)))
+            extended = stack.enter_context(
+                soft_prefix(self.model, inputs, memories, self.free_id(inputs["input_ids"]))
+            )
             tokens = self.model.generate(**extended, **decoding)
         new = tokens[:, extended["input_ids"].shape[1] :]
         texts = self.process.tokenizer.batch_decode(new, skip_special_tokens=True)

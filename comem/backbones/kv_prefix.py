@@ -18,7 +18,7 @@ from comem.backbones.decoder import attention
 from comem.backbones.kv_memory import KVMemory
 
 #: Attention whose masks we can widen.
-_ATTENTION = ("sdpa", "eager")
+_ATTENTION = ("sdpa", "eager", ATTENTION)  # the last is sdpa, where nothing is packed
 
 
 class _InFront:

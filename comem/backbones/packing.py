@@ -25,8 +25,8 @@ from torch import Tensor, nn
 #: With "flash" in its name, so that vision towers hand over all windows at once.
 ATTENTION = "packed_flash"
 _HALF = (torch.float16, torch.bfloat16)
-#: Per-token entries of a batch that are left out of a packed one: there is no padding to mask.
-_MASK = "attention_mask"
+#: What processors return that may happen to have the shape (b, l) without being a row of tokens.
+NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Segments:
 
 
 def pack_attention(model: nn.Module) -> bool:
-    """Let the model's layers take packed batches; False where its attention is not `sdpa` or cannot be swapped.
+    """Let the model's layers take packed batches; False where their attention is not `sdpa`, or fixed.
 
     Nothing changes for batches that are not packed. The model's top config keeps its name: `generate` looks
     at it.
@@ -110,8 +110,8 @@ def takes_packed(model: nn.Module) -> bool:
 
 
 def _inner_configs(model: nn.Module) -> list[Any]:
-    top = getattr(model, "config", None)
-    found = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
+    top: Any = getattr(model, "config", None)
+    found: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
     return [config for config in found.values() if config is not top and config.model_type != top.model_type]
 
 
@@ -130,7 +130,7 @@ def pack(inputs: Mapping[str, Any], sizes: Sequence[int] | None = None) -> tuple
     Raises:
         ValueError: a row without a token.
     """
-    mask = inputs[_MASK].bool()
+    mask = inputs["attention_mask"].bool()
     lengths = mask.sum(dim=1).tolist() if sizes is None else list(sizes)
     if min(lengths) < 1:
         raise ValueError("a row's attention_mask is 0 everywhere: nothing to pack")
@@ -145,11 +145,11 @@ def pack(inputs: Mapping[str, Any], sizes: Sequence[int] | None = None) -> tuple
     for name, value in inputs.items():
         if name == "position_ids":
             result[name] = packed(value, 1)
-        elif isinstance(value, Tensor) and value.shape[:2] == mask.shape and name != "image_grid_thw":
+        elif isinstance(value, Tensor) and value.shape[:2] == mask.shape and name not in NOT_TOKENS:
             result[name] = packed(value, 0)
         else:
             result[name] = value
-    del result[_MASK]
+    del result["attention_mask"]
     return result, Segments.of(lengths, mask.device)
 
 
@@ -189,7 +189,8 @@ def _varlen(
     options: dict[str, Any] = {"scale": scale, "window_size": (-1, 0) if causal else (-1, -1)}
     if "enable_gqa" in inspect.signature(varlen_attn).parameters:  # torch 2.11 needs no telling
         options["enable_gqa"] = q.shape[1] != k.shape[1]
-    return varlen_attn(q, k, v, cumulative, cumulative, longest, longest, **options)  # type: ignore[no-any-return]
+    attended: Any = varlen_attn(q, k, v, cumulative, cumulative, longest, longest, **options)
+    return attended  # type: ignore[no-any-return]
 
 
 def _right_padded(q: Tensor, k: Tensor, v: Tensor, rows: Segments, scale: float | None) -> Tensor:
@@ -211,8 +212,8 @@ def _by_length(q: Tensor, k: Tensor, v: Tensor, cumulative: Tensor, scale: float
     out = torch.empty_like(q)
     for length, starts in by_length.items():
         at = torch.tensor(starts, device=q.device)[:, None] + torch.arange(length, device=q.device)
-        rows = (x[at].transpose(1, 2) for x in (q, k, v))  # (m, heads, length, w)
-        attended = F.scaled_dot_product_attention(*rows, scale=scale)
+        q_, k_, v_ = (x[at].transpose(1, 2) for x in (q, k, v))  # (m, heads, length, w)
+        attended = F.scaled_dot_product_attention(q_, k_, v_, scale=scale)
         out = out.index_copy(0, at.flatten(), attended.transpose(1, 2).flatten(0, 1))
     return out
 

@@ -8,7 +8,6 @@ from typing import Any
 from torch import Tensor, nn
 
 
-
 def reserved_id(model: nn.Module, used: Tensor, special: Sequence[int] = ()) -> int:
     """The highest embedding row that no input uses and that the model's config does not name.
 

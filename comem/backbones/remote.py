@@ -64,6 +64,10 @@ class RemoteBackbone(ABC):
             f"{self.spec.name} builds its inputs itself: it takes no memory, use baseline or rag"
         )
 
+    def ahead(self, conversations: Conversations) -> None:
+        """Nothing: such a model builds its inputs itself."""
+        return
+
     def prompt_lengths(self, conversations: Conversations) -> list[int]:
         """Tokens of each prompt, pictures counted as their placeholders."""
         return [self.prompt_length(conversation) for conversation in conversations]

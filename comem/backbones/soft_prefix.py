@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from comem.backbones.decoder import forget_positions
+from comem.backbones.packing import NOT_TOKENS
 from comem.backbones.placeholder import reserved_id
 
 # What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
@@ -29,8 +30,6 @@ _FILL: dict[str, tuple[int | None, int | None]] = {
     "labels": (-100, -100),
     "cross_attention_mask": (0, 0),  # (b, l, images, tiles): like text before a picture
 }
-# Names that may happen to have the shape (b, l) without being a row of tokens.
-_NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")
 
 
 def extend_for_prefix(
@@ -114,7 +113,7 @@ def _first_real(mask: Tensor) -> list[int]:
 
 
 def _is_per_token(name: str, value: Any, shape: tuple[int, int]) -> bool:
-    if not isinstance(value, Tensor) or tuple(value.shape[:2]) != shape or name in _NOT_TOKENS:
+    if not isinstance(value, Tensor) or tuple(value.shape[:2]) != shape or name in NOT_TOKENS:
         return False
     if value.ndim > 2 and name not in _FILL:
         return False

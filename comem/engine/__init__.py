@@ -1,1 +1,5 @@
-"""Answering fast: packed prefill, slots for keys and values, decoding as one graph, work done ahead."""
+"""Answering fast: packed prefill, slots for keys and values, one recorded step, work done ahead."""
+
+from comem.engine.engine import Engine
+
+__all__ = ["Engine"]

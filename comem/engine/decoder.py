@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from comem.backbones.decoder import forget_positions
 from comem.backbones.packing import Segments, is_packing, pack
@@ -79,14 +79,14 @@ class Decoder:
     """
 
     def __init__(
-        self, model: nn.Module, pad_id: int = 0, graphs: bool | None = None, counts: Counts | None = None
+        self, model: Any, pad_id: int = 0, graphs: bool | None = None, counts: Counts | None = None
     ) -> None:
         if not is_packing(model):
             raise ValueError("the engine's decoder needs a model whose attention can be packed")
         self.model: Any = model
         self.pad_id = pad_id
         self.counts = counts if counts is not None else Counts()
-        self.device: torch.device = self.model.get_input_embeddings().weight.device
+        self.device: torch.device = self.model.device
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
         self._steps: dict[tuple[int, int], _Step] = {}
 

@@ -50,9 +50,7 @@ class SlotCache:
         """What comes next is one token a row."""
         self._filling = None
 
-    def update(
-        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values, and return those that attention needs.
 
         Args:

@@ -36,6 +36,13 @@ class Memories(Protocol):
     def describe(self) -> str:
         """Where the memories came from so far, for people."""
 
+    @property
+    def opens_pictures(self) -> bool:
+        """Whether `of` opens the items' pictures as a rule."""
+
+    def ahead(self, items: Sequence[KnowledgeItem]) -> None:
+        """Prepare an `of` to come, in any thread; may do nothing."""
+
 
 @dataclass(frozen=True, eq=False)
 class MemoryBank:
@@ -89,6 +96,13 @@ class MemoryBank:
     def of(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
         """The memories of these items, by id; errors as `select`."""
         return self.select([item.id for item in items])
+
+    @property
+    def opens_pictures(self) -> bool:
+        return False
+
+    def ahead(self, items: Sequence[KnowledgeItem]) -> None:
+        """Nothing: all memories are there."""
 
     def describe(self) -> str:
         """How many memories there are."""

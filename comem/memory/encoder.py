@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from comem.memory.lora import (
 )
 from comem.memory.qformer import QFormer, QFormerConfig, token_embedding_scale
 from comem.types import KnowledgeItem
+
+#: Items to the model's inputs.
+InputsOf = Callable[[Sequence[KnowledgeItem]], dict[str, Tensor]]
 
 
 class MemoryEncoder(nn.Module):
@@ -130,8 +133,14 @@ class MemoryEncoder(nn.Module):
         return to_device(item_inputs(items, self.processor, self.form), self.device)
 
     @torch.no_grad()
-    def encode(self, items: Sequence[KnowledgeItem], batch_size: int = 16) -> MemoryBank:
+    def encode(
+        self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: InputsOf | None = None
+    ) -> MemoryBank:
         """Memories of items, whatever their order and number, as a bank in the given order.
+
+        Args:
+            batch_size: items in one call of the model.
+            inputs: makes the model's inputs, where they were prepared ahead; None makes them now.
 
         Raises:
             ValueError: an id comes twice, or an item cannot be read; names it.
@@ -142,11 +151,10 @@ class MemoryEncoder(nn.Module):
         shape = (len(ids), self.qformer.config.num_queries, self.width)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
-        by_length = sorted(range(len(ids)), key=lambda i: len(items[i].text))  # like batches, and less padding
+        make = inputs or self.inputs
         with self._evaluating():
-            for start in range(0, len(ids), batch_size):
-                rows = by_length[start : start + batch_size]
-                out[rows] = self(self.inputs([items[i] for i in rows]))
+            for rows in length_batches(items, batch_size):
+                out[rows] = self(make([items[i] for i in rows]))
         return bank
 
     def fingerprint(self) -> str:
@@ -207,6 +215,12 @@ class MemoryEncoder(nn.Module):
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+def length_batches(items: Sequence[KnowledgeItem], batch_size: int) -> list[list[int]]:
+    """Positions of the items in batches of like length."""
+    by_length = sorted(range(len(items)), key=lambda i: len(items[i].text))
+    return [by_length[start : start + batch_size] for start in range(0, len(items), batch_size)]
 
 
 def hidden_size(model: nn.Module) -> int:

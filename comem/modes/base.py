@@ -59,6 +59,14 @@ class Mode(ABC):
             ValueError: contexts that do not belong to the examples.
         """
 
+    @abstractmethod
+    def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        """What the backbone reads of each example, memory apart."""
+
+    def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
+        """Do what an `answer_batch` to come needs and the model has no part in; in any thread."""
+        self.backbone.ahead(self.conversations(examples, contexts))
+
     @property
     def opens_item_pictures(self) -> bool:
         """Whether answering opens the items' pictures, so that `comem.runner` opens them ahead."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from comem.backbones.base import Answer
+from comem.backbones.chat import Conversations
 from comem.modes.base import Contexts, Mode
 from comem.types import Example
 
@@ -18,6 +19,9 @@ class BaselineMode(Mode):
     name: ClassVar[str] = "baseline"
     grounded: ClassVar[bool] = False
 
+    def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        return [[self.question_turn(example, False)] for example in examples]
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
-        answers = self.generate([[self.question_turn(example, False)] for example in examples])
+        answers = self.generate(self.conversations(examples, contexts))
         return [replace(answer, context_tokens=0) for answer in answers]

@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from comem.backbones.base import Answer
+from comem.backbones.chat import Conversations
 from comem.backbones.row import BackboneError
 from comem.memory.bank import Memories, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
@@ -50,15 +51,23 @@ class ComemMode(Mode):
 
     @property
     def opens_item_pictures(self) -> bool:
-        return self.bank is None
+        return self.bank is None or self.bank.opens_pictures
+
+    def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        rows = item_lists(examples, contexts)
+        return [[self.question_turn(ex, bool(items))] for ex, items in zip(examples, rows, strict=True)]
+
+    def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
+        super().ahead(examples, contexts)
+        if self.bank is not None:
+            self.bank.ahead(_distinct(item_lists(examples, contexts)))
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         start = time.perf_counter()
         prefixes = self.prefixes(rows)
         seconds = (time.perf_counter() - start) / max(1, len(rows))
-        questions = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
-        answers = self.generate([[question] for question in questions], prefixes)
+        answers = self.generate(self.conversations(examples, contexts), prefixes)
         return [
             replace(answer, context_tokens=0 if p is None else len(p), seconds=answer.seconds + seconds)
             for answer, p in zip(answers, prefixes, strict=True)
@@ -66,10 +75,10 @@ class ComemMode(Mode):
 
     def prefixes(self, rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[Tensor | None]:
         """Per question its memory `(8k, d)`, or None without items; every distinct item is encoded once."""
-        distinct = {item.id: item for items in rows for item in items}
+        distinct = _distinct(rows)
         if not distinct:
             return [None] * len(rows)
-        memory = self._memory(list(distinct.values()))
+        memory = self._memory(distinct)
         step = 1 if self.item_order == "retrieval" else -1
         return [
             memory.select([item.id for item in items][::step]).prefix() if items else None for items in rows
@@ -81,6 +90,11 @@ class ComemMode(Mode):
         if self.encoder is None:  # __post_init__ has refused that
             raise ValueError("the comem mode needs an encoder or a memory bank")
         return self.encoder.encode(items)
+
+
+def _distinct(rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[KnowledgeItem]:
+    """The items of all questions, each once."""
+    return list({item.id: item for items in rows for item in items}.values())
 
 
 def _check_bank(bank: Memories, width: int, encoder: MemoryEncoder | None) -> None:

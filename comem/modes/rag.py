@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from comem.backbones.base import Answer
+from comem.backbones.chat import Conversations
 from comem.backbones.row import RagFormat
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, ImageRef, KnowledgeItem, Message
@@ -32,12 +33,18 @@ class RagMode(Mode):
     def opens_item_pictures(self) -> bool:
         return self.backbone.spec.rag.images
 
+    def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        rows = item_lists(examples, contexts)
+        return [
+            [*self.item_turns(items), self.question_turn(example, bool(items))]
+            for example, items in zip(examples, rows, strict=True)
+        ]
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
-        questions = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
-        answers = self.generate(
-            [[*self.item_turns(items), question] for items, question in zip(rows, questions, strict=True)]
-        )
+        conversations = self.conversations(examples, contexts)
+        answers = self.generate(conversations)
+        questions = [conversation[-1] for conversation in conversations]
         alone = self._question_tokens(questions, [bool(items) for items in rows])
         return [
             replace(answer, context_tokens=answer.prompt_tokens - tokens if items else 0)

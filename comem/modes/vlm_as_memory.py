@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from comem.backbones.base import Answer
+from comem.backbones.chat import Conversations
 from comem.backbones.decoding import evaluating
 from comem.backbones.kv_memory import KVMemory, check_layers, default_layers, join, read_items
 from comem.backbones.row import BackboneError
@@ -82,13 +83,16 @@ class VlmAsMemoryMode(Mode):
     def opens_item_pictures(self) -> bool:
         return self.backbone.spec.sees_images
 
+    def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        rows = item_lists(examples, contexts)
+        return [[self.question_turn(ex, bool(items))] for ex, items in zip(examples, rows, strict=True)]
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         start = time.perf_counter()
         memories = self.memories(examples, rows)
         seconds = (time.perf_counter() - start) / max(1, len(rows))
-        turns = [self.question_turn(ex, bool(items)) for ex, items in zip(examples, rows, strict=True)]
-        answers = self.generate([[turn] for turn in turns], kv=memories)
+        answers = self.generate(self.conversations(examples, contexts), kv=memories)
         return [replace(answer, seconds=answer.seconds + seconds) for answer in answers]
 
     def memories(

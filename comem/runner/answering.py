@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from comem.ahead import one_ahead, open_pictures
 from comem.benchmarks import Benchmark
 from comem.records import JsonlAppender
-from comem.runner.ahead import one_ahead, open_pictures
 from comem.runner.merge import merge_shards
 from comem.runner.plan import Batch, Shard, distinct, plan_batches
 from comem.runner.run_folder import ERRORS, PREDICTIONS, SHARDS, Failures, RunFolder, open_run
@@ -151,7 +151,7 @@ class _Session:
         self.predicted = self.failed = 0
 
     def work(self, batches: Sequence[Batch], total: int, progress: Progress | None) -> None:
-        """Answer batch after batch, the next one's pictures being opened meanwhile."""
+        """Answer batch after batch; the next one's pictures are opened and its prompts made meanwhile."""
         tell = progress or (lambda done, total: None)
         tell(self.resumed, total)
         with one_ahead(self._opened, batches) as pairs:
@@ -165,7 +165,10 @@ class _Session:
 
     def _opened(self, batch: Batch) -> tuple[list[Example], list[RetrievedContext | None]]:
         contexts = [self.contexts.get(example.id) for example in batch.examples]
-        return open_pictures(batch.examples, contexts, self.item_pictures)
+        examples, contexts = open_pictures(batch.examples, contexts, self.item_pictures)
+        if (ahead := getattr(self.mode, "ahead", None)) is not None:
+            ahead(examples, contexts)
+        return examples, contexts
 
     def _answer(
         self, batch: Sequence[Example], contexts: Sequence[RetrievedContext | None], wanted: frozenset[str]

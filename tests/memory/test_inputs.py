@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from comem.images import ImageError
 from comem.backbones.positions import with_positions
+from comem.images import ImageError
 from comem.memory.inputs import KnowledgeFormat, item_inputs, render_item
 from comem.types import ImageRef, KnowledgeItem
 

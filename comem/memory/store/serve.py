@@ -92,6 +92,14 @@ class StoredMemories:
     def __len__(self) -> int:
         return len(self.store)
 
+    @property
+    def opens_pictures(self) -> bool:
+        """Only of items that are missing, which are few."""
+        return False
+
+    def ahead(self, items: Sequence[KnowledgeItem]) -> None:
+        """Nothing: a memory is read within a millisecond."""
+
     def describe(self) -> str:
         """Where the memories came from, and how often the encoder was called."""
         counts = self.counts

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from comem.ahead import one_ahead, open_pictures
 from comem.images import ImageError, open_image
 from comem.runner import predict
-from comem.runner.ahead import one_ahead, open_pictures
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
 from tests.runner.fakes import TOY, FakeMode, rows
 

@@ -1,19 +1,57 @@
-"""The next batch's pictures are opened in threads while the model works on this one."""
+"""Work done before it is needed: pictures opened, prompts processed, while the model is busy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from comem.images import opened
 from comem.types import Example, ImageRef, RetrievedContext
 
 T = TypeVar("T")
 U = TypeVar("U")
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 Contexts = list[RetrievedContext | None]
+
+
+class Ahead(Generic[K, V]):
+    """`work(key)`, from the shelf where it has been made ahead, else made now.
+
+    Args:
+        work: a function of its key alone.
+        kept: results that nobody has taken; the oldest go.
+    """
+
+    def __init__(self, work: Callable[[K], V], kept: int = 4) -> None:
+        self._work, self._kept = work, kept
+        self._shelf: dict[K, V] = {}
+        self._lock = threading.Lock()
+
+    def make(self, key: K) -> None:
+        """Do the work now, in the calling thread, for a `take` to come.
+
+        An error is left to `take`, where it belongs to a question.
+        """
+        try:
+            made = self._work(key)
+        except (OSError, ValueError):
+            return
+        with self._lock:
+            self._shelf[key] = made
+            while len(self._shelf) > self._kept:
+                del self._shelf[next(iter(self._shelf))]
+
+    def take(self, key: K) -> V:
+        """The result, which then belongs to the caller."""
+        with self._lock:
+            if key in self._shelf:
+                return self._shelf.pop(key)
+        return self._work(key)
 
 
 @contextmanager

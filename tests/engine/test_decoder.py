@@ -1,0 +1,142 @@
+"""The decoder's tokens are those of transformers' generate, whatever shares the batch or its buffers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from comem.backbones.base import GenerationConfig
+from comem.backbones.hf import HFBackbone
+from comem.backbones.packing import pack_attention
+from comem.engine.decoder import Decoder, Generated
+from comem.engine.slots import SlotCache
+from comem.types import Message
+from tests.conftest import build_tiny_qwen2_5_vl
+
+LONG = 20
+
+
+def decoder_for(backbone: HFBackbone, **options: Any) -> Decoder:
+    pack_attention(backbone.model)
+    return Decoder(backbone.model, backbone.processor.tokenizer.pad_token_id, **options)
+
+
+def decode(
+    decoder: Decoder, backbone: HFBackbone, batch: list[list[Message]], memories: list[Tensor | None],
+    tokens: int = LONG, stop: tuple[int, ...] = (),
+) -> Generated:  # fmt: skip
+    inputs = backbone.process(batch)
+    sizes = [0 if memory is None else len(memory) for memory in memories]
+    prompt = decoder.prepare(inputs, sizes, backbone.free_id(inputs["input_ids"]))
+    return decoder.generate(prompt, memories, tokens, stop)
+
+
+def reference(backbone: HFBackbone, chat: list[Message], memory: Tensor | None) -> list[int]:
+    """transformers' own tokens for one question, no end token: always LONG of them."""
+    from comem.backbones.soft_prefix import soft_prefix
+
+    inputs = backbone.process([chat])
+    decoding = {
+        **GenerationConfig(max_new_tokens=LONG).arguments(),
+        "eos_token_id": None,
+        "pad_token_id": 256,
+    }
+    with torch.no_grad(), soft_prefix(backbone.model, inputs, [memory]) as extended:
+        tokens = backbone.model.generate(**extended, **decoding)
+    return tokens[0, extended["input_ids"].shape[1] :].tolist()
+
+
+def test_a_mixed_batch_equals_each_question_alone_in_transformers(
+    backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None]
+) -> None:
+    alone = [reference(backbone, chat, m) for chat, m in zip(conversations, memories, strict=True)]
+    made = decode(decoder_for(backbone), backbone, conversations, memories)
+    assert made.tokens.tolist() == alone
+    assert len({tuple(row) for row in alone}) == 4  # memories and questions decide
+    assert 0 < made.first_seconds < made.seconds
+
+
+def test_buffers_that_are_used_again_hold_nothing_of_the_batch_before(
+    backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None]
+) -> None:
+    decoder = decoder_for(backbone)
+    fresh = decode(decoder, backbone, conversations[::-1], memories[::-1])
+    decode(decoder, backbone, conversations, [None] * 4)
+    again = decode(decoder, backbone, conversations[::-1], memories[::-1])
+    assert len(decoder._steps) == 1  # the same buffers
+    assert torch.equal(fresh.tokens, again.tokens)
+
+
+def test_a_row_ends_at_its_stop_token(
+    backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None]
+) -> None:
+    decoder, pad = decoder_for(backbone), backbone.processor.tokenizer.pad_token_id
+    free = decode(decoder, backbone, conversations, memories).tokens
+    stop = int(free[0, 4])
+    cut = decode(decoder, backbone, conversations, memories, stop=(stop,)).tokens
+    for row, whole in zip(cut.tolist(), free.tolist(), strict=True):
+        end = whole.index(stop) + 1 if stop in whole else LONG
+        assert row[:end] == whole[:end] and set(row[end:]) <= {pad}
+    only = decode(decoder, backbone, conversations[:1], memories[:1], stop=(stop,)).tokens
+    assert only.shape == (1, free[0].tolist().index(stop) + 1)  # no step more than needed
+
+
+def test_work_is_counted_exactly(
+    backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None]
+) -> None:
+    """One prefill of the real tokens, no padding, one pass a token: a regression shows in numbers."""
+    decoder = decoder_for(backbone)
+    decode(decoder, backbone, conversations, memories, tokens=6)
+    questions = sum(backbone.prompt_lengths(conversations))
+    counts = decoder.counts.as_dict()
+    assert counts["prefills"] == 1 and counts["forward_passes"] == 6
+    assert counts["prompt_tokens"] == questions + 8 + 24 + 16
+    assert counts["padded_tokens"] == counts["encoder_calls"] == 0
+    assert counts["copies_to_device"] == 0  # the CPU is the device
+
+
+def test_the_forward_passes_are_the_counted_ones(
+    backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None]
+) -> None:
+    seen: list[int] = []
+    hook = backbone.model.lm_head.register_forward_hook(lambda m, args, out: seen.append(out.shape[1]))
+    try:
+        decode(decoder_for(backbone), backbone, conversations, memories, tokens=3)
+    finally:
+        hook.remove()
+    assert seen == [4, 1, 1]  # logits of each row's last token alone, then one token a row
+
+
+def test_refusals(backbone: HFBackbone, conversations: list[list[Message]], tiny_qwen2: Any) -> None:
+    with pytest.raises(ValueError, match="attention can be packed"):
+        Decoder(tiny_qwen2)
+    eager = build_tiny_qwen2_5_vl()
+    eager.set_attn_implementation("eager")
+    with pytest.raises(ValueError, match="attention can be packed"):
+        Decoder(eager)
+    with pytest.raises(ValueError, match="stop tokens"):
+        decode(decoder_for(backbone), backbone, conversations[:1], [None], stop=tuple(range(9)))
+    from comem.backbones.packing import Segments
+
+    with pytest.raises(ValueError, match="do not fit"):
+        SlotCache(1, 8, torch.device("cpu")).fill(Segments.of([9]))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_recorded_steps_equal_eager_ones_on_a_gpu(
+    conversations: list[list[Message]], memories: list[Tensor | None], tiny_processor: Any
+) -> None:
+    from comem.backbones.specs import BACKBONES
+
+    backbone = HFBackbone(BACKBONES["qwen2_5_vl"], build_tiny_qwen2_5_vl().cuda(), tiny_processor)
+    there = [None if memory is None else memory.cuda() for memory in memories]
+    eager = decode(decoder_for(backbone, graphs=False), backbone, conversations, there)
+    recorded = decoder_for(backbone, graphs=True)
+    assert torch.equal(decode(recorded, backbone, conversations, there).tokens, eager.tokens)
+    assert torch.equal(decode(recorded, backbone, conversations, there).tokens, eager.tokens)  # replayed
+    some = decode(recorded, backbone, conversations[:3], there[:3])  # three rows in buffers of four
+    assert torch.equal(some.tokens, eager.tokens[:3])
