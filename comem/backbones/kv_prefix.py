@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from comem.backbones.decoder import attention
 from comem.backbones.kv_memory import KVMemory
+from comem.backbones.packing import ATTENTION
 
 #: Attention whose masks we can widen.
 _ATTENTION = ("sdpa", "eager", ATTENTION)  # the last is sdpa, where nothing is packed

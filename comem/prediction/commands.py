@@ -61,6 +61,7 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     """The mode on its backbone, and what the run folder records of it; wrong names fail before the work."""
     from comem.backbones.hf import load_backbone
     from comem.benchmarks.prompts import PROMPTS
+    from comem.engine.engine import accelerated
     from comem.memory.store.serve import open_memories
     from comem.modes import MODES, KVSettings
 
@@ -80,8 +81,11 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     mode = build(
         backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order, kv=kv
     )
+    if args.engine == "comem":
+        mode = accelerated(mode)
 
     config = {"model": args.model, "dtype": args.dtype, "prompt": style, "generation": asdict(generation)}
+    config |= {"engine": args.engine}
     config |= {**limits, "weights": weights_digest(backbone.model)}
     if mode.grounded:
         made_by = bank.fingerprint if bank is not None else encoder.fingerprint() if encoder else None

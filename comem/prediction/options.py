@@ -70,6 +70,11 @@ _DECODING: dict[str, dict[str, Any]] = {
     "--top-p": {"type": float, "default": 1.0, "metavar": "X", "help": "when sampling (%(default)s)"},
     "--repetition-penalty": {"type": float, "default": 1.0, "metavar": "X", "help": "1: none (%(default)s)"},
     "--seed": {"type": int, "default": 0, "metavar": "N", "help": "when sampling (%(default)s)"},
+    "--engine": {
+        "default": "comem",
+        "choices": ("comem", "transformers"),
+        "help": "comem: the same greedy answers sooner; transformers: its own generate (%(default)s)",
+    },
     "--paper-sampling": {"action": "store_true", "help": "as the paper's inference, instead of the above"},
 }
 _RUN: dict[str, dict[str, Any]] = {

@@ -138,10 +138,8 @@ def _answer(settings: AllSettings, bench: Workbench, name: str) -> None:
     examples, contexts = load_examples(folder, name), _contexts(folder, name)
     bank = MemoryBank.load(_bank(folder))
     for mode in MODES:
-        built = MODES[mode](
-            bench.backbone, None, bank, prompt=partial(benchmark.ask, style=STYLE),
-            generation=GenerationConfig(MAX_NEW_TOKENS),
-        )  # fmt: skip
+        prompt, generation = partial(benchmark.ask, style=STYLE), GenerationConfig(MAX_NEW_TOKENS)
+        built = MODES[mode](bench.backbone, None, bank, prompt=prompt, generation=generation)
         config = {"model": TOY, "prompt": STYLE, "k": settings.items, "encoder": bank.fingerprint}
         used = contexts if built.grounded else None
         answer_and_score(benchmark, examples, built, used, folder / "answers" / name / mode, config, BATCH)

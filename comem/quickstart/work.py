@@ -12,7 +12,7 @@ from comem.console import bar
 from comem.prediction.assemble import TOY, answer_and_score, open_encoder
 
 if TYPE_CHECKING:
-    from comem.backbones.hf import HFBackbone
+    from comem.backbones.base import Backbone
     from comem.benchmarks import Benchmark
     from comem.retrieval.embedder import OpenClipEmbedder
     from comem.types import Example, RetrievedContext
@@ -27,10 +27,11 @@ class Workbench:
     """The embedded models, loaded when first needed, and the jobs that use them."""
 
     @cached_property
-    def backbone(self) -> HFBackbone:
+    def backbone(self) -> Backbone:
         from comem.backbones.hf import load_backbone
+        from comem.engine.backbone import fast
 
-        return load_backbone(TOY)
+        return fast(load_backbone(TOY))
 
     @cached_property
     def embedder(self) -> OpenClipEmbedder:
@@ -80,9 +81,8 @@ class Workbench:
         from comem.modes import MODES
 
         memories = MemoryBank.load(bank) if bank is not None else None
-        built = MODES[mode](
-            self.backbone, None, memories, prompt=benchmark.ask, generation=GenerationConfig(MAX_NEW_TOKENS)
-        )
+        generation = GenerationConfig(MAX_NEW_TOKENS)
+        built = MODES[mode](self.backbone, None, memories, prompt=benchmark.ask, generation=generation)
         used = contexts if built.grounded else None
         config = {"model": TOY, "encoder": memories.fingerprint if memories else None}
         answer_and_score(benchmark, examples, built, used, folder, config, BATCH)

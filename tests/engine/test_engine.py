@@ -152,7 +152,7 @@ def test_a_broken_picture_is_named_and_costs_its_batch_alone(
 ) -> None:
     broken = (Example("broken", "What is it?" + "?" * 40, ImageRef(data=b"GIF89a no")), None)
     engine = Engine(BaselineMode(backbone, generation=SHORT), batch_size=3)
-    answers = engine.stream([*questions, broken])
+    answers = engine.stream([*((example, None) for example, _ in questions), broken])
     seen = []
     with pytest.raises(ValueError, match="image"):
         for example_id, _ in answers:
