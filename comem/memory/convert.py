@@ -3,7 +3,8 @@
 Layouts (authors_code.md 7.2):
 
 - A, merged: `model.*`, `visual.*`, `lm_head.weight` (encoder), `knowledge_processor.*` (Q-Former),
-  `model_inf.*` (reader). The golden folders have it, and by all we know the released checkpoints.
+  `model_inf.*` (reader; without `model_inf.visual.*` a text model). The golden folders have it, and by all
+  we know the released checkpoints.
 - B, a plain merged model without Q-Former: refused.
 - C, a raw run folder with `adapter_model.safetensors`: see `load_authors_adapter`.
 
@@ -19,7 +20,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForImageTextToText, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.initialization import no_init_weights
 
 from comem.memory.files import stream_tensors, tensor_files, tensor_shapes
@@ -94,7 +101,9 @@ def load_authors_checkpoint(
     _check_layout(folder, list(shapes))
     config = read_model_config(folder)
     dtype = dtype or next(stream_tensors(files))[1].dtype
-    encoder, reader = (_unset_model(config, dtype) for _ in range(2))
+    encoder = _unset_model(config, dtype)
+    reads_text = not any(name.startswith(f"{READER_PREFIX}visual.") for name in shapes)
+    reader = _text_reader(config, shapes, dtype) if reads_text else _unset_model(config, dtype)
     own = {n.removeprefix(QFORMER_PREFIX): s for n, s in shapes.items() if n.startswith(QFORMER_PREFIX)}
     given = read_json(folder / "config.json").get("qformer", {})
     qformer = QFormer(qformer_config(folder, own, given)).to(dtype)
@@ -107,7 +116,8 @@ def load_authors_checkpoint(
 
 def share_question_side(encoder: PreTrainedModel, reader: PreTrainedModel) -> None:
     """Let the encoder's vision tower, token embeddings and head serve the reader (authors_code.md 1.1)."""
-    reader.base_model.visual = encoder.base_model.visual
+    if hasattr(reader.base_model, "visual"):  # a text model has none
+        reader.base_model.visual = encoder.base_model.visual
     reader.set_input_embeddings(encoder.get_input_embeddings())
     reader.lm_head = encoder.lm_head
 
@@ -191,6 +201,37 @@ def _unset_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedMode
         return AutoModelForImageTextToText.from_config(config, dtype=dtype)
 
 
+def _text_reader(
+    config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
+) -> PreTrainedModel:
+    """The reader of their text-only variant (Qwen2.5-Instruct): what no tensor shows is as the encoder's."""
+    text = config.get_text_config()
+
+    def shape(name: str) -> tuple[int, ...]:
+        return shapes.get(f"{READER_PREFIX}{name}", (0, 0))
+
+    own = text.to_dict()
+    kept = (
+        "num_attention_heads",
+        "num_key_value_heads",
+        "rms_norm_eps",
+        "hidden_act",
+        "max_position_embeddings",
+    )
+    layers = {name.split(".")[3] for name in shapes if name.startswith(f"{READER_PREFIX}model.layers.")}
+    theta = own["rope_parameters"]["rope_theta"]
+    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    made = AutoConfig.for_model(
+        "qwen2", vocab_size=shape("model.embed_tokens.weight")[0],
+        hidden_size=shape("model.embed_tokens.weight")[1], num_hidden_layers=len(layers),
+        intermediate_size=shape("model.layers.0.mlp.gate_proj.weight")[0],
+        rope_parameters={"rope_type": "default", "rope_theta": theta}, tie_word_embeddings=False,
+        **{name: own.get(name) for name in (*kept, *ids)},
+    )  # fmt: skip
+    with no_init_weights():
+        return AutoModelForCausalLM.from_config(made, dtype=dtype)
+
+
 def current_name(name: str) -> str:
     """A tensor's name in transformers 5.x: `model.layers.0…` has become `model.language_model.layers.0…`."""
     if name.startswith("visual."):
@@ -212,7 +253,7 @@ def _fill(folder: Path, files: list[Path], targets: Mapping[str, nn.Module]) -> 
     for stored, tensor in stream_tensors(files):
         prefix = next(p for p in targets if stored.startswith(p))  # "", the encoder's, comes last
         plain = stored.removeprefix(prefix)
-        name = plain if prefix == QFORMER_PREFIX else current_name(plain)
+        name = plain if plain in slots[prefix] else current_name(plain)
         slot = slots[prefix].get(name)
         if slot is None or slot.shape != tensor.shape:
             what = "is not known" if slot is None else f"should have shape {tuple(slot.shape)}"

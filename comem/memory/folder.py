@@ -216,6 +216,6 @@ def _not_an_encoder(folder: Path) -> str:
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
         return (
             f"{folder}: has no {CONFIG}: a model without Q-Former (the authors' plain merge drops it) cannot "
-            "make memories; their own checkpoints load with comem.memory.convert.load_authors_checkpoint"
+            "make memories; their checkpoints with one become encoder folders by comem convert"
         )
     return f"{folder}: has no {CONFIG}: not a memory encoder; make one with `comem train`"
