@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from comem.memory.encoder import MemoryEncoder, hidden_size
-from comem.memory.files import new_folder, read_tensors, write_tensors
+from comem.memory.files import new_folder, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.fingerprint import base_digest
 from comem.memory.inputs import KnowledgeFormat
 from comem.memory.lora import LoraSettings, add_lora, load_lora_state, lora_layers, lora_state
@@ -118,6 +118,7 @@ def load_encoder(folder: str | Path, reader: nn.Module | None = None, processor:
     """
     files = read_folder(folder)
     if files.about["kind"] == "merged":
+        _refuse_cut_weights(files.folder)
         model = AutoModelForImageTextToText.from_pretrained(files.folder, dtype="auto")
         processor = processor or _processor(files.folder)
     else:
@@ -191,7 +192,16 @@ def _resolve(files: EncoderFiles) -> str:
     return local if os.path.isdir(local) else name
 
 
+def _refuse_cut_weights(folder: str | Path) -> None:
+    """Name a weight file that is missing or half-written; transformers' own error names none."""
+    for path in tensor_files(folder):
+        with open_tensors(path):
+            pass
+
+
 def _base_model(files: EncoderFiles, base: str) -> nn.Module:
+    if os.path.isdir(base):
+        _refuse_cut_weights(base)
     try:
         return AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
     except (OSError, ValueError) as error:

@@ -131,6 +131,26 @@ def test_half_written_and_missing_files(saved: tuple[MemoryEncoder, Path], name:
         MemoryEncoder.load(saved[1])
 
 
+@pytest.mark.parametrize("kind", ["merged", "base"])
+def test_half_written_weights_of_the_model_itself(
+    saved: tuple[MemoryEncoder, Path], base_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    """transformers' own error for these names neither file nor remedy."""
+    encoder, folder = saved
+    if kind == "merged":
+        folder = tmp_path / "merged"
+        encoder.merge().save(folder)
+    path = (folder if kind == "merged" else base_folder) / "model.safetensors"
+    whole = path.read_bytes()
+    for length in (0, 1000, len(whole) - 20):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"model\.safetensors: not a complete.*copy it again"):
+            MemoryEncoder.load(folder)
+    path.unlink()
+    with pytest.raises(ValueError, match="has no model.safetensors"):
+        MemoryEncoder.load(folder)
+
+
 def test_other_sizes_and_bases(
     saved: tuple[MemoryEncoder, Path], tiny_qwen2_5_vl: Any, tiny_qwen2_vl: Any
 ) -> None:
