@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from comem.console import print_facts
-from comem.prediction.options import GROUPS
+from comem.prediction.options import ALIASES, GROUPS
 
 #: Options of `comem predict` that plain RAG on a sample of the questions has no use for.
 _NOT_ASKED = (
@@ -25,7 +25,7 @@ def add_synthesise_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(title)
         for name, settings in options.items():
             if name not in _NOT_ASKED:
-                group.add_argument(name, **settings)
+                group.add_argument(name, *ALIASES.get(name, ()), **settings)
     parser.set_defaults(**_FIXED)
     group = parser.add_argument_group("synthesis (--seed draws the candidates, too)")
     group.add_argument("--candidates", type=int, metavar="N", help="questions to try (default: all)")

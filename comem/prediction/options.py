@@ -61,7 +61,7 @@ _MODEL: dict[str, dict[str, Any]] = {
 _KNOWLEDGE: dict[str, dict[str, Any]] = {
     "--index": {"type": Path, "metavar": "DIR", "help": "made by comem index build; for rag and comem"},
     "--contexts": {"type": Path, "metavar": "FILE", "help": "made by comem retrieve: nothing is searched"},
-    "--languages": {"nargs": "+", "metavar": "CODE", "help": "only items in these (not with --contexts)"},
+    "--languages": {"nargs": "+", "metavar": "CODE", "help": "only items in these; own: in the question's"},
     "-k": {"type": int, "default": 3, "help": "items a question (%(default)s, as the paper)"},
 }
 _DECODING: dict[str, dict[str, Any]] = {
@@ -88,6 +88,9 @@ GROUPS = {
     "questions": _QUESTIONS, "model": _MODEL, "knowledge": _KNOWLEDGE, "decoding": _DECODING, "run": _RUN,
 }  # fmt: skip
 
+#: Other names of options.
+ALIASES = {"--model": ("--backbone",)}
+
 
 def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `comem predict`."""
@@ -95,4 +98,4 @@ def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
     for title, options in GROUPS.items():
         group = parser.add_argument_group(title)
         for name, settings in options.items():
-            group.add_argument(name, **settings)
+            group.add_argument(name, *ALIASES.get(name, ()), **settings)

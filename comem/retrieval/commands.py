@@ -47,7 +47,9 @@ def add_retrieve_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, metavar="FILE", help="JSONL; a second run goes on"
     )
     parser.add_argument("--embedder", help="only the one that made the index; needed when it has moved")
-    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only items in these languages")
+    parser.add_argument(
+        "--languages", nargs="+", metavar="CODE", help="only items in these; own: in each question's language"
+    )
     parser.add_argument("--temperature", type=float, help="softmax over the scores, with this temperature")
     parser.add_argument("--batch-size", type=int, default=64, help="questions a call (%(default)s)")
     parser.add_argument("--milvus", metavar="URI", help="search there (comem index push): http://…, or a .db")

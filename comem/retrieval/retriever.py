@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 ID_FIELDS = ("data_id", "example_id", "question_id", "id")
 IMAGE_FIELDS = ("image_path", "image")
+#: In place of languages: the one of each question.
+OWN = ("own",)
 
 
 class Retriever(Protocol):
@@ -42,7 +44,7 @@ class FaissRetriever:
     Args:
         index: the opened index.
         embedder: the one that made it.
-        languages: only items in these languages.
+        languages: only items in these languages; `OWN`: in the language of each question.
         temperature: turns cosines into a softmax over the k items; None leaves the cosines.
     """
 
@@ -72,11 +74,22 @@ class FaissRetriever:
             except ImageError as error:
                 logger.warning("question %s: nothing retrieved: %s", example.id, error)
         if pictures:
-            hits = self.index.search(self.embedder.embed_images(pictures), k, self.languages)
-            for i, rows, scores in zip(places, hits.rows, hits.scores, strict=True):
-                items = tuple(self.index.base.items(rows.tolist()))
-                found[i] = RetrievedContext(examples[i].id, items, tuple(self._weigh(scores).tolist()))
+            vectors = self.embedder.embed_images(pictures)
+            for part, languages in self._parts([examples[i] for i in places]):
+                hits = self.index.search(vectors[part], k, languages)
+                for n, rows, scores in zip(part, hits.rows, hits.scores, strict=True):
+                    items = tuple(self.index.base.items(rows.tolist()))
+                    name = examples[places[n]].id
+                    found[places[n]] = RetrievedContext(name, items, tuple(self._weigh(scores).tolist()))
         return found
+
+    def _parts(self, asked: Sequence[Example]) -> Iterator[tuple[list[int], Collection[str] | None]]:
+        """The numbers of the questions that are searched for together, and in which languages."""
+        if self.languages is None or tuple(self.languages) != OWN:
+            yield list(range(len(asked))), self.languages
+            return
+        for language in sorted({example.language for example in asked}):
+            yield [n for n, example in enumerate(asked) if example.language == language], (language,)
 
     def describe(self) -> Mapping[str, Any]:
         """Index, embedder and options."""
@@ -189,7 +202,8 @@ def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator
             raise RecordError(f"{path}: record {number} has no id; looked for {', '.join(ID_FIELDS)}")
         image = next((row[name] for name in IMAGE_FIELDS if row.get(name)), None)
         ref = ImageRef(path=str(folder / str(image))) if image else None
-        yield Example(str(key), str(row.get("question", "")), ref)
+        language = str(row.get("language") or "en")
+        yield Example(str(key), str(row.get("question", "")), ref, language=language)
 
 
 def _context(row: Mapping[str, Any], base: KnowledgeBase) -> RetrievedContext:

@@ -2,7 +2,10 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=comem
+case "${1:-}" in -h | --help) ;; *)  # help needs nothing installed
+  [ -x "$comem" ] || comem=$(command -v comem) ||
+    { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; } ;;
+esac
 world=data/benchmarks
 
 # The lines of the calling script's header.

@@ -2,7 +2,10 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=comem
+case "${1:-}" in -h | --help) ;; *)  # help needs nothing installed
+  [ -x "$comem" ] || comem=$(command -v comem) ||
+    { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; } ;;
+esac
 
 # The lines of the calling script's header.
 show_help() { sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; }
@@ -94,8 +97,6 @@ run_language() {
   [ -z "${CONTEXTS:-}" ] || CONTEXTS=$CONTEXTS/$name.jsonl
   add --prompt "${PROMPT:-}"
   # The embedded passages are in six languages: the nearest of all would be one town, six times.
-  if [ -n "$embedded" ] && [ "$mode" != baseline ] && [ "$name" != cvqa ]; then
-    add --languages "${name#infoseek_}"
-  fi
+  if [ -n "$embedded" ] && [ "$mode" != baseline ]; then add --languages own; fi
   run_mode "$mode" "$@"
 }

@@ -17,7 +17,8 @@ case "${1:-}" in
 esac
 root=$(cd "$(dirname "$0")/../.." && pwd)
 comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=comem
+[ -x "$comem" ] || comem=$(command -v comem) ||
+  { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; }
 config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo paper || echo toy).yaml}
 [ -n "${DATA:-}" ] || [ -f data/toy/world.json ] || "$comem" toy build data/toy
 exec "$comem" train --config "$config" \

@@ -13,6 +13,7 @@ case "${1:-}" in
 esac
 root=$(cd "$(dirname "$0")/../.." && pwd)
 comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=comem
+[ -x "$comem" ] || comem=$(command -v comem) ||
+  { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; }
 run=${RUN:-runs/train}
 exec "$comem" merge "$run" "${OUT:-$run/merged}" "$@"

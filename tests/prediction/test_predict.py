@@ -76,7 +76,7 @@ def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
     [
         ("ragg", (), "unknown mode 'ragg'; did you mean rag?"),
         ("baseline", ("--benchmark", "toyy"), "unknown benchmark 'toyy'; did you mean toy?"),
-        ("baseline", ("--model", "qwen2_5_vk"), "unknown backbone 'qwen2_5_vk'; did you mean qwen2_5_vl"),
+        ("baseline", ("--backbone", "qwen2_5_vk"), "unknown backbone 'qwen2_5_vk'; did you mean qwen2_5_vl"),
         ("rag", ("--prompt", "papers"), "did you mean paper?"),
         ("comem", (), "needs an encoder or a memory bank"),
         ("rag", ("-k", "0"), "-k 0: give at least 1"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from comem.retrieval.build import BuildSettings, build
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.knowledge import KnowledgeBaseError
 from comem.retrieval.retriever import (
+    OWN,
     RETRIEVERS,
     FaissRetriever,
     PrecomputedRetriever,
@@ -45,6 +47,18 @@ def test_the_nearest_item_comes_first(retriever: FaissRetriever, examples: list[
         assert str(context.items[0].image) == str(example.image)
         assert list(context.scores) == sorted(context.scores, reverse=True)
         assert context.scores[0] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_items_in_the_language_of_each_question(retriever: FaissRetriever, examples: list[Example]) -> None:
+    asked = [replace(example, language=("en", "ru")[n % 2]) for n, example in enumerate(examples)]
+    own = FaissRetriever(retriever.index, retriever.embedder, languages=OWN)
+    for example, context in zip(asked, own.retrieve(asked, 3), strict=True):
+        alone = FaissRetriever(retriever.index, retriever.embedder, languages=[example.language])
+        assert context == alone.retrieve([example], 3)[0]
+        assert {item.language for item in context.items} == {example.language}
+    with pytest.raises(ValueError, match="no item is in fr; languages here: en, ru"):
+        own.retrieve([replace(asked[0], language="fr")], 1)
+    assert own.describe()["languages"] == ["own"]
 
 
 def test_softmax_over_scores(retriever: FaissRetriever, examples: list[Example]) -> None:
