@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,8 +34,12 @@ def outcomes(folder: Path) -> dict[str, tuple[str, str]]:
 
 
 def kill(mark: Path, record: Path) -> None:
-    """Ends this process, and notes how many pictures it has fetched."""
-    mark.write_text(str(record.read_text().count("\n")))
+    """Ends this process when it has fetched three pictures or more, and notes how many."""
+    done = 0
+    while done < 3:
+        time.sleep(0.05)
+        done = record.read_text().count("\n") if record.is_file() else 0
+    mark.write_text(str(done))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -42,7 +47,8 @@ def killed_once(mark: Path, folder: Path, numbers: Sequence[int], settings: Down
     """Downloads a shard; the worker of the second one is killed on the way, the first time."""
     if numbers == [1] and not mark.exists():
         mark.touch()
-        threading.Timer(1.0, kill, (mark, folder / "downloads" / "shard_00001.jsonl")).start()
+        record = folder / "downloads" / "shard_00001.jsonl"
+        threading.Thread(target=kill, args=(mark, record), daemon=True).start()
     return download_shards(folder, numbers, settings)
 
 
