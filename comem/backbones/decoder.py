@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 
 #: Rotary embeddings whose frequencies change with the length of the input: keys cannot be moved.
 _CHANGING_ROPE = ("dynamic", "longrope")
+
+
+# By model, so that not every call has to go through all of its modules.
+_REMEMBERING: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()
 
 
 def decoder_layers(model: Any) -> nn.ModuleList:
@@ -51,6 +56,8 @@ def rotary_frequencies(model: Any, layer: int) -> Tensor:
 
 def forget_positions(model: nn.Module) -> None:
     """Drop what Qwen-VL models remember between calls (`rope_deltas`), so that no call sees another's."""
-    for module in model.modules():
-        if hasattr(module, "rope_deltas"):
+    if model not in _REMEMBERING:
+        _REMEMBERING[model] = [ref(m) for m in model.modules() if hasattr(m, "rope_deltas")]
+    for found in _REMEMBERING[model]:
+        if (module := found()) is not None:
             module.rope_deltas = None  # type: ignore[assignment]

@@ -168,6 +168,8 @@ def packed_attention(
         `(b, l, heads, w)`.
     """
     if cu_seq_lens_q is None and segments is None:
+        if query.shape[2] == 1 and attention_mask is not None and query.shape[1] != key.shape[1]:
+            return _one_token(query, key, value, attention_mask, scaling), None
         return _transformers_sdpa(module, query, key, value, attention_mask, scaling, dropout, **kwargs)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (l, heads, w)
     causal = cu_seq_lens_q is None
@@ -200,6 +202,13 @@ def _right_padded(q: Tensor, k: Tensor, v: Tensor, rows: Segments, scale: float 
         q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
     return out.transpose(1, 2)[rows.real]
+
+
+def _one_token(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float | None) -> Tensor:
+    """A decoding step with grouped heads: the heads of a group are its rows, so that no key is copied."""
+    rows = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # (b, kv_heads, heads of a group, w)
+    out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale)
+    return out.flatten(1, 2)[:, None]  # (b, 1, heads, w)
 
 
 def _by_length(q: Tensor, k: Tensor, v: Tensor, cumulative: Tensor, scale: float | None) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from comem.backbones.decoder import forget_positions
+from comem.backbones.norms import fuse_norms
 from comem.backbones.packing import Segments, is_packing, pack
 from comem.backbones.positions import with_positions
 from comem.backbones.soft_prefix import extend_by_sizes, memory_at, with_token_types
@@ -83,6 +84,8 @@ class Decoder:
     ) -> None:
         if not is_packing(model):
             raise ValueError("the engine's decoder needs a model whose attention can be packed")
+        if model.device.type == "cuda":
+            fuse_norms(model)
         self.model: Any = model
         self.pad_id = pad_id
         self.counts = counts if counts is not None else Counts()

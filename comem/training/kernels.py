@@ -6,38 +6,13 @@ https://github.com/linkedin/Liger-Kernel) also fuse the gated MLP. Values are th
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import import_module
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from comem.backbones.norms import fuse_norms
 from comem.backbones.row import BackboneError
-
-
-def fuse_norms(model: nn.Module) -> int:
-    """Compute every RMSNorm of transformers by torch's kernel: one pass instead of seven, no float32 copy.
-
-    Returns:
-        How many modules changed.
-    """
-    norms = [module for module in model.modules() if _is_rms_norm(module)]
-    for norm in norms:
-        norm.forward = partial(_rms_norm, norm)  # type: ignore[method-assign]
-    return len(norms)
-
-
-def _is_rms_norm(module: nn.Module) -> bool:
-    """Llama's form of it, which the Qwen models share: `weight * x / rms(x)`."""
-    return type(module).__name__.endswith("RMSNorm") and {"variance_epsilon"} <= vars(module).keys()
-
-
-def _rms_norm(norm: Any, hidden: Tensor) -> Tensor:
-    weight = norm.weight.to(hidden.dtype)
-    with torch.autocast(hidden.device.type, enabled=False):  # which would make float32 of it
-        return F.rms_norm(hidden, weight.shape, weight, norm.variance_epsilon)
 
 
 def apply_liger(model: nn.Module) -> None:
