@@ -58,7 +58,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the scripts whose `.venv/bin/comem` prints its arguments, one a line."""
     for part in ("scripts", ".ci"):
         shutil.copytree(ROOT / part, tmp_path / part)
-    for name in ("comem", "ruff", "mypy", "python"):
+    for name in ("comem", "ruff", "mypy", "python", "accelerate"):
         tool = tmp_path / ".venv" / "bin" / name
         tool.parent.mkdir(parents=True, exist_ok=True)
         code = f"${{{name.upper()}_CODE:-0}}"
@@ -175,6 +175,19 @@ def test_training_takes_real_names(project: Path) -> None:
         "model=Qwen/Qwen2.5-VL-3B-Instruct", "data=my data.jsonl", "output=runs/x", "reader=my models/7b",
         "max_items=2", "--dry-run",
     ]  # fmt: skip
+
+
+def test_training_on_several_gpus(project: Path) -> None:
+    names = {"MODEL": "m", "DATA": "d.jsonl", "ACCELERATE_CONFIG": "my fsdp2.yaml"}
+    script = "scripts/train/finetune_lora_vision_vlm.sh"
+    ran = bash(script, "max_items=2", cwd=project, GPUS="4", **names)
+    words = ran.stdout.splitlines()
+    assert words[:6] == ["accelerate", "launch", "--config_file", "my fsdp2.yaml", "--num_processes", "4"]
+    assert words[6:10] == ["-m", "comem", "train", "--config"] and words[-1] == "max_items=2"
+    assert "--num_processes" not in bash(script, cwd=project, **names).stdout
+    assert bash(script, "--dry-run", cwd=project, **names).stdout.startswith("comem\ntrain"), (
+        "one plan is enough"
+    )
 
 
 def test_training_makes_the_embedded_world_when_no_data_is_named(project: Path) -> None:

@@ -42,6 +42,7 @@ def run_train(args: argparse.Namespace) -> int:
         _table(make_plan(settings).lines())
         return 0
     from comem.training.interrupt import Interrupted
+    from comem.training.ranks import state
     from comem.training.run import train
 
     try:
@@ -49,6 +50,8 @@ def run_train(args: argparse.Namespace) -> int:
     except Interrupted as stop:
         logger.warning("%s", stop)
         return stop.exit_code
+    if not state().is_main_process:
+        return 0
     rows = [("run folder", str(result.folder)), ("encoder", str(result.checkpoint))]
     rows += [("steps", f"{result.steps:,} in {result.seconds:,.0f} s")]
     rows += [(name, f"{value:.4f}") for name, value in result.metrics.items()]

@@ -1,6 +1,6 @@
 """Several processes as one: what only the main one does, and what all have to agree on.
 
-Gradients are summed by one all-reduce a parameter when the step's last micro-batch is done, not by
+Gradients are summed by a few large all-reduces when the step's last micro-batch is done, not by
 DistributedDataParallel during the backward pass. Its reducer waits for every parameter on every process:
 a process without an example in the last step of a pass, or with items that have no picture (the vision
 tower's LoRA gets no gradient), would let the others wait for ever. What is trained is small, 0.9 GB in
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
 
+_BUCKET = 1 << 25  # numbers, 128 MiB in float32
 # accelerate's settings of FSDP that would do nothing here, or harm; and what to do instead
 _FSDP_OFF = {
     "FSDP_CPU_RAM_EFFICIENT_LOADING": "every process reads the weights itself",
@@ -98,11 +99,30 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
     Also with one process, so that AdamW does the same whatever the number of processes is.
     """
+    gradients = []
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        if several():
-            dist.all_reduce(parameter.grad)
+        gradients.append(parameter.grad)
+    if several():
+        for bucket in _buckets(gradients):
+            summed = torch.cat([gradient.flatten() for gradient in bucket])
+            dist.all_reduce(summed)
+            for gradient, part in zip(bucket, summed.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+
+def _buckets(gradients: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
+    """Gradients of one type, as many as one message holds: hundreds of small ones would cost a trip each."""
+    bucket: list[torch.Tensor] = []
+    for gradient in gradients:
+        size = sum(held.numel() for held in bucket) + gradient.numel()
+        if bucket and (size > _BUCKET or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
 
 
 def same_start(parameters: Iterable[nn.Parameter]) -> None:

@@ -9,6 +9,9 @@
 #   READER  another model that answers, named like MODEL         (default: MODEL itself, in one copy)
 #   OUTPUT  the run folder; run the same command again to resume (default: runs/train)
 #   CONFIG  recipe                  (default: configs/train/toy.yaml, or paper.yaml when MODEL is given)
+#   ACCELERATE_CONFIG  file of configs/accelerate/: train by `accelerate launch` on several GPUs, see
+#           docs/several_gpus.md                                 (default: one process)
+#   GPUS    how many, in place of that file's num_processes
 #
 # Example: MODEL=Qwen/Qwen2.5-VL-7B-Instruct DATA=data/train.jsonl bash scripts/train/finetune_lora_vision_vlm.sh max_items=3
 set -euo pipefail
@@ -21,6 +24,13 @@ comem=$root/.venv/bin/comem
   { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; }
 config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo paper || echo toy).yaml}
 [ -n "${DATA:-}" ] || [ -f data/toy/world.json ] || "$comem" toy build data/toy
-exec "$comem" train --config "$config" \
+launch=("$comem")
+case " $* " in *" --dry-run "*) ACCELERATE_CONFIG= ;; esac # one plan is enough
+if [ -n "${ACCELERATE_CONFIG:-}" ]; then
+  accelerate=$root/.venv/bin/accelerate
+  [ -x "$accelerate" ] || accelerate=accelerate
+  launch=("$accelerate" launch --config_file "$ACCELERATE_CONFIG" ${GPUS:+--num_processes "$GPUS"} -m comem)
+fi
+exec "${launch[@]}" train --config "$config" \
   "model=${MODEL:-toy}" "data=${DATA:-data/toy/train.jsonl}" "output=${OUTPUT:-runs/train}" \
   ${READER:+"reader=$READER"} "$@"

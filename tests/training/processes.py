@@ -131,6 +131,7 @@ def launches(model: Path, data: str) -> dict[str, Launch]:
         "two-micro": Launch(micro),
         "busy": Launch(base),
         "stopped": Launch(base, signal=signal.SIGTERM, at=1),
+        "alone": Launch(base, processes=1, resumes="stopped"),
         "sharded": Launch(base, accelerate="fsdp2"),
         "killed": Launch(micro, accelerate="fsdp2_zero2", signal=signal.SIGKILL, at=4),
         "resumed": Launch(micro, accelerate="fsdp2_zero2", resumes="killed"),
@@ -157,6 +158,8 @@ def run_all(folder: Path, model: Path) -> int:
     plan = []
     for name, launch in launches(model, str(write_questions(folder))).items():
         config = folder / f"{name}.yaml"
+        if launch.resumes:
+            (folder / name).symlink_to(launch.resumes)
         save_config(replace(launch.settings, output=str(folder / (launch.resumes or name))), config)
         environ = accelerate_environment(launch.accelerate) if launch.accelerate else {}
         ends = {"signal": int(launch.signal), "at": launch.at}
@@ -164,7 +167,6 @@ def run_all(folder: Path, model: Path) -> int:
     (folder / "plan.json").write_text(json.dumps(plan))
     with locked(folder / "busy"):
         _work(folder / "plan.json")
-    (folder / "resumed").symlink_to("killed")
     return os.getpid()
 
 

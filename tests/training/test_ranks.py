@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from comem.training import checkpoint as ckpt
 from comem.training.ranks import check_launch, on_main
 from tests.training.processes import ROOT, Runs, assert_same_training
 
@@ -48,7 +47,12 @@ def test_a_folder_in_use_stops_all_processes(runs: Runs) -> None:
 def test_a_signal_to_one_process_stops_all_after_the_same_step(runs: Runs) -> None:
     for error in runs.errors("stopped"):
         assert error.startswith("Interrupted: stopped by SIGTERM after step 2")
-    assert ckpt.read_state(runs.newest("stopped")).step == 2
+    assert [len(share) for share in runs.ids("stopped")] == [2, 2]
+
+
+def test_one_process_goes_on_where_two_stopped(runs: Runs) -> None:
+    assert runs.errors("alone") == [""] and len(runs.ids("alone")[0]) == 4
+    assert_same_training(runs, "alone", "one")
 
 
 def test_alone_there_is_nothing_to_agree_on() -> None:

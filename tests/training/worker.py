@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from comem.config import load_config
+from comem.training import ranks
 from comem.training.run import train
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer
@@ -23,6 +24,7 @@ def work(rank: int, run: dict[str, Any], port: int) -> None:
     rendezvous = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": run["processes"]}
     environ = {**run["environ"], **rendezvous, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": 1}
     os.environ.update({name: str(value) for name, value in environ.items()})
+    ranks._BUCKET = 10_000  # so that even tiny gradients make several messages
     seen: list[list[list[str]]] = []
     step = Trainer._step
 
