@@ -54,6 +54,20 @@ def rotary_frequencies(model: Any, layer: int) -> Tensor:
     return frequencies
 
 
+def text_positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
+    """The `position_ids` `(b, l)` that `generate` gives a left-padded batch, as a keyword.
+
+    Without them a text model's forward counts padding as positions. Empty for models that make their own
+    of ids and mask (M-RoPE).
+
+    Args:
+        mask: `(b, l)`, 0 at padding.
+    """
+    if hasattr(model.base_model, "get_rope_index"):
+        return {}
+    return {"position_ids": (mask.long().cumsum(dim=-1) - 1).clamp(min=0)}
+
+
 def forget_positions(model: nn.Module) -> None:
     """Drop what Qwen-VL models remember between calls (`rope_deltas`), so that no call sees another's."""
     if model not in _REMEMBERING:

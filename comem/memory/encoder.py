@@ -26,7 +26,7 @@ from comem.memory.lora import (
     trainable_count,
 )
 from comem.memory.qformer import QFormer, QFormerConfig, token_embedding_scale
-from comem.types import KnowledgeItem
+from comem.types import ImageRef, KnowledgeItem
 
 #: Items to the model's inputs.
 InputsOf = Callable[[Sequence[KnowledgeItem]], dict[str, Tensor]]
@@ -159,6 +159,22 @@ class MemoryEncoder(nn.Module):
             for rows in length_batches(items, batch_size):
                 out[rows] = self(make([items[i] for i in rows]))
         return bank
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Sequence[ImageRef], batch_size: int = 16) -> Tensor:
+        """Memories `(n, q, d)` of questions' own pictures, one at least, for a reader that sees none.
+
+        Raises:
+            ValueError: the encoder was not trained to read them (`KnowledgeFormat.picture_prompt`).
+            ImageError: a picture that cannot be opened.
+        """
+        parts = []
+        with self._evaluating():
+            for start in range(0, len(pictures), batch_size):
+                some = pictures[start : start + batch_size]
+                inputs = item_inputs((), self.processor, self.form, some)
+                parts.append(self(to_device(inputs, self.device)))
+        return torch.cat(parts)
 
     def fingerprint(self) -> str:
         """Identity of everything that a memory depends on (`encoder_fingerprint`), as hex.

@@ -8,7 +8,7 @@ memory depends on its item alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,9 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from comem.images import ImageError, open_image
-from comem.types import KnowledgeItem
+from comem.types import ImageRef, KnowledgeItem
 
 PROMPT = " Similar image and text knowledge for reference"
+PICTURE_PROMPT = " Image of the question"
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
 PAPER_PIXELS = (16 * 28 * 28, 64 * 28 * 28)  # 16 to 64 visual tokens (authors_code.md, section 2)
 
@@ -33,12 +34,15 @@ class KnowledgeFormat:
         min_pixels, max_pixels: limits for the image. None for the paper's 16·28² and 64·28², kept
             inside the processor's own limits. (Released weights were in effect trained with 4·28²
             and 16384·28²: authors_code.md M4.)
+        picture_prompt: what the user turn says after a question's own picture, which then becomes a memory
+            behind the items': for readers that see no pictures. None: such pictures are not encoded.
     """
 
     prompt: str = PROMPT
     max_chars: int = 5000
     min_pixels: int | None = None
     max_pixels: int | None = None
+    picture_prompt: str | None = None
 
     def __post_init__(self) -> None:
         if self.max_chars < 1:
@@ -48,6 +52,23 @@ class KnowledgeFormat:
             raise ValueError(f"pixel limits {low}..{high}: must be positive")
         if low is not None and high is not None and low > high:
             raise ValueError(f"min_pixels={low} is above max_pixels={high}")
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether questions' own pictures become memories, too."""
+        return self.picture_prompt is not None
+
+    def of_pictures(self) -> KnowledgeFormat:
+        """How a question's own picture is written: as an item without passage, with its own prompt.
+
+        Raises:
+            ValueError: the encoder was not trained to read them.
+        """
+        if self.picture_prompt is None:
+            raise ValueError(
+                "this encoder does not read questions' pictures: train one for a text-only `reader`"
+            )
+        return replace(self, prompt=self.picture_prompt)
 
     def pixel_limits(self, image_processor: Any) -> tuple[int, int]:
         """The limits in effect with this image processor, in pixels."""
@@ -77,12 +98,15 @@ def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequ
     return f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
 
 
-def item_inputs(items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat) -> dict[str, Tensor]:
-    """One left-padded batch for the encoder.
+def item_inputs(
+    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat, pictures: Sequence[ImageRef] = ()
+) -> dict[str, Tensor]:
+    """One left-padded batch for the encoder: the items, then the questions' pictures.
 
     Args:
-        items: at least one.
+        items: at least one, or a picture.
         processor: of the encoder's model; expands the image slot to the image's grid.
+        pictures: of questions, for a reader that sees none.
 
     Returns:
         `input_ids`, `attention_mask`, `mm_token_type_ids`, each `(n, l)`, and, if any item has an
@@ -91,11 +115,13 @@ def item_inputs(items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeF
     Raises:
         ValueError: no items, an item without anything, or an image that cannot be read; names the item.
     """
-    if not items:
+    if not items and not pictures:
         raise ValueError("no knowledge items to encode")
     special = _special_tokens(processor.tokenizer)
+    shown = [KnowledgeItem("picture of the question", "", picture) for picture in pictures]
     texts = [render_item(item, form, special) for item in items]
-    images = [_pixels(item) for item in items if item.image is not None]
+    texts += [render_item(item, form.of_pictures()) for item in shown]
+    images = [_pixels(item) for item in (*items, *shown) if item.image is not None]
     low, high = form.pixel_limits(processor.image_processor)
     kwargs: dict[str, Any] = {}
     if images:

@@ -72,6 +72,11 @@ class Mode(ABC):
         """Whether answering opens the items' pictures, so that `comem.runner` opens them ahead."""
         return self.grounded
 
+    @property
+    def opens_question_pictures(self) -> bool:
+        """Whether answering needs the questions' own pictures."""
+        return self.backbone.spec.sees_images
+
     def question_turn(self, example: Example, has_knowledge: bool) -> Message:
         """The user turn that asks: image, then text."""
         image = () if example.image is None else (example.image,)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from comem.backbones.base import Answer
@@ -17,10 +19,15 @@ from comem.memory.encoder import MemoryEncoder, check_width
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, KnowledgeItem
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ComemMode(Mode):
     """Reads memories from a bank, or makes them with an encoder, and prepends them.
+
+    An encoder that was trained for a text-only reader also reads the question's own picture; its memory
+    follows the items', next to the question: `[items][picture][question]`, as in training.
 
     Attributes:
         encoder: makes memories of items that are not in a bank; its time is part of the answers'.
@@ -46,6 +53,12 @@ class ComemMode(Mode):
         check_order(self.item_order)
         if self.encoder is not None:
             check_width(self.encoder, self.backbone.hidden_size)
+        if not self.opens_question_pictures:
+            logger.warning(
+                "%s sees no pictures: those of questions are left out (an encoder that was trained for a "
+                "text-only reader reads them; with a bank, give it too)",
+                self.backbone.spec.name,
+            )
         if self.bank is not None:
             _check_bank(self.bank, self.backbone.hidden_size, self.encoder)
 
@@ -62,15 +75,21 @@ class ComemMode(Mode):
         if self.bank is not None:
             self.bank.ahead(_distinct(item_lists(examples, contexts)))
 
+    @property
+    def opens_question_pictures(self) -> bool:
+        reads = self.encoder is not None and self.encoder.form.reads_pictures
+        return reads or super().opens_question_pictures
+
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         rows = item_lists(examples, contexts)
         start = time.perf_counter()
-        prefixes = self.prefixes(rows)
+        memories = self.prefixes(rows)
+        prefixes = self._with_pictures(memories, examples)
         seconds = (time.perf_counter() - start) / max(1, len(rows))
         answers = self.generate(self.conversations(examples, contexts), prefixes)
         return [
-            replace(answer, context_tokens=0 if p is None else len(p), seconds=answer.seconds + seconds)
-            for answer, p in zip(answers, prefixes, strict=True)
+            replace(answer, context_tokens=0 if m is None else len(m), seconds=answer.seconds + seconds)
+            for answer, m in zip(answers, memories, strict=True)
         ]
 
     def prefixes(self, rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[Tensor | None]:
@@ -84,6 +103,19 @@ class ComemMode(Mode):
             memory.select([item.id for item in items][::step]).prefix() if items else None for items in rows
         ]
 
+    def _with_pictures(
+        self, memories: Sequence[Tensor | None], examples: Sequence[Example]
+    ) -> list[Tensor | None]:
+        """Each memory, behind it that of the question's own picture `(q, d)` if the encoder reads them."""
+        shown = list(dict.fromkeys(ex.image for ex in examples if ex.image is not None))
+        if self.encoder is None or not self.encoder.form.reads_pictures or not shown:
+            return list(memories)
+        read = dict(zip(shown, self.encoder.encode_pictures(shown), strict=True))
+        return [
+            memory if ex.image is None else _joined(memory, read[ex.image])
+            for memory, ex in zip(memories, examples, strict=True)
+        ]
+
     def _memory(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
         if self.bank is not None:
             return self.bank.of(items)
@@ -95,6 +127,11 @@ class ComemMode(Mode):
 def _distinct(rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[KnowledgeItem]:
     """The items of all questions, each once."""
     return list({item.id: item for items in rows for item in items}.values())
+
+
+def _joined(memory: Tensor | None, picture: Tensor) -> Tensor:
+    """Items' memory `(m, d)` or None, and the picture's `(q, d)` behind it."""
+    return picture if memory is None else torch.cat([memory, picture.to(memory)])
 
 
 def _check_bank(bank: Memories, width: int, encoder: MemoryEncoder | None) -> None:

@@ -46,7 +46,7 @@ def _predict(args: argparse.Namespace) -> None:
     questions = Questions(benchmark, data, examples)
     if not args.merge:
         mode, config = open_mode(args, benchmark)
-        if mode.backbone.spec.sees_images:
+        if mode.opens_question_pictures:
             benchmark.require_pictures(examples)
         answer_part(args, questions, mode, config, shard)
         if (memories := getattr(mode, "bank", None)) is not None:

@@ -1,4 +1,4 @@
-"""`comem toy build`, `comem toy dialogues` and `comem toy benchmarks`: the embedded world as files."""
+"""`comem toy`: the embedded world as files, and a text-only reader made of its model."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def add_toy_arguments(parser: argparse.ArgumentParser) -> None:
     job.add_argument("--languages", nargs="+", choices=LANGUAGES, default=list(defaults.languages), help=" ")
     _add_dialogues(jobs)
     _add_benchmarks(jobs)
+    _add_text_reader(jobs)
 
 
 def _add_dialogues(jobs: Any) -> None:
@@ -67,9 +68,30 @@ def _add_benchmarks(jobs: Any) -> None:
         job.add_argument(flag, type=int, default=field.default, metavar="N", help=" ")
 
 
+def _add_text_reader(jobs: Any) -> None:
+    job = jobs.add_parser(
+        "text-reader",
+        help="write a model's language part as a text-only reader",
+        description="Write a Qwen-VL's language model as an ordinary Qwen2 folder: it sees no pictures.",
+        epilog="example: comem toy text-reader models/toy-text",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    job.add_argument("output", type=Path, metavar="DIR")
+    job.add_argument("--model", default="toy", help="Qwen2-VL or Qwen2.5-VL, named as for comem predict")
+
+
 def run_toy(args: argparse.Namespace) -> int:
     """Write the files and say what they hold."""
-    return {"build": _build, "dialogues": _dialogues, "benchmarks": _benchmarks}[args.job](args)
+    jobs = {"build": _build, "dialogues": _dialogues, "benchmarks": _benchmarks, "text-reader": _text_reader}
+    return jobs[args.job](args)
+
+
+def _text_reader(args: argparse.Namespace) -> int:
+    from comem.backbones.hf import load_backbone
+    from comem.backbones.text_reader import text_reader_of
+
+    text_reader_of(load_backbone(args.model, device="cpu"), args.output)
+    return 0
 
 
 def _benchmarks(args: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ import torch
 from comem.backbones.hf import HFBackbone
 from comem.memory.encoder import MemoryEncoder, hidden_size
 from comem.memory.folder import load_weights, read_folder
-from comem.memory.inputs import KnowledgeFormat, item_inputs
+from comem.memory.inputs import PICTURE_PROMPT, KnowledgeFormat, item_inputs
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig, token_embedding_scale
 from comem.training.collator import Collator
@@ -38,7 +38,7 @@ def build_encoder(
     """
     torch.manual_seed(settings.seed)
     config = qformer_config(settings.qformer, backbone.model, reader.model if reader else None)
-    form = KnowledgeFormat(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
+    form = knowledge_format(settings, reader or backbone)
     encoder = MemoryEncoder.new(backbone.model, backbone.processor, settings.lora, config, form)
     if settings.qformer.near_identity:
         encoder.qformer.start_near_identity()
@@ -49,6 +49,16 @@ def build_encoder(
         _check_sizes(source, settings, encoder.qformer.config)
         load_weights(encoder, source)
     return encoder
+
+
+def knowledge_format(settings: TrainSettings, reader: HFBackbone) -> KnowledgeFormat:
+    """How the encoder reads; questions' pictures, too, if the reader sees none or if asked to."""
+    wanted = {"auto": not reader.spec.sees_images, "memory": True, "none": False}[settings.question_picture]
+    return KnowledgeFormat(
+        min_pixels=settings.min_pixels,
+        max_pixels=settings.max_pixels,
+        picture_prompt=PICTURE_PROMPT if wanted else None,
+    )
 
 
 def _check_sizes(source: Path, settings: TrainSettings, wanted: QFormerConfig) -> None:
@@ -103,4 +113,5 @@ def build_collator(
         tokenizer=chat.tokenizer,
         max_items=settings.max_items,
         max_tokens=settings.max_tokens,
+        picture_memory=form.reads_pictures,
     )

@@ -26,9 +26,10 @@ class TrainingBatch:
     Attributes:
         ids: the questions' ids, b of them.
         question: the reader's inputs, `(b, l)` tensors left-padded, `labels` among them; pictures.
-        items: the encoder's inputs for the n different items of all questions; empty for none.
-        rows: for each question the rows of its items among the n, best first. A filler
-            (`comem.training.alike`) comes last; it has rows, but no id and no label.
+        items: the encoder's inputs for the n different items (and pictures) of all questions; empty for none.
+        rows: for each question the rows of its items among the n, best first; behind them its own pictures',
+            for a reader that sees none. A filler (`comem.training.alike`) comes last; it has rows, but no
+            id and no label.
         skipped: what could not be read, one message each.
     """
 
@@ -63,17 +64,20 @@ class Collator:
 
     Attributes:
         process: dialogues → the reader's inputs (the backbone's `process`).
-        process_items: items → the encoder's inputs.
+        process_items: items and questions' pictures → the encoder's inputs.
         tokenizer: for the labels.
         max_items: items per question.
         max_tokens: longest dialogue, in tokens.
+        picture_memory: the pictures of a question become memories behind its items' (all in front of the
+            dialogue), because the reader sees none.
     """
 
     process: Callable[[Sequence[Sequence[Message]]], Mapping[str, Any]]
-    process_items: Callable[[Sequence[KnowledgeItem]], Mapping[str, Any]]
+    process_items: Callable[..., Mapping[str, Any]]
     tokenizer: Any
     max_items: int = 3
     max_tokens: int = 32768
+    picture_memory: bool = False
 
     def __call__(
         self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
@@ -96,11 +100,11 @@ class Collator:
     ) -> TrainingBatch:
         ids = tuple(example.id for example in examples)
         examples = [*examples, *fillers(held - kinds(examples, self.max_items))]
-        order: dict[KnowledgeItem, int] = {}
-        rows = tuple(
-            tuple(order.setdefault(item, len(order)) for item in example.items[: self.max_items])
-            for example in examples
-        )
+        order: dict[KnowledgeItem | ImageRef, int] = {}  # items first, then questions' pictures
+        items = [_places(order, example.items[: self.max_items]) for example in examples]
+        count = len(order)
+        shown = [_places(order, example.images if self.picture_memory else ()) for example in examples]
+        read = list(order)
         question = dict(self.process([example.messages() for example in examples]))
         self._check_length(ids, question)
         question["labels"] = answer_labels(question["input_ids"], self.tokenizer)
@@ -108,8 +112,8 @@ class Collator:
         return TrainingBatch(
             ids=ids,
             question=question,
-            items=dict(self.process_items(list(order))) if order else {},
-            rows=rows,
+            items=dict(self.process_items(read[:count], pictures=read[count:])) if read else {},
+            rows=tuple(mine + own for mine, own in zip(items, shown, strict=True)),
             skipped=skipped,
         )
 
@@ -121,6 +125,11 @@ class Collator:
                     f"the example {identifier!r} has {length} tokens, above max_tokens={self.max_tokens}; "
                     "shorten it, use smaller pictures, or raise max_tokens"
                 )
+
+
+def _places(order: dict[Any, int], wanted: Sequence[Any]) -> tuple[int, ...]:
+    """The rows of what is wanted; what is new goes to the end of `order`."""
+    return tuple(order.setdefault(one, len(order)) for one in wanted)
 
 
 def _readable(

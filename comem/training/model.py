@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comem.backbones.decoder import text_positions
 from comem.backbones.soft_prefix import soft_prefix
 from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
 from comem.memory.lora import adapters_off
@@ -80,6 +81,7 @@ def answer_loss(
     """
     with soft_prefix(reader, question, prefixes, placeholder_id) as extended:
         labels = extended.pop("labels")  # (b, L)
+        extended |= text_positions(reader, extended["attention_mask"])
         hidden = reader.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED
     logits = reader.get_output_embeddings()(hidden[:, :-1][learned])  # (answer tokens, v)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from comem.backbones.row import BackboneSpec
 from comem.backbones.specs import resolve_backbone
 from comem.memory.lora import add_lora, trainable_count
 from comem.memory.qformer import QFormer
@@ -75,7 +76,7 @@ def make_plan(settings: TrainSettings) -> Plan:
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
     spec = resolve_backbone(settings.model)
     reading = resolve_backbone(settings.reader) if settings.reader else None
-    model, reader = _on_meta(spec.source), _on_meta(reading.source) if reading else None
+    model, reader = _on_meta(spec), _on_meta(reading) if reading else None
     base, apart = _parameters(model), 0 if reader is None else _parameters(reader)
     lora, qformer = _count(settings, model, reader)
     text = [network.config.get_text_config() for network in (model, reader) if network is not None]
@@ -98,13 +99,13 @@ def make_plan(settings: TrainSettings) -> Plan:
     )
 
 
-def _on_meta(source: str) -> Any:
+def _on_meta(spec: BackboneSpec) -> Any:
     """The model without its weights."""
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    import transformers
 
-    config: Any = AutoConfig.from_pretrained(source)
+    config: Any = transformers.AutoConfig.from_pretrained(spec.source)
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config)
+        return getattr(transformers, spec.model_class).from_config(config)
 
 
 def _parameters(module: torch.nn.Module) -> int:

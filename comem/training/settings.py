@@ -76,6 +76,8 @@ class TrainSettings:
             depends on the machine's speed and is not reproducible to the bit.
         precision: "auto" is bf16 on a GPU that has it, else fp32.
         checkpointing: recompute activations in the backward pass (less memory, more time).
+        question_picture: "memory" has the encoder read the question's own picture, too, whose memory follows
+            the items'; "none" leaves it to the reader; "auto" is "memory" for a reader that sees no pictures.
         min_pixels, max_pixels: limits for the knowledge images; None is the encoder's default.
         save_every: steps between checkpoints (0: only at the end); `keep_last` of them stay. SIGUSR1, or
             a file `save_now` touched in the run folder, saves after the current step.
@@ -100,6 +102,7 @@ class TrainSettings:
     max_seconds: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: bool = False
+    question_picture: Literal["auto", "memory", "none"] = "auto"
     min_pixels: int | None = None
     max_pixels: int | None = None
     workers: int = 0
@@ -125,6 +128,8 @@ class TrainSettings:
             raise ValueError(f"epochs={self.epochs}: give a positive number")
         if self.precision not in ("auto", "bf16", "fp32"):
             raise ValueError(f"precision={self.precision!r}; known: auto, bf16, fp32")
+        if self.question_picture not in ("auto", "memory", "none"):
+            raise ValueError(f"question_picture={self.question_picture!r}; known: auto, memory, none")
 
 
 # Keys that may change between the parts of a resumed run: none of them touches a weight.

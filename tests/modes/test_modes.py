@@ -15,6 +15,7 @@ from comem.backbones.hf import HFBackbone
 from comem.backbones.row import IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.backbones.specs import BACKBONES
 from comem.memory.bank import MemoryBank
+from comem.memory.inputs import KnowledgeFormat
 from comem.modes import MODES
 from comem.tables import UnknownNameError
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
@@ -68,7 +69,7 @@ class Recorder:
 class SlowEncoder:
     """Stands in for the memory encoder; counts its calls."""
 
-    width = 64
+    width, form = 64, KnowledgeFormat()
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
