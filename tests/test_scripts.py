@@ -210,6 +210,22 @@ def test_synthesis_takes_a_plan_or_makes_the_embedded_world(project: Path) -> No
     assert "toy\nbuild\ndata/toy" in ran.stdout and "index\nbuild" in ran.stdout
 
 
+def test_training_for_a_text_only_reader(project: Path) -> None:
+    script = "scripts/train/finetune_lora_vision_llm.sh"
+    ran = bash(script, "--dry-run", cwd=project, MODEL="Qwen/Qwen2.5-VL-7B-Instruct", DATA="my data.jsonl")
+    words = ran.stdout.splitlines()
+    assert ran.returncode == 0 and words[3].endswith("/configs/train/text_reader.yaml")
+    assert words[4:] == [
+        "model=Qwen/Qwen2.5-VL-7B-Instruct", "reader=qwen2_5", "data=my data.jsonl", "output=runs/train_llm",
+        "--dry-run",
+    ]  # fmt: skip
+    words = bash(script, cwd=project).stdout.splitlines()
+    assert words[:4] == ["comem", "toy", "dialogues", "data/toy-questions"]
+    at = words.index("text-reader")
+    assert words[at : at + 2] == ["text-reader", "models/toy-text"]
+    assert "reader=models/toy-text" in words and "data=data/toy-questions/dialogues.jsonl" in words
+
+
 def test_merging_takes_real_names(project: Path) -> None:
     ran = bash("scripts/train/merge_lora.sh", "--adapter", cwd=project, RUN="runs/my 7b", OUT="models/e")
     assert ran.stdout.splitlines() == ["comem", "merge", "runs/my 7b", "models/e", "--adapter"]

@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -146,7 +146,20 @@ class HFBackbone:
     ) -> list[Answer]:
         """One call of the model's `generate`."""
         start = time.perf_counter()
-        inputs = self.place(self.process(conversations))
+        answers = self.answer_inputs(self.place(self.process(conversations)), memories, config, kv)
+        seconds = (time.perf_counter() - start) / len(answers)
+        return [replace(answer, seconds=seconds) for answer in answers]
+
+    def answer_inputs(
+        self,
+        inputs: Mapping[str, Tensor],
+        memories: Prefixes,
+        config: GenerationConfig = GREEDY,
+        kv: KVPrefixes | None = None,
+    ) -> list[Answer]:
+        """Answer prompts that are tensors already: what `process` and `place` make, or another layout."""
+        start = time.perf_counter()
+        kv = [None] * len(memories) if kv is None else kv
         decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())

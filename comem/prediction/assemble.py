@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from comem.console import bar
 
 if TYPE_CHECKING:
+    from comem.backbones.base import Backbone
     from comem.backbones.hf import HFBackbone
     from comem.benchmarks import Benchmark
     from comem.memory.encoder import MemoryEncoder
@@ -49,6 +50,23 @@ def open_encoder(
         return MemoryEncoder.load(folder, reader=backbone.model, processor=backbone.processor)
     target = device or (backbone.device if backbone else "cuda" if torch.cuda.is_available() else "cpu")
     return MemoryEncoder.load(folder).to(target)
+
+
+def lay_out(backbone: HFBackbone, encoder: MemoryEncoder | None, layout: str) -> Backbone:
+    """The backbone, or one whose questions are laid out as in the authors' code for text-only readers.
+
+    Raises:
+        ValueError: an unknown layout, or one of theirs without an encoder.
+    """
+    from comem.memory.authors_llm import AuthorsTextReader, check_layout
+
+    if (name := check_layout(layout)) == "comem":
+        return backbone
+    if encoder is None:
+        raise ValueError(
+            f"question layout {layout!r} reads the question with the encoder: give --encoder DIR"
+        )
+    return AuthorsTextReader(backbone, encoder, name)
 
 
 def retrieve(

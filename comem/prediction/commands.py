@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from comem.console import print_facts
-from comem.prediction.assemble import open_encoder
+from comem.prediction.assemble import lay_out, open_encoder
 from comem.prediction.options import add_predict_arguments
 from comem.prediction.run import Questions, answer_part, merge_and_score, score, this_part
 
@@ -79,7 +79,13 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     encoder = open_encoder(args.encoder, backbone) if args.encoder else None
     bank = open_memories(args.bank, encoder) if args.bank else None
     mode = build(
-        backbone, encoder, bank, prompt=ask, generation=generation, item_order=args.item_order, kv=kv
+        lay_out(backbone, encoder, args.question_layout),
+        encoder,
+        bank,
+        prompt=ask,
+        generation=generation,
+        item_order=args.item_order,
+        kv=kv,
     )
     if args.engine == "comem":
         mode = accelerated(mode)
@@ -91,6 +97,8 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
         made_by = bank.fingerprint if bank is not None else encoder.fingerprint() if encoder else None
         config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
         config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
+    if args.question_layout != "comem":
+        config |= {"question_layout": args.question_layout}
     if (kept := getattr(mode, "kv", None)) is not None:
         config |= {"kv": asdict(kept)}
     return mode, config

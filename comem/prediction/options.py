@@ -49,6 +49,11 @@ _MODEL: dict[str, dict[str, Any]] = {
     "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
     "--bank": {"type": Path, "metavar": "PATH", "help": "of comem bank build or comem encode; for comem"},
     "--item-order": {"default": "retrieval", "metavar": "ORDER", "help": "retrieval (best first), reversed"},
+    "--question-layout": {
+        "default": "comem",
+        "metavar": "NAME",
+        "help": "comem; authors_llm, authors_llm_training (text-only readers: docs/receivers.md)",
+    },
     "--kv-layers": {"type": int, "nargs": "+", "default": (), "metavar": "L", "help": "for vlm_as_memory"},
     "--kv-fraction": {"type": float, "default": 1.0, "metavar": "X", "help": "… tokens kept (1: all)"},
     "--dtype": {"default": "auto", "help": "auto, float32, bfloat16, float16"},

@@ -164,3 +164,39 @@ def test_layout_c_without_its_weights(run_folder: Path, base_model: Any) -> None
         load_authors_adapter(run_folder, base_model)
     with pytest.raises(ValueError, match="raw run folder|without Q-Former"):
         load_authors_checkpoint(run_folder)
+
+
+def test_layout_a_of_the_text_only_variant(golden_dir: Path, tmp_path: Path) -> None:
+    """No golden vectors exist for it: the reader is the golden one's language model (authors_code.md 1.9)."""
+    blind = changed(
+        golden_dir / "qwen2_5_vl", tmp_path,
+        lambda t: {n: v for n, v in t.items() if not n.startswith("model_inf.visual.")},
+    )  # fmt: skip
+    encoder, qformer, reader, info = load_authors_checkpoint(blind)
+    assert info.tensors["qformer"] == 18 and info.tensors["reader"] == len(reader.state_dict())
+    assert reader.config.model_type == "qwen2" and not hasattr(reader.base_model, "visual")
+    seeing = load_authors_checkpoint(golden_dir / "qwen2_5_vl")[2]
+    ids = torch.tensor([[5, 9, 7, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(reader(ids).logits, seeing(ids).logits)
+    encoder, _, reader, _ = load_authors_checkpoint(blind, AS_RELEASED)
+    assert reader.get_input_embeddings() is encoder.get_input_embeddings()
+    assert reader.lm_head is encoder.lm_head
+
+
+def test_released_tensor_counts() -> None:
+    """729 + 339 + 18 tensors at 7B (authors_code.md 7.2): the models that are filled have so many."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Qwen2_5_VLConfig
+
+    from comem.backbones.text_reader import text_config_of
+
+    text = {
+        "hidden_size": 3584, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+    }  # fmt: skip
+    config = Qwen2_5_VLConfig(text_config=text, vision_config={"hidden_size": 1280, "out_hidden_size": 3584})
+    with torch.device("meta"):
+        encoder = AutoModelForImageTextToText.from_config(config)
+        reader = AutoModelForCausalLM.from_config(text_config_of(config))
+    assert (len(encoder.state_dict()), len(reader.state_dict())) == (729, 339)
+    assert reader.num_parameters() == 7_615_616_512

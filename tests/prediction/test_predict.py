@@ -71,6 +71,38 @@ def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
     assert encoder.model is backbone.model
 
 
+def test_a_text_only_reader(world: Path, model: Path, tmp_path: Path) -> None:
+    """Pictures reach it as memories, as the encoder's folder says; or as the authors lay them out."""
+    from comem.backbones.hf import load_backbone
+    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.inputs import PICTURE_PROMPT, KnowledgeFormat
+    from comem.memory.lora import LoraSettings
+    from comem.memory.qformer import QFormerConfig
+
+    assert main(["toy", "text-reader", str(tmp_path / "text"), "--model", str(model)]) == 0
+    base = load_backbone(model)
+    form = KnowledgeFormat(picture_prompt=PICTURE_PROMPT)
+    qformer = QFormerConfig(128, depth=1, heads=2, dim_head=8)
+    encoder = MemoryEncoder.new(base.model, base.processor, LoraSettings(rank=2), qformer, form)
+    encoder.save(tmp_path / "encoder")
+    text, theirs = tmp_path / "text", ("--question-layout", "authors_llm")
+
+    def prompt_tokens(name: str, reader: Path, mode: str, *more: str) -> list[int]:
+        assert main([*words(world, reader, mode, tmp_path / name), "--prompt", "bare", *more]) == 0
+        rows = {row["data_id"]: row["prompt_tokens"] for row in predictions(tmp_path / name)}
+        return [rows[key] for key in sorted(rows)]
+
+    plain = prompt_tokens("plain", text, "baseline")
+    ours = prompt_tokens("ours", text, "comem", "--encoder", str(tmp_path / "encoder"))
+    assert ours == [length + 2 * 8 + 8 for length in plain], "two items and the picture"
+    assert all(row["context_tokens"] == 2 * 8 for row in predictions(tmp_path / "ours")), "of knowledge"
+    seen = prompt_tokens("seen", model, "baseline")
+    twice = prompt_tokens("theirs", text, "comem", "--encoder", str(model.parent / "encoder"), *theirs)
+    assert twice == [2 * length + 2 * 8 for length in seen], "their prompt comes twice, pictures too"
+    config = json.loads((tmp_path / "theirs" / "run.json").read_text())["config"]
+    assert config["question_layout"] == "authors_llm"
+
+
 @pytest.mark.parametrize(
     ("mode", "more", "said"),
     [
@@ -81,6 +113,12 @@ def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
         ("comem", (), "needs an encoder or a memory bank"),
         ("rag", ("-k", "0"), "-k 0: give at least 1"),
         ("comem", ("--encoder", "nowhere"), "nowhere: no such folder"),
+        (
+            "comem",
+            ("--question-layout", "authors"),
+            "question layout 'authors': allowed are comem, authors_llm",
+        ),
+        ("baseline", ("--question-layout", "authors_llm"), "with the encoder: give --encoder DIR"),
         ("vlm_as_memory", ("--kv-fraction", "2"), "fraction 2.0: give more than 0"),
         ("baseline", ("--split", "valid"), "no question is in split 'valid'"),
     ],

@@ -35,6 +35,15 @@ def test_the_papers_numbers_are_the_defaults() -> None:
     assert (paper.min_pixels, paper.max_pixels) == (16 * 28**2, 64 * 28**2)
 
 
+def test_the_recipe_for_a_text_only_reader() -> None:
+    from comem.backbones.specs import BACKBONES
+
+    recipe = load_config(TrainSettings, ROOT / "configs/train/text_reader.yaml")
+    assert not BACKBONES[recipe.reader].sees_images and BACKBONES[recipe.model].sees_images
+    assert (recipe.epochs, recipe.max_items, recipe.batch_size) == (5.0, 10, 16)  # authors_code.md 2
+    assert recipe.question_picture == "auto" and recipe.optim == TrainSettings().optim
+
+
 def test_accelerate_configs_are_yaml() -> None:
     for path in (ROOT / "configs" / "accelerate").glob("*.yaml"):
         assert yaml.safe_load(path.read_text())["num_processes"] >= 1

@@ -269,3 +269,28 @@ def test_the_plan_takes_a_text_only_reader(run: Make, text_folder: Path) -> None
 def test_wrong_setting(run: Make) -> None:
     with pytest.raises(ValueError, match="question_picture='both'; known: auto, memory, none"):
         run(question_picture="both")
+
+
+def test_a_text_reader_of_another_width(run: Make, text_folder: Path, tmp_path: Path) -> None:
+    """The Q-Former projects to it, items and pictures alike; training and answering go through."""
+    from transformers import Qwen2ForCausalLM
+
+    model = load_backbone(text_folder)
+    config = model.model.config
+    config.hidden_size, config.intermediate_size = 96, 160
+    torch.manual_seed(6)
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "wide")
+    model.processor.save_pretrained(tmp_path / "wide")
+    result = train(run(reader=str(tmp_path / "wide"), max_steps=1))
+    reader = load_backbone(tmp_path / "wide")
+    encoder = open_encoder(result.checkpoint, load_backbone(run().model))
+    assert encoder.width == 96 and encoder.form.picture_prompt == PICTURE_PROMPT
+    questions, contexts = asked(load_examples(run().data))
+    assert (
+        len(
+            ComemMode(reader, encoder=encoder, generation=GenerationConfig(2)).answer_batch(
+                questions, contexts
+            )
+        )
+        == 4
+    )
