@@ -212,7 +212,7 @@ class AuthorsTextReader:
             return []
         memories = [None] * len(conversations) if prefixes is None else prefixes
         prompt = read_prompt(self.encoder, to_device(self.process(conversations), self.encoder.device))
-        ids = self.encoder.model.config
+        ids: Any = self.encoder.model.config
         question, fronts = arrange(prompt, memories, self.layout, ids.vision_end_token_id)
         twice = self.layout == "authors_llm"
         with pictures_filled(self.model, prompt, ids.image_token_id) if twice else nullcontext():
