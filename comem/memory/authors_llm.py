@@ -29,9 +29,10 @@ from torch import Tensor, nn
 from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.hf import HFBackbone
+from comem.backbones.positions import with_positions
 from comem.backbones.row import BackboneSpec
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.inputs import to_device, with_positions
+from comem.memory.inputs import to_device
 from comem.memory.lora import adapters_on
 
 #: How a question reaches the reader.

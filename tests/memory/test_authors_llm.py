@@ -14,12 +14,12 @@ from transformers import Qwen2ForCausalLM
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
+from comem.backbones.positions import with_positions
 from comem.backbones.specs import BACKBONES
 from comem.backbones.text_reader import text_config_of
 from comem.memory.authors_llm import AuthorsTextReader, read_prompt
 from comem.memory.convert import share_question_side
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.inputs import with_positions
 from comem.memory.lora import adapters_on
 from comem.modes.comem import ComemMode
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
