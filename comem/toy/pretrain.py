@@ -9,12 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import random
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +26,13 @@ from comem.toy.curriculum import stage_at
 from comem.toy.episodes import Episode, Recipe, make_episode
 from comem.toy.lexicon import FACTS
 from comem.toy.pictures import PicturePool
+from comem.toy.pretrain_settings import Settings, make_optimizers, set_rates
 from comem.toy.soft_items import SLOT, disturb, embed, in_slots
 from comem.toy.tokenizer import build_tokenizer
 from comem.toy.vision import learn_to_see
 from comem.toy.world import World
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything that a run depends on."""
-
-    steps: int = 3000
-    vision_steps: int = 600
-    lr: float = 2e-3
-    muon_lr: float = 3e-3
-    vision_scale: float = 0.1
-    warmup: int = 40
-    weight_decay: float = 0.02
-    hidden: int = 128
-    layers: int = 5
-    entities: int = 4500
-    views: int = 8
-    seed: int = 0
 
 
 class Pretraining:
@@ -71,33 +53,7 @@ class Pretraining:
         logger.info("drawing %d pictures", len(world.split("train")) * settings.views)
         self.pool = PicturePool(world.split("train"), settings.views, self.processor, output / "pictures.npy")
         self.val_pool = PicturePool(world.split("val")[:200], 4, self.processor)
-        self.optimizers = self._optimizers()
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices, AdamW for the rest; the vision tower, which can see by now, goes slower."""
-        s, parts = self.settings, defaultdict[str, list[torch.nn.Parameter]](list)
-        for name, parameter in self.model.named_parameters():
-            matrix = parameter.ndim == 2 and "embed" not in name
-            parts[("seeing" if "visual" in name else "reading") + (" matrix" if matrix else "")].append(
-                parameter
-            )
-        words: list[dict[str, Any]] = [
-            {"params": parts["reading"]},
-            {"params": parts["seeing"], "lr": s.lr * s.vision_scale / 3},
-        ]
-        matrices: list[dict[str, Any]] = [
-            {"params": parts["reading matrix"]},
-            {"params": parts["seeing matrix"], "lr": s.muon_lr * s.vision_scale},
-        ]
-        decay, rule = s.weight_decay, "match_rms_adamw"
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(words, lr=s.lr, betas=(0.9, 0.98), weight_decay=decay),
-            torch.optim.Muon(matrices, lr=s.muon_lr, weight_decay=decay, adjust_lr_fn=rule),
-        ]
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["start"] = group["lr"]
-        return optimizers
+        self.optimizers = make_optimizers(self.model, settings)
 
     def start(self) -> None:
         """Teach the vision tower (once: the result is kept), then lay out the reading circuit."""
@@ -117,7 +73,7 @@ class Pretraining:
         rng = random.Random(f"{self.settings.seed}/{self.step}")
         torch.manual_seed(rng.getrandbits(62))
         stage = stage_at(self.step)
-        self._set_lr()
+        set_rates(self.optimizers, self.settings, self.step)
         self.model.train()
         self.loss, right = 0.0, defaultdict[str, list[bool]](list)
         for group in stage.groups:
@@ -145,13 +101,6 @@ class Pretraining:
             soft = disturb(embed(self.model, items, pool), size, disturbance)
         with in_slots(self.model, soft, self.slot):
             return loss_and_hits(self.model, collate(episodes, self.tokenizer, pool))
-
-    def _set_lr(self) -> None:
-        s, share = self.settings, self.step / self.settings.steps
-        scale = min(1.0, (self.step + 1) / s.warmup) * (0.5 + 0.5 * math.cos(math.pi * min(share, 1.0)))
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["start"] * max(scale, 0.02)
 
     @torch.no_grad()
     def evaluate(self, episodes_each: int = 24) -> dict[str, float]:
