@@ -71,7 +71,10 @@ class Entity:
         return [self.value(fact, language)]
 
     def passage(self, language: str = "en", fillers: int | None = None) -> str:
-        """60 to 200 tokens of text with all the facts; wording and fillers vary from town to town.
+        """All the facts in a text of 46 to 99 tokens of the embedded tokenizer, which was made for it.
+
+        A general one cuts finer (CLIP's: 59 to 119 in English, Portuguese and Spanish). Wording and fillers
+        vary from town to town.
 
         Args:
             fillers: sentences without a fact; None draws 1 to 5.
