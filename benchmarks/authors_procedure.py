@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comem.memory.inputs import with_positions
 from comem.memory.qformer import QFormer
 from comem.profiling.bench import Bench
+from comem.profiling.decoding import place
 from comem.profiling.timing import Run, now
 
 
@@ -72,7 +72,7 @@ class AuthorsProcedure:
     def prefill(self, memory: Tensor, question: dict[str, Tensor]) -> tuple[Tensor, Any, Tensor]:
         """Logits `(1, 8k + l, v)` over the whole sequence, the cache, and the next position `(3, 1, 1)`."""
         embeds = torch.cat([memory, self._embed(question, self.seeing)], dim=1)
-        places = with_positions(self.encoder, question)["position_ids"]  # (3, 1, l)
+        places = self._positions(question)  # (3, 1, l)
         size = memory.shape[1]
         front = torch.arange(size, device=places.device).expand(3, 1, -1)
         positions = torch.cat([front, places + size], dim=-1)
@@ -82,9 +82,10 @@ class AuthorsProcedure:
     @torch.no_grad()
     def answer(self, items: Sequence[dict[str, Tensor]], question: dict[str, Tensor], new_tokens: int) -> Run:
         """Answer one question greedily, with exactly so many tokens."""
-        device = question["input_ids"].device
+        device = self.reader.get_input_embeddings().weight.device
         start = now(device)
-        memory = self.memory(items)
+        question = place(question, device)
+        memory = self.memory([place(batch, device) for batch in items])
         encoded = now(device)
         logits, cache, position = self.prefill(memory, question)
         token = logits[:, -1].argmax(dim=-1, keepdim=True)  # (1, 1)
@@ -100,7 +101,7 @@ class AuthorsProcedure:
         language: Any = self.encoder.model.language_model
         out = language(
             inputs_embeds=self._embed(inputs, self.encoder),
-            position_ids=with_positions(self.encoder, inputs)["position_ids"],
+            position_ids=self._positions(inputs),
             attention_mask=inputs["attention_mask"],
             use_cache=True,
             output_hidden_states=True,
@@ -118,6 +119,16 @@ class AuthorsProcedure:
         ).pooler_output
         where = (ids == self.encoder.config.image_token_id)[..., None]
         return embeds.masked_scatter(where, torch.cat(list(seen)).to(embeds))  # type: ignore[no-any-return]
+
+    def _positions(self, inputs: dict[str, Tensor]) -> Tensor:
+        """M-RoPE's `(3, n, l)`."""
+        positions, _ = self.encoder.model.get_rope_index(
+            inputs["input_ids"],
+            mm_token_type_ids=inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=inputs["attention_mask"],
+        )
+        return positions  # type: ignore[no-any-return]
 
     def _compress(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """One item's memory `(1, q, d)`, nothing cached between the rounds."""

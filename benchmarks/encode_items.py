@@ -5,7 +5,7 @@
 
 Random weights: only shapes matter. Ours in batches of several sizes, and the authors' procedure
 (benchmarks/authors_procedure.py) with the items of one question as one batch ("authors-batch", as their code
-has them) and one by one ("authors-loop"). Inputs are ready tensors. "Share" is the operations that an item
+has them) and one by one ("authors-loop"). Inputs are ready tensors on the device. "Share" is the operations that an item
 needs (comem.flops), over the time, over the rate of a large matrix product measured in the same process.
 """
 
@@ -23,6 +23,7 @@ from authors_procedure import AuthorsProcedure
 from comem.console import make_table, out
 from comem.profiling.bench import Bench
 from comem.profiling.cost import item_flops
+from comem.profiling.decoding import place
 from comem.profiling.measure import Limits
 from comem.profiling.prompts import Lengths
 from comem.profiling.results import header
@@ -59,14 +60,13 @@ def measure(
         authors: makes their procedure, which takes a second copy of the weights; None leaves it out.
     """
     for size in batches:
-        items = [bench.maker.items(size)]
-        bench.encoder()
+        items = [place(bench.maker.items(size), bench.device)]
         yield _row(bench, "comem", size, size, lambda items=items: bench.encode(items), rate, limits)
     if authors is None:
         return
-    procedure, together = authors(bench), [bench.maker.items(k)]
+    procedure, together = authors(bench), [place(bench.maker.items(k), bench.device)]
     yield _row(bench, "authors-batch", k, k, lambda: procedure.memory(together), rate, limits)
-    singles = [bench.maker.items(1) for _ in range(k)]
+    singles = [place(bench.maker.items(1), bench.device) for _ in range(k)]
     yield _row(bench, "authors-loop", k, 1, lambda: procedure.memory(singles), rate, limits)
 
 

@@ -20,7 +20,7 @@ from comem.memory.store.reader import MemoryStore
 from comem.memory.store.serve import StoredMemories
 from comem.memory.store.writer import StoreWriter, create_store
 from comem.profiling.cells import QUERIES
-from comem.profiling.decoding import ENGINES, Decoding
+from comem.profiling.decoding import ENGINES, Decoding, place
 from comem.profiling.prompts import Lengths, PromptMaker
 
 _TOGETHER = 256  # memories written at once
@@ -51,11 +51,13 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        return self.maker.device
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.maker.dtype
+        dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
+        return dtype
 
     def weights_bytes(self) -> int:
         """Bytes of the reader's weights, each counted once."""
@@ -84,9 +86,9 @@ class Bench:
 
     @torch.no_grad()
     def encode(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Memories `(n, q, d)` of items, `encode_batch` of them per call."""
+        """Memories `(n, q, d)` of items, a batch per call of the encoder."""
         encoder = self.encoder()
-        return torch.cat([encoder(batch) for batch in batches])
+        return torch.cat([encoder(place(batch, self.device)) for batch in batches])
 
     def item_batches(self, count: int) -> list[dict[str, Tensor]]:
         """Ready inputs for that many different items."""
@@ -96,7 +98,7 @@ class Bench:
     def decoding(self, engine: str) -> Decoding:
         """An engine on the model; made once."""
         if engine not in self._engines:
-            self._engines[engine] = ENGINES[engine](self.model, self.maker.words)
+            self._engines[engine] = ENGINES[engine].make(self.model, self.maker.placeholder)
         return self._engines[engine]
 
     def release(self, engine: str) -> None:

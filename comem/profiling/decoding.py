@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from comem.backbones.soft_prefix import reserved_id, soft_prefix
+from comem.backbones.soft_prefix import soft_prefix
 from comem.memory.lora import adapters_off
 from comem.profiling.timing import now
 from comem.tables import Table
@@ -23,11 +23,13 @@ class Generated:
         tokens: `(b, t)`.
         first_seconds: until the first token of every row.
         seconds: until the last.
+        parts: seconds of what stands before the first forward pass, by name; inside `first_seconds`.
     """
 
     tokens: Tensor
     first_seconds: float
     seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Decoding(Protocol):
@@ -36,8 +38,13 @@ class Decoding(Protocol):
     def __call__(
         self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
     ) -> Generated:
-        """Inputs `(b, l)` of a processor; per row a memory `(m, d)` or None."""
+        """Inputs `(b, l)` of a processor, on the CPU; per row a memory `(m, d)` or None."""
         ...
+
+
+def place(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The inputs on the device."""
+    return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
 
 class TransformersDecoding:
@@ -52,7 +59,7 @@ class TransformersDecoding:
     ) -> Generated:
         from transformers import StoppingCriteriaList
 
-        device = inputs["input_ids"].device
+        device = self.model.get_input_embeddings().weight.device
         stamps: list[float] = []
 
         def stamp(ids: Tensor, scores: Any, **_: Any) -> Tensor:
@@ -61,9 +68,10 @@ class TransformersDecoding:
             return torch.zeros(len(ids), dtype=torch.bool, device=device)
 
         start = now(device)
+        placed = place(inputs, device)
         with (
             adapters_off(self.model),
-            soft_prefix(self.model, inputs, prefixes, self.placeholder) as extended,
+            soft_prefix(self.model, placed, prefixes, self.placeholder) as extended,
         ):
             tokens = self.model.generate(
                 **extended,
@@ -75,9 +83,19 @@ class TransformersDecoding:
         return Generated(tokens[:, -new_tokens:], stamps[0] - start, end - start)
 
 
-def _transformers(model: Any, words: Tensor) -> Decoding:
-    return TransformersDecoding(model, reserved_id(model, words))
+@dataclass(frozen=True)
+class EngineRow:
+    """An engine.
+
+    Attributes:
+        make: from a model and an id that its prompts do not contain.
+        packed: whether it needs the model's attention packed (`comem.backbones.packing`).
+        records: whether it records its steps, so that only a whole answer warms it up.
+    """
+
+    make: Callable[[Any, int], Decoding]
+    packed: bool = False
+    records: bool = False
 
 
-#: Engine to how it is made from a model and the ids that its prompts use.
-ENGINES: Table[Callable[[Any, Tensor], Decoding]] = Table("engine", {"transformers": _transformers})
+ENGINES: Table[EngineRow] = Table("engine", {"transformers": EngineRow(TransformersDecoding)})

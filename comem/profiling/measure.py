@@ -14,6 +14,7 @@ import torch
 from comem.profiling.bench import Bench
 from comem.profiling.cells import Cell
 from comem.profiling.cost import cell_bytes, cell_flops, context_tokens
+from comem.profiling.decoding import ENGINES
 from comem.profiling.results import Results
 from comem.profiling.timing import PeakMemory, Run, free_bytes, quantiles, repeat
 from comem.profiling.ways import WAYS, Way
@@ -98,7 +99,9 @@ def _attempt(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, An
 
 def _measure(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
     answer = way(bench, cell)
-    answer(2)  # warm-up: every kernel of prefill and of a step
+    engine = ENGINES.get(cell.engine)
+    whole = engine is not None and engine.records
+    answer(bench.lengths.answer if whole else 2)  # warm-up: every kernel of prefill and of a step
     before, peak = _bytes_now(bench.device), PeakMemory(bench.device)
     runs = repeat(lambda: answer(bench.lengths.answer), limits.seconds, limits.repeats)
     used = peak.read()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 FAMILIES = ("qwen2_5_vl", "qwen2_vl")
+_WORDS = 30000  # ids that prompts are made of, at most
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ def patches(image_tokens: int) -> int:
 
 
 class PromptMaker:
-    """Makes inputs for one model.
+    """Makes inputs for one model: on the CPU, pinned where the model is on a GPU, pixels in its dtype.
 
     Args:
         model: of a family in `FAMILIES`.
         lengths: of everything.
         seed: of ids and pixels.
+
+    Attributes:
+        placeholder: an id that no prompt contains, for memory positions.
 
     Raises:
         ValueError: a model of another family.
@@ -69,10 +73,11 @@ class PromptMaker:
                 f"{' and '.join(FAMILIES)}"
             )
         table = model.get_input_embeddings().weight
-        self.config, self.lengths = config, lengths
-        self.device, self.dtype = table.device, table.dtype
-        self.words = _plain_ids(config).to(self.device)
-        self._random = torch.Generator(self.device).manual_seed(seed)
+        self.config, self.lengths, self._dtype = config, lengths, table.dtype
+        self._pinned = table.device.type == "cuda"
+        plain = _plain_ids(config)
+        self._words, self.placeholder = plain[:-1][:_WORDS], int(plain[-1])
+        self._random = torch.Generator().manual_seed(seed)
 
     def items(self, count: int) -> dict[str, Tensor]:
         """`count` items as one batch `(n, item)` for the encoder."""
@@ -86,37 +91,40 @@ class PromptMaker:
 
     def text(self, batch: int, tokens: int) -> dict[str, Tensor]:
         """Prompts `(b, tokens)` without a picture."""
-        ids = torch.stack([self._words(tokens) for _ in range(batch)])
+        ids = torch.stack([self._draw(tokens) for _ in range(batch)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def _inputs(self, rows: list[list[tuple[int, int]]]) -> dict[str, Tensor]:
         """Rows of parts; a part is its length and its picture's tokens, picture first."""
         ids = torch.stack([torch.cat([self._part(*part) for part in row]) for row in rows])
         sides = [patches(image) for row in rows for _, image in row]
-        vision = self.config.vision_config
-        pixels = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
-        shape = (sum(side * side for side in sides), pixels)
-        values = torch.rand(shape, generator=self._random, device=self.device, dtype=self.dtype) * 2 - 1
-        return {
+        inputs = {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
             "mm_token_type_ids": (ids == self.config.image_token_id).long(),
-            "pixel_values": values,  # (patches, channels · frames · 14 · 14)
-            "image_grid_thw": torch.tensor([[1, side, side] for side in sides], device=self.device),
+            "pixel_values": self._pixels(sides),
+            "image_grid_thw": torch.tensor([[1, side, side] for side in sides]),
         }
+        return {name: value.pin_memory() for name, value in inputs.items()} if self._pinned else inputs
+
+    def _pixels(self, sides: list[int]) -> Tensor:
+        """`(patches, channels · frames · 14 · 14)`: one picture of noise, again and again."""
+        vision = self.config.vision_config
+        width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        noise = torch.rand((max(sides) ** 2, width), generator=self._random) * 2 - 1
+        return torch.cat([noise.to(self._dtype)[: side * side] for side in sides])
 
     def _part(self, length: int, image: int) -> Tensor:
         start, end = self.config.vision_start_token_id, self.config.vision_end_token_id
-        picture = [start, *[self.config.image_token_id] * image, end]
-        return torch.cat([torch.tensor(picture, device=self.device), self._words(length - len(picture))])
+        picture = torch.tensor([start, *[self.config.image_token_id] * image, end])
+        return torch.cat([picture, self._draw(length - len(picture))])
 
-    def _words(self, count: int) -> Tensor:
-        drawn = torch.randint(len(self.words), (count,), generator=self._random, device=self.device)
-        return self.words[drawn]
+    def _draw(self, count: int) -> Tensor:
+        return self._words[torch.randint(len(self._words), (count,), generator=self._random)]
 
 
 def _plain_ids(config: Any) -> Tensor:
-    """Ids without a role, the table's last one left free for memory positions."""
+    """Ids without a role."""
     text = config.get_text_config()
     roles = {
         value
@@ -124,4 +132,4 @@ def _plain_ids(config: Any) -> Tensor:
         for name, value in vars(part).items()
         if name.endswith("token_id") and isinstance(value, int)
     }
-    return torch.tensor([i for i in range(min(text.vocab_size - 1, 30000)) if i not in roles])
+    return torch.tensor([i for i in range(text.vocab_size) if i not in roles])

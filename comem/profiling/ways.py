@@ -32,7 +32,7 @@ def _plain(bench: Bench, cell: Cell, inputs: Mapping[str, Tensor]) -> Answer:
 
     def answer(new_tokens: int) -> Run:
         done = decoding(inputs, [None] * cell.batch, new_tokens)
-        return Run(done.first_seconds, done.seconds, done.tokens.shape[1])
+        return Run(done.first_seconds, done.seconds, new_tokens, done.parts)
 
     return answer
 
@@ -65,8 +65,8 @@ def _remembering(bench: Bench, cell: Cell, part: str, memories: Callable[[], lis
         prefixes = [memory.flatten(0, 1) for memory in memories()]
         seconds = now(bench.device) - start
         done = decoding(inputs, prefixes, new_tokens)
-        tokens = done.tokens.shape[1]
-        return Run(seconds + done.first_seconds, seconds + done.seconds, tokens, {part: seconds})
+        first, last = seconds + done.first_seconds, seconds + done.seconds
+        return Run(first, last, new_tokens, {part: seconds, **done.parts})
 
     return answer
 
