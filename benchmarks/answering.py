@@ -47,7 +47,7 @@ class Authors:
     def procedure(self, bench: Bench) -> AuthorsProcedure:
         """Made once; the bench's model is bare from here on."""
         self._made = self._made or AuthorsProcedure.on(bench)
-        bench.bare()
+        bench.bare(AuthorsProcedure.attention(bench))
         return self._made
 
     def ways(self) -> dict[str, Way]:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from comem.memory.qformer import QFormer
 from comem.profiling.bench import Bench
-from comem.profiling.decoding import place
+from comem.profiling.decoding import Attention, place
 from comem.profiling.timing import Run, now
 
 
@@ -49,8 +49,13 @@ class AuthorsProcedure:
         The bench's LoRA is untrained, so folding it into the copy would change nothing.
         """
         qformer = bench.encoder().qformer
-        reader = bench.bare()
+        reader = bench.bare(cls.attention(bench))
         return cls(copy.deepcopy(reader), qformer, reader)
+
+    @staticmethod
+    def attention(bench: Bench) -> Attention:
+        """On a GPU the packed attention, which is flash attention, as theirs; the rest is transformers'."""
+        return "packed" if bench.device.type == "cuda" else "transformers"
 
     @torch.no_grad()
     def memory(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:

@@ -5,8 +5,9 @@
 
 Random weights: only shapes matter. Ours in batches of several sizes, and the authors' procedure
 (benchmarks/authors_procedure.py) with the items of one question as one batch ("authors-batch", as their code
-has them) and one by one ("authors-loop"). Inputs are ready tensors on the device. "Share" is the operations that an item
-needs (comem.flops), over the time, over the rate of a large matrix product measured in the same process.
+has them) and one by one ("authors-loop"). Inputs are ready tensors on the device. "Share" is the operations
+that an item needs (comem.flops), over the time, over the rate of a large matrix product measured in the same
+process.
 """
 
 from __future__ import annotations
@@ -61,9 +62,11 @@ def measure(
     """
     for size in batches:
         items = [place(bench.maker.items(size), bench.device)]
+        bench.encoder()
         yield _row(bench, "comem", size, size, lambda items=items: bench.encode(items), rate, limits)
     if authors is None:
         return
+    bench.bare(AuthorsProcedure.attention(bench))
     procedure, together = authors(bench), [place(bench.maker.items(k), bench.device)]
     yield _row(bench, "authors-batch", k, k, lambda: procedure.memory(together), rate, limits)
     singles = [place(bench.maker.items(1), bench.device) for _ in range(k)]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from comem.backbones.packing import pack_attention
 from comem.memory.encoder import MemoryEncoder, hidden_size
 from comem.memory.lora import LoraSettings, lora_layers
 from comem.memory.qformer import QFormerConfig
@@ -20,7 +21,7 @@ from comem.memory.store.reader import MemoryStore
 from comem.memory.store.serve import StoredMemories
 from comem.memory.store.writer import StoreWriter, create_store
 from comem.profiling.cells import QUERIES
-from comem.profiling.decoding import ENGINES, Decoding, place
+from comem.profiling.decoding import ENGINES, Attention, Decoding, place
 from comem.profiling.prompts import Lengths, PromptMaker
 
 _TOGETHER = 256  # memories written at once
@@ -30,7 +31,8 @@ class Bench:
     """What every measurement of one model shares; a context manager that removes its bank.
 
     The model is bare (no LoRA layers) for modes that need no encoder, and wears LoRA while an encoder is in
-    the loop: what is timed is what a user of that mode runs.
+    the loop; attention and kernels are those of transformers where its own `generate` is measured. What is
+    timed is what a user of that mode and engine runs, whatever was measured before.
 
     Args:
         model: frozen, in eval mode, its end of answer off.
@@ -45,6 +47,7 @@ class Bench:
         self.maker = PromptMaker(model, lengths)
         self._encoder: MemoryEncoder | None = None
         self._swap: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []  # parent, name, bare, with LoRA
+        self._kernels: list[tuple[nn.Module, Any]] = []
         self._engines: dict[str, Decoding] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._memories: StoredMemories | None = None
@@ -63,10 +66,16 @@ class Bench:
         """Bytes of the reader's weights, each counted once."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
-    def bare(self) -> Any:
-        """The model without LoRA layers."""
+    def bare(self, attention: Attention = "transformers") -> Any:
+        """The model without LoRA layers.
+
+        Args:
+            attention: "transformers" for its `sdpa` and its norms, "packed" for the engine's attention alone,
+                "engine" for all that the engine puts on a model.
+        """
         for parent, name, bare, _ in self._swap:
             setattr(parent, name, bare)
+        self._dress(attention)
         return self.model
 
     def encoder(self) -> MemoryEncoder:
@@ -82,13 +91,29 @@ class Bench:
                 self._swap.append((self.model.get_submodule(parent), name, bare, layer))
         for module, child, _, wearing in self._swap:
             setattr(module, child, wearing)
+        self._dress("engine")
         return self._encoder
+
+    def _dress(self, attention: Attention) -> None:
+        """Attention and kernels; those that an encoder or engine has set are kept to be put on again."""
+        for module, forward in self._kernels:
+            vars(module)["forward"] = forward
+        worn = [module for module in self.model.modules() if _has_kernel(module)]
+        self._kernels = [(module, vars(module)["forward"]) for module in worn]
+        if attention != "engine":
+            for module in worn:
+                del vars(module)["forward"]
+        if attention == "transformers":
+            self.model.set_attn_implementation("sdpa")
+        else:
+            pack_attention(self.model)
 
     @torch.no_grad()
     def encode(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:
-        """Memories `(n, q, d)` of items, a batch per call of the encoder."""
-        encoder = self.encoder()
-        return torch.cat([encoder(place(batch, self.device)) for batch in batches])
+        """Memories `(n, q, d)` of items, a batch per call of the encoder; after `encoder()`."""
+        if self._encoder is None:
+            raise ValueError("call encoder() first: it puts LoRA on the model, which is not to be timed")
+        return torch.cat([self._encoder(place(batch, self.device)) for batch in batches])
 
     def item_batches(self, count: int) -> list[dict[str, Tensor]]:
         """Ready inputs for that many different items."""
@@ -127,6 +152,11 @@ class Bench:
             self._memories.store.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _has_kernel(module: nn.Module) -> bool:
+    """A norm whose forward was set on the module itself (`comem.backbones.norms`)."""
+    return type(module).__name__.endswith("Norm") and "forward" in vars(module)
 
 
 def _fill(folder: Path, start: int, end: int, width: int, dtype: torch.dtype) -> None:

@@ -22,7 +22,7 @@ class Cell:
     mode: str
     k: int
     batch: int
-    engine: str = "transformers"
+    engine: str = "comem"
 
     @property
     def key(self) -> str:

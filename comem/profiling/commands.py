@@ -38,7 +38,7 @@ def add_profile_arguments(parser: argparse.ArgumentParser) -> None:
     add("--k", type=int, nargs="+", default=[0, 3, 10, 50], metavar="N", help="items (0 3 10 50)")
     add("--modes", nargs="+", default=list(_MODES), choices=_MODES, metavar="MODE", help=", ".join(_MODES))
     add("--batch", type=int, nargs="+", default=[1, 8, 32], metavar="N", help="questions at once (1 8 32)")
-    add("--engine", nargs="+", default=["transformers"], metavar="NAME", help="who decodes (%(default)s)")
+    add("--engine", nargs="+", default=["comem"], metavar="NAME", help="who decodes (%(default)s)")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
     add("--resume", action="store_true", help="keep the finished cells of an earlier run")
     add("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
@@ -117,8 +117,8 @@ def _trace(args: argparse.Namespace, bench: Bench, results: Results) -> None:
 
     k = min((k for k in args.k if k), key=lambda k: abs(k - 10), default=10)
     found = {}
-    for name, call in hot_paths(bench, k, args.engine[0]).items():
-        found[name] = trace(call, args.out / f"trace_{name}.json.gz", bench.device)
+    for name, path in hot_paths(bench, k, args.engine[0]).items():
+        found[name] = trace(path, args.out / f"trace_{name}.json.gz", bench.device)
     results.write(traces=found)
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from comem.backbones.packing import pack_attention
 from comem.backbones.soft_prefix import soft_prefix
+from comem.engine.decoder import Decoder
 from comem.memory.lora import adapters_off
 from comem.profiling.timing import now
 from comem.tables import Table
+
+#: Whose attention and kernels a model has: transformers' own, the engine's attention alone, or all of it.
+Attention = Literal["transformers", "packed", "engine"]
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,48 @@ class TransformersDecoding:
         return Generated(tokens[:, -new_tokens:], stamps[0] - start, end - start)
 
 
+class EngineDecoding:
+    """`comem.engine`; preparing the prompt is part of the time, as if no thread had done it ahead."""
+
+    def __init__(self, model: Any, placeholder: int) -> None:
+        if not pack_attention(model):
+            raise ValueError(
+                "the engine comem needs a model whose attention can be packed: choose transformers"
+            )
+        self.decoder, self.placeholder = Decoder(model), placeholder
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
+    ) -> Generated:
+        device = self.decoder.device
+        start = now(device)
+        sizes = [0 if prefix is None else len(prefix) for prefix in prefixes]
+        prompt = self.decoder.prepare(inputs, sizes, self.placeholder)
+        spent = now(device) - start
+        with adapters_off(self.decoder.model):
+            done = self.decoder.generate(prompt, prefixes, new_tokens)
+        return Generated(done.tokens, spent + done.first_seconds, spent + done.seconds, {"prepare": spent})
+
+
 @dataclass(frozen=True)
 class EngineRow:
     """An engine.
 
     Attributes:
         make: from a model and an id that its prompts do not contain.
-        packed: whether it needs the model's attention packed (`comem.backbones.packing`).
+        attention: what it needs on the model.
         records: whether it records its steps, so that only a whole answer warms it up.
     """
 
     make: Callable[[Any, int], Decoding]
-    packed: bool = False
+    attention: Attention
     records: bool = False
 
 
-ENGINES: Table[EngineRow] = Table("engine", {"transformers": EngineRow(TransformersDecoding)})
+ENGINES: Table[EngineRow] = Table(
+    "engine",
+    {
+        "comem": EngineRow(EngineDecoding, "engine", records=True),
+        "transformers": EngineRow(TransformersDecoding, "transformers"),
+    },
+)

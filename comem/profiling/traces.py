@@ -6,6 +6,7 @@ import gzip
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from comem.memory.encoder import hidden_size
 from comem.profiling.bench import Bench
 from comem.profiling.cells import QUERIES
+from comem.profiling.decoding import ENGINES
 from comem.profiling.timing import synchronize
 from comem.records import write_atomic
 
@@ -22,25 +24,36 @@ _DECODED, _SHORT = 8, 16  # tokens; so short a prompt leaves its prefill out of 
 _ROWS = 15
 
 
-def hot_paths(bench: Bench, k: int, engine: str) -> dict[str, Callable[[], object]]:
-    """What is traced, by name: each call does its work once.
+@dataclass(frozen=True)
+class HotPath:
+    """What is traced: `ready` dresses the model for it, `call` does the work once."""
+
+    ready: Callable[[], object]
+    call: Callable[[], object]
+
+
+def hot_paths(bench: Bench, k: int, engine: str) -> dict[str, HotPath]:
+    """What is traced, by name.
 
     Args:
         k: items: their memory stands in front of the prefill, and as many are encoded.
         engine: that answers.
     """
-    items = bench.item_batches(k)
-    decoding, question = bench.decoding(engine), bench.maker.prompts(1)
-    words = bench.maker.text(1, _SHORT)
+    items, words, question = bench.item_batches(k), bench.maker.text(1, _SHORT), bench.maker.prompts(1)
     memory = torch.randn(QUERIES * k, hidden_size(bench.model), device=bench.device).to(bench.dtype)
+    decoding = bench.decoding(engine)
+
+    def ready() -> object:
+        return bench.bare(ENGINES[engine].attention)
+
     return {
-        "prefill": lambda: (bench.bare(), decoding(question, [memory], 1)),
-        "decode": lambda: (bench.bare(), decoding(words, [None], _DECODED)),
-        "encode": lambda: bench.encode(items),
+        "prefill": HotPath(ready, lambda: decoding(question, [memory], 1)),
+        "decode": HotPath(ready, lambda: decoding(words, [None], _DECODED)),
+        "encode": HotPath(bench.encoder, lambda: bench.encode(items)),
     }
 
 
-def trace(call: Callable[[], object], path: Path, device: torch.device) -> dict[str, Any]:
+def trace(hot: HotPath, path: Path, device: torch.device) -> dict[str, Any]:
     """Profile one call after a warm-up, write its trace, and say which operations took longest.
 
     Args:
@@ -54,10 +67,11 @@ def trace(call: Callable[[], object], path: Path, device: torch.device) -> dict[
 
     on_gpu = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    call()
+    hot.ready()
+    hot.call()
     synchronize(device)
     with profile(activities=activities, acc_events=True) as profiler:
-        call()
+        hot.call()
         synchronize(device)
     _write_trace(profiler, path)
     key = "self_device_time_total" if on_gpu else "self_cpu_time_total"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from comem.profiling.bench import Bench
 from comem.profiling.cells import Cell
+from comem.profiling.decoding import ENGINES
 from comem.profiling.timing import Run, now
 from comem.tables import Table
 
@@ -18,16 +19,15 @@ Way = Callable[[Bench, Cell], Answer]
 
 
 def _baseline(bench: Bench, cell: Cell) -> Answer:
-    bench.bare()
     return _plain(bench, cell, bench.maker.prompts(cell.batch))
 
 
 def _rag(bench: Bench, cell: Cell) -> Answer:
-    bench.bare()
     return _plain(bench, cell, bench.maker.prompts(cell.batch, cell.k))
 
 
 def _plain(bench: Bench, cell: Cell, inputs: Mapping[str, Tensor]) -> Answer:
+    bench.bare(ENGINES[cell.engine].attention)
     decoding = bench.decoding(cell.engine)
 
     def answer(new_tokens: int) -> Run:
@@ -46,7 +46,7 @@ def _comem(bench: Bench, cell: Cell) -> Answer:
 
 def _comem_bank(bench: Bench, cell: Cell) -> Answer:
     """Every question's memories are read from a bank on disk, then it is answered."""
-    bench.bare()
+    bench.bare(ENGINES[cell.engine].attention)
     store = bench.memories(cell.batch * cell.k)
     ids = [[str(row * cell.k + i) for i in range(cell.k)] for row in range(cell.batch)]
 

@@ -33,7 +33,7 @@ def encoder(bench: Bench) -> MemoryEncoder:
 def authors(bench: Bench, encoder: MemoryEncoder) -> AuthorsProcedure:
     merged = fold_lora(copy.deepcopy(encoder.model))
     reader = copy.deepcopy(bench.bare())
-    bench.encoder()
+    bench.encoder()  # dressed again
     return AuthorsProcedure(merged, encoder.qformer, reader, tower="reader")
 
 
@@ -49,7 +49,7 @@ def test_memories_are_ours(bench: Bench, encoder: MemoryEncoder, authors: Author
     assert torch.equal(authors.memory(batches), one_by_one)
     assert torch.allclose(one_by_one, bench.encode(batches).flatten(0, 1)[None], atol=1e-5)
     with adapters_off(encoder.model), torch.no_grad():
-        untuned = encoder.qformer(encoder.model.model(**items).last_hidden_state)
+        untuned = encoder.qformer(encoder.model.model(**items).last_hidden_state, items["attention_mask"])
     assert not torch.allclose(ours, untuned, atol=1e-3)  # the LoRA does something
 
 

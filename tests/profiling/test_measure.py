@@ -96,9 +96,9 @@ def test_a_cell_without_memory_for_it_is_skipped_and_the_next_runs(bench: Bench,
 
 
 def test_the_baseline_has_no_items_and_others_have() -> None:
-    cells = grid(["baseline", "rag"], [0, 3, 3], [1, 2], ["transformers"])
+    cells = grid(["baseline", "rag"], [0, 3, 3], [1, 2], ["comem"])
     assert [(c.mode, c.k, c.batch) for c in cells] == [
         ("baseline", 0, 1), ("baseline", 0, 2), ("rag", 3, 1), ("rag", 3, 2),
     ]  # fmt: skip
     with pytest.raises(ValueError, match="batches from 1"):
-        grid(["rag"], [1], [0], ["transformers"])
+        grid(["rag"], [1], [0], ["comem"])

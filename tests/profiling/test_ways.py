@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from comem.backbones.norms import fuse_norms
+from comem.backbones.packing import is_packing
 
 from comem.memory.lora import lora_layers
 from comem.profiling.bench import Bench
 from comem.profiling.cells import Cell
 from comem.profiling.cost import context_tokens
+from comem.profiling.decoding import ENGINES
 from comem.profiling.ways import WAYS
 
 
@@ -40,17 +43,20 @@ def calls(bench: Bench, cell: Cell) -> tuple[list[tuple[int, ...]], int, Any]:
     return text, sum(shape[0] for shape in patches), run
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", WAYS)
-def test_forward_passes_and_patches(bench: Bench, mode: str) -> None:
-    cell = Cell(mode, 0 if mode == "baseline" else 5, 2)
+def test_forward_passes_and_patches(bench: Bench, mode: str, engine: str) -> None:
+    cell = Cell(mode, 0 if mode == "baseline" else 5, 2, engine)
     text, patches, run = calls(bench, cell)
     prompt = bench.lengths.question + context_tokens(cell, bench.lengths)
-    reading = [(2, prompt, 64), (2, 1, 64), (2, 1, 64)]
-    encoding = [(4, 24, 64), (4, 24, 64), (2, 24, 64)]  # ten items, four a call
+    prefill = (1, 2 * prompt, 64) if engine == "comem" else (2, prompt, 64)  # the engine packs
+    reading = [prefill, (2, 1, 64), (2, 1, 64)]
+    encoding = [(1, 4 * 24, 64), (1, 4 * 24, 64), (1, 2 * 24, 64)]  # ten items, four a call, packed
     assert text == (encoding + reading if mode == "comem" else reading)
     assert patches == 2 * 16 + (10 * 64 if mode in ("rag", "comem") else 0)
     assert run.tokens == 3 and 0 < run.first_seconds < run.seconds
-    assert set(run.parts) == {"comem": {"encode"}, "comem-bank": {"read"}}.get(mode, set())
+    parts = {"comem": {"encode"}, "comem-bank": {"read"}}.get(mode, set())
+    assert set(run.parts) == parts | ({"prepare"} if engine == "comem" else set())
 
 
 def test_the_model_wears_lora_only_while_an_encoder_is_in_the_loop(bench: Bench) -> None:
@@ -73,10 +79,27 @@ def test_memories_come_from_the_disk_every_time(bench: Bench) -> None:
     assert not folder.exists()
 
 
-def test_the_way_changes_the_answer(bench: Bench) -> None:
-    """Knowledge reaches the reader: the same question has other logits behind memory."""
-    inputs, decoding = bench.maker.prompts(1), bench.decoding("transformers")
-    plain = decoding(inputs, [None], 3)
-    with_memory = decoding(inputs, [torch.randn(16, 64)], 3)
-    assert plain.tokens.shape == with_memory.tokens.shape == (1, 3)
-    assert not torch.equal(plain.tokens, with_memory.tokens)
+def test_engines_answer_alike_and_memory_changes_the_answer(bench: Bench) -> None:
+    inputs, memory = bench.maker.prompts(2), torch.randn(16, 64)
+    found = {}
+    for name, engine in ENGINES.items():
+        bench.bare(engine.attention)
+        decoding = bench.decoding(name)
+        found[name] = [decoding(inputs, prefixes, 6).tokens for prefixes in ([None, None], [memory, None])]
+    for ours, theirs in zip(*found.values(), strict=True):
+        assert ours.shape == (2, 6) and torch.equal(ours, theirs)
+    plain, remembering = found["comem"]
+    assert not torch.equal(plain[0], remembering[0]) and torch.equal(plain[1], remembering[1])
+
+
+def test_what_the_engine_puts_on_a_model_is_off_while_transformers_is_measured(bench: Bench) -> None:
+    bench.encoder()
+    fuse_norms(bench.model)  # done by the engine on a GPU
+    worn = [module for module in bench.model.modules() if "forward" in vars(module)]
+    assert worn and is_packing(bench.model)
+    bench.bare("transformers")
+    assert not is_packing(bench.model) and not any("forward" in vars(module) for module in worn)
+    bench.bare("packed")
+    assert is_packing(bench.model) and not any("forward" in vars(module) for module in worn)
+    bench.bare("engine")
+    assert is_packing(bench.model) and all("forward" in vars(module) for module in worn)
