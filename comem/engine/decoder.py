@@ -132,7 +132,7 @@ class Decoder:
             step.advance()
             done += 1
         self.counts.add(forward_passes=done)
-        tokens = step.tokens[: len(prompt.segments.lengths), :done].cpu()
+        tokens = step.tokens[: len(prompt.segments.lengths), :done].to("cpu", copy=True)
         return Generated(_trimmed(tokens, self.pad_id), first_seconds, time.perf_counter() - start)
 
     def _prefill(self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
