@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,17 +14,20 @@ from torch import Tensor
 from transformers import Qwen2ForCausalLM
 
 from comem.backbones.base import GenerationConfig
-from comem.backbones.hf import HFBackbone
+from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.positions import with_positions
 from comem.backbones.specs import BACKBONES
 from comem.backbones.text_reader import text_config_of
 from comem.memory.authors_llm import AuthorsTextReader, read_prompt
 from comem.memory.convert import share_question_side
+from comem.memory.convert_job import ConvertSettings, convert_checkpoint
 from comem.memory.encoder import MemoryEncoder
+from comem.memory.findings import inspect_checkpoint
 from comem.memory.lora import adapters_on
 from comem.modes.comem import ComemMode
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 from tests.conftest import token_id
+from tests.memory.authors_layouts import merged, their_qformer
 
 ONE = GenerationConfig(max_new_tokens=2)
 
@@ -161,3 +165,26 @@ def test_refusals(encoder: MemoryEncoder, text_reader: HFBackbone, chats: list[l
     with pytest.raises(ValueError, match="takes memory as embeddings only"):
         reader.generate(chats, kv=[object()] * 3)  # type: ignore[list-item]
     assert reader.generate([]) == [] and reader.prompt_lengths([]) == []
+
+
+def test_a_converted_checkpoint_answers(
+    encoder: MemoryEncoder, text_reader: HFBackbone, tiny_processor: Any, small_image: Any, tmp_path: Path
+) -> None:
+    """From their text-only checkpoint to an answer in their layout: `comem convert`, then the two folders."""
+    theirs = merged(tmp_path / "theirs", encoder.merge().model, text_reader.model, their_qformer())
+    tiny_processor.save_pretrained(theirs)
+    settings = ConvertSettings(question_vision="encoder")
+    found = inspect_checkpoint(theirs)
+    convert_checkpoint(theirs, tmp_path / "encoder", found, settings, tmp_path / "reader")
+    made, reader = MemoryEncoder.load(tmp_path / "encoder"), load_backbone(tmp_path / "reader")
+    assert not reader.spec.sees_images
+    table = made.model.get_input_embeddings().weight  # type: ignore[operator]
+    assert torch.equal(reader.model.get_input_embeddings().weight, table)
+    head = made.model.get_output_embeddings().weight  # type: ignore[operator]
+    assert torch.equal(reader.model.lm_head.weight, head)
+    mode = ComemMode(AuthorsTextReader(reader, made), encoder=made, item_order="reversed", generation=ONE)
+    item = KnowledgeItem("a", "Oslo is a town.", small_image(56, 56, 1))
+    questions = [Example("q", "What?", small_image(56, 56, 3))]
+    (answer,) = mode.answer_batch(questions, [RetrievedContext("q", (item,))])
+    (length,) = mode.backbone.prompt_lengths([[mode.question_turn(questions[0], True)]])
+    assert answer.prompt_tokens == 8 + 2 * length
