@@ -113,9 +113,19 @@ class MemoryBank:
         """`d`."""
         return int(self.embeddings.shape[-1])
 
-    def prefix(self) -> Tensor:
-        """All memories as one soft prefix `(n·q, d)`, first item first."""
-        return self.embeddings.flatten(0, 1)
+    def prefix(self, embeddings: int | None = None) -> Tensor:
+        """All memories as one soft prefix `(n·q, d)`, first item first.
+
+        Args:
+            embeddings: only so many of each item's, the first ones (an elastic memory); None for all.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        count = self.embeddings.shape[1]
+        if embeddings is not None and not 1 <= embeddings <= count:
+            raise ValueError(f"{embeddings} embeddings of each item: these memories have 1 to {count}")
+        return self.embeddings[:, :embeddings].flatten(0, 1)
 
     def append(self, other: MemoryBank) -> MemoryBank:
         """Both banks as one.

@@ -45,7 +45,10 @@ class MemoryEncoder(nn.Module):
         lora: the settings of the model's LoRA; None for a model without.
         form: how items are written.
         accepts: fingerprints of other encoders whose banks are as good (the one merged into this).
+        elastic: numbers of embeddings of which each was trained to be a usable memory; empty: all or none.
     """
+
+    elastic: tuple[int, ...]
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class MemoryEncoder(nn.Module):
         lora: LoraSettings | None = None,
         form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
         accepts: tuple[str, ...] = (),
+        elastic: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         width = hidden_size(model)
@@ -68,6 +72,7 @@ class MemoryEncoder(nn.Module):
         self.model, self.processor, self.qformer = model, processor, qformer
         self.lora, self.form, self.accepts = lora, form, accepts
         self.packs = pack_attention(model)
+        self.elastic = elastic
         self._known: tuple[tuple[int, ...], str] | None = None
 
     @classmethod
@@ -207,7 +212,8 @@ class MemoryEncoder(nn.Module):
             return self
         accepts = (self.fingerprint(), *self.accepts)
         fold_lora(self.model)
-        return MemoryEncoder(self.model, self.processor, self.qformer, None, self.form, accepts)
+        parts = self.model, self.processor, self.qformer, None, self.form
+        return MemoryEncoder(*parts, accepts, self.elastic)
 
     def save(self, folder: str | Path) -> None:
         """Write an adapter folder (with LoRA) or a merged one (without), see `comem.memory.folder`."""

@@ -79,6 +79,7 @@ def describe(encoder: MemoryEncoder, folder: Path) -> dict[str, Any]:
         "form": asdict(encoder.form),
         "fingerprint": encoder.fingerprint(),
         "accepts": list(encoder.accepts),
+        "elastic": list(encoder.elastic),
     }
 
 
@@ -134,7 +135,8 @@ def load_encoder(folder: str | Path, reader: nn.Module | None = None, processor:
         add_lora(model, lora)
     load_lora_state(model, files.lora, str(files.folder / ADAPTER))
     form = KnowledgeFormat(**files.about["form"])
-    return MemoryEncoder(model, processor, qformer, lora, form, tuple(files.about["accepts"])).eval()
+    accepts, elastic = tuple(files.about["accepts"]), tuple(files.about.get("elastic", ()))
+    return MemoryEncoder(model, processor, qformer, lora, form, accepts, elastic).eval()
 
 
 def load_weights(encoder: MemoryEncoder, folder: str | Path) -> None:

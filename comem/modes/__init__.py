@@ -31,6 +31,7 @@ class ModeParts:
         generation: how answers are decoded.
         item_order: best item first, or next to the question.
         kv: what is kept of an item (vlm_as_memory).
+        embeddings: how many of an item's embeddings are read, the first ones; None for all (comem).
     """
 
     backbone: Backbone
@@ -40,6 +41,7 @@ class ModeParts:
     generation: GenerationConfig = GREEDY
     item_order: ItemOrder = "retrieval"
     kv: KVSettings = KVSettings()
+    embeddings: int | None = None
 
 
 def _baseline(parts: ModeParts) -> Mode:
@@ -52,7 +54,13 @@ def _rag(parts: ModeParts) -> Mode:
 
 def _comem(parts: ModeParts) -> Mode:
     return ComemMode(
-        parts.backbone, parts.prompt, parts.generation, parts.encoder, parts.bank, parts.item_order
+        parts.backbone,
+        parts.prompt,
+        parts.generation,
+        parts.encoder,
+        parts.bank,
+        parts.item_order,
+        parts.embeddings,
     )
 
 

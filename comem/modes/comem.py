@@ -34,6 +34,8 @@ class ComemMode(Mode):
         bank: memories made before, in RAM or in a store. It goes before the encoder: all items must be in
             it, unless it is a store that was opened with an encoder.
         item_order: see `ItemOrder`.
+        embeddings: of each item (and picture), the first ones; None for all. For memories trained so
+            (`elastic`).
     """
 
     name: ClassVar[str] = "comem"
@@ -42,6 +44,7 @@ class ComemMode(Mode):
     encoder: MemoryEncoder | None = None
     bank: Memories | None = None
     item_order: ItemOrder = "retrieval"
+    embeddings: int | None = None
 
     def __post_init__(self) -> None:
         if self.encoder is None and self.bank is None:
@@ -61,6 +64,7 @@ class ComemMode(Mode):
             )
         if self.bank is not None:
             _check_bank(self.bank, self.backbone.hidden_size, self.encoder)
+        _check_embeddings(self.embeddings, self.encoder)
 
     @property
     def opens_item_pictures(self) -> bool:
@@ -93,14 +97,18 @@ class ComemMode(Mode):
         ]
 
     def prefixes(self, rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[Tensor | None]:
-        """Per question its memory `(8k, d)`, or None without items; every distinct item is encoded once."""
+        """Per question its memory `(8k, d)`, or None without items; every distinct item is encoded once.
+
+        With `embeddings` it is `(embeddings·k, d)`.
+        """
         distinct = _distinct(rows)
         if not distinct:
             return [None] * len(rows)
         memory = self._memory(distinct)
         step = 1 if self.item_order == "retrieval" else -1
         return [
-            memory.select([item.id for item in items][::step]).prefix() if items else None for items in rows
+            memory.select([item.id for item in items][::step]).prefix(self.embeddings) if items else None
+            for items in rows
         ]
 
     def _with_pictures(
@@ -112,7 +120,7 @@ class ComemMode(Mode):
             return list(memories)
         read = dict(zip(shown, self.encoder.encode_pictures(shown), strict=True))
         return [
-            memory if ex.image is None else _joined(memory, read[ex.image])
+            memory if ex.image is None else _joined(memory, read[ex.image][: self.embeddings])
             for memory, ex in zip(memories, examples, strict=True)
         ]
 
@@ -132,6 +140,18 @@ def _distinct(rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[KnowledgeItem]:
 def _joined(memory: Tensor | None, picture: Tensor) -> Tensor:
     """Items' memory `(m, d)` or None, and the picture's `(q, d)` behind it."""
     return picture if memory is None else torch.cat([memory, picture.to(memory)])
+
+
+def _check_embeddings(embeddings: int | None, encoder: MemoryEncoder | None) -> None:
+    """Refuse a number that cannot be; warn of one that the encoder was not trained for."""
+    if embeddings is None:
+        return
+    if embeddings < 1:
+        raise ValueError(f"embeddings={embeddings}: give at least 1 of an item's, or None for all")
+    trained = () if encoder is None else encoder.elastic
+    if encoder is not None and embeddings not in (*trained, encoder.qformer.config.num_queries):
+        how = f"for {', '.join(map(str, trained))}" if trained else "with all of them only"
+        logger.warning("%d embeddings an item: this memory was trained %s", embeddings, how)
 
 
 def _check_bank(bank: Memories, width: int, encoder: MemoryEncoder | None) -> None:

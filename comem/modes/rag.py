@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from comem.backbones.base import Answer
 from comem.backbones.chat import Conversations
-from comem.backbones.row import RagFormat
+from comem.backbones.item_turns import item_turns
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
-from comem.types import Example, ImageRef, KnowledgeItem, Message
+from comem.types import Example, KnowledgeItem, Message
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,10 @@ class RagMode(Mode):
     def item_turns(self, items: Sequence[KnowledgeItem]) -> list[Message]:
         """One user turn per item; items of which the row shows nothing (pictures alone) have none."""
         step = 1 if self.item_order == "retrieval" else -1
-        parts = (item_parts(self.backbone.spec.rag, item) for item in items[::step])
-        return [Message("user", content) for content in parts if content]
+        return item_turns(self.backbone.spec.rag, items[::step])
 
     def _question_tokens(self, questions: Sequence[Message], wanted: Sequence[bool]) -> list[int]:
         """Prompt length of each question without items; 0 where it is not wanted."""
         asked = [[question] for question, want in zip(questions, wanted, strict=True) if want]
         lengths = iter(self.backbone.prompt_lengths(asked))
         return [next(lengths) if want else 0 for want in wanted]
-
-
-def item_parts(form: RagFormat, item: KnowledgeItem) -> tuple[str | ImageRef, ...]:
-    """What a model is shown of an item, without empty parts."""
-    image = item.image if form.images else None
-    text = item.text[: form.passage_chars]
-    parts: tuple[str | ImageRef | None, ...] = (text, image) if form.passage_first else (image, text)
-    return tuple(part for part in parts if part)

@@ -11,11 +11,11 @@ from typing import ClassVar
 from comem.backbones.base import Answer
 from comem.backbones.chat import Conversations
 from comem.backbones.decoding import evaluating
+from comem.backbones.item_turns import item_parts
 from comem.backbones.kv_memory import KVMemory, check_layers, default_layers, join, read_items
 from comem.backbones.row import BackboneError
 from comem.memory.lora import adapters_off
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
-from comem.modes.rag import item_parts
 from comem.types import Example, KnowledgeItem, Message
 
 _BATCH = 8  # items read at once

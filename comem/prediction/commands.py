@@ -78,15 +78,9 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits, **trusted)
     encoder = open_encoder(args.encoder, backbone) if args.encoder else None
     bank = open_memories(args.bank, encoder) if args.bank else None
-    mode = build(
-        lay_out(backbone, encoder, args.question_layout),
-        encoder,
-        bank,
-        prompt=ask,
-        generation=generation,
-        item_order=args.item_order,
-        kv=kv,
-    )
+    reading = {"item_order": args.item_order, "kv": kv, "embeddings": args.embeddings}
+    reader = lay_out(backbone, encoder, args.question_layout)
+    mode = build(reader, encoder, bank, prompt=ask, generation=generation, **reading)
     if args.engine == "comem":
         mode = accelerated(mode)
 
@@ -99,6 +93,8 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
         config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
     if args.question_layout != "comem":
         config |= {"question_layout": args.question_layout}
+    if args.embeddings is not None and hasattr(mode, "embeddings"):
+        config |= {"embeddings": args.embeddings}
     if (kept := getattr(mode, "kv", None)) is not None:
         config |= {"kv": asdict(kept)}
     return mode, config

@@ -48,6 +48,7 @@ _MODEL: dict[str, dict[str, Any]] = {
     "--model": {"default": "toy", "help": "table row, hub id or folder (%(default)s: the embedded one)"},
     "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
     "--bank": {"type": Path, "metavar": "PATH", "help": "of comem bank build or comem encode; for comem"},
+    "--embeddings": {"type": int, "metavar": "N", "help": "of each item, the first N (an elastic memory)"},
     "--item-order": {"default": "retrieval", "metavar": "ORDER", "help": "retrieval (best first), reversed"},
     "--question-layout": {
         "default": "comem",

@@ -40,6 +40,7 @@ def build_encoder(
     config = qformer_config(settings.qformer, backbone.model, reader.model if reader else None)
     form = knowledge_format(settings, reader or backbone)
     encoder = MemoryEncoder.new(backbone.model, backbone.processor, settings.lora, config, form)
+    encoder.elastic = settings.elastic
     if settings.qformer.near_identity:
         encoder.qformer.start_near_identity()
     for parameter in encoder.trainable_parameters():
@@ -114,4 +115,5 @@ def build_collator(
         max_items=settings.max_items,
         max_tokens=settings.max_tokens,
         picture_memory=form.reads_pictures,
+        rag=chat.spec.rag,
     )

@@ -10,10 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from comem.backbones.item_turns import item_turns
+from comem.backbones.row import RagFormat
 from comem.images import ImageError, open_image
 from comem.training.alike import fillers, kinds
 from comem.training.dataset import TrainingExample
 from comem.training.labels import IGNORED, answer_labels
+from comem.training.teaching import Teaching
 from comem.types import ImageRef, KnowledgeItem, Message
 
 Tensors = dict[str, Tensor]
@@ -31,6 +34,8 @@ class TrainingBatch:
             for a reader that sees none. A filler (`comem.training.alike`) comes last; it has rows, but no
             id and no label.
         skipped: what could not be read, one message each.
+        embeddings: for each question how many of an item's embeddings it gets, 0 for all; empty: all get all.
+        teaching: what a teacher reads; None where answers alone are learned.
     """
 
     ids: tuple[str, ...]
@@ -38,6 +43,8 @@ class TrainingBatch:
     items: Mapping[str, Tensor]
     rows: tuple[tuple[int, ...], ...]
     skipped: tuple[str, ...] = ()
+    embeddings: tuple[int, ...] = ()
+    teaching: Teaching | None = None
 
     @property
     def answer_tokens(self) -> int:
@@ -47,7 +54,13 @@ class TrainingBatch:
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The batch on another device."""
         question, items = _moved(self.question, device), _moved(self.items, device)
-        return dataclasses.replace(self, question=question, items=items)
+        teaching = self.teaching
+        if teaching is not None:
+            teaching = Teaching(
+                _moved(teaching.inputs, device), teaching.rows,
+                teaching.teacher_weights.to(device), teaching.answer_weights.to(device),
+            )  # fmt: skip
+        return dataclasses.replace(self, question=question, items=items, teaching=teaching)
 
 
 def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> Tensors:
@@ -70,6 +83,7 @@ class Collator:
         max_tokens: longest dialogue, in tokens.
         picture_memory: the pictures of a question become memories behind its items' (all in front of the
             dialogue), because the reader sees none.
+        rag: how a teacher is shown a question's items.
     """
 
     process: Callable[[Sequence[Sequence[Message]]], Mapping[str, Any]]
@@ -78,6 +92,7 @@ class Collator:
     max_items: int = 3
     max_tokens: int = 32768
     picture_memory: bool = False
+    rag: RagFormat = RagFormat()
 
     def __call__(
         self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
@@ -115,7 +130,25 @@ class Collator:
             items=dict(self.process_items(read[:count], pictures=read[count:])) if read else {},
             rows=tuple(mine + own for mine, own in zip(items, shown, strict=True)),
             skipped=skipped,
+            embeddings=tuple(example.lesson.embeddings for example in examples),
+            teaching=self._teaching(examples),
         )
+
+    def _teaching(self, examples: Sequence[TrainingExample]) -> Teaching | None:
+        """The questions that have a teacher, behind its items' turns; None if none has one."""
+        lessons = [example.lesson for example in examples]
+        rows = tuple(row for row, lesson in enumerate(lessons) if lesson.teacher is not None)
+        if not rows:
+            return None
+        shown = [
+            [*item_turns(self.rag, examples[row].lesson.teacher or ()), *examples[row].messages()]
+            for row in rows
+        ]
+        inputs = dict(self.process(shown))
+        self._check_length([f"{examples[row].id} (as the teacher reads it)" for row in rows], inputs)
+        inputs["labels"] = answer_labels(inputs["input_ids"], self.tokenizer)
+        teacher = torch.tensor([lesson.teacher_weight for lesson in lessons])
+        return Teaching(inputs, rows, teacher, torch.tensor([lesson.answer_weight for lesson in lessons]))
 
     def _check_length(self, ids: Sequence[str], question: Mapping[str, Tensor]) -> None:
         lengths = question["attention_mask"].sum(dim=1).tolist()
@@ -145,13 +178,21 @@ def _readable(
         for item in example.items:
             if len(items) == max_items:
                 break
-            why = _unreadable(item.image) if item.image is not None else ""
-            if why:
+            if why := _item_fault(item):
                 skipped.append(f"item {item.id} of question {example.id}: {why}")
             else:
                 items.append(item)
-        kept.append(dataclasses.replace(example, items=tuple(items)))
+        lesson = example.lesson
+        if lesson.teacher:
+            teacher = tuple(item for item in lesson.teacher if not _item_fault(item))
+            lesson = dataclasses.replace(lesson, teacher=teacher)
+        kept.append(dataclasses.replace(example, items=tuple(items), lesson=lesson))
     return kept, tuple(skipped)
+
+
+def _item_fault(item: KnowledgeItem) -> str:
+    """Why an item's picture cannot be read; empty if it can, or if there is none."""
+    return "" if item.image is None else _unreadable(item.image)
 
 
 def _unreadable(image: ImageRef) -> str:

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.records import RecordError, read_jsonl
+from comem.training.lessons import Lesson
 from comem.types import ImageRef, KnowledgeItem, Message
 
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
@@ -39,7 +40,10 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A question with its answer (or a dialogue), each turn's pictures, and the items, best first."""
+    """A question with its answer (or a dialogue), each turn's pictures, and the items, best first.
+
+    `lesson` is how the step teaches it; as it is read, by its answer alone.
+    """
 
     id: str
     turns: tuple[tuple[str, str], ...]
@@ -47,6 +51,7 @@ class TrainingExample:
     items: tuple[KnowledgeItem, ...] = ()
     answers: tuple[str, ...] = ()
     language: str = "en"
+    lesson: Lesson = Lesson()
 
     def messages(self, last_answer: bool = True) -> list[Message]:
         """The dialogue as chat turns, pictures first; without the last answer for generation."""

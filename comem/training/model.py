@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,6 +16,7 @@ from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
 from comem.memory.lora import adapters_off
 from comem.training.collator import TrainingBatch
 from comem.training.labels import IGNORED
+from comem.training.teaching import Teaching, divergence, taught_rows
 
 
 class MemoryTrainingModel(nn.Module):
@@ -26,16 +28,21 @@ class MemoryTrainingModel(nn.Module):
         encoder: LoRA and Q-Former on a backbone; its trainable parameters are the only ones.
         reader: another model that answers, of the encoder's output width; None is the encoder's own base.
         placeholder_id: an id that no question contains; None lets each call look for one.
+        temperature: softens teacher and student, in steps that have a teacher.
 
     Raises:
         ValueError: the encoder writes memories of another width than the reader's.
     """
 
     def __init__(
-        self, encoder: MemoryEncoder, reader: nn.Module | None = None, placeholder_id: int | None = None
+        self,
+        encoder: MemoryEncoder,
+        reader: nn.Module | None = None,
+        placeholder_id: int | None = None,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        self.encoder, self.placeholder_id = encoder, placeholder_id
+        self.encoder, self.placeholder_id, self.temperature = encoder, placeholder_id, temperature
         self.reader: Any = encoder.model if reader is None else reader
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
@@ -47,20 +54,49 @@ class MemoryTrainingModel(nn.Module):
         A sum, so that the caller can take the mean over all answer tokens of a step, however the
         step was cut into micro-batches and over devices.
         """
-        prefixes = self.prefixes(batch.items, batch.rows)
+        prefixes = self.prefixes(batch.items, batch.rows, batch.embeddings)
         with adapters_off(self.encoder.model):
-            loss, count = answer_loss(self.reader, batch.question, prefixes, self.placeholder_id)
+            if batch.teaching is None:
+                loss, count = answer_loss(self.reader, batch.question, prefixes, self.placeholder_id)
+            else:
+                loss, count = self._taught_loss(batch.question, prefixes, batch.teaching)
         if not loss.requires_grad:  # no question has an item: still a (zero) gradient for every parameter
             loss = loss + sum(p.sum() * 0.0 for p in self.parameters() if p.requires_grad)
         return loss, count
 
-    def prefixes(self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]]) -> list[Tensor | None]:
-        """Each question's memory `(k·q, d)` in its items' order, or None."""
+    def _taught_loss(
+        self, question: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], teaching: Teaching
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy and divergence from the teacher, each question's by its own weights."""
+        logits, targets, rows = answer_logits(self.reader, question, prefixes, self.placeholder_id)
+        with torch.no_grad():
+            alone = [None] * len(teaching.rows)
+            taught, same, _ = answer_logits(self.reader, teaching.inputs, alone, self.placeholder_id)
+        theirs = taught_rows(rows, teaching.rows)
+        if not torch.equal(targets[theirs], same):
+            raise ValueError("teacher and student read other answers: the chat template changes them")
+        entropy = F.cross_entropy(logits.float(), targets, reduction="none")
+        apart = divergence(logits[theirs], taught, self.temperature)
+        loss = entropy @ teaching.answer_weights[rows] + apart @ teaching.teacher_weights[rows[theirs]]
+        return loss, torch.tensor(len(targets), device=targets.device)
+
+    def prefixes(
+        self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]], embeddings: Sequence[int] = ()
+    ) -> list[Tensor | None]:
+        """Each question's memory `(k·q, d)` in its items' order, or None.
+
+        Args:
+            embeddings: per question how many of an item's embeddings it gets, the first ones; 0: all.
+        """
         if not items:
             return [None] * len(rows)
         memory = self.encoder(dict(items))  # (n, q, d)
         memory = memory.to(self.reader.get_input_embeddings().weight.dtype)
-        return [memory[list(row)].flatten(0, 1) if row else None for row in rows]
+        counts = [count or memory.shape[1] for count in embeddings or [0] * len(rows)]
+        return [
+            memory[list(row), :count].flatten(0, 1) if row else None
+            for row, count in zip(rows, counts, strict=True)
+        ]
 
 
 def answer_loss(
@@ -69,7 +105,19 @@ def answer_loss(
     prefixes: Sequence[Tensor | None],
     placeholder_id: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Summed next-token cross-entropy over the labelled positions, and their number.
+    """Summed next-token cross-entropy over the labelled positions, and their number; see `answer_logits`."""
+    logits, targets, _ = answer_logits(reader, question, prefixes, placeholder_id)
+    loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+    return loss, torch.tensor(len(targets), device=targets.device)
+
+
+def answer_logits(
+    reader: Any,
+    question: Mapping[str, Tensor],
+    prefixes: Sequence[Tensor | None],
+    placeholder_id: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What predicts the answers' tokens, a of them, over the whole batch.
 
     Only the hidden states that predict an answer token reach the output layer: logits of whole
     sequences over a vocabulary of 152,064 would be the largest tensor of the step by far.
@@ -78,15 +126,17 @@ def answer_loss(
         reader: a causal model with `.model` (the trunk) and an output embedding.
         question: its inputs with `labels (b, l)`, -100 where nothing is learned.
         prefixes: per row `(m, d)` or None.
+
+    Returns:
+        Logits `(a, v)`, the tokens `(a,)`, and the question of each, `(a,)`.
     """
     with soft_prefix(reader, question, prefixes, placeholder_id) as extended:
         labels = extended.pop("labels")  # (b, L)
         extended |= text_positions(reader, extended["attention_mask"])
         hidden = reader.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED
-    logits = reader.get_output_embeddings()(hidden[:, :-1][learned])  # (answer tokens, v)
-    loss = F.cross_entropy(logits.float(), labels[:, 1:][learned], reduction="sum")
-    return loss, learned.sum()
+    logits = reader.get_output_embeddings()(hidden[:, :-1][learned])  # (a, v)
+    return logits, labels[:, 1:][learned], learned.nonzero()[:, 0]
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

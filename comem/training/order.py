@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from comem.training.alike import kinds
 from comem.training.collator import Collator, TrainingBatch
 from comem.training.dataset import TrainingExample
+from comem.training.lessons import Lessons
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Steps(Dataset[list[TrainingBatch]]):
         micro_batch_size: questions a micro-batch; 0 puts the process's share into one.
         rank, world: this process and how many there are; each takes every `world`-th example.
         alike: make all processes' micro-batches alike (`comem.training.alike`).
+        lessons: draws how each question is taught; None takes the examples as they are.
     """
 
     def __init__(
@@ -64,10 +66,11 @@ class Steps(Dataset[list[TrainingBatch]]):
         rank: int = 0,
         world: int = 1,
         alike: bool = False,
+        lessons: Lessons | None = None,
     ) -> None:
         self.examples, self.order, self.collator = examples, order, collator
         self.micro = micro_batch_size
-        self.rank, self.world, self.alike = rank, world, alike
+        self.rank, self.world, self.alike, self.lessons = rank, world, alike, lessons
 
     def __getitem__(self, step: int) -> list[TrainingBatch]:
         if not self.alike:
@@ -80,6 +83,10 @@ class Steps(Dataset[list[TrainingBatch]]):
 
     def _chunks(self, step: int, rank: int) -> list[list[TrainingExample]]:
         """The examples of a process's micro-batches."""
-        share = [self.examples[i] for i in self.order.indices(step)[rank :: self.world]]
+        share = [self._example(step, i) for i in self.order.indices(step)[rank :: self.world]]
         size = self.micro or max(len(share), 1)
         return [share[at : at + size] for at in range(0, len(share), size)]
+
+    def _example(self, step: int, index: int) -> TrainingExample:
+        example = self.examples[index]
+        return example if self.lessons is None else self.lessons(step, example)

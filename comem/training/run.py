@@ -60,7 +60,9 @@ def train(settings: TrainSettings) -> TrainResult:
                 enable_checkpointing(network)
             if sharded():
                 shard(network)
-        model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id)
+        model = MemoryTrainingModel(
+            encoder, reader.model, reader.placeholder_id, settings.distill.temperature
+        )
         collator = build_collator(settings, backbone, encoder.form, reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from comem.memory.lora import LoraSettings
+from comem.training.lessons import DistillSettings, DistractorSettings
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class TrainSettings:
             a file `save_now` touched in the run folder, saves after the current step.
         eval_data: JSONL file for the evaluation every `eval_every` steps (0: only at the end),
             loss and generated answers over the first `eval_examples` records.
+        elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
+            question of a step draws how many of an item's embeddings it gets, the first ones.
+        distill, distractors: a teacher, and items that do not help (`comem.training.lessons`).
     """
 
     model: str = "toy"
@@ -116,6 +120,9 @@ class TrainSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
+    elastic: tuple[int, ...] = ()
+    distill: DistillSettings = field(default_factory=DistillSettings)
+    distractors: DistractorSettings = field(default_factory=DistractorSettings)
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_tokens", "batch_size", "keep_last", "log_every"):
@@ -130,6 +137,18 @@ class TrainSettings:
             raise ValueError(f"precision={self.precision!r}; known: auto, bf16, fp32")
         if self.question_picture not in ("auto", "memory", "none"):
             raise ValueError(f"question_picture={self.question_picture!r}; known: auto, memory, none")
+        self._check_lessons()
+
+    def _check_lessons(self) -> None:
+        """What is past the paper fits the sizes."""
+        queries = self.qformer.num_queries
+        if any(not 1 <= count <= queries for count in self.elastic):
+            raise ValueError(f"elastic={list(self.elastic)}: give numbers from 1 to {queries} (queries)")
+        if self.distractors.probability and self.distractors.count >= self.max_items:
+            raise ValueError(
+                f"distractors.count={self.distractors.count} leaves no room for a question's own item: "
+                f"set max_items above it (now {self.max_items})"
+            )
 
 
 # Keys that may change between the parts of a resumed run: none of them touches a weight.

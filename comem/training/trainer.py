@@ -29,6 +29,7 @@ from comem.training.collator import Collator, TrainingBatch
 from comem.training.dataset import TrainingExample
 from comem.training.evaluate import evaluate
 from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
+from comem.training.lessons import Lessons
 from comem.training.model import MemoryTrainingModel, step_seed
 from comem.training.order import Order, Steps
 from comem.training.precision import use_bf16
@@ -152,6 +153,7 @@ class Trainer:
             self.accelerator.process_index,
             self.accelerator.num_processes,
             alike=sharded(),
+            lessons=Lessons(self.settings, self.examples),
         )
         rest = range(self.state.step, self.total)
         loader = DataLoader(
