@@ -1,0 +1,95 @@
+"""One process's work: prepare, measure the references, or train and measure one arm."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ablation_past.arms import ARMS, FAMILIES, settings
+from benchmarks.ablation_past.measure import measure_memory, measure_rag, plain_answers
+from benchmarks.ablation_past.questions import build, cases
+from comem.records import read_json, read_jsonl, write_json
+
+logger = logging.getLogger(__name__)
+WARM_UP = 6  # steps by which speed is measured
+PATIENCE = 120  # seconds that a process waits for the others' speed
+
+
+def prepare(out: Path, questions: int, dialogues: int, processes: int) -> None:
+    """Dialogues, and what the plain reader says to the questions."""
+    from comem.backbones.hf import load_backbone
+
+    build(out / "data", dialogues, processes)
+    backbone = load_backbone("toy")
+    plain = {family: plain_answers(backbone, cases(family, questions)) for family in FAMILIES}
+    write_json(out / "plain.json", plain)
+
+
+def reference(out: Path, family: str) -> None:
+    """RAG and the reader without knowledge, on a family's questions; and the shipped memory as it is."""
+    from comem.backbones.hf import load_backbone
+    from comem.prediction.assemble import open_encoder
+
+    plain, retrievals = read_json(out / "plain.json")[family], FAMILIES[family].retrievals
+    asked, backbone = cases(family, len(plain)), load_backbone("toy")
+    found = measure_memory(backbone, open_encoder("toy", backbone), asked, plain, retrievals)
+    write_json(out / "results" / f"untrained-{family}.json", found)
+    write_json(out / "results" / f"rag-{family}.json", measure_rag(backbone, asked, plain, retrievals))
+
+
+def train_and_measure(out: Path, arm: str, seed: int, steps: int, batch: int) -> None:
+    """One arm with one seed: results/ARM-SEED.json; after SIGTERM with the steps that were done."""
+    from comem.backbones.hf import load_backbone
+    from comem.memory.encoder import MemoryEncoder
+    from comem.training.checkpoint import latest
+    from comem.training.interrupt import Interrupted
+    from comem.training.run import train
+
+    name = f"{arm}-{seed}"
+    if (out / "results" / f"{name}.json").exists():
+        return
+    steps = steps or _agreed_steps(out, arm, seed, batch)
+    run, began = out / "runs" / name, time.monotonic()
+    try:
+        train(settings(arm, seed, out / "data", run, steps, batch))
+    except Interrupted as stop:
+        logger.warning("%s: %s", name, stop)
+    trained = time.monotonic() - began
+    checkpoint = latest(run / "checkpoints")
+    if checkpoint is None:
+        raise RuntimeError(f"{name} was stopped before its first step")
+    backbone = load_backbone("toy")
+    encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
+    family = ARMS[arm].family
+    plain = read_json(out / "plain.json")[family]
+    asked, retrievals = cases(family, len(plain)), FAMILIES[family].retrievals
+    found: dict[str, Any] = measure_memory(backbone, encoder, asked, plain, retrievals)
+    losses = [row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row]
+    found |= {
+        "arm": arm, "seed": seed, "steps": len(losses), "planned": steps, "batch": batch,
+        "loss": sum(losses[-20:]) / len(losses[-20:]), "seconds": round(trained, 1),
+        "measured_in": round(time.monotonic() - began - trained, 1),
+    }  # fmt: skip
+    write_json(out / "results" / f"{name}.json", found)
+
+
+def _agreed_steps(out: Path, arm: str, seed: int, batch: int) -> int:
+    """What the processes agreed on (`driver`), after telling how fast this one is beside the others.
+
+    Raises:
+        RuntimeError: the others took too long.
+    """
+    from comem.training.run import train
+
+    agreed = out / "steps.json"
+    if not agreed.exists():
+        result = train(settings(arm, seed, out / "data", out / "warm" / f"{arm}-{seed}", WARM_UP, batch))
+        write_json(out / "speed" / f"{arm}-{seed}.json", {"seconds": result.seconds / result.steps})
+    until = time.monotonic() + PATIENCE
+    while not agreed.exists():
+        if time.monotonic() > until:
+            raise RuntimeError(f"no {agreed} after {PATIENCE} s")
+        time.sleep(0.2)
+    return int(read_json(agreed)["steps"])
