@@ -56,7 +56,6 @@ ARMS = {
     "fresh": Arm("fresh"),
     "fresh-distill": Arm("fresh", ("distill.weight=1.0",)),
     "fresh-distill-4": Arm("fresh", ("distill.weight=4.0",)),
-    "fresh-distill-hot": Arm("fresh", ("distill.weight=1.0", "distill.temperature=2.0")),
 }
 
 

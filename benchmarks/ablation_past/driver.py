@@ -71,8 +71,9 @@ def run(plan: Plan) -> None:
         _agree(plan, running)
         if now > plan.seconds - plan.measure_seconds and not told:
             told, waiting = True, []
-            for process in running.values():  # heeded while training, ignored while measuring
-                process.send_signal(signal.SIGTERM)
+            for name, process in running.items():  # heeded while training, ignored while measuring
+                if not name.startswith("reference"):
+                    process.send_signal(signal.SIGTERM)
         for name in [name for name, process in running.items() if process.poll() is not None]:
             code = running.pop(name).returncode
             logger.info("%5.0f s  %s %s", now, name, f"failed, see logs/{name}.txt" if code else "done")

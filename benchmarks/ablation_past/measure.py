@@ -6,7 +6,7 @@ it: exactly when greedy decoding would give it, at the price of one pass instead
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,10 +19,8 @@ from comem.backbones.item_turns import item_turns
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import adapters_off
-from comem.training.dataset import TrainingExample
 from comem.training.labels import answer_labels
 from comem.training.model import answer_logits
-from comem.types import KnowledgeItem, Message
 
 BATCH = 100
 FEWER = (1, 2, 4)  # embeddings an item, beside all
@@ -30,41 +28,45 @@ Marks = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A question, the answer looked for, and knowledge: items in the context, or a memory `(m, d)`."""
+class Asked:
+    """Questions with the answers looked for, as the reader's inputs, `BATCH` of them each."""
 
-    example: TrainingExample
-    answer: str
-    items: tuple[KnowledgeItem, ...] = ()
-    prefix: Tensor | None = None
+    backbone: HFBackbone
+    batches: tuple[dict[str, Tensor], ...]
 
-    def messages(self, backbone: HFBackbone) -> list[Message]:
-        asked = replace(self.example, turns=((self.example.turns[0][0], self.answer),))
-        return [*item_turns(backbone.spec.rag, self.items), *asked.messages()]
+    @torch.no_grad()
+    def says(self, prefixes: Sequence[Tensor | None] | None = None) -> str:
+        """For each question "1" if the frozen reader gives just its answer, else "0".
 
-
-def says(backbone: HFBackbone, rows: Sequence[Row]) -> str:
-    """For each row "1" if the frozen reader gives just its answer, else "0"."""
-    marks = ""
-    for part in _batches(rows):
-        logits, tokens, row = _logits(backbone, part)
-        newline = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])  # nobody decodes it
-        wrong = set(row[(logits.argmax(-1) != tokens) & ~newline].tolist())
-        marks += "".join("0" if n in wrong else "1" for n in range(len(part)))
-    return marks
-
-
-@torch.no_grad()
-def _logits(backbone: HFBackbone, rows: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    process, model = backbone.process, backbone.model
-    inputs = backbone.place(process([row.messages(backbone) for row in rows], add_generation_prompt=False))
-    inputs["labels"] = answer_labels(inputs["input_ids"].cpu(), process.tokenizer).to(backbone.device)
-    with adapters_off(model):
-        return answer_logits(model, inputs, [row.prefix for row in rows], backbone.placeholder_id)
+        Args:
+            prefixes: each one's memory `(m, d)`.
+        """
+        model, marks = self.backbone.model, ""
+        for inputs in self.batches:
+            size = len(inputs["input_ids"])
+            given = [None] * size if prefixes is None else prefixes[len(marks) : len(marks) + size]
+            with adapters_off(model):
+                logits, tokens, row = answer_logits(model, inputs, given, self.backbone.placeholder_id)
+            newline = torch.cat([row[1:] != row[:-1], row.new_ones(1, dtype=torch.bool)])  # nobody decodes it
+            wrong = set(row[(logits.argmax(-1) != tokens) & ~newline].tolist())
+            marks += "".join("0" if n in wrong else "1" for n in range(size))
+        return marks
 
 
-def _batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    return (rows[start : start + BATCH] for start in range(0, len(rows), BATCH))
+def ask(
+    backbone: HFBackbone, cases: Sequence[Case], answers: Sequence[str], retrieval: str | None = None
+) -> Asked:
+    """The questions with these answers; behind the items of a retrieval, as plain RAG has them."""
+    process, batches, dialogues = backbone.process, [], []
+    for case, answer in zip(cases, answers, strict=True):
+        asked = replace(case.example, turns=((case.example.turns[0][0], answer),))
+        items = case.items(retrieval) if retrieval else ()
+        dialogues.append([*item_turns(backbone.spec.rag, items), *asked.messages()])
+    for start in range(0, len(dialogues), BATCH):
+        inputs = dict(process(dialogues[start : start + BATCH], add_generation_prompt=False))
+        inputs["labels"] = answer_labels(inputs["input_ids"], process.tokenizer)
+        batches.append(backbone.place(inputs))
+    return Asked(backbone, tuple(batches))
 
 
 def plain_answers(backbone: HFBackbone, cases: Sequence[Case]) -> list[str]:
@@ -76,24 +78,19 @@ def plain_answers(backbone: HFBackbone, cases: Sequence[Case]) -> list[str]:
 
 
 def measure_memory(
-    backbone: HFBackbone,
-    encoder: MemoryEncoder,
-    cases: Sequence[Case],
-    plain: Sequence[str],
+    encoder: MemoryEncoder, backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str],
     retrievals: Sequence[str],
-) -> dict[str, Marks]:
+) -> dict[str, Marks]:  # fmt: skip
     """Right answers, and the plain reader's own, from memory: by retrieval, or retrieval/embeddings."""
-    items = {item.id: item for case in cases for item in (case.right, *case.wrong)}
-    if not any(RETRIEVALS[name][1] for name in retrievals):
-        items = {case.right.id: case.right for case in cases}
+    items = {item.id: item for case in cases for name in retrievals for item in case.items(name)}
     bank = encoder.encode(list(items.values()), batch_size=64).to(dtype=backbone.dtype)
-    right = {name: says(backbone, _from_bank(bank, cases, _right(cases), name)) for name in retrievals}
-    for count in FEWER:
-        rows = _from_bank(bank, cases, _right(cases), retrievals[0], count)
-        right[f"{retrievals[0]}/{count}"] = says(backbone, rows)
+    asked, usual = ask(backbone, cases, _right(cases)), retrievals[0]
+    right = {name: asked.says(_prefixes(bank, cases, name)) for name in retrievals}
+    right |= {f"{usual}/{n}": asked.says(_prefixes(bank, cases, usual, n)) for n in FEWER}
+    asked = ask(backbone, cases, plain)
     return {
         "right": right,
-        "plain": {name: says(backbone, _from_bank(bank, cases, plain, name)) for name in _wrong(retrievals)},
+        "plain": {name: asked.says(_prefixes(bank, cases, name)) for name in _wrong(retrievals)},
     }
 
 
@@ -101,12 +98,12 @@ def measure_rag(
     backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str], retrievals: Sequence[str]
 ) -> dict[str, Marks]:
     """The same from the items themselves; "none" is the reader without knowledge."""
-    right = {name: says(backbone, _in_context(cases, _right(cases), name)) for name in retrievals}
-    agree = {name: says(backbone, _in_context(cases, plain, name)) for name in _wrong(retrievals)}
-    for marks, answers in ((right, _right(cases)), (agree, plain)):
-        rows = [Row(case.example, answer) for case, answer in zip(cases, answers, strict=True)]
-        marks["none"] = says(backbone, rows)
-    return {"right": right, "plain": agree}
+    answers = {"right": (_right(cases), retrievals), "plain": (plain, _wrong(retrievals))}
+    return {
+        kind: {"none": ask(backbone, cases, looked_for).says()}
+        | {name: ask(backbone, cases, looked_for, name).says() for name in names}
+        for kind, (looked_for, names) in answers.items()
+    }
 
 
 def _wrong(retrievals: Sequence[str]) -> list[str]:
@@ -118,17 +115,7 @@ def _right(cases: Sequence[Case]) -> list[str]:
     return [case.example.turns[0][1] for case in cases]
 
 
-def _from_bank(
-    bank: MemoryBank, cases: Sequence[Case], answers: Sequence[str], retrieval: str, count: int | None = None
-) -> list[Row]:
-    return [
-        Row(case.example, answer, prefix=bank.of(case.items(retrieval)).prefix(count))
-        for case, answer in zip(cases, answers, strict=True)
-    ]
-
-
-def _in_context(cases: Sequence[Case], answers: Sequence[str], retrieval: str) -> list[Row]:
-    return [
-        Row(case.example, answer, tuple(case.items(retrieval)))
-        for case, answer in zip(cases, answers, strict=True)
-    ]
+def _prefixes(
+    bank: MemoryBank, cases: Sequence[Case], retrieval: str, count: int | None = None
+) -> list[Tensor | None]:
+    return [bank.of(case.items(retrieval)).prefix(count) for case in cases]

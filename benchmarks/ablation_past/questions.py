@@ -11,9 +11,8 @@ from pathlib import Path
 
 from benchmarks.ablation_past.arms import FAMILIES
 from comem.toy import lexicon
-from comem.toy.dataset import save_picture
 from comem.toy.dialogues import DialogueSettings, build_dialogues, likeness
-from comem.toy.draw import picture
+from comem.toy.draw import draw, picture
 from comem.toy.world import Entity, World
 from comem.training.dataset import TrainingExample
 from comem.types import ImageRef, KnowledgeItem
@@ -61,8 +60,8 @@ def build(folder: Path, dialogues: int, processes: int) -> None:
 
 def _draw(images: Path, town: Entity) -> None:
     for view in range(VIEWS):
-        if not (path := images / f"{town.id}_{view}.png").exists():
-            save_picture(path, town, view)
+        if not (path := images / f"{town.id}_{view}.png").exists():  # stored, not packed: quick to read
+            draw(town, view).save(path, "PNG", compress_level=0)
 
 
 def cases(family: str, count: int) -> list[Case]:

@@ -30,6 +30,7 @@ def _family(results: Mapping[str, Any], family: str, arms: Sequence[str]) -> lis
     head = [name if kind == "right" else f"{name} as plain" for kind, name in columns]
     rows = ["| | " + " | ".join([*head, "steps", "loss"]) + " |", "|---" * (len(columns) + 3) + "|"]
     for label, runs in [
+        ("plain (no items)", _without(results, f"rag-{family}", columns)),
         ("RAG", _fixed(results, f"rag-{family}")),
         ("shipped, as it is", _fixed(results, f"untrained-{family}")),
         *((f"{arm} ({len(_runs(results, arm))} seeds)", _runs(results, arm)) for arm in arms),
@@ -57,6 +58,19 @@ def _runs(results: Mapping[str, Any], arm: str) -> list[Mapping[str, Any]]:
 
 def _fixed(results: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     return [results[name]] if name in results else []
+
+
+def _without(
+    results: Mapping[str, Any], name: str, columns: Sequence[tuple[str, str]]
+) -> list[Mapping[str, Any]]:
+    """The reader without knowledge: the same answers whatever was retrieved, so told once."""
+    if name not in results:
+        return []
+    usual = next(column for kind, column in columns if kind == "right" and "/" not in column)
+    found: dict[str, dict[str, str]] = {"right": {usual: results[name]["right"]["none"]}, "plain": {}}
+    if plain := [column for kind, column in columns if kind == "plain"]:
+        found["plain"][plain[0]] = results[name]["plain"]["none"]
+    return [found]
 
 
 def _cell(marks: Sequence[str | None]) -> str:

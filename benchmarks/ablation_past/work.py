@@ -34,7 +34,7 @@ def reference(out: Path, family: str) -> None:
 
     plain, retrievals = read_json(out / "plain.json")[family], FAMILIES[family].retrievals
     asked, backbone = cases(family, len(plain)), load_backbone("toy")
-    found = measure_memory(backbone, open_encoder("toy", backbone), asked, plain, retrievals)
+    found = measure_memory(open_encoder("toy", backbone), backbone, asked, plain, retrievals)
     write_json(out / "results" / f"untrained-{family}.json", found)
     write_json(out / "results" / f"rag-{family}.json", measure_rag(backbone, asked, plain, retrievals))
 
@@ -65,7 +65,7 @@ def train_and_measure(out: Path, arm: str, seed: int, steps: int, batch: int) ->
     family = ARMS[arm].family
     plain = read_json(out / "plain.json")[family]
     asked, retrievals = cases(family, len(plain)), FAMILIES[family].retrievals
-    found: dict[str, Any] = measure_memory(backbone, encoder, asked, plain, retrievals)
+    found: dict[str, Any] = measure_memory(encoder, backbone, asked, plain, retrievals)
     losses = [row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row]
     found |= {
         "arm": arm, "seed": seed, "steps": len(losses), "planned": steps, "batch": batch,

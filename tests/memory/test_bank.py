@@ -25,6 +25,14 @@ def test_select_and_prefix_keep_the_order_asked_for(bank: MemoryBank) -> None:
     assert bank.select([]).prefix().shape == (0, 4)
 
 
+def test_a_prefix_of_fewer_embeddings_takes_the_first_of_each_item(bank: MemoryBank) -> None:
+    assert torch.equal(bank.prefix(1), bank.embeddings[:, 0])
+    assert torch.equal(bank.prefix(2), bank.prefix())
+    for count in (0, 3, -1):
+        with pytest.raises(ValueError, match=f"{count} embeddings of each item: these memories have 1 to 2"):
+            bank.prefix(count)
+
+
 def test_unknown_and_repeated_ids_are_named(bank: MemoryBank) -> None:
     with pytest.raises(ValueError, match="'olso'; did you mean oslo"):
         bank.select(["olso"])

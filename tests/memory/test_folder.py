@@ -92,6 +92,23 @@ def test_merged_folder_is_an_ordinary_model(
     AutoProcessor.from_pretrained(tmp_path / "merged")
 
 
+def test_what_an_elastic_memory_was_trained_for_stays_with_it(
+    saved: tuple[MemoryEncoder, Path], tmp_path: Path
+) -> None:
+    encoder, folder = saved
+    before = encoder.fingerprint()
+    encoder.elastic = (1, 2, 4)
+    encoder.save(folder)
+    assert MemoryEncoder.load(folder).elastic == (1, 2, 4)
+    encoder.merge().save(tmp_path / "merged")
+    back = MemoryEncoder.load(tmp_path / "merged")
+    assert back.elastic == (1, 2, 4) and before in back.accepts
+    about = json.loads((folder / "comem_encoder.json").read_text())
+    del about["elastic"]  # as folders before it have it
+    (folder / "comem_encoder.json").write_text(json.dumps(about))
+    assert MemoryEncoder.load(folder).elastic == ()
+
+
 def test_saving_again_replaces_the_folder_as_a_whole(saved: tuple[MemoryEncoder, Path]) -> None:
     encoder, folder = saved
     (folder / "stray.txt").write_text("of an older save")

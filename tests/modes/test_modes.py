@@ -171,6 +171,33 @@ def test_comem_puts_memory_in_front(backbone: HFBackbone, items: Any, examples: 
     assert torch.equal(recorder.prefixes[0], bank.embeddings[:3].flip(0).flatten(0, 1))
 
 
+def test_comem_reads_the_first_embeddings_of_each_item(
+    backbone: HFBackbone, items: Any, examples: Any, tiny_processor: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from conftest import build_tiny_qwen2_5_vl
+
+    from comem.memory.encoder import MemoryEncoder
+
+    recorder, bank = Recorder(backbone), bank_of(items)
+    answers = MODES["comem"](recorder, bank=bank, embeddings=2).answer_batch(examples, contexts(items))
+    assert [a.context_tokens for a in answers] == [6, 0, 0]
+    assert torch.equal(recorder.prefixes[0], bank.embeddings[:3, :2].flatten(0, 1))
+    with pytest.raises(ValueError, match="embeddings=0: give at least 1"):
+        MODES["comem"](recorder, bank=bank, embeddings=0)
+    with pytest.raises(ValueError, match="9 embeddings of each item: these memories have 1 to 8"):
+        MODES["comem"](recorder, bank=bank, embeddings=9).answer_batch(examples, contexts(items))
+    encoder = MemoryEncoder.new(build_tiny_qwen2_5_vl(), tiny_processor)
+    for elastic, given, said in (
+        ((), 2, "trained with all"),
+        ((1, 4), 2, "trained for 1, 4"),
+        ((1, 4), 4, ""),
+    ):
+        encoder.elastic = elastic
+        caplog.clear()
+        MODES["comem"](recorder, encoder=encoder, embeddings=given)
+        assert (said in caplog.text) if said else not caplog.text
+
+
 def test_comem_encodes_every_item_of_a_batch_once(backbone: HFBackbone, items: Any, examples: Any) -> None:
     encoder = SlowEncoder()
     recorder = Recorder(backbone)
