@@ -3,8 +3,8 @@
 Whoever uses a sharded layer gathers it from all processes, so all have to use the same layers in the same
 order, or the first one that does not lets the others wait for ever. Which layers a micro-batch uses depends
 on what it holds: items at all (the encoder's pass, and a backward pass through the reader), pictures (the
-vision tower). What any process's share of a micro-batch holds, every share has to hold; a filler, an
-example without a label, supplies what is missing. Its gradients are exact zeros.
+vision tower), a teacher (one more pass). What any process's share of a micro-batch holds, every share has to
+hold; a filler, an example without a label, supplies what is missing. Its gradients are exact zeros.
 
 All processes know the order of the examples, so they agree without a word.
 """
@@ -17,19 +17,25 @@ from collections.abc import Sequence
 from PIL import Image
 
 from comem.training.dataset import TrainingExample
+from comem.training.lessons import Lesson
 from comem.types import ImageRef, KnowledgeItem
 
 QUESTION, PICTURE, ITEM, ITEM_PICTURE = "question", "picture", "item", "item's picture"
+TEACHER, TEACHER_PICTURE = "teacher", "teacher's picture"
 
 
 def kinds(examples: Sequence[TrainingExample], max_items: int) -> frozenset[str]:
-    """Which of a question, its picture, an item and its picture occur among the examples."""
+    """Which of a question, its picture, an item, its picture, a teacher and its pictures occur."""
+    taught = [example for example in examples if example.lesson.teacher is not None]
+    shown = [item for example in taught for item in example.lesson.teacher or ()]
     items = [item for example in examples for item in example.items[:max_items]]
     held = {
         QUESTION: bool(examples),
         PICTURE: any(example.images for example in examples),
         ITEM: bool(items),
         ITEM_PICTURE: any(item.image is not None for item in items),
+        TEACHER: bool(taught),
+        TEACHER_PICTURE: any(example.images for example in taught) or any(item.image for item in shown),
     }
     return frozenset(kind for kind, present in held.items() if present)
 
@@ -40,6 +46,8 @@ def fillers(missing: frozenset[str]) -> list[TrainingExample]:
         return []
     picture = ImageRef(data=_gray())
     item = KnowledgeItem("filler", "-", picture if ITEM_PICTURE in missing else None)
+    shown = (KnowledgeItem("filler", "-", picture),) if TEACHER_PICTURE in missing else ()
+    lesson = Lesson(teacher=shown if missing & {TEACHER, TEACHER_PICTURE} else None)
     return [
         TrainingExample(
             id="filler",
@@ -47,6 +55,7 @@ def fillers(missing: frozenset[str]) -> list[TrainingExample]:
             pictures=((picture,) if PICTURE in missing else (),),
             items=(item,) if missing & {ITEM, ITEM_PICTURE} else (),
             answers=("-",),
+            lesson=lesson,
         )
     ]
 

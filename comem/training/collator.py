@@ -131,11 +131,15 @@ class Collator:
             rows=tuple(mine + own for mine, own in zip(items, shown, strict=True)),
             skipped=skipped,
             embeddings=tuple(example.lesson.embeddings for example in examples),
-            teaching=self._teaching(examples),
+            teaching=self._teaching(examples, len(ids)),
         )
 
-    def _teaching(self, examples: Sequence[TrainingExample]) -> Teaching | None:
-        """The questions that have a teacher, behind its items' turns; None if none has one."""
+    def _teaching(self, examples: Sequence[TrainingExample], real: int) -> Teaching | None:
+        """The questions that have a teacher, behind its items' turns; None if none has one.
+
+        Args:
+            real: so many of the examples are no fillers.
+        """
         lessons = [example.lesson for example in examples]
         rows = tuple(row for row, lesson in enumerate(lessons) if lesson.teacher is not None)
         if not rows:
@@ -147,6 +151,7 @@ class Collator:
         inputs = dict(self.process(shown))
         self._check_length([f"{examples[row].id} (as the teacher reads it)" for row in rows], inputs)
         inputs["labels"] = answer_labels(inputs["input_ids"], self.tokenizer)
+        inputs["labels"][sum(row < real for row in rows) :] = IGNORED
         teacher = torch.tensor([lesson.teacher_weight for lesson in lessons])
         return Teaching(inputs, rows, teacher, torch.tensor([lesson.answer_weight for lesson in lessons]))
 

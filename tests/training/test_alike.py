@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
-from comem.training.alike import ITEM, ITEM_PICTURE, PICTURE, QUESTION, fillers, kinds
+from comem.training.alike import (
+    ITEM,
+    ITEM_PICTURE,
+    PICTURE,
+    QUESTION,
+    TEACHER,
+    TEACHER_PICTURE,
+    fillers,
+    kinds,
+)
 from comem.training.collator import Collator, TrainingBatch
 from comem.training.dataset import TrainingExample
 from comem.training.labels import IGNORED
+from comem.training.lessons import Lesson
 from comem.training.model import MemoryTrainingModel
 from comem.training.order import Order, Steps
 from comem.types import ImageRef, KnowledgeItem
@@ -40,6 +51,8 @@ def held(batch: TrainingBatch) -> set[str]:
         PICTURE: "pixel_values" in batch.question,
         ITEM: bool(batch.items) and any(batch.rows),
         ITEM_PICTURE: "pixel_values" in batch.items,
+        TEACHER: batch.teaching is not None,
+        TEACHER_PICTURE: batch.teaching is not None and "pixel_values" in batch.teaching.inputs,
     }
     return {kind for kind, there in parts.items() if there}
 
@@ -58,6 +71,30 @@ def test_all_processes_hold_the_same(
             assert sorted(sum(asked, [])) == sorted(examples[i].id for i in order.indices(step))
             for together in zip(*batches, strict=True):  # as many on each
                 assert all(held(batch) == held(together[0]) for batch in together), (seed, step)
+
+
+def test_a_teacher_is_had_by_all_or_none(examples: list[TrainingExample], collator: Collator) -> None:
+    plain, text, picture, seen = examples[:4]
+    taught = [
+        dataclasses.replace(text, lesson=Lesson(teacher=())),
+        dataclasses.replace(plain, id="p", lesson=Lesson(teacher=picture.items)),
+        dataclasses.replace(seen, lesson=Lesson(teacher=())),
+    ]
+    for one, other in itertools.permutations([plain, *taught], 2):
+        needed = kinds([one, other], 3)
+        batches = [collator([example], needed) for example in (one, other)]
+        assert held(batches[0]) == held(batches[1]) == set(needed), (one.id, other.id)
+
+
+def test_a_filler_teaches_nothing(
+    examples: list[TrainingExample], collator: Collator, training_model: MemoryTrainingModel
+) -> None:
+    taught = dataclasses.replace(examples[2], lesson=Lesson(teacher=examples[2].items, teacher_weight=0.5))
+    everything = frozenset((QUESTION, PICTURE, ITEM, ITEM_PICTURE, TEACHER, TEACHER_PICTURE))
+    for one in (taught, examples[2]):
+        alone, filled = training_model(collator([one])), training_model(collator([one], everything))
+        torch.testing.assert_close(filled[0], alone[0], rtol=1e-5, atol=1e-5)
+        assert int(filled[1]) == int(alone[1])
 
 
 def test_a_filler_is_neither_learned_nor_named(
