@@ -15,6 +15,7 @@ from comem.records import write_atomic
 from comem.tables import nearest
 
 C = TypeVar("C")
+EXTENDS = "extends"
 
 
 class ConfigError(ValueError):
@@ -26,7 +27,8 @@ def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequenc
 
     Args:
         cls: a dataclass; fields may be dataclasses again.
-        path: a YAML file with a mapping, or None.
+        path: a YAML file with a mapping, or None. Its key `extends` names another such file, relative to it,
+            whose values hold where this one has none.
         overrides: `key=value` with dots for nested fields; the value is read as YAML.
 
     Raises:
@@ -74,7 +76,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _read_yaml(path: str | Path) -> dict[str, Any]:
+def _read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -85,7 +87,26 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
-    return values
+    return _extended(values, Path(path), seen) if EXTENDS in values else values
+
+
+def _extended(values: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's values over those of the file that it extends."""
+    name, here = values.pop(EXTENDS), path.resolve()
+    if not isinstance(name, str):
+        raise ConfigError(f"{path}: {EXTENDS} is {name!r}; expected the name of another config file")
+    if here in seen:
+        raise ConfigError(f"{path}: {EXTENDS} comes back to this file; remove it in one of them")
+    return _merged(_read_yaml(path.parent / name, (*seen, here)), values)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        inner = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(inner, Mapping)
+        result[key] = _merged(inner, value) if both else value  # type: ignore[arg-type]
+    return result
 
 
 def _apply(cls: type, values: dict[str, Any], override: str) -> None:

@@ -80,3 +80,22 @@ def test_mistakes_are_named(tmp_path: Path, text: str, overrides: list[str], mes
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none.yaml: no such config file"):
         load_config(Outer, tmp_path / "none.yaml")
+
+
+def test_a_file_extends_another(tmp_path: Path) -> None:
+    (tmp_path / "base").mkdir()
+    write(tmp_path / "base" / "whole.yaml", "model: a\ninner:\n  rank: 8\n  rate: 1e-4\n  names: [a, b]\n")
+    middle = write(tmp_path / "middle.yaml", "extends: base/whole.yaml\ninner: {rank: 4}\n")
+    last = write(tmp_path / "last.yaml", "extends: middle.yaml\ninner: {names: [c]}\nflag: true\n")
+    config = load_config(Outer, last, ["inner.rate=1"])
+    assert config == Outer("a", Inner(4, 1.0, ("c",)), flag=True)
+    assert "extends" not in as_dict(config)
+    write(middle, "extends: last.yaml\n")
+    with pytest.raises(ConfigError, match=r"middle\.yaml: extends comes back|last\.yaml: extends comes back"):
+        load_config(Outer, last)
+    write(last, "extends: 3\n")
+    with pytest.raises(ConfigError, match=r"extends is 3; expected the name"):
+        load_config(Outer, last)
+    write(last, "extends: none.yaml\n")
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such config file"):
+        load_config(Outer, last)

@@ -15,6 +15,7 @@ from comem.training.build import qformer_config
 from comem.training.dataset import load_examples
 from comem.training.order import Order
 from comem.training.precision import use_bf16
+from comem.training.selection import select
 from comem.training.settings import TrainSettings
 
 # Float32 weight, gradient and AdamW's two moments.
@@ -72,7 +73,8 @@ class Plan:
 
 def make_plan(settings: TrainSettings) -> Plan:
     """The plan of a run; the model is only built on the meta device, from its config."""
-    examples = load_examples(settings.data, settings.knowledge or None) if settings.data else []
+    found = load_examples(settings.data, settings.knowledge or None) if settings.data else []
+    examples = select(found, settings) if found else []
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
     spec = resolve_backbone(settings.model)
     reading = resolve_backbone(settings.reader) if settings.reader else None

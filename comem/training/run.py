@@ -18,6 +18,7 @@ from comem.training.model import MemoryTrainingModel
 from comem.training.precision import use_bf16
 from comem.training.ranks import check_launch, on_main
 from comem.training.run_folder import locked, settle
+from comem.training.selection import select
 from comem.training.settings import TrainSettings
 from comem.training.sharding import shard, sharded
 from comem.training.trainer import Trainer, TrainResult
@@ -40,7 +41,7 @@ def train(settings: TrainSettings) -> TrainResult:
     """
     if not settings.data:
         raise ValueError("no training data: set data=FILE.jsonl (one question a line)")
-    examples = load_examples(settings.data, settings.knowledge or None)
+    examples = select(load_examples(settings.data, settings.knowledge or None), settings)
     asked = load_examples(settings.eval_data, settings.knowledge or None) if settings.eval_data else []
     folder = Path(settings.output)
     check_launch()

@@ -67,6 +67,9 @@ class TrainSettings:
         data: JSONL file of questions (`comem.training.dataset` documents the record).
         knowledge: JSONL (or WIT TSV) file in which `knowledge_ids` are looked up.
         output: the run folder.
+        data_fraction: the part of the questions that is trained on, drawn by `seed`; smaller parts lie within
+            larger ones. More than all of them takes more data (comem data build).
+        leave_out_languages: codes of the languages whose questions are left out.
         max_items: knowledge items per question, best first; the paper trains with 3.
         max_tokens: longest question with answer, in tokens, memory not counted.
         batch_size: questions per optimizer step, over all processes.
@@ -95,6 +98,8 @@ class TrainSettings:
     data: str = ""
     knowledge: str = ""
     output: str = "runs/train"
+    data_fraction: float = 1.0
+    leave_out_languages: tuple[str, ...] = ()
     seed: int = 0
     max_items: int = 3
     max_tokens: int = 32768
@@ -131,6 +136,11 @@ class TrainSettings:
         for name in ("micro_batch_size", "max_steps", "max_seconds", "save_every", "eval_every", "workers"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give 0 (off) or a positive number")
+        if not 0 < self.data_fraction <= 1:
+            raise ValueError(
+                f"data_fraction={self.data_fraction}: give a number above 0, at most 1; for more "
+                "data than there is, synthesise it (comem data build with larger targets)"
+            )
         if self.epochs <= 0:
             raise ValueError(f"epochs={self.epochs}: give a positive number")
         if self.precision not in ("auto", "bf16", "fp32"):

@@ -38,6 +38,9 @@ def test_the_papers_size() -> None:
     assert set(plan.parts) == {"infoseek", "evqa", "okvqa"} and plan.items == 3
     assert sum(part.target for part in plan.parts.values()) == 13_800
     assert plan.translations == 1_800 and plan.total == 15_600
+    for factor in (2, 4):
+        larger = load_config(DataPlan, ROOT / f"configs/data/paper_{factor}x.yaml")
+        assert larger.total == factor * 15_600 and larger.translations == factor * 1_800
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import yaml
 
-from comem.config import load_config, save_config
+from comem.config import as_dict, load_config, save_config
 from comem.training.commands import add_merge_arguments, add_train_arguments, run_train
 from comem.training.plan import make_plan
 from comem.training.settings import TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = sorted((ROOT / "configs" / "train").glob("*.yaml"))
+RECIPES = sorted((ROOT / "configs" / "train").rglob("*.yaml"))
+ABLATIONS = {path.stem: path for path in RECIPES if path.parent.name == "ablations"}
 SCRIPTS = sorted((ROOT / "scripts" / "train").glob("*.sh"))
 
 
@@ -42,6 +43,47 @@ def test_the_recipe_for_a_text_only_reader() -> None:
     assert not BACKBONES[recipe.reader].sees_images and BACKBONES[recipe.model].sees_images
     assert (recipe.epochs, recipe.max_items, recipe.batch_size) == (5.0, 10, 16)  # authors_code.md 2
     assert recipe.question_picture == "auto" and recipe.optim == TrainSettings().optim
+
+
+def changed(name: str) -> dict[str, Any]:
+    """What an ablation sets otherwise than the paper's recipe, by dotted key."""
+
+    def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        return found
+
+    paper = flat(as_dict(load_config(TrainSettings, ROOT / "configs/train/paper.yaml")))
+    own = flat(as_dict(load_config(TrainSettings, ABLATIONS[name])))
+    return {key: value for key, value in own.items() if value != paper[key]}
+
+
+LEFT_OUT = ("bg", "zh", "arz", "fil", "fr", "ja", "pt", "ru", "es")
+CHANGES: dict[str, dict[str, Any]] = {
+    "queries_4": {"qformer.num_queries": 4},
+    "queries_8": {},
+    "queries_16": {"qformer.num_queries": 16},
+    "queries_24": {"qformer.num_queries": 24},
+    "data_0.25x": {"data_fraction": 0.25},
+    "data_0.5x": {"data_fraction": 0.5},
+    "data_2x": {},  # the data itself is larger
+    "data_4x": {},
+    "size_0.25x": {"lora.rank": 4, "lora.alpha": 8, "qformer.depth": 2},
+    "size_0.5x": {"lora.rank": 8, "lora.alpha": 16, "qformer.depth": 4},
+    "size_2x": {"lora.rank": 32, "lora.alpha": 64, "qformer.depth": 16},
+    "size_4x": {"lora.rank": 64, "lora.alpha": 128, "qformer.depth": 32},
+    **{f"without_{code}": {"leave_out_languages": [code]} for code in LEFT_OUT},
+}
+
+
+def test_every_published_ablation_has_a_recipe() -> None:
+    assert set(ABLATIONS) == set(CHANGES)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_an_ablation_changes_nothing_else(name: str) -> None:
+    assert changed(name) == CHANGES[name]
 
 
 def test_accelerate_configs_are_yaml() -> None:
