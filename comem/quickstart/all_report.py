@@ -11,8 +11,8 @@ from comem.evaluation.files import ScoreFiles
 from comem.evaluation.score import score_files
 from comem.records import read_json, write_json
 from comem.report.build import FIGURE, PAGE, write_report
-from comem.report.results import Result
-from comem.report.table import cell, overview
+from comem.report.results import Measure, Result
+from comem.report.table import NONE, overview
 from comem.runner.run_folder import METRICS, RUN
 
 NOTES = (
@@ -34,7 +34,7 @@ def show_all(folder: Path, modes: Sequence[str]) -> None:
             score_oven(folder, mode)
     results = write_report([folder / "answers"], folder / "report", "Every benchmark in every mode", NOTES)
     found = overview(results)
-    rows = [(f"{name} · {metric}", *map(cell, values)) for name, metric, values in found.rows]
+    rows = [(f"{name} · {metric}", *map(_value, values)) for name, metric, values in found.rows]
     headings = ("benchmark · metric", *(column.label for column in found.columns))
     out().print(make_table(headings, rows, "Every benchmark in every mode (percent, official scores)"))
     costs = [(mode, *(f"{_mean(results, mode, key):.{digits}f}" for key, digits in _COSTS.items()))
@@ -42,9 +42,14 @@ def show_all(folder: Path, modes: Sequence[str]) -> None:
     out().print(make_table(("mode", *_COSTS), costs, "What a question costs, on the average"))
     for note in NOTES:
         out().print(note)
-    out().print(f"page: {folder / 'report' / PAGE}")
+    out().print(f"page, with intervals: {folder / 'report' / PAGE}")
     out().print(f"figure: {folder / 'report' / FIGURE}")
     out().print(f"run folders: {folder / 'answers'}/BENCHMARK/MODE")
+
+
+def _value(found: Measure | None) -> str:
+    """A number without its interval, for which a terminal is too narrow."""
+    return NONE if found is None else f"{found.value:.2f}"
 
 
 def score_oven(folder: Path, mode: str) -> None:

@@ -34,7 +34,7 @@ def draw_figure(found: Overview, title: str) -> bytes:
     lines = math.ceil(len(found.rows) / columns)
     figure = Figure(figsize=(_width(found) * columns + 0.4, 2.9 * lines + 0.9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK)
+    figure.suptitle(f"{title} (percent)", x=0.01, ha="left", fontsize=12, color=INK)
     panels = figure.subplots(lines, columns, squeeze=False).flat
     for (name, metric, values), panel in zip(found.rows, panels, strict=False):
         _panel(panel, name, metric, found.columns, values)

@@ -10,14 +10,16 @@ from comem.report.table import Line, Overview, Section, cell
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 80rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 84rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin: 2rem 0 .3rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: .6rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
+th, td { padding: .2rem .55rem; border-bottom: 1px solid var(--line); text-align: right; }
+th { vertical-align: bottom; line-height: 1.25; }
 td { white-space: nowrap; }
 th:nth-child(-n+2), td:nth-child(-n+2), td.source { text-align: left; }
 tr.paper td { background: var(--soft); font-style: italic; }
-td.source { font-size: .85em; white-space: normal; min-width: 12rem; }
+td.source { font-size: .8em; white-space: normal; overflow-wrap: anywhere; min-width: 9rem; }
 .note { margin: .2rem 0; font-size: .9em; }
 img { max-width: 100%; background: white; }
 """
@@ -81,5 +83,5 @@ def _tds(values: Sequence[str]) -> str:
 
 
 def _table(head: Sequence[str], lines: Iterable[str]) -> str:
-    heading = "".join(f"<th>{escape(name)}</th>" for name in head)
+    heading = "".join(f"<th>{escape(name).replace('_', '_<wbr>')}</th>" for name in head)
     return f'<div class="scroll"><table><tr>{heading}</tr>{"".join(lines)}</table></div>'

@@ -108,7 +108,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Overview:
-    """Benchmarks × modes with the first metric of each benchmark, official scores only."""
+    """Benchmarks × modes: a row for each official number of a benchmark, but those of its splits."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, str, tuple[Measure | None, ...]], ...]
@@ -122,11 +122,12 @@ def overview(results: Sequence[Result]) -> Overview:
     rows = []
     for name in dict.fromkeys(result.benchmark for result in official):
         runs = {
-            (each.mode, each.model if several else ""): next(iter(measures(each)), None)
+            (each.mode, each.model if several else ""): {found.metric: found for found in measures(each)}
             for each in reversed(official)
             if each.benchmark == name
         }
-        shown = next((each.metric for each in runs.values() if each), (headline(name) or (NONE,))[0])
-        rows.append((name, shown, tuple(runs.get(key) for key in keys)))
+        known = dict.fromkeys(metric for key in keys for metric in runs.get(key, {}) if "." not in metric)
+        for metric in known or (headline(name) or (NONE,))[:1]:
+            rows.append((name, metric, tuple(runs.get(key, {}).get(metric) for key in keys)))
     columns = (Column(mode, f"{mode} · {model}" if model else mode) for mode, model in keys)
     return Overview(tuple(columns), tuple(rows))

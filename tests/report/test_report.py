@@ -83,6 +83,19 @@ def test_several_models_stand_side_by_side(runs: Path) -> None:
     assert [each.value for each in values if each] == [20.0, 32.0, 30.0]
 
 
+def test_the_overview_has_every_number_but_those_of_splits(runs: Path) -> None:
+    run(runs / "e", "aokvqa", "rag", direct_answer=40.0, multiple_choice=70.0)
+    run(runs / "f", "aokvqa", "comem", multiple_choice=80.0)
+    rows = [(name, metric, [each and each.value for each in row]) for name, metric, row in overview(
+        find_results([runs])).rows]  # fmt: skip
+    assert rows == [
+        ("infoseek", "final_score", [20.0, None, 32.0]),
+        ("aokvqa", "direct_answer", [None, 40.0, None]),
+        ("aokvqa", "multiple_choice", [None, 70.0, 80.0]),
+        ("cvqa", "overall", [None, 50.0, None]),
+    ]
+
+
 def test_the_papers_scorer_is_shown_but_not_in_the_overview(runs: Path) -> None:
     paper = {"benchmark": "infoseek", "count": 4, "scorer": "paper", "final_score": 99.0}
     (runs / "a" / "metrics_paper.json").write_text(json.dumps(paper))
@@ -104,7 +117,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "wbr"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
