@@ -240,7 +240,7 @@ def _fill_hook(
             return None
         where = nn.functional.pad(positions.to(ids.device), (0, ids.shape[1] - length))
         where = where.repeat_interleave(copies, dim=0)
-        if not bool((ids[where] == placeholder_id).all()):
+        if not bool(((ids == placeholder_id) | ~where).all()):
             return None  # other rows, as when the same model encodes items while the context is open
         memory = torch.cat([p for p in prefixes if p is not None for _ in range(copies)])
         return output.masked_scatter(where[..., None], memory.to(output))

@@ -9,6 +9,7 @@ and their Python a token.
 from __future__ import annotations
 
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.backbones.decoder import forget_positions
 from comem.backbones.norms import fuse_norms
-from comem.backbones.packing import Segments, is_packing, pack
+from comem.backbones.packing import is_packing, pack
 from comem.backbones.positions import with_positions
-from comem.backbones.soft_prefix import extend_by_sizes, memory_at, with_token_types
+from comem.backbones.soft_prefix import extend_by_sizes, with_token_types
 from comem.engine.counts import Counts
+from comem.engine.graphs import GraphPool, Recorded
+from comem.engine.prefill import Passes, Prefill, Prompt
 from comem.engine.slots import SlotCache
 
 #: Slots come in multiples of this, so that batches of like length share their buffers and graph.
@@ -30,25 +32,6 @@ _BUCKET = 256
 _KEPT = 4
 #: Steps on a GPU between two looks at whether all rows have ended: each look waits for the device.
 _LOOK_EVERY = 8
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A batch ready to be read, made ahead on the CPU.
-
-    Attributes:
-        inputs: packed `(1, total)` tensors, positions among them, and pixels.
-        segments: where the rows lie.
-        memory: `(1, total)`, True at memory positions.
-        placeholder_id: what `input_ids` hold there.
-        next_position: `(axes, b)`: where each row's first new token stands.
-    """
-
-    inputs: dict[str, Any]
-    segments: Segments
-    memory: Tensor
-    placeholder_id: int
-    next_position: Tensor
 
 
 @dataclass(frozen=True)
@@ -91,6 +74,8 @@ class Decoder:
         self.counts = counts if counts is not None else Counts()
         self.device: torch.device = self.model.device
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
+        self.pool = GraphPool() if self.graphs else None
+        self._prefill = Prefill(model, self.pool, self.counts)
         self._steps: dict[tuple[int, int], _Step] = {}
 
     def prepare(
@@ -121,9 +106,9 @@ class Decoder:
             stop: token ids that end a row.
         """
         start = time.perf_counter()
-        step = self._step_for(len(prompt.segments.lengths), prompt.segments.longest + max_new_tokens)
+        step = self._step_for(len(prompt.segments.lengths), prompt.segments.longest + max_new_tokens + 1)
         step.begin(prompt, stop)
-        step.first(self._prefill(prompt, prefixes, step.cache))
+        step.first(self._prefill(prompt, prefixes, step.cache, step.passes))
         self._wait()
         first_seconds = time.perf_counter() - start
         done = 1
@@ -134,30 +119,6 @@ class Decoder:
         self.counts.add(forward_passes=done)
         tokens = step.tokens[: len(prompt.segments.lengths), :done].to("cpu", copy=True)
         return Generated(_trimmed(tokens, self.pad_id), first_seconds, time.perf_counter() - start)
-
-    def _prefill(self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
-        """Logits of each row's last token `(n, v)`; keys and values go into the cache."""
-        inputs = {name: self._placed(value) for name, value in prompt.inputs.items()}
-        segments = Segments.of(prompt.segments.lengths, self.device)
-        last = segments.cumulative[1:].long() - 1
-        cache.fill(segments)
-        forget_positions(self.model)
-        with memory_at(self.model, prefixes, self._placed(prompt.memory), prompt.placeholder_id):
-            out = self.model(
-                **inputs, segments=segments, past_key_values=cache, use_cache=True, logits_to_keep=last,
-                attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=self.device),
-            )  # fmt: skip  # a mask of four dimensions is taken as it is: transformers makes none
-        cache.filled()
-        self.counts.add(prefills=1, prompt_tokens=segments.total)
-        return out.logits[0]  # type: ignore[no-any-return]
-
-    def _placed(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        kind = self.model.dtype if value.is_floating_point() else value.dtype
-        if value.device != self.device:
-            self.counts.add(copies_to_device=1)
-        return value.to(self.device, kind, non_blocking=True)
 
     def _step_for(self, rows: int, tokens: int) -> _Step:
         """Buffers (and a graph) for so many rows and tokens, used again where they fit."""
@@ -181,6 +142,7 @@ class _Step:
         device = decoder.device
         self.decoder, self.slots = decoder, slots
         self.cache = SlotCache(rows, slots, device)
+        self.passes: Passes = OrderedDict()
         self.token = torch.zeros(rows, dtype=torch.long, device=device)
         self.position = torch.zeros((3, rows), dtype=torch.long, device=device)
         self.mask = torch.zeros((rows, slots), dtype=torch.bool, device=device)
@@ -188,8 +150,7 @@ class _Step:
         self.tokens = torch.full((rows, slots), decoder.pad_id, dtype=torch.long, device=device)
         self.written = torch.zeros(rows, dtype=torch.long, device=device)
         self.stop = torch.full((8,), -1, dtype=torch.long, device=device)
-        self._graph: Any = None
-        self._taken = 0
+        self.advance = Recorded(self._run, decoder.pool)
 
     def begin(self, prompt: Prompt, stop: Sequence[int]) -> None:
         """Set up for a batch; rows beyond it count as ended."""
@@ -212,25 +173,11 @@ class _Step:
         new[: len(logits)] = logits.argmax(dim=-1)
         self._take(new)
 
-    def advance(self) -> None:
-        """One more token a row."""
-        if not self.decoder.graphs:
-            self._run()
-            return
-        if self._graph is None and self._taken:  # the first step warms up, the second is recorded
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._run()
-        if self._graph is None:
-            self._run()
-        else:
-            self._graph.replay()
-        self._taken += 1
-
     def all_ended(self) -> bool:
         return bool(self.ended.all())
 
-    def _run(self) -> None:
+    def _run(self) -> Tensor:
+        """One more token a row."""
         self.mask.scatter_(1, self.cache.at[:, None], True)
         out = self.decoder.model(
             input_ids=self.token[:, None], position_ids=self.position[:, :, None],
@@ -239,6 +186,7 @@ class _Step:
         self.cache.at.add_(1)
         self.position.add_(1)
         self._take(out.logits[:, -1].argmax(dim=-1))
+        return self.token
 
     def _take(self, new: Tensor) -> None:
         """Write down new tokens `(b,)`; ended rows get padding."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +15,12 @@ from comem.backbones.packing import Segments
 class SlotCache:
     """What transformers' models need of a cache: `update`, in place, at fixed addresses.
 
-    Filled from one packed row (`fill`), then one token a row and step (`at`).
+    Filled from packed rows (`filling`), then with one token a row and step (`at`). The last slot is for
+    padding and never looked at.
 
     Args:
         rows: rows `b` that it holds.
-        slots: tokens a row can hold.
+        slots: tokens a row can hold, and one.
     """
 
     is_compileable = False
@@ -27,28 +30,41 @@ class SlotCache:
         self.at = torch.zeros(rows, dtype=torch.long, device=device)  # where the next token goes
         self.keys: dict[int, Tensor] = {}  # by layer, (b, kv_heads, slots, w)
         self.values: dict[int, Tensor] = {}
+        self._every = torch.arange(rows, device=device)
         self._filling: tuple[Tensor, Tensor] | None = None
 
-    def fill(self, segments: Segments) -> None:
-        """What comes next is the packed prompt of the first `n` rows.
+    def start(self, segments: Segments) -> None:
+        """The next token of each row goes behind these.
 
         Raises:
             ValueError: more rows than there are, or a row longer than the slots.
         """
-        if len(segments.lengths) > self.rows or segments.longest > self.slots:
+        n = len(segments.lengths)
+        if n > self.rows or segments.longest >= self.slots:
             raise ValueError(
-                f"{len(segments.lengths)} rows of up to {segments.longest} tokens do not fit into "
-                f"{self.rows} rows of {self.slots} slots"
+                f"{n} rows of up to {segments.longest} tokens do not fit into {self.rows} rows of "
+                f"{self.slots} slots, one of them for padding"
             )
-        slot = torch.arange(segments.longest, device=self.at.device).expand(segments.real.shape)
-        row = torch.arange(len(segments.lengths), device=self.at.device)[:, None].expand(segments.real.shape)
-        self._filling = row[segments.real], slot[segments.real]  # (total,) each
-        self.at.zero_()
-        self.at[: len(segments.lengths)] = (segments.cumulative[1:] - segments.cumulative[:-1]).long()
+        self.at.copy_(torch.tensor([*segments.lengths, *[0] * (self.rows - n)]), non_blocking=True)
 
-    def filled(self) -> None:
-        """What comes next is one token a row."""
-        self._filling = None
+    @contextmanager
+    def filling(self, segments: Segments) -> Iterator[None]:
+        """Inside the context, what comes is these packed rows; errors as `start`."""
+        self.start(segments)
+        shape = segments.real.shape
+        slot = torch.arange(segments.longest, device=self.at.device).expand(shape)[segments.real]
+        row = self._every[: shape[0], None].expand(shape)[segments.real]
+        with self.filling_at(row, slot):
+            yield
+
+    @contextmanager
+    def filling_at(self, row: Tensor, slot: Tensor) -> Iterator[None]:
+        """Inside the context, what comes is tokens for these rows and slots, `(total,)` each."""
+        self._filling = row, slot
+        try:
+            yield
+        finally:
+            self._filling = None
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values, and return those that attention needs.
@@ -56,18 +72,21 @@ class SlotCache:
         Args:
             key, value: `(1, kv_heads, total, w)` while filling, then `(b, kv_heads, 1, w)`.
         """
+        keys, values = self._of_layer(layer_idx, key)
         if self._filling is not None:
-            for kept, new in ((self.keys, key), (self.values, value)):
-                if layer_idx not in kept:
-                    shape = (self.rows, key.shape[1], self.slots, key.shape[3])
-                    kept[layer_idx] = torch.zeros(shape, dtype=key.dtype, device=key.device)
-                row, slot = self._filling
-                kept[layer_idx][row, :, slot] = new[0].transpose(0, 1)
+            row, slot = self._filling
+            keys[row, :, slot] = key[0].transpose(0, 1)
+            values[row, :, slot] = value[0].transpose(0, 1)
             return key, value
-        row = torch.arange(self.rows, device=key.device)
-        self.keys[layer_idx][row, :, self.at] = key[:, :, 0]
-        self.values[layer_idx][row, :, self.at] = value[:, :, 0]
-        return self.keys[layer_idx], self.values[layer_idx]
+        keys[self._every, :, self.at] = key[:, :, 0]
+        values[self._every, :, self.at] = value[:, :, 0]
+        return keys, values
+
+    def _of_layer(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self.keys:
+            shape = (self.rows, like.shape[1], self.slots, like.shape[3])
+            self.keys[layer], self.values[layer] = like.new_zeros(shape), like.new_zeros(shape)
+        return self.keys[layer], self.values[layer]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Not asked where positions and masks are given; transformers' models name it nevertheless."""

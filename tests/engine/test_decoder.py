@@ -110,6 +110,63 @@ def test_the_forward_passes_are_the_counted_ones(
     assert seen == [4, 1, 1]  # logits of each row's last token alone, then one token a row
 
 
+class Replay:
+    """Stands in for a CUDA graph where there is no GPU: replaying it does the work again."""
+
+    def __init__(self, work: Any) -> None:
+        self.work, self.result = work, work()
+        self.replays = 0
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.result.copy_(self.work())
+
+
+class ReplayPool:
+    def __init__(self) -> None:
+        self.made: list[Replay] = []
+
+    def record(self, work: Any) -> tuple[Replay, Tensor]:
+        made = Replay(_undone(work))
+        self.made.append(made)
+        return made, made.result
+
+
+def _undone(work: Any) -> Any:
+    """`work` whose first call, the recording, changes nothing: a recorded pass is not carried out."""
+    step = getattr(work, "__self__", None)
+    calls: list[int] = []
+
+    def run() -> Tensor:
+        calls.append(1)
+        if len(calls) > 1 or not hasattr(step, "written"):
+            return work().clone()
+        return torch.zeros_like(step.token)  # a decoding step: it would write a token
+
+    return run
+
+
+def test_recorded_passes_at_fixed_addresses_give_the_same_tokens(
+    backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Prompts filled up to a recorded length, rows to a power of two, pictures by a recorded tower."""
+    expected = decode(decoder_for(backbone), backbone, conversations, memories).tokens
+    monkeypatch.setattr("comem.engine.decoder.GraphPool", ReplayPool)
+    decoder = decoder_for(backbone, graphs=True)
+    pool: Any = decoder.pool
+    for _ in range(3):  # as it is, recorded, replayed
+        assert torch.equal(decode(decoder, backbone, conversations, memories).tokens, expected)
+    assert len(pool.made) == 3 and all(made.replays >= 2 for made in pool.made)  # tower, prompt, step
+    for rows in (slice(0, 3), slice(1, 2)):  # fewer rows than the buffers hold; no picture at all
+        for _ in range(3):
+            some = decode(decoder, backbone, conversations[rows], memories[rows])
+            assert torch.equal(some.tokens, expected[rows])
+    total = sum(backbone.prompt_lengths(conversations)) + 48
+    assert decoder.counts.padded_tokens > 0 and -total % 32 < 32
+    assert torch.equal(decode(decoder, backbone, conversations, memories).tokens, expected)
+
+
 def test_refusals(backbone: HFBackbone, conversations: list[list[Message]], tiny_qwen2: Any) -> None:
     with pytest.raises(ValueError, match="attention can be packed"):
         Decoder(tiny_qwen2)
@@ -122,7 +179,7 @@ def test_refusals(backbone: HFBackbone, conversations: list[list[Message]], tiny
     from comem.backbones.packing import Segments
 
     with pytest.raises(ValueError, match="do not fit"):
-        SlotCache(1, 8, torch.device("cpu")).fill(Segments.of([9]))
+        SlotCache(1, 8, torch.device("cpu")).start(Segments.of([8]))
 
 
 @pytest.mark.gpu

@@ -1,0 +1,182 @@
+"""The prefill: all prompts of a batch in one packed pass, for short ones a recorded one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from comem.backbones.decoder import forget_positions
+from comem.backbones.packing import Segments
+from comem.backbones.soft_prefix import memory_at
+from comem.engine.counts import Counts
+from comem.engine.graphs import GraphPool, Recorded
+from comem.engine.slots import SlotCache
+from comem.engine.tower import VisionTower
+
+#: Recorded prompts come in multiples of so many tokens; what is filled up counts as padding.
+_BUCKET = 32
+#: Longer prompts keep the device busy anyway: nothing is recorded for them.
+_MOST = 4096
+#: Lengths of which a recorded pass is kept.
+_KEPT = 16
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A batch ready to be read, made ahead on the CPU.
+
+    Attributes:
+        inputs: packed `(1, total)` tensors, positions among them, and pixels.
+        segments: where the rows lie.
+        memory: `(1, total)`, True at memory positions.
+        placeholder_id: what `input_ids` hold there.
+        next_position: `(axes, b)`: where each row's first new token stands.
+    """
+
+    inputs: dict[str, Any]
+    segments: Segments
+    memory: Tensor
+    placeholder_id: int
+    next_position: Tensor
+
+
+class Prefill:
+    """Reads prompts into a cache.
+
+    Args:
+        model: takes packed batches.
+        pool: records passes; None does not.
+        counts: counts passes, tokens and copies.
+    """
+
+    def __init__(self, model: Any, pool: GraphPool | None, counts: Counts) -> None:
+        self.model, self.counts = model, counts
+        self.device: torch.device = model.device
+        vision = getattr(model.config, "vision_config", None)
+        plain = hasattr(model.base_model, "visual") and not hasattr(vision, "deepstack_visual_indexes")
+        self._pool = pool if plain else None  # Qwen3-VL adds pictures inside its layers, too
+        self._tower = VisionTower(model, pool) if plain else None
+
+    def __call__(
+        self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache, passes: Passes
+    ) -> Tensor:
+        """Logits of each row's last token `(n, v)`, for use before the next pass.
+
+        Args:
+            passes: recorded ones over this cache, which belong to its owner.
+        """
+        self.counts.add(prefills=1, prompt_tokens=prompt.segments.total)
+        forget_positions(self.model)
+        if self._pool is not None and prompt.segments.total <= _MOST - _BUCKET:
+            return self._recorded(prompt, prefixes, cache, passes)
+        return self._plain(prompt, prefixes, cache)
+
+    def _plain(self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
+        inputs = {name: self._placed(value) for name, value in prompt.inputs.items()}
+        segments = Segments.of(prompt.segments.lengths, self.device)
+        last = segments.cumulative[1:].long() - 1
+        with (
+            memory_at(self.model, prefixes, self._placed(prompt.memory), prompt.placeholder_id),
+            cache.filling(segments),
+        ):
+            out = self.model(
+                **inputs, segments=segments, past_key_values=cache, use_cache=True, logits_to_keep=last,
+                attention_mask=any_mask(self.device),
+            )  # fmt: skip
+        return out.logits[0]  # type: ignore[no-any-return]
+
+    def _recorded(
+        self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache, passes: Passes
+    ) -> Tensor:
+        tokens = -(-(prompt.segments.total + 1) // _BUCKET) * _BUCKET
+        found = passes.pop(tokens, None) or Pass(self.model, cache, tokens, self._pool)
+        passes[tokens] = found
+        while len(passes) > _KEPT:
+            passes.popitem(last=False)
+        self.counts.add(padded_tokens=tokens - prompt.segments.total)
+        found.set(self._embedded(prompt, prefixes), self._placed(prompt.inputs["position_ids"]), prompt)
+        return found.run()[0, : len(prompt.segments.lengths)]
+
+    def _embedded(self, prompt: Prompt, prefixes: Sequence[Tensor | None]) -> Tensor:
+        """Input embeddings `(total, d)` with memories and pictures in place."""
+        ids = self._placed(prompt.inputs["input_ids"])
+        with memory_at(self.model, prefixes, self._placed(prompt.memory), prompt.placeholder_id):
+            embedded = self.model.get_input_embeddings()(ids)[0]
+        pixels = prompt.inputs.get("pixel_values")
+        if pixels is None or self._tower is None:
+            return embedded  # type: ignore[no-any-return]
+        seen = self._tower(self._placed(pixels), prompt.inputs["image_grid_thw"].cpu())
+        where = (ids[0] == self.model.config.image_token_id)[:, None]
+        return embedded.masked_scatter(where, seen.to(embedded))  # type: ignore[no-any-return]
+
+    def _placed(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        kind = self.model.dtype if value.is_floating_point() else value.dtype
+        if value.device != self.device:
+            self.counts.add(copies_to_device=1)
+        return value.to(self.device, kind, non_blocking=True)
+
+
+class Pass:
+    """The language model's pass over so many packed tokens into one cache, at fixed addresses.
+
+    Behind the last row comes a row of padding, whose keys and values go into a slot that is never looked at.
+    """
+
+    def __init__(self, model: Any, cache: SlotCache, tokens: int, pool: GraphPool | None) -> None:
+        device, rows = model.device, cache.rows
+        width = model.get_input_embeddings().weight.shape[1]
+        self.model, self.cache = model, cache
+        self.embedded = torch.zeros((1, tokens, width), dtype=model.dtype, device=device)
+        self.positions = torch.zeros((3, 1, tokens), dtype=torch.long, device=device)
+        self.cumulative = torch.zeros(rows + 2, dtype=torch.int32, device=device)
+        self.last = torch.zeros(rows, dtype=torch.long, device=device)
+        self.row = torch.zeros(tokens, dtype=torch.long, device=device)
+        self.slot = torch.zeros(tokens, dtype=torch.long, device=device)
+        self.mask = any_mask(device)
+        self.run = Recorded(self._run, pool)
+
+    def set(self, embedded: Tensor, positions: Tensor, prompt: Prompt) -> None:
+        """Put a prompt into the buffers."""
+        lengths, total = prompt.segments.lengths, prompt.segments.total
+        tokens, spare = len(self.row), self.cache.rows - len(lengths)
+        ends = prompt.segments.cumulative.tolist()
+        self.embedded[0, :total] = embedded
+        self.positions[..., :total] = positions
+        self.cumulative.copy_(
+            torch.tensor([*ends, *[total] * spare, tokens], dtype=torch.int32), non_blocking=True
+        )
+        self.last.copy_(torch.tensor([end - 1 for end in ends[1:]] + [0] * spare), non_blocking=True)
+        sizes = torch.tensor(lengths)
+        row = torch.repeat_interleave(torch.arange(len(lengths)), sizes)
+        slot = torch.arange(total) - torch.tensor(ends[:-1])[row]
+        self.row.zero_()
+        self.slot.fill_(self.cache.slots - 1)
+        self.row[:total] = row.to(self.row.device, non_blocking=True)
+        self.slot[:total] = slot.to(self.slot.device, non_blocking=True)
+        self.cache.start(prompt.segments)
+
+    def _run(self) -> Tensor:
+        segments = Segments((len(self.row),), self.cumulative)  # how long the longest may be, at most
+        with self.cache.filling_at(self.row, self.slot):
+            out = self.model(
+                inputs_embeds=self.embedded, position_ids=self.positions, attention_mask=self.mask,
+                segments=segments, past_key_values=self.cache, use_cache=True, logits_to_keep=self.last,
+            )  # fmt: skip
+        logits: Tensor = out.logits
+        return logits
+
+
+#: By tokens.
+Passes = OrderedDict[int, Pass]
+
+
+def any_mask(device: torch.device) -> Tensor:
+    """A mask of four dimensions: transformers takes it as it is and makes none; packed rows need none."""
+    return torch.ones((1, 1, 1, 1), dtype=torch.bool, device=device)
