@@ -50,6 +50,10 @@ class Authors:
         bench.bare(AuthorsProcedure.attention(bench))
         return self._made
 
+    def release(self) -> None:
+        """Forget the second copy."""
+        self._made = None
+
     def ways(self) -> dict[str, Way]:
         """Rows beside those of `WAYS`."""
         return {"authors-batch": self._batch, "authors-loop": self._loop}
@@ -81,7 +85,7 @@ def main() -> None:
     show_tables(results)
     save_table(results, args.out)
     save_figure(results, args.out)
-    lines = check_marks(list(results.rows.values()), on_gpu=device.type == "cuda")
+    lines = check_marks(results.rows.values(), on_gpu=device.type == "cuda")
     out().print(make_table(HEADINGS, lines, "marks"))
     write_atomic(args.out / "marks.md", markdown(HEADINGS, lines))
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import marks
 import torch
 from authors_procedure import AuthorsProcedure
 
@@ -48,6 +49,7 @@ def main() -> None:
             rows.append(row)
             write_json(args.out, {**head, "rows": rows, "manifest": run_manifest()})
     out().print(make_table(HEADINGS, [line(row) for row in rows], f"{args.shape}, {args.dtype}"))
+    out().print(make_table(marks.HEADINGS, marks.check_encoding(rows, device.type == "cuda"), "marks"))
 
 
 def measure(

@@ -52,13 +52,33 @@ class Mark:
 
 
 def check_marks(rows: Iterable[Row], on_gpu: bool) -> list[tuple[str, ...]]:
-    """A line for each mark and engine."""
+    """A line for each mark of answering, by the first engine that was measured."""
     measured = [row for row in rows if "repeats" in row]
-    engines = dict.fromkeys(row["engine"] for row in measured if not row["mode"].startswith("authors"))
+    engines = [row["engine"] for row in measured if not row["mode"].startswith("authors")]
+    found = Rows(measured, engines[0] if engines else "")
+    return [mark.line(found) for mark in _marks(on_gpu)]
+
+
+def check_encoding(rows: Sequence[Row], on_gpu: bool) -> list[tuple[str, ...]]:
+    """A line for each mark of encoding, from the rows of `encode_items`."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        if "repeats" in row and row["items_per_second"] > best.get(row["way"], {}).get(
+            "items_per_second", 0.0
+        ):
+            best[row["way"]] = row
+    ours, theirs = best.get("comem"), best.get("authors-batch")
+    speed = None if ours is None else ours["items_per_second"]
+    against = None if speed is None or theirs is None else speed / theirs["items_per_second"]
+    share, seconds = (None, None) if ours is None else (ours["share"], 1 / ours["items_per_second"])
+    marks = [("items/s, ours / authors", against, None, 5.0)]
+    marks += (
+        [("share of the matrix rate", share, None, 0.45)] if on_gpu else [("s an item", seconds, 0.67, None)]
+    )
+    empty = Rows((), "")
     return [
-        (f"{line[0]} ({engine})", *line[1:])
-        for engine in engines
-        for line in (mark.line(Rows(measured, engine)) for mark in _marks(on_gpu))
+        Mark(name, lambda _, value=value: value, most, least).line(empty)
+        for name, value, most, least in marks
     ]
 
 

@@ -126,9 +126,9 @@ class Bench:
             self._engines[engine] = ENGINES[engine].make(self.model, self.maker.placeholder)
         return self._engines[engine]
 
-    def release(self, engine: str) -> None:
-        """Forget an engine, with the caches it may hold."""
-        self._engines.pop(engine, None)
+    def release(self) -> None:
+        """Forget the engines, with the caches that they may hold; they are made again when asked for."""
+        self._engines.clear()
 
     def memories(self, count: int) -> StoredMemories:
         """A bank on disk with at least so many random memories of norm √d, named "0", "1" …

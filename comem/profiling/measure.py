@@ -79,28 +79,37 @@ def _too_large(bench: Bench, cell: Cell) -> str:
     """Why there is no room for a cell, or nothing: a CPU's process would be killed instead of told."""
     needed = cell_bytes(cell, bench.lengths, bench.model.config, bench.dtype.itemsize)
     free = free_bytes(bench.device)
+    if free is not None and needed >= free:  # the caches of earlier cells may be in the way
+        _make_room(bench)
+        free = free_bytes(bench.device)
     if free is None or needed < free:
         return ""
     return f"about {needed / 2**30:.1f} GB needed beside the weights, {free / 2**30:.1f} GB free"
 
 
 def _attempt(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
-    """The cell's figures, or why there are none."""
-    try:
-        return _measure(bench, cell, way, limits)
-    except torch.OutOfMemoryError as error:
-        bench.release(cell.engine)
-        return {"skipped": f"out of memory: {str(error).splitlines()[0]}"}
-    finally:
-        gc.collect()
-        if bench.device.type == "cuda":
-            torch.cuda.empty_cache()
+    """The cell's figures, or why there are none; where memory runs out, once more without old caches."""
+    for tries in range(2):
+        try:
+            return _measure(bench, cell, way, limits)
+        except torch.OutOfMemoryError as error:
+            reason = f"out of memory: {str(error).splitlines()[0]}"
+            logger.info("%s, try %d: %s", cell.key, tries + 1, reason)
+        _make_room(bench)
+    return {"skipped": reason}
+
+
+def _make_room(bench: Bench) -> None:
+    """Forget the engines with the caches that they keep."""
+    bench.release()
+    gc.collect()
+    if bench.device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _measure(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
     answer = way(bench, cell)
-    engine = ENGINES.get(cell.engine)
-    whole = engine is not None and engine.records
+    whole = cell.engine in ENGINES and ENGINES[cell.engine].records  # some ways have a loop of their own
     answer(bench.lengths.answer if whole else 2)  # warm-up: every kernel of prefill and of a step
     before, peak = _bytes_now(bench.device), PeakMemory(bench.device)
     runs = repeat(lambda: answer(bench.lengths.answer), limits.seconds, limits.repeats)

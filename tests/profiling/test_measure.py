@@ -86,13 +86,17 @@ def test_a_cell_that_has_no_room_is_not_tried(
 
 
 def test_a_cell_without_memory_for_it_is_skipped_and_the_next_runs(bench: Bench, tmp_path: Path) -> None:
+    tries = []
+
     def full(bench: Bench, cell: Cell) -> Any:
+        tries.append(bench.decoding("comem"))
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB\nmore")
 
     found = results(bench, tmp_path)
     run_cells(bench, CELLS, found, ONE, {**WAYS, "baseline": full})
     assert found.rows[CELLS[0].key]["skipped"] == "out of memory: CUDA out of memory. Tried to allocate 3 GiB"
     assert found.rows[CELLS[1].key]["repeats"] == 1
+    assert len(tries) == 2 and tries[0] is not tries[1]  # once more, without the caches of the first
 
 
 def test_the_baseline_has_no_items_and_others_have() -> None:
