@@ -41,6 +41,11 @@ _ROWS = (
     _qwen_vl("qwen2_vl_7b", "Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl"),
     _qwen_vl("qwen2_vl_72b", "Qwen/Qwen2-VL-72B-Instruct", "qwen2_vl"),
     _text("qwen2_5", "Qwen/Qwen2.5-7B-Instruct", "qwen2"),
+    _text("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct", "qwen2"),
+    _text("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct", "qwen2"),
+    _text("qwen2_5_14b", "Qwen/Qwen2.5-14B-Instruct", "qwen2"),
+    _text("qwen2_5_32b", "Qwen/Qwen2.5-32B-Instruct", "qwen2"),
+    _text("qwen2_5_72b", "Qwen/Qwen2.5-72B-Instruct", "qwen2"),
     BackboneSpec("llava_1_5", "llava-hf/llava-1.5-7b-hf", "llava", several_images=False, rag=PASSAGES_500),
     BackboneSpec(
         "llava_1_6", "llava-hf/llava-v1.6-mistral-7b-hf", "llava_next", alternates=True, rag=PASSAGE_IMAGE

@@ -400,11 +400,12 @@ def qwen2_text(name: str) -> tuple[Any, Any]:
     return Qwen2ForCausalLM(Qwen2Config(**text(tok))), tok
 
 
+_QWEN_TEXT = [name for name, row in BACKBONES.items() if row.family == "qwen2"]
 _QWEN_VL = [name for name, row in BACKBONES.items() if row.family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")]
 #: How each row that transformers can build is built; rows of one family and one format share a model.
 BUILDERS: dict[str, Callable[[str], tuple[Any, Any]]] = {
     **dict.fromkeys(_QWEN_VL, qwen_vl),
-    "qwen2_5": qwen2_text,
+    **dict.fromkeys(_QWEN_TEXT, qwen2_text),
     "llava_1_5": llava,
     **dict.fromkeys(("llava_1_6", "llava_1_6_vicuna", "llava_next_llama3"), llava_next),
     "llava_onevision": llava_onevision,
@@ -415,7 +416,10 @@ BUILDERS: dict[str, Callable[[str], tuple[Any, Any]]] = {
     **dict.fromkeys(("pixtral", "mistral_small_3"), pixtral),
 }
 #: Rows that differ only in size stand for each other.
-DISTINCT = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", *(name for name in BUILDERS if name not in _QWEN_VL))
+DISTINCT = (
+    "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5",
+    *(name for name in BUILDERS if name not in (*_QWEN_VL, *_QWEN_TEXT)),
+)  # fmt: skip
 
 
 def build(name: str, seed: int = 0) -> HFBackbone:
