@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
+from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings, add_lora
 from comem.training.sharding import sharded, sharded_layers
 from tests.conftest import build_tiny_qwen2_5_vl
@@ -14,6 +17,9 @@ def test_a_sharded_base_trains_as_a_whole_one(runs: Runs) -> None:
     """Steps with and without items, pictures and questions on either process, a broken picture among them."""
     assert runs.errors("sharded") == ["", ""]
     assert_same_training(runs, "sharded", "one")
+    encoder = MemoryEncoder.load(runs.newest("sharded"))  # refuses another base
+    about = json.loads((runs.newest("sharded") / "comem_encoder.json").read_text())
+    assert encoder.fingerprint() == about["fingerprint"]
 
 
 def test_killed_and_resumed_it_trains_as_undisturbed(runs: Runs) -> None:
