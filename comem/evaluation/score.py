@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
+from comem.evaluation.comparison import compare
 from comem.evaluation.files import ScoreFiles
 from comem.evaluation.scorers import SCORER_SETS, Scorer
-from comem.evaluation.statistics import Bootstrap, compare, with_statistics
+from comem.evaluation.statistics import Bootstrap, with_statistics
 from comem.types import Report
 
 
@@ -56,7 +57,7 @@ def finished(report: Report, row: Scorer, scorer: str, bootstrap: Bootstrap | No
 
 
 def comparison(first: Report, second: Report, bootstrap: Bootstrap | None = None) -> dict[str, Any]:
-    """Two reports over the same questions, metric by metric (see `comem.evaluation.statistics.Comparison`).
+    """Two reports over the same questions, metric by metric (see `comem.evaluation.comparison.Comparison`).
 
     Raises:
         ValueError: they have no metric or no answered question in common.
