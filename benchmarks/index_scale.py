@@ -6,7 +6,9 @@ The vectors are made, not embedded, with the structure that CLIP's have: cluster
 one group for 30 vectors) with noise around the groups, most of the variance in few directions (the standard
 deviation of direction i falls as i ** -0.5), a common mean (any two have a cosine of about 0.25), length 1.
 Queries are new draws around the same groups. Building and searching run in processes of their own, so that
-each has its own peak memory; the index is opened as `comem index search` opens it, memory-mapped.
+each has its own peak memory; the index is opened as `comem index search` opens it, memory-mapped. At the end
+a table of as many items is put beside it (short ones: real passages take more bytes, and as many row groups),
+and the whole is opened as an index folder.
 """
 
 from __future__ import annotations
@@ -25,19 +27,20 @@ from typing import Any
 import numpy as np
 
 SHARD, TOPICS, GROUP, K = 1 << 17, 500, 30, 10
+STEPS = ("make", "build", "exact", "search", "items", "open")
 
 
 def main() -> None:
     args = _arguments()
     if args.worker:
-        job = {"make": make, "build": build, "exact": exact, "search": search}[args.worker]
+        job = dict(zip(STEPS, (make, build, exact, search, items, open_folder), strict=True))[args.worker]
         print(json.dumps(job(Path(args.folder), args)))
         return
     folder = args.keep or Path(tempfile.mkdtemp(prefix="comem-index-", dir=args.folder))
     folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
     try:
-        for name in ("make", "build", "exact", "search"):
+        for name in STEPS:
             results[name] = _step(name, folder)
             print(name, json.dumps(results[name]), flush=True)
     finally:
@@ -188,6 +191,68 @@ def search(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     results["alone_p50_ms"], results["alone_p99_ms"] = (float(np.percentile(wall, p)) for p in (50, 99))
     results["alone_cpu_p50_ms"] = float(np.percentile(busy_one, 50))
     return results | {"peak_resident": _peak(), "anonymous_bytes": _anonymous()}
+
+
+def items(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """The table of items, and what makes an index folder of all."""
+    from types import SimpleNamespace
+
+    import pyarrow.parquet as pq
+
+    from comem.records import run_manifest, sha256_of, write_json
+    from comem.retrieval.corpus.table import schema
+    from comem.retrieval.index import IndexSettings
+    from comem.retrieval.indexing import _save
+    from comem.retrieval.knowledge import FORMAT, ITEMS, MANIFEST, ROW_GROUP, KnowledgeBase, tail_checksum
+
+    path, busy, many = folder / ITEMS, time.process_time(), 256 * ROW_GROUP
+    with pq.ParquetWriter(path, schema(False), compression="zstd") as writer:
+        for first in range(0, args.count, many):
+            numbers = range(first, min(first + many, args.count))
+            writer.write_table(_rows(numbers, schema(False)), row_group_size=ROW_GROUP)
+    sums = {"sha256": sha256_of(path), "tail_sha256": tail_checksum(path), "ids_sha256": "made up"}
+    about = {"format": FORMAT, "count": args.count, "bytes": path.stat().st_size, "row_group": ROW_GROUP}
+    write_json(folder / MANIFEST, {**about, **sums, **run_manifest()})
+    embedder: Any = SimpleNamespace(name="made up", fingerprint="0" * 32)
+    rows = np.arange(args.count)
+    _save(KnowledgeBase(folder), rows, args.dimension, embedder, IndexSettings(args.factory), {})
+    return {"bytes": path.stat().st_size, "cpu_seconds": time.process_time() - busy}
+
+
+def _rows(numbers: range, schema: Any) -> Any:
+    import pyarrow as pa
+
+    count, address = len(numbers), [f"https://en.wikipedia.org/wiki/P{i}" for i in numbers]
+    pictures = [f"images/{i % 256:02x}/{i * 2654435761 % 2**32:08x}.jpg" for i in numbers]
+    texts = [f"Page {i}: a made-up passage, number {i * 40503 % 2**16:x}" for i in numbers]
+    columns = {"id": [f"{a}#{p}" for a, p in zip(address, pictures, strict=True)], "text": texts}
+    columns |= {"image": pictures, "source": address, "language": ["en"] * count, "image_url": pictures}
+    return pa.table(
+        columns | {"licence": [""] * count, "width": [640] * count, "height": [480] * count}, schema
+    )
+
+
+def open_folder(folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """As `comem index search` does: open, search for one vector, fetch ten items."""
+    from comem.retrieval.index import VectorIndex
+
+    import faiss  # isort: skip (both are imported before the clock starts)
+    import pyarrow.parquet  # noqa: F401
+
+    faiss.omp_set_num_threads(args.threads)
+    query = np.load(folder / "queries.npy")[:1]
+    results = {}
+    for name in ("first", "again"):
+        before, start, busy = _anonymous(), time.perf_counter(), time.process_time()
+        index = VectorIndex(folder)
+        opened, used = time.perf_counter() - start, time.process_time() - busy
+        results |= {f"{name}_seconds": opened, f"{name}_cpu_seconds": used}
+        results[f"{name}_anonymous_bytes"] = _anonymous() - before
+        start = time.perf_counter()
+        assert len(index.base.items(index.search(query, K).rows[0].tolist())) == K
+        results[f"{name}_search_and_items_ms"] = 1000 * (time.perf_counter() - start)
+        del index
+    return results
 
 
 def _peak() -> int:
