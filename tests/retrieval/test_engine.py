@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,6 +124,27 @@ def test_a_training_is_not_done_twice(
     build_files(Vectors([data]), plan, tmp_path, budget=SMALL, progress=False)
     assert len(Engine(tmp_path)) == 3000
     assert sorted(path.name for path in tmp_path.iterdir()) == [INDEX, REFINE]
+
+
+def test_clustering_goes_to_the_gpus_where_faiss_has_them(
+    data: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for a FAISS with GPUs: what it is handed is used to cluster, and the file is the CPU's."""
+    handed = []
+
+    def to_gpus(index: Any) -> Any:
+        handed.append(index)
+        return index
+
+    for name in ("cpu", "gpu"):
+        (tmp_path / name).mkdir()
+    engine = built(data, tmp_path / "cpu", "IVF16,PQ8x4fs", probes=8, candidates=40)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 2, raising=False)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", to_gpus, raising=False)
+    other = built(data, tmp_path / "gpu", "IVF16,PQ8x4fs", probes=8, candidates=40)
+    assert len(handed) == 1 and isinstance(handed[0], faiss.IndexFlatL2) and handed[0].ntotal == 16
+    found = [each.search(data[::100], 10)[1] for each in (engine, other)]
+    assert recall_at(found[0], found[1], 10) > 0.95
 
 
 def test_a_full_disk(data: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,9 @@ import pytest
 
 from comem.images import open_image
 from comem.records import StorageError
+from comem.retrieval.corpus.build import build_corpus
+from comem.retrieval.corpus.rules import CorpusRules
+from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.download.job import download_corpus
 from comem.retrieval.knowledge import KnowledgeBase
 
@@ -72,6 +75,20 @@ def test_large_pictures_are_made_smaller_on_request(corpus: Callable[..., Path],
     assert open_image(item.image).size == (100, 100)
 
 
+def test_after_the_download_pictures_are_told_apart_by_content(
+    server: Any, corpus: Callable[..., Path], quick: Any
+) -> None:
+    folder = corpus("good/1.png", "good/1.jpeg", "good/2.png")  # two addresses, the same bytes
+    assert download_corpus(folder, quick(), progress=False) == {"ok": 3}
+    sources = find_sources([folder.parent / "items.csv"])
+    rules = CorpusRules(unique="image", same_image="content")
+    base = build_corpus(sources, folder, rules, progress=False)
+    assert base.ids == ["0", "2"] and base.manifest["rows"]["dropped"] == {"duplicate": 1}
+    asked = sum(server.asked.values())
+    assert download_corpus(folder, quick(), progress=False) == {"ok": 2}
+    assert sum(server.asked.values()) == asked  # they are there
+
+
 def test_the_user_agent_names_the_user(server: Any, corpus: Callable[..., Path], quick: Any) -> None:
     download_corpus(corpus("good/1"), quick(contact="me@my-university.example"), progress=False)
     (agent,) = server.agents
@@ -113,9 +130,6 @@ def test_a_host_that_asks_for_too_long_a_wait_is_left_alone(
 
 
 def test_a_host_that_is_down_is_asked_a_few_times_only(tmp_path: Path, quick: Any) -> None:
-    from comem.retrieval.corpus.build import build_corpus
-    from comem.retrieval.corpus.sources import find_sources
-
     table = tmp_path / "a.csv"
     rows = [f"{i},t{i},http://127.0.0.1:9/{i}.png" for i in range(60)]  # nobody listens on port 9
     table.write_text("\n".join(["id,text,image", *rows]))
