@@ -60,6 +60,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--count", type=int, default=1_000_000, help="vectors (%(default)s)")
     parser.add_argument("--dimension", type=int, default=512)
+    parser.add_argument("--groups", type=int, default=0, help="around which vectors lie (0: one for 30)")
     parser.add_argument("--queries", type=int, default=1024, help="a batch (%(default)s)")
     parser.add_argument("--factory", default="auto", help="FAISS factory string (auto: as comem index build)")
     parser.add_argument("--memory-gb", type=float, default=4.0, help="the budget (%(default)s)")
@@ -98,7 +99,7 @@ def make(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     mean = generator.standard_normal(args.dimension).astype(np.float32)
     mean *= 0.8 / np.linalg.norm(mean)
     topics = generator.standard_normal((TOPICS, args.dimension), dtype=np.float32)
-    groups = max(1, args.count // GROUP)
+    groups = args.groups or max(1, args.count // GROUP)
     owner = generator.integers(0, TOPICS, groups)
 
     def draw(count: int, generator: np.random.Generator) -> np.ndarray:

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -135,24 +135,30 @@ class EntryTable:
         return True
 
     def _load_lookup(self) -> None:
-        path = self.folder / LOOKUP
-        if not path.is_file() or path.stat().st_size < HEADER.size:
+        """Map lookup.bin, if it is there and fits the table; a writer may replace it at any moment."""
+        try:
+            with open(self.folder / LOOKUP, "rb") as file:  # one file from the first check to the mapping
+                keys, count = self._checked_lookup(file)
+                if count == 0:
+                    return
+                both = np.zeros((2, 0), dtype=np.uint64)
+                if keys:
+                    both = np.memmap(file, dtype="<u8", mode="r", offset=HEADER.size, shape=(2, keys))
+        except FileNotFoundError:
             return
-        with open(path, "rb") as file:
-            head = file.read(HEADER.size)
+        self._keys, self._slots, self._covered = both[0], both[1], count
+        self._tail, self.count = {}, 0  # what was scanned before may be older than what the keys say
+
+    def _checked_lookup(self, file: BinaryIO) -> tuple[int, int]:
+        """Keys and covered entries of an opened lookup.bin; no entries where it does not fit the table."""
+        head, size = file.read(HEADER.size), os.fstat(file.fileno()).st_size
+        if len(head) < HEADER.size:
+            return 0, 0
         magic, version, _, count, keys, last, crc = HEADER.unpack(head)
-        expected = zlib.crc32(head[:_CHECKED])
-        whole = path.stat().st_size == HEADER.size + 16 * keys
-        if (magic, version, crc) != (MAGIC, 1, expected) or not whole or count == 0:
-            return
-        if os.fstat(self._table).st_size < count * ENTRY.itemsize:
-            return
-        if int(self.entry(count - 1)["entry_crc"]) != last:
-            return
-        if keys:
-            mapped = np.memmap(path, dtype="<u8", mode="r", offset=HEADER.size, shape=(2, keys))
-            self._keys, self._slots = mapped[0], mapped[1]
-        self._covered = count
+        fits = size == HEADER.size + 16 * keys and count * ENTRY.itemsize <= os.fstat(self._table).st_size
+        if (magic, version, crc) != (MAGIC, 1, zlib.crc32(head[:_CHECKED])) or not fits or count == 0:
+            return 0, 0
+        return (keys, count) if int(self.entry(count - 1)["entry_crc"]) == last else (0, 0)
 
     def _find(self, key: bytes) -> int:
         """The slot by the sorted keys, or -1; the keys hold half of the hash, the entry has all of it."""

@@ -17,6 +17,7 @@ import pytest
 from comem.memory.store import writer as writer_module
 from comem.memory.store.layout import IDS, LOOKUP, TABLE, StoreError
 from comem.memory.store.reader import MemoryStore
+from comem.memory.store.table import EntryTable
 from comem.memory.store.verify import verify_store
 from comem.memory.store.writer import StoreWriter
 from comem.records import StorageError
@@ -74,6 +75,49 @@ def test_a_reader_sees_what_is_added_when_it_asks(empty_store: Callable[..., Pat
         append(writer, "b", "c", "d", "e", "f", "g")
         store.refresh()
         assert len(store) == 7 and np.array_equal(store.read(["e", "g"])[1], memory_of("g"))
+
+
+def test_a_reader_from_before_the_first_lookup_sees_what_was_replaced(
+    empty_store: Callable[..., Path],
+) -> None:
+    folder = empty_store()
+    with StoreWriter(folder) as writer:
+        append(writer, "a", "b")
+        store = MemoryStore(folder)
+        assert np.array_equal(store.read(["a"])[0], memory_of("a"))
+        append(writer, "a", text="new a")
+        writer.remove(["b"])
+    assert (folder / LOOKUP).is_file()
+    with StoreWriter(folder) as writer:
+        append(writer, "c")
+        store.refresh()
+    assert np.array_equal(store.read(["a"])[0], memory_of("new a"))
+    assert "b" not in store and "c" in store and len(store) == 2
+
+
+def test_a_lookup_replaced_while_it_is_read(
+    empty_store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = empty_store()
+    ids = [f"i{n}" for n in range(20)]
+    with StoreWriter(folder) as writer:
+        append(writer, *ids[:5])
+    small = (folder / LOOKUP).read_bytes()
+    with StoreWriter(folder) as writer:
+        append(writer, *ids[5:])
+    large, real = (folder / LOOKUP).read_bytes(), EntryTable.entry
+
+    def entry(table: EntryTable, slot: int) -> object:
+        """A writer is quicker than what comes after the header's checks."""
+        (folder / "new").write_bytes(large)
+        os.replace(folder / "new", folder / LOOKUP)
+        return real(table, slot)
+
+    (folder / LOOKUP).write_bytes(small)
+    monkeypatch.setattr(EntryTable, "entry", entry)
+    with MemoryStore(folder) as store:
+        assert np.array_equal(store.read(ids), np.stack([memory_of(item_id) for item_id in ids]))
+        assert len(store) == 20
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "foreign", "old"])
