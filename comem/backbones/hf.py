@@ -21,6 +21,7 @@ from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.decoding import evaluating, seeded
 from comem.backbones.kv_prefix import kv_prefix
 from comem.backbones.placeholder import free_ids, reserved_id
+from comem.backbones.quantization import quantization_config
 from comem.backbones.row import BackboneError, BackboneSpec
 from comem.backbones.soft_prefix import soft_prefix
 from comem.backbones.specs import resolve_backbone
@@ -200,6 +201,7 @@ def load_backbone(
     min_pixels: int | None = None,
     max_pixels: int | None = None,
     trust_remote_code: bool = False,
+    quantization: str = "",
 ) -> HFBackbone:
     """Load a model and its processor, frozen and in eval mode, from safetensors only.
 
@@ -210,6 +212,7 @@ def load_backbone(
         attn: "sdpa", "eager", "flash_attention_2"; None lets transformers choose.
         min_pixels, max_pixels: limits for pictures; None as in the processor.
         trust_remote_code: run the code in the model's repository, which a few rows need.
+        quantization: "4bit" holds the weights in NF4 (`comem.backbones.quantization`).
 
     Raises:
         UnknownNameError: the name is in no row.
@@ -226,12 +229,14 @@ def load_backbone(
         return import_module(spec.adapter).load(
             spec, _DTYPES.get(str(dtype), dtype), device, trust_remote_code
         )
+    quantized = quantization_config(quantization)
     try:
         processor = getattr(transformers, spec.processor_class).from_pretrained(spec.source)
         model, info = getattr(transformers, spec.model_class).from_pretrained(
             spec.source,
             dtype=_DTYPES.get(str(dtype), dtype),
             attn_implementation=attn,
+            quantization_config=quantized,
             use_safetensors=True,
             output_loading_info=True,
             device_map=None if str(device) == "cpu" else str(device),
@@ -250,6 +255,7 @@ def _unreachable(spec: BackboneSpec, error: Exception) -> str:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, ImportError):
         extra = f": pip install {spec.needs}" if spec.needs else ""
+        extra = ": pip install flash-attn, or take attn=sdpa" if "FlashAttention" in reason else extra
         return f"{spec.source}: a package is missing ({reason}){extra}"
     if Path(spec.source).is_dir():
         return f"{spec.source}: the model folder is incomplete or damaged ({reason}); copy it again"

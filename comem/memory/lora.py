@@ -15,7 +15,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 
 from comem.memory.lora_direct import add_as_peft, add_directly
@@ -133,10 +133,18 @@ def load_lora_state(model: nn.Module, tensors: dict[str, Tensor], source: str = 
 
 
 def fold_lora(model: nn.Module) -> nn.Module:
-    """Add every LoRA to the weights that it adapts and take the LoRA layers out, in place."""
+    """Add every LoRA to the weights that it adapts and take the LoRA layers out, in place.
+
+    A 4-bit base becomes an ordinary one of the values that it had: what LoRA was trained beside.
+    """
+    if getattr(model, "is_quantized", False):
+        model.dequantize()  # type: ignore[operator]
     for name, layer in lora_layers(model).items():
         add_as_peft(layer, ADAPTER)
-        layer.merge(safe_merge=True)  # type: ignore[attr-defined]
+        if type(layer) is Linear:
+            layer.merge(safe_merge=True)
+        else:  # of a quantised layer, which is none any more
+            layer.get_base_layer().weight.data += layer.get_delta_weight(ADAPTER).to(layer.weight.dtype)  # type: ignore[attr-defined]
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     _SWITCHES.pop(model, None)

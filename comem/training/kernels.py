@@ -42,5 +42,5 @@ def use_kernels(model: nn.Module, liger: bool = False) -> None:
     """What a training run sets on its model: Liger's kernels if wished, else on a GPU torch's RMSNorm."""
     if liger:
         apply_liger(model)
-    elif next(model.parameters()).is_cuda:
+    elif torch.cuda.is_available():
         fuse_norms(model)

@@ -22,20 +22,25 @@ def merge_run(run: str | Path, out: str | Path, adapter: bool = False, dtype: st
         out: the folder to write; must not exist, or be empty.
         adapter: keep LoRA and Q-Former as an adapter beside the base model, instead of folding.
         dtype: of the merged weights; "auto" as the base is stored. Folding is exact to 1e-5 in
-            float32 only; in bf16 the sum is rounded.
+            float32 only; in bf16 the sum is rounded. A run on a 4-bit base gives bf16.
 
     Returns:
         The encoder as written.
 
     Raises:
-        ValueError: no complete checkpoint, or `out` holds something already.
+        ValueError: no complete checkpoint, `out` holds something already, or the run's base was in 4 bits
+            and an adapter is asked for: an adapter belongs to the very base that it was trained on.
     """
     run, out = Path(run), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
     checkpoint, root = _checkpoint(run)
     settings = load_config(TrainSettings, root / "config.yaml")
-    backbone = load_backbone(settings.model, dtype=dtype)
+    if adapter and settings.quantization:
+        raise ValueError(f"{root} was trained on a {settings.quantization} base; merge it without --adapter")
+    if settings.quantization:
+        dtype = "bfloat16"  # as `train` loads it: what is quantised is the rounded weight
+    backbone = load_backbone(settings.model, dtype=dtype, quantization=settings.quantization)
     encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
     if not adapter:
         encoder = encoder.merge()

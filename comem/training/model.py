@@ -16,6 +16,7 @@ from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
 from comem.memory.lora import adapters_off
 from comem.training.collator import TrainingBatch
 from comem.training.labels import IGNORED
+from comem.training.loss import summed_cross_entropy
 from comem.training.teaching import Teaching, divergence, taught_rows
 
 
@@ -29,6 +30,7 @@ class MemoryTrainingModel(nn.Module):
         reader: another model that answers, of the encoder's output width; None is the encoder's own base.
         placeholder_id: an id that no question contains; None lets each call look for one.
         temperature: softens teacher and student, in steps that have a teacher.
+        loss_chunk: answer tokens whose logits exist at a time; 0 is all (`summed_cross_entropy`).
 
     Raises:
         ValueError: the encoder writes memories of another width than the reader's.
@@ -40,9 +42,11 @@ class MemoryTrainingModel(nn.Module):
         reader: nn.Module | None = None,
         placeholder_id: int | None = None,
         temperature: float = 1.0,
+        loss_chunk: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder, self.placeholder_id, self.temperature = encoder, placeholder_id, temperature
+        self.encoder, self.placeholder_id = encoder, placeholder_id
+        self.temperature, self.loss_chunk = temperature, loss_chunk
         self.reader: Any = encoder.model if reader is None else reader
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
@@ -57,7 +61,9 @@ class MemoryTrainingModel(nn.Module):
         prefixes = self.prefixes(batch.items, batch.rows, batch.embeddings)
         with adapters_off(self.encoder.model):
             if batch.teaching is None:
-                loss, count = answer_loss(self.reader, batch.question, prefixes, self.placeholder_id)
+                loss, count = answer_loss(
+                    self.reader, batch.question, prefixes, self.placeholder_id, self.loss_chunk
+                )
             else:
                 loss, count = self._taught_loss(batch.question, prefixes, batch.teaching)
         if not loss.requires_grad:  # no question has an item: still a (zero) gradient for every parameter
@@ -104,10 +110,15 @@ def answer_loss(
     question: Mapping[str, Tensor],
     prefixes: Sequence[Tensor | None],
     placeholder_id: int | None = None,
+    chunk: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Summed next-token cross-entropy over the labelled positions, and their number; see `answer_logits`."""
-    logits, targets, _ = answer_logits(reader, question, prefixes, placeholder_id)
-    loss = F.cross_entropy(logits.float(), targets, reduction="sum")
+    """Summed next-token cross-entropy over the labelled positions, and their number.
+
+    Args:
+        chunk: as `summed_cross_entropy`; the others as `answer_states`.
+    """
+    hidden, targets, _ = answer_states(reader, question, prefixes, placeholder_id)
+    loss = summed_cross_entropy(reader.get_output_embeddings(), hidden, targets, chunk)
     return loss, torch.tensor(len(targets), device=targets.device)
 
 
@@ -117,9 +128,20 @@ def answer_logits(
     prefixes: Sequence[Tensor | None],
     placeholder_id: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """What `answer_states` gives, with logits `(a, v)` instead of hidden states."""
+    hidden, targets, rows = answer_states(reader, question, prefixes, placeholder_id)
+    return reader.get_output_embeddings()(hidden), targets, rows
+
+
+def answer_states(
+    reader: Any,
+    question: Mapping[str, Tensor],
+    prefixes: Sequence[Tensor | None],
+    placeholder_id: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """What predicts the answers' tokens, a of them, over the whole batch.
 
-    Only the hidden states that predict an answer token reach the output layer: logits of whole
+    Only the hidden states that predict an answer token go on to the output layer: logits of whole
     sequences over a vocabulary of 152,064 would be the largest tensor of the step by far.
 
     Args:
@@ -128,15 +150,14 @@ def answer_logits(
         prefixes: per row `(m, d)` or None.
 
     Returns:
-        Logits `(a, v)`, the tokens `(a,)`, and the question of each, `(a,)`.
+        Hidden states `(a, d)`, the tokens that they predict `(a,)`, and the question of each, `(a,)`.
     """
     with soft_prefix(reader, question, prefixes, placeholder_id) as extended:
         labels = extended.pop("labels")  # (b, L)
         extended |= text_positions(reader, extended["attention_mask"])
         hidden = reader.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED
-    logits = reader.get_output_embeddings()(hidden[:, :-1][learned])  # (a, v)
-    return logits, labels[:, 1:][learned], learned.nonzero()[:, 0]
+    return hidden[:, :-1][learned], labels[:, 1:][learned], learned.nonzero()[:, 0]
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

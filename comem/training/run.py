@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from comem.backbones.hf import load_backbone
@@ -14,6 +15,7 @@ from comem.records import run_manifest, write_json
 from comem.training import checkpoint as ckpt
 from comem.training.build import build_collator, build_encoder
 from comem.training.dataset import load_examples
+from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
 from comem.training.precision import use_bf16
 from comem.training.ranks import check_launch, on_main
@@ -51,18 +53,21 @@ def train(settings: TrainSettings) -> TrainResult:
         resume = Path(found) if found else None
         if resume and ckpt.read_state(resume).finished:
             return _finished(folder, resume)
-        dtype = "bfloat16" if use_bf16(settings.precision) else "float32"
+        dtype = "bfloat16" if settings.quantization or use_bf16(settings.precision) else "float32"
         device = "cpu" if sharded() else None  # whole on the CPU, in pieces on the GPU
-        backbone = load_backbone(settings.model, dtype=dtype, device=device)
-        reader = load_backbone(settings.reader, dtype, device) if settings.reader else backbone
+        attn, quantization = settings.attn or None, settings.quantization
+        load = partial(load_backbone, dtype=dtype, device=device, attn=attn, quantization=quantization)
+        backbone = load(settings.model)
+        reader = load(settings.reader) if settings.reader else backbone
         encoder = build_encoder(settings, backbone, resume, reader)
         for network in {id(b.model): b.model for b in (backbone, reader)}.values():
+            use_kernels(network, settings.liger)
             if settings.checkpointing:
                 enable_checkpointing(network)
             if sharded():
                 shard(network)
         model = MemoryTrainingModel(
-            encoder, reader.model, reader.placeholder_id, settings.distill.temperature
+            encoder, reader.model, reader.placeholder_id, settings.distill.temperature, settings.loss_chunk
         )
         collator = build_collator(settings, backbone, encoder.form, reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run()

@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl, the progress bar, TensorBoard where it is wanted."""
+"""What a run says while it trains: metrics.jsonl, the progress bar, and boards (`comem.training.boards`)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from tqdm.auto import tqdm
 
 from comem.records import JsonlAppender, read_jsonl
 from comem.storage import write_atomic
+from comem.training.boards import boards
 from comem.training.settings import TrainSettings
 
 
@@ -20,7 +20,7 @@ class RunLog:
     """The log of one process; only the main one writes and shows anything.
 
     Args:
-        settings: `output`, `log_every` and `tensorboard` count.
+        settings: `output`, `log_every`, `tensorboard` and `wandb` count.
         total, done: optimizer steps of the run, and those before this start.
         main: whether this is the main process.
     """
@@ -29,7 +29,7 @@ class RunLog:
         folder = Path(settings.output)
         self.every, self.main = settings.log_every, main
         self.lines = JsonlAppender(folder / "metrics.jsonl", durable=False) if main else None
-        self.board = _tensorboard(folder) if main and settings.tensorboard else None
+        self.boards = boards(settings) if main else []
         pause = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants few lines
         self.bar = tqdm(total=total, initial=done, unit="step", disable=not main, mininterval=pause)
 
@@ -45,10 +45,9 @@ class RunLog:
         if "loss" in row:
             self.bar.update()
             self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-        if self.board and (int(row["step"]) % self.every == 0 or "loss" not in row):
-            for name, value in row.items():
-                self.board.add_scalar(f"train/{name}", value, int(row["step"]))
-            self.board.flush()
+        if int(row["step"]) % self.every == 0 or "loss" not in row:
+            for board in self.boards:
+                board.write(row)
 
     def __enter__(self) -> RunLog:
         return self
@@ -57,7 +56,7 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.bar.close()
-        for part in (self.lines, self.board):
+        for part in (self.lines, *self.boards):
             if part is not None:
                 part.close()
 
@@ -68,11 +67,3 @@ def rewind_log(path: Path, step: int) -> None:
         return
     rows = [row for row in read_jsonl(path, tolerate_torn_tail=True) if row["step"] <= step]
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ValueError("tensorboard=true needs the package: pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))

@@ -8,6 +8,8 @@ from typing import Literal
 from comem.memory.lora import LoraSettings
 from comem.training.lessons import DistillSettings, DistractorSettings
 
+_MAY_BE_OFF = ("save_every", "eval_every", "workers")
+
 
 @dataclass(frozen=True)
 class QFormerSettings:
@@ -82,6 +84,10 @@ class TrainSettings:
         checkpointing: recompute activations in the backward pass (less memory, more time).
         question_picture: "memory" has the encoder read the question's own picture, too, whose memory follows
             the items'; "none" leaves it to the reader; "auto" is "memory" for a reader that sees no pictures.
+        attn: attention of the base: "sdpa", "flash_attention_2" (needs flash-attn) or "eager"; empty is sdpa.
+        liger: Liger's kernels (needs liger-kernel and a GPU); false is torch's own.
+        loss_chunk: answer tokens whose logits exist at a time, the rest recomputed; 0 is all at once.
+        quantization: "4bit" holds the frozen base in NF4 (QLoRA, for cards of 24 GB; needs bitsandbytes).
         min_pixels, max_pixels: limits for the knowledge images; None is the encoder's default.
         save_every: steps between checkpoints (0: only at the end); `keep_last` of them stay. SIGUSR1, or
             a file `save_now` touched in the run folder, saves after the current step.
@@ -90,6 +96,8 @@ class TrainSettings:
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
         distill, distractors: a teacher, and items that do not help (`comem.training.lessons`).
+        tensorboard: event files in the run folder; None is true where the package is installed.
+        wandb: log to Weights & Biases, too (needs wandb; its own variables choose project and mode).
     """
 
     model: str = "toy"
@@ -112,6 +120,10 @@ class TrainSettings:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: bool = False
     question_picture: Literal["auto", "memory", "none"] = "auto"
+    attn: Literal["", "sdpa", "flash_attention_2", "eager"] = ""
+    liger: bool = False
+    loss_chunk: int = 0
+    quantization: Literal["", "4bit"] = ""
     min_pixels: int | None = None
     max_pixels: int | None = None
     workers: int = 0
@@ -121,7 +133,8 @@ class TrainSettings:
     eval_data: str = ""
     eval_every: int = 0
     eval_examples: int = 100
-    tensorboard: bool = False
+    tensorboard: bool | None = None
+    wandb: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
@@ -133,7 +146,7 @@ class TrainSettings:
         for name in ("max_items", "max_tokens", "batch_size", "keep_last", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1")
-        for name in ("micro_batch_size", "max_steps", "max_seconds", "save_every", "eval_every", "workers"):
+        for name in ("micro_batch_size", "max_steps", "max_seconds", "loss_chunk", *_MAY_BE_OFF):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: give 0 (off) or a positive number")
         if not 0 < self.data_fraction <= 1:
@@ -162,4 +175,4 @@ class TrainSettings:
 
 
 # Keys that may change between the parts of a resumed run: none of them touches a weight.
-FREE_KEYS = frozenset({"output", "workers", "save_every", "keep_last", "log_every", "tensorboard"})
+FREE_KEYS = frozenset({"output", "workers", "save_every", "keep_last", "log_every", "tensorboard", "wandb"})

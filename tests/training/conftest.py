@@ -54,6 +54,7 @@ def settings(tmp_path: Path, train_file: Path, tiny_backbone_folder: Path) -> Ca
         epochs=6.0,
         precision="fp32",
         save_every=2,
+        tensorboard=False,  # its import takes seconds
         lora=LoraSettings(rank=4, alpha=8, dropout=0.05),
         qformer=QFormerSettings(num_queries=4, depth=2, heads=4, output_scale="auto"),
         optim=OptimSettings(lr=5e-3),

@@ -22,7 +22,7 @@ def test_rows_are_lines_and_steps_move_the_bar(settings: Callable[..., TrainSett
 
 
 def test_other_processes_are_silent(settings: Callable[..., TrainSettings]) -> None:
-    config = settings(tensorboard=True)
+    config = settings(tensorboard=True, wandb=True)
     with RunLog(config, total=9, done=0, main=False) as log:
         log.write({"step": 1, "loss": 2.0})
     assert not Path(config.output).exists()

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from comem.backbones.hf import load_backbone
+from comem.backbones.row import BackboneError
 from comem.config import save_config
 from comem.training import checkpoint as ckpt
 from comem.training.evaluate import evaluate
@@ -158,11 +159,49 @@ def test_micro_batches_change_nothing(settings: Make, tmp_path: Path) -> None:
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
-def test_checkpointing_changes_nothing(settings: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", [{"checkpointing": True}, {"loss_chunk": 3}, {"attn": "eager"}], ids=str)
+def test_ways_that_change_nothing(settings: Make, tmp_path: Path, way: dict[str, Any]) -> None:
     one = train(settings(output=str(tmp_path / "one"), max_steps=3))
-    two = train(settings(output=str(tmp_path / "two"), max_steps=3, checkpointing=True))
+    two = train(settings(output=str(tmp_path / "two"), max_steps=3, **way))
     for a, b in zip(log(one.folder), log(two.folder), strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+
+
+def test_options_that_this_machine_cannot_do(
+    settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is refused by its name, and with what would help, before anything is trained."""
+    monkeypatch.setattr("comem.backbones.quantization.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
+    for options, message in (
+        ({"attn": "flash_attention_2"}, "pip install flash-attn, or take attn=sdpa"),
+        ({"liger": True}, "pip install liger-kernel"),
+        ({"quantization": "4bit"}, "pip install bitsandbytes"),
+    ):
+        with pytest.raises(BackboneError, match=message):
+            train(settings(output=str(tmp_path / str(options)), **options))
+
+
+def test_clipping_acts(settings: Make, trainers: list[Trainer]) -> None:
+    """A gradient far too large arrives at the optimizer with the norm 3.0; its own norm is logged."""
+    seen: list[float] = []
+
+    def watch() -> None:
+        trainer = trainers[0]
+        trainer.encoder.qformer.proj_out.weight.register_hook(lambda grad: grad * 1e4)
+        step = trainer.optimizer.step
+
+        def noted(*words: Any) -> Any:
+            norms = [p.grad.norm() for p in trainer.trainable if p.grad is not None]
+            seen.append(float(torch.stack(norms).norm()))
+            return step(*words)
+
+        trainer.optimizer.step = noted  # type: ignore[method-assign]
+
+    with before_step(0, watch):
+        train(settings(max_steps=1))
+    assert log(settings().output)[0]["grad_norm"] > 300
+    assert seen == [pytest.approx(3.0, rel=1e-3)]
 
 
 def test_nan_stops_and_names_the_batch(settings: Make, trainers: list[Trainer]) -> None:
