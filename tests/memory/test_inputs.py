@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 
 from comem.backbones.positions import with_positions
 from comem.images import ImageError
-from comem.memory.inputs import KnowledgeFormat, item_inputs, render_item
+from comem.memory.inputs import PICTURE_PROMPT, KnowledgeFormat, item_inputs, render_item
 from comem.types import ImageRef, KnowledgeItem
 
 FORM = KnowledgeFormat()
@@ -144,3 +145,18 @@ def test_nothing_to_encode_is_an_error(tiny_processor: Any) -> None:
         item_inputs([KnowledgeItem("void", "  ", None)], tiny_processor, FORM)
     with pytest.raises(ValueError, match="no knowledge items"):
         item_inputs([], tiny_processor, FORM)
+
+
+def test_pictures_of_questions_follow_the_items(tiny_processor: Any, small_image: Any) -> None:
+    """They are items without passage, with a prompt of their own; alone they make the same rows."""
+    form = replace(FORM, picture_prompt=PICTURE_PROMPT)
+    items, pictures = [KnowledgeItem("a", "Oslo.", small_image(56, 56, 1))], [small_image(56, 84, 2)]
+    both = item_inputs(items, tiny_processor, form, pictures)
+    texts = tiny_processor.tokenizer.batch_decode(both["input_ids"])
+    assert [PICTURE_PROMPT in text for text in texts] == [False, True]
+    alone = item_inputs((), tiny_processor, form, pictures)
+    length = alone["input_ids"].shape[1]
+    assert torch.equal(both["input_ids"][1, -length:], alone["input_ids"][0])
+    assert torch.equal(both["pixel_values"][-len(alone["pixel_values"]) :], alone["pixel_values"])
+    with pytest.raises(ValueError, match="does not read questions' pictures"):
+        item_inputs(items, tiny_processor, FORM, pictures)
