@@ -108,6 +108,7 @@ def _make_room(bench: Bench) -> None:
 
 
 def _measure(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
+    _make_room(bench)  # so that the peak is this cell's own
     answer = way(bench, cell)
     whole = cell.engine in ENGINES and ENGINES[cell.engine].records  # some ways have a loop of their own
     answer(bench.lengths.answer if whole else 2)  # warm-up: every kernel of prefill and of a step

@@ -51,10 +51,20 @@ def test_items_are_encoded_by_ours_and_theirs(tmp_path: Path, monkeypatch: pytes
 def test_the_gpu_suite_rehearsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_suite, "_K", (3,))
     monkeypatch.setattr(gpu_suite, "_BATCHES", (1,))
-    run(gpu_suite, monkeypatch, "--short", "--encoded", 2, "--total-seconds", 300, "--out", tmp_path)
+    run(
+        gpu_suite,
+        monkeypatch,
+        "--short",
+        "--encoded",
+        2,
+        "--no-traces",
+        "--total-seconds",
+        300,
+        "--out",
+        tmp_path,
+    )
     found = json.loads((tmp_path / "profile.json").read_text())
     assert "errors" not in found and all("repeats" in row for row in found["cells"])
-    assert set(found["traces"]) == {"prefill", "decode", "encode"}
     assert {row["mode"] for row in found["cells"]} > {"authors-batch", "authors-loop"}
     assert len(json.loads((tmp_path / "encode_items.json").read_text())["rows"]) == 3
 

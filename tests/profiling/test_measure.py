@@ -99,6 +99,13 @@ def test_a_cell_without_memory_for_it_is_skipped_and_the_next_runs(bench: Bench,
     assert len(tries) == 2 and tries[0] is not tries[1]  # once more, without the caches of the first
 
 
+def test_no_cell_inherits_the_caches_of_another(bench: Bench, tmp_path: Path) -> None:
+    seen: list[Any] = []
+    ways = {**WAYS, "rag": lambda b, c: (WAYS["rag"](b, c), seen.append(b.decoding(c.engine)))[0]}
+    run_cells(bench, [Cell("rag", 1, 1), Cell("rag", 2, 1)], results(bench, tmp_path), ONE, ways)
+    assert len(seen) == 2 and seen[0] is not seen[1]
+
+
 def test_the_baseline_has_no_items_and_others_have() -> None:
     cells = grid(["baseline", "rag"], [0, 3, 3], [1, 2], ["comem"])
     assert [(c.mode, c.k, c.batch) for c in cells] == [
