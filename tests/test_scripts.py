@@ -177,9 +177,10 @@ def test_training_takes_real_names(project: Path) -> None:
     ]  # fmt: skip
 
 
-def test_training_on_several_gpus(project: Path) -> None:
+@pytest.mark.parametrize("reader", ["vlm", "llm"])
+def test_training_on_several_gpus(project: Path, reader: str) -> None:
     names = {"MODEL": "m", "DATA": "d.jsonl", "ACCELERATE_CONFIG": "my fsdp2.yaml"}
-    script = "scripts/train/finetune_lora_vision_vlm.sh"
+    script = f"scripts/train/finetune_lora_vision_{reader}.sh"
     ran = bash(script, "max_items=2", cwd=project, GPUS="4", **names)
     words = ran.stdout.splitlines()
     assert words[:6] == ["accelerate", "launch", "--config_file", "my fsdp2.yaml", "--num_processes", "4"]

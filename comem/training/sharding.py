@@ -34,7 +34,15 @@ def shard(model: nn.Module) -> None:
     Call it last, after `add_lora` and `enable_checkpointing`. The weights may be on the CPU: layer after
     layer goes to the process's device. accelerate's `fsdp_reshard_after_forward` says whether a layer is
     freed after its forward pass (true: as ZeRO-3) or kept for the backward pass (false: as ZeRO-2).
+
+    Raises:
+        ValueError: the weights are quantised.
     """
+    if getattr(model, "is_quantized", False):
+        raise ValueError(
+            "the base is quantised, and FSDP shards ordinary weights only: leave quantization empty, or "
+            "train with whole bases (configs/accelerate/multi_gpu.yaml)"
+        )
     keep_base_digest(model)
     network: Any = model
     mesh = init_device_mesh(state().device.type, (state().num_processes,))

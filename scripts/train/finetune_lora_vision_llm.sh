@@ -12,20 +12,18 @@
 #           the embedded world's, made where it is missing)
 #   OUTPUT  the run folder; run the same command again to resume (default: runs/train_llm)
 #   CONFIG  recipe            (default: configs/train/toy.yaml, or text_reader.yaml when MODEL is given)
+#   ACCELERATE_CONFIG  file of configs/accelerate/: train by `accelerate launch` on several GPUs, see
+#           docs/several_gpus.md                      (default: one process)
+#   GPUS    how many, in place of that file's num_processes
 #
 # Example: MODEL=Qwen/Qwen2.5-VL-7B-Instruct DATA=data/train.jsonl bash scripts/train/finetune_lora_vision_llm.sh max_items=3
 set -euo pipefail
-case "${1:-}" in
-  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
-esac
-root=$(cd "$(dirname "$0")/../.." && pwd)
-comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=comem
+source "$(dirname "$0")/_common.sh"
 config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo text_reader || echo toy).yaml}
 reader=${READER:-$([ -n "${MODEL:-}" ] && echo qwen2_5 || echo models/toy-text)}
 [ -n "${DATA:-}" ] || [ -f data/toy-questions/dialogues.jsonl ] ||
   "$comem" toy dialogues data/toy-questions --turns 1 --languages en --entities 400
 [ -n "${MODEL:-}${READER:-}" ] || [ -f models/toy-text/config.json ] || "$comem" toy text-reader models/toy-text
-exec "$comem" train --config "$config" \
+exec "${launch[@]}" train --config "$config" \
   "model=${MODEL:-toy}" "reader=$reader" "data=${DATA:-data/toy-questions/dialogues.jsonl}" \
   "output=${OUTPUT:-runs/train_llm}" "$@"

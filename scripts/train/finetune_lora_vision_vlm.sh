@@ -15,22 +15,9 @@
 #
 # Example: MODEL=Qwen/Qwen2.5-VL-7B-Instruct DATA=data/train.jsonl bash scripts/train/finetune_lora_vision_vlm.sh max_items=3
 set -euo pipefail
-case "${1:-}" in
-  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
-esac
-root=$(cd "$(dirname "$0")/../.." && pwd)
-comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=$(command -v comem) ||
-  { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; }
+source "$(dirname "$0")/_common.sh"
 config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo paper || echo toy).yaml}
 [ -n "${DATA:-}" ] || [ -f data/toy/world.json ] || "$comem" toy build data/toy
-launch=("$comem")
-case " $* " in *" --dry-run "*) ACCELERATE_CONFIG= ;; esac # one plan is enough
-if [ -n "${ACCELERATE_CONFIG:-}" ]; then
-  accelerate=$root/.venv/bin/accelerate
-  [ -x "$accelerate" ] || accelerate=accelerate
-  launch=("$accelerate" launch --config_file "$ACCELERATE_CONFIG" ${GPUS:+--num_processes "$GPUS"} -m comem)
-fi
 exec "${launch[@]}" train --config "$config" \
   "model=${MODEL:-toy}" "data=${DATA:-data/toy/train.jsonl}" "output=${OUTPUT:-runs/train}" \
   ${READER:+"reader=$READER"} "$@"

@@ -8,12 +8,6 @@
 #
 # Example: RUN=runs/7b OUT=models/comem-7b bash scripts/train/merge_lora.sh
 set -euo pipefail
-case "${1:-}" in
-  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
-esac
-root=$(cd "$(dirname "$0")/../.." && pwd)
-comem=$root/.venv/bin/comem
-[ -x "$comem" ] || comem=$(command -v comem) ||
-  { echo "${0##*/}: comem is not installed yet; first run: bash scripts/setup.sh" >&2; exit 127; }
+source "$(dirname "$0")/_common.sh"
 run=${RUN:-runs/train}
 exec "$comem" merge "$run" "${OUT:-$run/merged}" "$@"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
+from comem.memory.inputs import PICTURE_PROMPT, KnowledgeFormat, item_inputs
 from comem.training.alike import (
     ITEM,
     ITEM_PICTURE,
@@ -57,11 +59,16 @@ def held(batch: TrainingBatch) -> set[str]:
     return {kind for kind, there in parts.items() if there}
 
 
-@pytest.mark.parametrize("micro", [0, 1, 2])
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("picture_memory", [False, True])
+@pytest.mark.parametrize(("world", "micro"), [(2, 0), (2, 1), (3, 2)])
 def test_all_processes_hold_the_same(
-    world: int, micro: int, examples: list[TrainingExample], collator: Collator
+    world: int, micro: int, picture_memory: bool, examples: list[TrainingExample], collator: Collator
 ) -> None:
+    if picture_memory:  # as for a text-only reader
+        read: Any = collator.process_items
+        form = KnowledgeFormat(picture_prompt=PICTURE_PROMPT)
+        items = partial(item_inputs, **{**read.keywords, "form": form})
+        collator = dataclasses.replace(collator, process_items=items, picture_memory=True)
     for seed in range(2):
         order = Order(len(examples), 5, seed)
         ranks = [Steps(examples, order, collator, micro, rank, world, alike=True) for rank in range(world)]

@@ -8,7 +8,7 @@ import pytest
 
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings, add_lora
-from comem.training.sharding import sharded, sharded_layers
+from comem.training.sharding import shard, sharded, sharded_layers
 from tests.conftest import build_tiny_qwen2_5_vl
 from tests.training.processes import Runs, accelerate_environment, assert_same_training
 
@@ -40,6 +40,13 @@ def test_decoder_layers_and_vision_blocks_are_sharded() -> None:
     outside = [name for name, p in model.named_parameters() if p not in inside and not p.requires_grad]
     whole = ("lm_head.", "embed_tokens.", "language_model.norm.", "patch_embed.", "merger.")
     assert outside and all(any(part in name for part in whole) for name in outside), outside
+
+
+def test_a_quantised_base_is_refused() -> None:
+    model = build_tiny_qwen2_5_vl()
+    model.is_quantized = True
+    with pytest.raises(ValueError, match="base is quantised.*leave quantization empty.*multi_gpu.yaml"):
+        shard(model)
 
 
 def test_one_process_has_nothing_to_shard(monkeypatch: pytest.MonkeyPatch) -> None:
