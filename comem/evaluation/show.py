@@ -52,7 +52,11 @@ def _rows(name: str, value: Any, intervals: Mapping[str, Any]) -> Iterator[tuple
 def _print_groups(label: str, table: Mapping[str, Mapping[str, Any]]) -> None:
     first = next(iter(table.values()))
     metrics = [name for name in first if name not in _COUNTS and not name.endswith("_confidence")]
-    headings = (label, "answered", *metrics)
+    headings = (
+        label,
+        "answered",
+        *(name.replace("_missing_wrong", ", missing as wrong") for name in metrics),
+    )
     rows = [
         (name or "–", f"{row['answered']}/{row['total']}", *(_cell(row, metric) for metric in metrics))
         for name, row in table.items()
