@@ -16,7 +16,7 @@ class Counts:
         prompt_tokens: tokens in them.
         padded_tokens: tokens that were computed for nothing, to fill a batch up.
         forward_passes: forward passes of the reader, prefills included.
-        copies_to_device: tensors that went from the host to the device.
+        copies_to_device: tensors of prompts that were handed to the device; on a CPU nothing is copied.
     """
 
     encoder_calls: int = 0

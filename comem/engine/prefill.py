@@ -118,8 +118,7 @@ class Prefill:
         if not isinstance(value, Tensor):
             return value
         kind = self.model.dtype if value.is_floating_point() else value.dtype
-        if value.device != self.device:
-            self.counts.add(copies_to_device=1)
+        self.counts.add(copies_to_device=1)
         return value.to(self.device, kind, non_blocking=True)
 
 

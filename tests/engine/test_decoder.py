@@ -95,7 +95,8 @@ def test_work_is_counted_exactly(
     assert counts["prefills"] == 1 and counts["forward_passes"] == 6
     assert counts["prompt_tokens"] == questions + 8 + 24 + 16
     assert counts["padded_tokens"] == counts["encoder_calls"] == 0
-    assert counts["copies_to_device"] == 0  # the CPU is the device
+    # ids, token types, positions, pixels, the grid, and where memory is: nothing else, nothing twice
+    assert counts["copies_to_device"] == 6
 
 
 def test_the_forward_passes_are_the_counted_ones(
