@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.backbones.norms import fuse_norms
+from comem.backbones.kernels import use_fast_kernels
 from comem.backbones.packing import is_packing, pack
 from comem.backbones.positions import with_positions
 from comem.backbones.soft_prefix import extend_by_sizes, with_token_types
@@ -67,8 +67,7 @@ class Decoder:
     ) -> None:
         if not is_packing(model):
             raise ValueError("the engine's decoder needs a model whose attention can be packed")
-        if model.device.type == "cuda":
-            fuse_norms(model)
+        use_fast_kernels(model)
         self.model: Any = model
         self.pad_id = pad_id
         self.counts = counts if counts is not None else Counts()

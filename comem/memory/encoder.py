@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.backbones.norms import fuse_norms
+from comem.backbones.kernels import use_fast_kernels
 from comem.backbones.packing import pack, pack_attention
 from comem.backbones.positions import with_positions
 from comem.memory.bank import MemoryBank
@@ -158,8 +158,7 @@ class MemoryEncoder(nn.Module):
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
         make = inputs or self.inputs
-        if self.device.type == "cuda":
-            fuse_norms(self.model)
+        use_fast_kernels(self.model)
         with self._evaluating():
             for rows in length_batches(items, batch_size):
                 out[rows] = self(make([items[i] for i in rows]))

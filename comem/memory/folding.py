@@ -45,9 +45,10 @@ def added_in_place(layer: Any, x: Tensor) -> Tensor:
     """`W x + s B (A x)` `(…, out)` of `x` `(…, in)`, the second term added by the product that makes it."""
     a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
     base = layer.get_base_layer()
-    out = F.linear(x, base.weight, base.bias)
+    out: Tensor = base(x)
     low = F.linear(x, a.to(x.dtype)).flatten(0, -2)  # (tokens, r)
-    out.view(-1, out.shape[-1]).addmm_(low, b.to(x.dtype).t(), alpha=layer.scaling[ADAPTER])
+    rows = out.view(low.shape[0], -1)
+    rows.addmm_(low, b.to(x.dtype).t(), alpha=layer.scaling[ADAPTER])
     return out
 
 

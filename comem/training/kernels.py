@@ -11,7 +11,7 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from comem.backbones.norms import fuse_norms
+from comem.backbones.kernels import use_fast_kernels
 from comem.backbones.row import BackboneError
 
 
@@ -43,4 +43,4 @@ def use_kernels(model: nn.Module, liger: bool = False) -> None:
     if liger:
         apply_liger(model)
     elif torch.cuda.is_available():
-        fuse_norms(model)
+        use_fast_kernels(model)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from comem.backbones.norms import fuse_norms
+from comem.backbones.kernels import fuse_norms
 from comem.backbones.packing import is_packing
 from comem.memory.lora import lora_layers
 from comem.profiling.bench import Bench
