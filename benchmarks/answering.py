@@ -23,7 +23,7 @@ from marks import HEADINGS, check_marks
 
 from comem.console import make_table, out
 from comem.profiling.bench import Bench
-from comem.profiling.cells import Cell, grid
+from comem.profiling.cells import OWN, Cell, grid
 from comem.profiling.decoding import ENGINES
 from comem.profiling.measure import Limits, run_cells
 from comem.profiling.prompts import Lengths
@@ -35,7 +35,6 @@ from comem.profiling.ways import WAYS, Answer, Way
 from comem.records import write_atomic
 
 AUTHORS = ("authors-batch", "authors-loop")
-OWN_LOOP = "own"  # the engine of the authors' cells
 
 
 class Authors:
@@ -94,7 +93,7 @@ def cells(args: argparse.Namespace) -> list[Cell]:
     """The plain ways on every engine, then the authors' procedure, whose two copies take the memory."""
     ours = [mode for mode in args.modes if mode in WAYS]
     theirs = [mode for mode in args.modes if mode in AUTHORS]
-    return [*grid(ours, args.k, args.batch, args.engine), *grid(theirs, args.k, [1], [OWN_LOOP])]
+    return [*grid(ours, args.k, args.batch, args.engine), *grid(theirs, args.k, [1], [OWN])]
 
 
 def _arguments(words: Sequence[str] | None = None) -> argparse.Namespace:

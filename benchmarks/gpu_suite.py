@@ -23,14 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answering import AUTHORS, OWN_LOOP, Authors
+from answering import AUTHORS, Authors
 from encode_items import HEADINGS as ENCODE_HEADINGS
 from encode_items import line, matmul_rate, measure
 from marks import HEADINGS, check_encoding, check_marks
 
 from comem.console import make_table, out
 from comem.profiling.bench import Bench
-from comem.profiling.cells import Cell, grid
+from comem.profiling.cells import OWN, Cell, grid
 from comem.profiling.measure import Limits, run_cells
 from comem.profiling.prompts import Lengths
 from comem.profiling.results import FILE, Results, header
@@ -154,7 +154,7 @@ def _measure(suite: Suite) -> None:
     suite.answer(_cells(["comem-bank"], (10,), (32,)) + _cells(["comem"], (10,), (1, 8)))
     with suite.noting("encoding"):
         suite.encode()
-    suite.answer(grid(AUTHORS, [10], [1], [OWN_LOOP]), keep=_TRACE_SECONDS)
+    suite.answer(grid(AUTHORS, [10], [1], [OWN]), keep=_TRACE_SECONDS)
     suite.authors.release()
     plain = _cells(["baseline"], (), (1, 8), "transformers")
     suite.answer(plain + _cells(["comem-bank", "rag"], (10,), (1,), "transformers"), keep=_TRACE_SECONDS)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 QUERIES = 8  # memory embeddings per item
+OWN = "own"  # the engine of a way that has a loop of its own
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Cell:
         mode: a key of `WAYS`.
         k: items per question.
         batch: questions at once.
-        engine: a key of `ENGINES`.
+        engine: a key of `ENGINES`, or `OWN`.
     """
 
     mode: str

@@ -6,6 +6,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from comem.profiling.cells import OWN
+
 Row = Mapping[str, Any]
 COLOURS = {"baseline": "#64748b", "rag": "#d97706", "comem": "#2563eb", "comem-bank": "#059669"}
 _OTHERS = ("#be123c", "#7c3aed", "#0e7490")
@@ -39,7 +41,7 @@ def draw_figure(rows: Sequence[Row], title: str) -> bytes:
     _panel(panels[1, 0], by_batch, "batch", "decode_tokens_per_second", f"decoded tokens a second, k = {ten}")
     _panel(panels[1, 1], by_items, "k", "peak_bytes", f"peak memory in GB, batch {one}", _gigabytes)
     handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()
@@ -67,7 +69,7 @@ def _panel(
             if not found:
                 continue
             style = {"color": _colour(mode, modes), "linestyle": _DASHES[engines.index(engine) % 3]}
-            label = mode if len(engines) == 1 else f"{mode} ({engine})"
+            label = mode if len(engines) == 1 or engine == OWN else f"{mode} ({engine})"
             if mode == "baseline" and x == "k":
                 panel.axhline(found[0][1], label=label, linewidth=1.4, **style)
                 continue
@@ -88,7 +90,7 @@ def _scale(panel: Any, y: str) -> None:
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     if y == "peak_bytes":
-        panel.set_ylim(bottom=0)
+        panel.set_ylim(0, 1.1 * panel.get_ylim()[1])
         return
     panel.set_yscale("log")
     low, high = panel.get_ylim()
