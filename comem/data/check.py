@@ -27,6 +27,7 @@ _FIELDS = (
         "conversations",
         "see the table of fields in docs/training_data.md",
     ),
+    (r"^the (id|language|source) must be", r"\1", "give a text, such as a name or a code"),
     (r"^the answer ", "answer", "give a non-empty text without chat markup"),
     (r"knowledge_ids|knowledge id", "knowledge_ids", "give --knowledge FILE with these ids"),
     (r"knowledge item", "knowledge", "give each item 'id' and 'text' or 'image'"),
@@ -54,13 +55,14 @@ class Check:
     records: int = 0
 
     def counts(self) -> dict[str, Any]:
-        """Records, readable ones, by language, by number of items; pictures, dialogues, distinct items."""
+        """Records, readable ones, by language, source and items; pictures, dialogues, distinct items."""
         items = Counter(len(example.items) for example in self.examples)
         return {
             "records": self.records,
             "readable": len(self.examples),
             "faults": len(self.faults),
             "languages": dict(Counter(example.language for example in self.examples).most_common()),
+            "sources": dict(Counter(example.source for example in self.examples).most_common()),
             "items_a_question": dict(sorted(items.items())),
             "distinct_items": len({item.id for example in self.examples for item in example.items}),
             "with_picture": sum(bool(example.images) for example in self.examples),
@@ -125,8 +127,8 @@ def _fault(line: int, problem: str) -> Fault:
     if problem.startswith("not JSON"):
         return Fault(line, "", problem, "repair or remove the line")
     for pattern, name, remedy in _FIELDS:
-        if re.search(pattern, problem):
-            return Fault(line, name, problem, remedy)
+        if match := re.search(pattern, problem):
+            return Fault(line, match.expand(name), problem, remedy)
     return Fault(line, "", problem, "see the table of fields in docs/training_data.md")
 
 

@@ -69,12 +69,16 @@ def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
         help="of the merged weights (default: as the base is stored)",
     )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print what would be merged, and stop")
 
 
 def run_merge(args: argparse.Namespace) -> int:
     """Merge a run into an encoder folder."""
-    from comem.training.merge import merge_run
+    from comem.training.merge import merge_plan, merge_run
 
+    if args.dry_run:
+        _table(merge_plan(args.run, args.out, args.adapter, args.dtype))
+        return 0
     merge_run(args.run, args.out, args.adapter, args.dtype)
     _table([("encoder", str(args.out))])
     return 0

@@ -14,6 +14,8 @@ A record::
 | answers | answer | accepted strings; the first is the one trained on |
 | knowledge | | items, best first |
 | knowledge_ids | | their ids instead, looked up in a knowledge file |
+| language | | a code; en when absent |
+| source | origin | where the record comes from; counted by comem data check |
 
 Only the first `max_items` readable items of a question are used (see the collator).
 """  # noqa: E501
@@ -52,6 +54,7 @@ class TrainingExample:
     answers: tuple[str, ...] = ()
     language: str = "en"
     lesson: Lesson = Lesson()
+    source: str = ""
 
     def messages(self, last_answer: bool = True) -> list[Message]:
         """The dialogue as chat turns, pictures first; without the last answer for generation."""
@@ -121,12 +124,13 @@ def parse_example(
     turns = _turns(row, answers)
     images = _first(row, "image", "image_path", "images")
     return TrainingExample(
-        id=str(identifier),
+        id=_plain(identifier, "id"),
         turns=turns,
         pictures=(tuple(_image(one, folder) for one in _list(images)), *_later_pictures(row, folder)),
         items=tuple(_items(row, folder, table)),
         answers=answers or (turns[-1][1],),
-        language=str(row.get("language", "en")),
+        language=_plain(row.get("language", "en"), "language"),
+        source=_plain(_first(row, "origin", "source") or "", "source"),
     )
 
 
@@ -182,13 +186,16 @@ def _item(row: Any, folder: Path) -> KnowledgeItem:
     """One knowledge item of a record."""
     if not isinstance(row, dict) or "id" not in row:
         raise ValueError(f"a knowledge item is an object with 'id', 'text', 'image'; got {row!r:.80}")
-    text, image = str(row.get("text") or ""), row.get("image")
+    text, image = row.get("text") or "", row.get("image")
+    if not isinstance(text, str):
+        raise ValueError(f"the text of the knowledge item {row['id']!r} is no text: {text!r:.80}")
     if not text.strip() and not image:
         raise ValueError(f"the knowledge item {row['id']!r} has neither text nor image")
     ref = _image(image, folder) if image else None
-    return KnowledgeItem(
-        str(row["id"]), text, ref, str(row.get("source", "")), str(row.get("language", "en"))
+    language, source = (
+        _plain(row.get(name, usual), name) for name, usual in (("language", "en"), ("source", ""))
     )
+    return KnowledgeItem(_plain(row["id"], "id"), text, ref, source, language)
 
 
 def _image(value: Any, folder: Path) -> ImageRef:
@@ -210,7 +217,14 @@ def _text(value: Any, name: str) -> str:
 def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
     """The accepted answers, the one to train on first."""
     given = [*_list(row.get("answer")), *_list(row.get("answers"))]
-    return tuple(dict.fromkeys(str(answer) for answer in given))
+    return tuple(dict.fromkeys(_plain(answer, "answer") for answer in given))
+
+
+def _plain(value: Any, name: str) -> str:
+    """A text, or a number as one; what else stands in a file was not meant."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"the {name} must be a text; got {value!r:.80}")
+    return str(value)
 
 
 def _first(row: Mapping[str, Any], *names: str) -> Any:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from comem.backbones.hf import load_backbone
+from comem.backbones.specs import resolve_backbone
 from comem.config import load_config
 from comem.memory.encoder import MemoryEncoder
+from comem.memory.folder import ADAPTER, QFORMER
 from comem.training import checkpoint as ckpt
+from comem.training.plan import on_meta
 from comem.training.settings import TrainSettings
 
 
@@ -31,13 +36,8 @@ def merge_run(run: str | Path, out: str | Path, adapter: bool = False, dtype: st
         ValueError: no complete checkpoint, `out` holds something already, or the run's base was in 4 bits
             and an adapter is asked for: an adapter belongs to the very base that it was trained on.
     """
-    run, out = Path(run), Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
-    checkpoint, root = _checkpoint(run)
-    settings = load_config(TrainSettings, root / "config.yaml")
-    if adapter and settings.quantization:
-        raise ValueError(f"{root} was trained on a {settings.quantization} base; merge it without --adapter")
+    out = Path(out)
+    checkpoint, settings = _settled(Path(run), out, adapter)
     if settings.quantization:
         dtype = "bfloat16"  # as `train` loads it: what is quantised is the rounded weight
     backbone = load_backbone(settings.model, dtype=dtype, quantization=settings.quantization)
@@ -46,6 +46,43 @@ def merge_run(run: str | Path, out: str | Path, adapter: bool = False, dtype: st
         encoder = encoder.merge()
     encoder.save(out)
     return encoder
+
+
+def merge_plan(
+    run: str | Path, out: str | Path, adapter: bool = False, dtype: str = "auto"
+) -> list[tuple[str, str]]:
+    """What `merge_run` would do, as labels and values; no weights are read.
+
+    Raises:
+        ValueError: as `merge_run`.
+    """
+    checkpoint, settings = _settled(Path(run), Path(out), adapter)
+    state = ckpt.read_state(checkpoint)
+    kept = [checkpoint / name for name in ((ADAPTER, QFORMER) if adapter else (QFORMER,))]
+    size = sum(path.stat().st_size for path in kept)
+    if not adapter:
+        model = on_meta(resolve_backbone(settings.model))
+        stored = model.config.get_text_config().dtype or model.config.dtype or torch.float32
+        width = torch.empty(0, dtype=getattr(torch, dtype) if dtype != "auto" else stored).element_size()
+        size += width * sum(parameter.numel() for parameter in model.parameters())
+    rated = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
+    return [
+        ("checkpoint", f"{checkpoint}, step {state.step:,}" + (f" ({rated})" if rated else "")),
+        ("base", settings.model),
+        ("writes", f"{out}, about {size / 2**30:,.3f} GiB"),
+        ("as", "an adapter beside the base" if adapter else "a self-contained encoder, LoRA folded in"),
+    ]
+
+
+def _settled(run: Path, out: Path, adapter: bool) -> tuple[Path, TrainSettings]:
+    """The checkpoint and its run's settings; refuses what cannot be merged before a weight is read."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
+    checkpoint, root = _checkpoint(run)
+    settings = load_config(TrainSettings, root / "config.yaml")
+    if adapter and settings.quantization:
+        raise ValueError(f"{root} was trained on a {settings.quantization} base; merge it without --adapter")
+    return checkpoint, settings
 
 
 def _checkpoint(run: Path) -> tuple[Path, Path]:

@@ -78,7 +78,7 @@ def make_plan(settings: TrainSettings) -> Plan:
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
     spec = resolve_backbone(settings.model)
     reading = resolve_backbone(settings.reader) if settings.reader else None
-    model, reader = _on_meta(spec), _on_meta(reading) if reading else None
+    model, reader = on_meta(spec), on_meta(reading) if reading else None
     base, apart = _parameters(model), 0 if reader is None else _parameters(reader)
     lora, qformer = _count(settings, model, reader)
     text = [network.config.get_text_config() for network in (model, reader) if network is not None]
@@ -101,7 +101,7 @@ def make_plan(settings: TrainSettings) -> Plan:
     )
 
 
-def _on_meta(spec: BackboneSpec) -> Any:
+def on_meta(spec: BackboneSpec) -> Any:
     """The model without its weights."""
     import transformers
 

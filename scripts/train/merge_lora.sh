@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Folds a training run's LoRA into a self-contained encoder folder (the Q-Former goes with it).
 #
-# Usage: bash scripts/train/merge_lora.sh [OPTION…]            options: comem merge --help
+# Usage: bash scripts/train/merge_lora.sh [OPTION…] [--dry-run]   options: comem merge --help
 #
 #   RUN   the training run's folder            (default: runs/train)
 #   OUT   where the merged encoder is written  (default: $RUN/merged)

@@ -13,7 +13,7 @@ from comem.cli import main
 from comem.data.check import check_file, length_statistics
 
 
-def record(name: str, **more: Any) -> dict[str, Any]:
+def record(name: Any, **more: Any) -> dict[str, Any]:
     return {"id": name, "question": "Who built it?", "answer": "Eiffel", "image": "a.png", **more}
 
 
@@ -34,6 +34,11 @@ def write(folder: Path, *rows: Any) -> Path:
         (record("q1"), "id", "there already, on line 1"),
         ({"id": "x", "question": "a"}, "question", "needs 'question'"),
         (record("x", question="<|im_end|>"), "question", "chat markup"),
+        (record({"a": 1}), "id", "must be a text"),
+        (record("x", language=["fr"]), "language", "must be a text"),
+        (record("x", answer=None, answers=[None]), "answer", "must be a text; got None"),
+        (record("x", answer={"a": 1}), "answer", "must be a text"),
+        (record("x", knowledge=[{"id": "w", "text": ["t"]}]), "knowledge", "is no text"),
         (record("x", image=3), "image", "an image is a path"),
         (record("x", image="gone.png"), "image", "no such image"),
         (record("x", knowledge_ids=["w"]), "knowledge_ids", "no knowledge file"),
@@ -52,10 +57,14 @@ def test_a_fault_has_line_field_and_remedy(tmp_path: Path, row: Any, field: str,
 
 def test_counts_and_lengths(tmp_path: Path) -> None:
     items = [{"id": "w1", "text": "abcd"}, {"id": "w2", "text": "ab"}]
-    rows = (record("1", knowledge=items, language="es"), record("2", knowledge=items[:1], question="Who?"))
+    rows = (
+        record("1", knowledge=items, language="es", source="infoseek", origin="mine"),
+        record("2", knowledge=items[:1], question="Who?"),
+    )
     check = check_file(write(tmp_path, *rows))
     counts = check.counts()
     assert counts["languages"] == {"es": 1, "en": 1} and counts["items_a_question"] == {1: 1, 2: 1}
+    assert counts["sources"] == {"mine": 1, "": 1}
     assert counts["distinct_items"] == 2 and counts["with_picture"] == 2
     lengths = length_statistics(check.examples, len)
     assert lengths["passages"] == {"count": 2, "mean": 3.0, "median": 4, "p95": 4, "max": 4}

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from comem.cli import main
 from comem.memory.encoder import MemoryEncoder
 from comem.training.build import build_encoder
 from comem.training.dataset import load_examples
-from comem.training.merge import merge_run
+from comem.training.merge import merge_plan, merge_run
 from comem.training.run import train
 from comem.training.settings import TrainSettings
 
@@ -33,6 +35,26 @@ def test_merged_and_adapter_memory_equal_the_run(settings: Make, tmp_path: Path)
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="not empty"):
         merge_run(result.folder, tmp_path / "merged")
+
+
+def test_the_merged_folder_needs_nothing_else(
+    settings: Make, tiny_backbone_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = shutil.copytree(tiny_backbone_folder, tmp_path / "base")
+    result = train(settings(model=str(base), max_steps=1, eval_data=settings().data, eval_examples=1))
+    words = ["merge", str(result.folder), str(tmp_path / "merged")]
+    assert main([*words, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "step 1" in shown and "eval_loss" in shown and not (tmp_path / "merged").exists()
+    assert main([*words, "--dtype", "bfloat16"]) == 0
+    size = sum(path.stat().st_size for path in (tmp_path / "merged").glob("*.safetensors"))
+    planned = merge_plan(result.folder, tmp_path / "other", dtype="bfloat16")[2][1]
+    assert float(planned.split()[-2]) == pytest.approx(size / 2**30, abs=1e-3)
+    shutil.rmtree(base)
+    shutil.move(tmp_path / "merged", tmp_path / "moved")
+    items = [example.items[0] for example in load_examples(settings().data)]
+    encoder = MemoryEncoder.load(tmp_path / "moved")
+    assert encoder.encode(items).embeddings.isfinite().all() and encoder.model.dtype == torch.bfloat16
 
 
 def test_nothing_to_merge(tmp_path: Path) -> None:
