@@ -61,11 +61,11 @@ def train(settings: TrainSettings) -> TrainResult:
         reader = load(settings.reader) if settings.reader else backbone
         encoder = build_encoder(settings, backbone, resume, reader)
         for network in {id(b.model): b.model for b in (backbone, reader)}.values():
-            use_kernels(network, settings.liger)
             if settings.checkpointing:
                 enable_checkpointing(network)
             if sharded():
                 shard(network)
+            use_kernels(network, settings.liger)  # last: it asks where the weights are
         model = MemoryTrainingModel(
             encoder, reader.model, reader.placeholder_id, settings.distill.temperature, settings.loss_chunk
         )

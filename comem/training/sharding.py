@@ -31,9 +31,10 @@ def sharded() -> bool:
 def shard(model: nn.Module) -> None:
     """Shard the frozen weights of a transformers model's layers over all processes, in place.
 
-    Call it last, after `add_lora` and `enable_checkpointing`. The weights may be on the CPU: layer after
-    layer goes to the process's device. accelerate's `fsdp_reshard_after_forward` says whether a layer is
-    freed after its forward pass (true: as ZeRO-3) or kept for the backward pass (false: as ZeRO-2).
+    Call it after `add_lora` and `enable_checkpointing`. The weights may be on the CPU: layer after layer
+    goes to the process's device, then what stays whole. accelerate's `fsdp_reshard_after_forward` says
+    whether a layer is freed after its forward pass (true: as ZeRO-3) or kept for the backward pass (false:
+    as ZeRO-2).
 
     Raises:
         ValueError: the weights are quantised.
@@ -52,6 +53,7 @@ def shard(model: nn.Module) -> None:
         fully_shard(layer, mesh=mesh, reshard_after_forward=free, ignored_params=trained)
     # around the layers, so that the next one is gathered while this one computes; it holds no weights itself
     fully_shard(network.base_model, mesh=mesh, ignored_params=_whole(model))
+    model.to(state().device)
     network._is_fsdp_managed_module = True  # transformers' generate then waits for the slowest process
 
 
