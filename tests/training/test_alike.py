@@ -80,6 +80,17 @@ def test_all_processes_hold_the_same(
                 assert all(held(batch) == held(together[0]) for batch in together), (seed, step)
 
 
+def test_a_question_that_cannot_be_read_leaves_its_place_to_a_filler(
+    examples: list[TrainingExample], collator: Collator
+) -> None:
+    broken = dataclasses.replace(examples[2], id="x", pictures=((ImageRef(data=b"broken"),),))
+    wanted = kinds([broken], 3)
+    batch = collator([broken], wanted)
+    assert held(batch) == wanted == {QUESTION, PICTURE, ITEM, ITEM_PICTURE}
+    assert batch.ids == () and len(batch.rows) == 1 and batch.answer_tokens == 0
+    assert len(batch.skipped) == 1 and batch.skipped[0].startswith("question x: ")
+
+
 def test_a_teacher_is_had_by_all_or_none(examples: list[TrainingExample], collator: Collator) -> None:
     plain, text, picture, seen = examples[:4]
     taught = [
