@@ -100,6 +100,11 @@ def qformer_config(settings: QFormerSettings, model: Any, reader: Any = None) ->
     )
 
 
+def _context(backbone: HFBackbone) -> int:
+    """The longest input that the model's positions are made for, in tokens."""
+    return int(getattr(backbone.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+
+
 def build_collator(
     settings: TrainSettings, backbone: HFBackbone, form: KnowledgeFormat, reader: HFBackbone | None = None
 ) -> Collator:
@@ -113,7 +118,7 @@ def build_collator(
         process_items=partial(item_inputs, processor=backbone.processor, form=form),
         tokenizer=chat.tokenizer,
         max_items=settings.max_items,
-        max_tokens=settings.max_tokens,
+        max_tokens=min(settings.max_tokens, _context(reader or backbone)),
         picture_memory=form.reads_pictures,
         rag=chat.spec.rag,
     )

@@ -160,8 +160,8 @@ class Collator:
         for identifier, length in zip(ids, lengths, strict=False):  # a filler has no id
             if length > self.max_tokens:
                 raise ValueError(
-                    f"the example {identifier!r} has {length} tokens, above max_tokens={self.max_tokens}; "
-                    "shorten it, use smaller pictures, or raise max_tokens"
+                    f"the example {identifier!r} has {length} tokens, above max_tokens={self.max_tokens} "
+                    "(at most the model's context); shorten it, use smaller pictures, or raise max_tokens"
                 )
 
 

@@ -41,6 +41,8 @@ from comem.training.sharding import sharded
 
 logger = logging.getLogger(__name__)
 
+_GIVE_UP = 100  # questions that cannot be read, and none that can
+
 
 class NonFiniteLossError(ValueError):
     """The loss or the gradient is NaN or infinite; the message names the batch."""
@@ -101,7 +103,7 @@ class Trainer:
             ckpt.load_optimizer(self.optimizer, resume / "optimizer.safetensors")
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         same_start(self.trainable)
-        self.skipped, self.checked = 0, False
+        self.skipped, self.read, self.unread, self.checked = 0, 0, 0, False
 
     def run(self) -> TrainResult:
         """Train to the end, or to the next interruption.
@@ -109,13 +111,15 @@ class Trainer:
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
             NonFiniteLossError: on NaN; the last checkpoint stays.
+            ValueError: an example that is longer than the model's context, after a checkpoint; or none of
+                the first 100 questions can be read.
             StorageError: no space for a checkpoint or the log.
         """
         on_main(lambda: rewind_log(self.folder / "metrics.jsonl", self.state.step))
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
         main, settings = self.accelerator.is_main_process, self.settings
         with Interrupt(self.folder) as interrupt, RunLog(settings, self.total, self.state.step, main) as log:
-            for step, batches in self._steps():
+            for step, batches in self._saved_before_errors(self._steps()):
                 if self._progress(step) >= 1.0 and step > 0:
                     break
                 row = self._step(step, batches)
@@ -165,6 +169,20 @@ class Trainer:
         )
         yield from zip(rest, loader, strict=True)
 
+    def _saved_before_errors(
+        self, steps: Iterable[tuple[int, list[TrainingBatch]]]
+    ) -> Iterator[tuple[int, list[TrainingBatch]]]:
+        """The steps; where one cannot be made (an example that is too long), what was trained is saved first.
+
+        Not with several processes: the others would wait for a save that they know nothing of.
+        """
+        try:
+            yield from steps
+        except (ValueError, OSError):
+            if self.accelerator.num_processes == 1 and self.state.step:
+                self._save()
+            raise
+
     def _step(self, step: int, batches: Iterable[TrainingBatch]) -> dict[str, float]:
         """One optimizer step; returns its log row."""
         began = time.monotonic()
@@ -211,6 +229,13 @@ class Trainer:
         for message in batch.skipped:
             self.skipped += 1
             logger.warning("skipped (%d so far): %s", self.skipped, message)
+        self.read += len(batch.ids)
+        self.unread += sum(message.startswith("question ") for message in batch.skipped)
+        if not self.read and self.unread >= min(_GIVE_UP, len(self.examples)):
+            raise ValueError(
+                f"none of the first {self.unread} questions can be read, the last because: "
+                f"{batch.skipped[-1]}. Paths start at the data file's folder; `comem data check` lists all"
+            )
         return batch
 
     def _after_step(self, step: int, log: RunLog) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from comem.cli import main
 from comem.memory.encoder import MemoryEncoder
+from comem.records import write_json
+from comem.training import checkpoint as ckpt
 from comem.training.build import build_encoder
 from comem.training.dataset import load_examples
 from comem.training.merge import merge_plan, merge_run
@@ -60,3 +64,23 @@ def test_the_merged_folder_needs_nothing_else(
 def test_nothing_to_merge(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run folder"):
         merge_run(tmp_path, tmp_path / "out")
+
+
+def test_the_best_checkpoint_is_merged(settings: Make, tmp_path: Path) -> None:
+    """By right answers, then loss; the newest where nothing was evaluated (`checkpoint.best`)."""
+    config = settings(eval_data=settings().data, eval_every=2, eval_examples=2, epochs=4, keep_last=9)
+    result = train(config)
+    folder = result.folder / "checkpoints"
+    states = {path: ckpt.read_state(path) for path in ckpt.checkpoints(folder)}
+    assert len(states) == 2 and all("eval_accuracy" in state.metrics for state in states.values())
+    first = folder / "step-00000002"
+    last = folder / "step-00000004"
+    for path, loss, accuracy in ((first, 9.0, 1.0), (last, 0.1, 0.5)):
+        rated = replace(states[path], metrics={"eval_loss": loss, "eval_accuracy": accuracy})
+        write_json(path / "state.json", asdict(rated))
+    merge_run(result.folder, tmp_path / "merged")
+    mine, best, other = (
+        load_file(path / "qformer.safetensors") for path in (tmp_path / "merged", first, last)
+    )
+    assert all(torch.equal(mine[name], best[name]) for name in best)
+    assert not all(torch.equal(best[name], other[name]) for name in best)
