@@ -10,7 +10,7 @@ from typing import Any
 from comem.console import bar, print_facts
 from comem.data.files import MANIFEST, TRAIN
 from comem.data.translation import LANGUAGES, Translator
-from comem.data.translation_job import LocalModel, TranslationSettings, translate
+from comem.data.translation_job import LocalModel, TranslationSettings, requests, translate
 
 _HELP = """\
 examples:
@@ -29,6 +29,7 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("file", type=Path, metavar="FILE", help="training records (JSONL)")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the new folder")
+    parser.add_argument("--dry-run", action="store_true", help="print how many requests there are, and stop")
     group = parser.add_argument_group("what")
     group.add_argument("--languages", nargs="+", default=tuple(LANGUAGES), metavar="CODE",
                        help="default: the paper's nine, " + " ".join(LANGUAGES))  # fmt: skip
@@ -64,6 +65,9 @@ def add_translate_arguments(parser: argparse.ArgumentParser) -> None:
 def run_translate(args: argparse.Namespace) -> int:
     """Translate; run again, it goes on."""
     settings = TranslationSettings(tuple(args.languages), args.samples, args.seed)
+    if args.dry_run:
+        print_facts(requests(args.file, args.output, settings))
+        return 0
     translator, about = _translator(args)
     with bar("translating", settings.samples * len(settings.languages), " replies") as shown:
         manifest = translate(args.file, args.output, translator, settings, about, shown.update)

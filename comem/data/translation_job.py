@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from comem.data.files import settle, write_records
 from comem.data.rows import read_records
-from comem.data.translation import LANGUAGES, PROMPT, Sample, Translator, eligible, prompt, sample
+from comem.data.translation import LANGUAGES, PROMPT, Sample, Translator, eligible, order, prompt, sample
 from comem.records import JsonlAppender, read_jsonl, sha256_of
 from comem.types import Message
 
@@ -99,6 +99,29 @@ def translate(
     return write_records(
         folder, kept, {**counts, "mixture": mixture, "settings": facts, "source_file": str(source)}
     )
+
+
+def requests(source: str | Path, folder: str | Path, settings: TranslationSettings) -> list[tuple[str, str]]:
+    """What `translate` would ask, as labels and values; nothing is asked or written.
+
+    Raises:
+        ValueError: the source cannot be read.
+    """
+    records = {name: row for name, row in read_records(source).items() if eligible(row)}
+    path = Path(folder) / REPLIES
+    kept = {row["id"] for row in read_jsonl(path, tolerate_torn_tail=True)} if path.exists() else set()
+    wanted = {
+        f"{name}:{language}": len(prompt(records[name], language))
+        for language in settings.languages
+        for name in order(list(records), language, settings.seed)[: settings.samples]
+    }
+    left = [length for key, length in wanted.items() if key not in kept]
+    return [
+        ("records", f"{len(records):,} English questions with one answer"),
+        ("wanted", f"{len(wanted):,} translations into {len(settings.languages)} languages"),
+        ("requests", f"{len(left):,} now ({len(kept):,} replies are there), and one for each reply refused"),
+        ("prompts", f"{sum(left):,} characters in all"),
+    ]
 
 
 def _fill(

@@ -128,3 +128,18 @@ def test_faulty_records_are_named_or_left_out(tmp_path: Path) -> None:
     assert count == 1 and list(faults) == ["record 2", "record 3"]
     with pytest.raises(ValueError, match="the source itself"):
         convert(tmp_path / "l.json", tmp_path / "l.json")
+
+
+#: Three records in a shard each, written by MDSWriter of mosaicml-streaming 0.13.0.
+WRITTEN = Path(__file__).parent / "mds"
+
+
+def test_what_their_library_writes_is_read(tmp_path: Path) -> None:
+    rows = list(read_mds(WRITTEN))
+    assert [(row["id"], row["number"]) for row in rows] == [("q0", -1), ("q1", 0), ("q2", 1)]
+    assert convert(WRITTEN, tmp_path / "train.jsonl") == (3, {})
+    kept = load_examples(tmp_path / "train.jsonl")
+    assert kept[2].turns == (("¿Qué es esto, 2?", "respuesta 2"),)
+    assert [item.text for item in kept[1].items] == ["passage 1.0", "passage 1.1"]
+    pictures = [*kept[0].images, *(item.image for item in kept[0].items)]
+    assert all(each is not None and open_image(each).size == (16, 16) for each in pictures)

@@ -100,9 +100,12 @@ def test_what_got_no_answer_is_named_and_asked_again(
 ) -> None:
     with serving(StandIn({2: "500"})) as standin:
         command = words(source, standin, tmp_path / "out", "--retries", "0")
+        assert main([*command, "--dry-run"]) == 0
+        assert "10 now (0 replies" in capsys.readouterr().out and not (tmp_path / "out").exists()
         assert main(command) == 2
         assert "1 of 10 requests got no answer" in capsys.readouterr().err
         assert len(list(read_jsonl(tmp_path / "out" / "replies.jsonl"))) == 9
+        assert main([*command, "--dry-run"]) == 0 and "1 now (9 replies" in capsys.readouterr().out
         assert main(command) == 0 and sum(standin.asked.values()) == 11
         assert main([*command, "--seed", "3"]) == 2
         assert "begun with other settings (decoding, seed)" in capsys.readouterr().err
