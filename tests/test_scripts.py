@@ -194,9 +194,9 @@ def test_training_on_several_gpus(project: Path, reader: str) -> None:
 def test_training_makes_the_embedded_world_when_no_data_is_named(project: Path) -> None:
     ran = bash("scripts/train/finetune_lora_vision_vlm.sh", cwd=project)
     words = ran.stdout.splitlines()
-    assert words[:4] == ["comem", "toy", "build", "data/toy"] and words[4:6] == ["comem", "train"]
-    assert words[7].endswith("/configs/train/toy.yaml")
-    assert words[8:] == ["model=toy", "data=data/toy/train.jsonl", "output=runs/train"]
+    assert words[:6] == ["comem", "toy", "dialogues", "data/toy-dialogues", "--entities", "400"]
+    assert words[6:8] == ["comem", "train"] and words[9].endswith("/configs/train/toy.yaml")
+    assert words[10:] == ["model=toy", "data=data/toy-dialogues/dialogues.jsonl", "output=runs/train"]
 
 
 def test_synthesis_takes_a_plan_or_makes_the_embedded_world(project: Path) -> None:

@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 _TRAIN_HELP = """\
 examples:
-  comem train --config configs/train/toy.yaml data=data/toy/train.jsonl output=runs/toy
+  comem train --config configs/train/toy.yaml data=data/toy-dialogues/dialogues.jsonl output=runs/toy
   comem train --config configs/train/paper.yaml data=train.jsonl micro_batch_size=1 --dry-run
 Run the same command again to resume. Every KEY is listed in comem/training/settings.py;
 nested ones have a dot: optim.lr=1e-4 lora.rank=32 qformer.num_queries=16.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 from comem.backbones.hf import load_backbone
 from comem.config import as_dict
 from comem.memory.checkpointing import enable_checkpointing
+from comem.memory.encoder import MemoryEncoder
 from comem.records import run_manifest, write_json
 from comem.training import checkpoint as ckpt
 from comem.training.build import build_collator, build_encoder
-from comem.training.dataset import load_examples
+from comem.training.dataset import TrainingExample, load_examples
 from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
 from comem.training.precision import use_bf16
@@ -60,6 +62,7 @@ def train(settings: TrainSettings) -> TrainResult:
         backbone = load(settings.model)
         reader = load(settings.reader) if settings.reader else backbone
         encoder = build_encoder(settings, backbone, resume, reader)
+        _check_something_to_encode(settings, examples, encoder)
         for network in {id(b.model): b.model for b in (backbone, reader)}.values():
             if settings.checkpointing:
                 enable_checkpointing(network)
@@ -71,6 +74,18 @@ def train(settings: TrainSettings) -> TrainResult:
         )
         collator = build_collator(settings, backbone, encoder.form, reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run()
+
+
+def _check_something_to_encode(
+    settings: TrainSettings, examples: Sequence[TrainingExample], encoder: MemoryEncoder
+) -> None:
+    """Refuse questions from which no memory can be learned: without items, all of them."""
+    pictures = encoder.form.reads_pictures
+    if not any(example.items or (pictures and example.images) for example in examples):
+        raise ValueError(
+            f"no question of {settings.data} has a knowledge item, so no memory can be learned: add "
+            "'knowledge' to the records (comem retrieve finds items, comem data synthesise keeps what helps)"
+        )
 
 
 def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:

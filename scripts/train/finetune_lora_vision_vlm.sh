@@ -4,8 +4,8 @@
 # Usage: bash scripts/train/finetune_lora_vision_vlm.sh [KEY=VALUE…] [--dry-run]
 #
 #   MODEL   model folder, hub id or row of the backbone table   (default: toy, the embedded one)
-#   DATA    JSONL of questions, see comem/training/dataset.py    (default: data/toy/train.jsonl, the embedded
-#           world's, made where it is missing)
+#   DATA    JSONL of questions, see comem/training/dataset.py    (default:
+#           data/toy-dialogues/dialogues.jsonl, of the embedded world, made where it is missing)
 #   READER  another model that answers, named like MODEL         (default: MODEL itself, in one copy)
 #   OUTPUT  the run folder; run the same command again to resume (default: runs/train)
 #   CONFIG  recipe                  (default: configs/train/toy.yaml, or paper.yaml when MODEL is given)
@@ -17,7 +17,8 @@
 set -euo pipefail
 source "$(dirname "$0")/_common.sh"
 config=${CONFIG:-$root/configs/train/$([ -n "${MODEL:-}" ] && echo paper || echo toy).yaml}
-[ -n "${DATA:-}" ] || [ -f data/toy/world.json ] || "$comem" toy build data/toy
+[ -n "${DATA:-}" ] || [ -f data/toy-dialogues/dialogues.jsonl ] ||
+  "$comem" toy dialogues data/toy-dialogues --entities 400
 exec "${launch[@]}" train --config "$config" \
-  "model=${MODEL:-toy}" "data=${DATA:-data/toy/train.jsonl}" "output=${OUTPUT:-runs/train}" \
+  "model=${MODEL:-toy}" "data=${DATA:-data/toy-dialogues/dialogues.jsonl}" "output=${OUTPUT:-runs/train}" \
   ${READER:+"reader=$READER"} "$@"

@@ -19,7 +19,7 @@ from comem.training.settings import TrainSettings
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "train").rglob("*.yaml"))
 ABLATIONS = {path.stem: path for path in RECIPES if path.parent.name == "ablations"}
-SCRIPTS = sorted((ROOT / "scripts" / "train").glob("*.sh"))
+SCRIPTS = sorted((ROOT / "scripts" / "train").glob("[!_]*.sh"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

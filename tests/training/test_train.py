@@ -236,6 +236,13 @@ def test_no_data(settings: Make) -> None:
         train(settings(data=""))
 
 
+def test_nothing_to_encode(settings: Make, train_file: Path) -> None:
+    rows = [json.loads(line) for line in train_file.read_text().splitlines()]
+    train_file.write_text("".join(json.dumps({**row, "knowledge": []}) + "\n" for row in rows))
+    with pytest.raises(ValueError, match="no question of .*train.jsonl has a knowledge item, so no memory"):
+        train(settings())
+
+
 def test_one_broken_picture_does_not_stop_a_run(settings: Make, train_file: Path, caplog: Any) -> None:
     (train_file.parent / "2.png").write_bytes(b"")
     assert train(settings(max_steps=2)).steps == 2
