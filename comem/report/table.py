@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from comem.report.paper_numbers import Printed, printed
 from comem.report.results import MODES, Measure, Result, headline, measures
@@ -100,7 +102,7 @@ def _rank(mode: str, model: str) -> tuple[int, str, str]:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the overview: a mode, of one model where there are several."""
+    """A column of the overview: a mode, of one model and one run where there are several."""
 
     mode: str
     label: str
@@ -115,19 +117,44 @@ class Overview:
 
 
 def overview(results: Sequence[Result]) -> Overview:
-    """The overview; of several runs of a benchmark in a mode with a model the first."""
+    """The overview; several runs of a benchmark in a mode with a model are told apart by their folders."""
     official = [result for result in results if result.scorer == "official"]
     several = len({result.model for result in official}) > 1
-    keys = sorted({(each.mode, each.model if several else "") for each in official}, key=lambda k: _rank(*k))
+    variants = _variants(official)
+    runs = [
+        ((each.mode, each.model if several else "", variant), each)
+        for each, variant in zip(official, variants, strict=True)
+    ]
+    keys = sorted({key for key, _ in runs}, key=lambda key: (*_rank(*key[:2]), _natural(key[2])))
     rows = []
     for name in dict.fromkeys(result.benchmark for result in official):
-        runs = {
-            (each.mode, each.model if several else ""): {found.metric: found for found in measures(each)}
-            for each in reversed(official)
+        own = {
+            key: {found.metric: found for found in measures(each)}
+            for key, each in reversed(runs)
             if each.benchmark == name
         }
-        known = dict.fromkeys(metric for key in keys for metric in runs.get(key, {}) if "." not in metric)
+        known = dict.fromkeys(metric for key in keys for metric in own.get(key, {}) if "." not in metric)
         for metric in known or (headline(name) or (NONE,))[:1]:
-            rows.append((name, metric, tuple(runs.get(key, {}).get(metric) for key in keys)))
-    columns = (Column(mode, f"{mode} · {model}" if model else mode) for mode, model in keys)
+            rows.append((name, metric, tuple(own.get(key, {}).get(metric) for key in keys)))
+    columns = (Column(key[0], " · ".join(part for part in key if part)) for key in keys)
     return Overview(tuple(columns), tuple(rows))
+
+
+def _variants(results: Sequence[Result]) -> list[str]:
+    """What tells a run from others of its benchmark, mode and model: the folders in which they differ."""
+    groups: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    for each in results:
+        groups.setdefault((each.benchmark, each.mode, each.model), []).append(Path(each.place).parts)
+    found = []
+    for each in results:
+        parts, others = Path(each.place).parts, groups[each.benchmark, each.mode, each.model]
+        differing = [
+            part for at, part in enumerate(parts) if any(other[at : at + 1] != (part,) for other in others)
+        ]
+        found.append("/".join(part for part in differing if part not in (each.benchmark, each.mode)))
+    return found
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts items_3 before items_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]

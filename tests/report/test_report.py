@@ -83,6 +83,18 @@ def test_several_models_stand_side_by_side(runs: Path) -> None:
     assert [each.value for each in values if each] == [20.0, 32.0, 30.0]
 
 
+def test_several_runs_of_a_mode_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    for items, score in ((10, 30.0), (3, 20.0)):
+        run(tmp_path / "comem" / f"items_{items}" / "infoseek", "infoseek", "comem", final_score=score)
+        run(tmp_path / "comem" / f"items_{items}" / "okvqa", "okvqa", "comem", overall=score + 1)
+    run(tmp_path / "rag" / "infoseek", "infoseek", "rag", final_score=1.0)
+    found = overview(find_results([tmp_path]))
+    assert [column.label for column in found.columns] == ["rag", "comem · items_3", "comem · items_10"]
+    assert [[each and each.value for each in row] for *_, row in found.rows] == [
+        [1.0, 20.0, 30.0], [None, 21.0, 31.0],
+    ]  # fmt: skip
+
+
 def test_the_overview_has_every_number_but_those_of_splits(runs: Path) -> None:
     run(runs / "e", "aokvqa", "rag", direct_answer=40.0, multiple_choice=70.0)
     run(runs / "f", "aokvqa", "comem", multiple_choice=80.0)
