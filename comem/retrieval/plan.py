@@ -45,9 +45,9 @@ def choose_plan(count: int, dimension: int, budget: int) -> IndexPlan:
     Exact while that is quick; then a graph (HNSW), which needs the vectors in RAM; then inverted lists of
     product-quantised vectors (4 bits a code, which FAISS scans in registers), whose candidates are ranked
     again by the vectors themselves, memory-mapped
-    (https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index). Where the codes must be
-    coarser than one for four dimensions, a learned rotation (OPQ) makes them better; above, ranking again
-    leaves it nothing to win.
+    (https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index). A random rotation (RR)
+    spreads the variance evenly over the codes; where these must be coarser than one for four dimensions, a
+    learned one (OPQ) is worth its training.
 
     Raises:
         ValueError: even the smallest index does not fit the budget.
@@ -61,7 +61,7 @@ def choose_plan(count: int, dimension: int, budget: int) -> IndexPlan:
     for codes in _CODES:
         if codes > dimension // 4 or (dimension % codes and 4 * codes >= dimension):
             continue
-        rotation = "" if 4 * codes == dimension else f"OPQ{codes}_{4 * codes},"
+        rotation = f"RR{dimension}," if 4 * codes == dimension else f"OPQ{codes}_{4 * codes},"
         factory = f"{rotation}IVF{lists},PQ{codes}x4fs"
         if expected_bytes(factory, count, dimension) <= budget:
             reason = f"{lists:,} lists of {codes // 2}-byte codes, ranked again by float16 vectors on disk"

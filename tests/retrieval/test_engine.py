@@ -12,7 +12,7 @@ import pytest
 from comem.records import StorageError
 from comem.retrieval import engine as engine_module
 from comem.retrieval.engine import INDEX, REFINE, TRAINED, Engine, SearchSettings, build_files
-from comem.retrieval.plan import plan_for
+from comem.retrieval.plan import choose_plan, plan_for
 from comem.retrieval.quality import exact_search, recall_at
 from comem.retrieval.vectors import Vectors
 
@@ -37,7 +37,15 @@ def built(data: np.ndarray, folder: Path, factory: str, **settings: int) -> Engi
 
 @pytest.fixture(
     scope="module",
-    params=["Flat", "HNSW16", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ8x4", "OPQ8_32,IVF16,PQ8x4fs"],
+    params=[
+        "Flat",
+        "HNSW16",
+        "IVF16,Flat",
+        "IVF16,SQ8",
+        "IVF16,PQ8x4",
+        "RR32,IVF16,PQ8x4fs",
+        "OPQ8_32,IVF16,PQ8x4fs",
+    ],
 )
 def kind(
     request: pytest.FixtureRequest, data: np.ndarray, tmp_path_factory: pytest.TempPathFactory
@@ -77,6 +85,22 @@ def test_a_filter_that_lets_little_through_still_finds_it(data: np.ndarray, kind
     for query, row in zip(data[:3], places, strict=True):
         best = 5 if query @ data[5] > query @ data[6] else 6
         assert row.tolist() == [best, 11 - best, -1, -1, -1]
+
+
+def test_the_rotation_helps_where_few_directions_hold_most_of_the_variance(tmp_path: Path) -> None:
+    """As in CLIP's vectors; the codes of the first directions alone would be too coarse."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((12_000, 64)) * (np.arange(64) + 1.0) ** -1.0
+    vectors = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    queries, recalls = vectors[:200], []
+    exact = exact_search(Vectors([vectors]), queries, 10)
+    factory = choose_plan(len(vectors), 64, 1 << 20).factory
+    assert factory == "RR64,IVF512,PQ16x4fs"
+    for name in (factory.replace("512", "8"), "IVF8,PQ16x4fs"):
+        (tmp_path / name).mkdir()
+        engine = built(vectors, tmp_path / name, name, probes=8, candidates=1)
+        recalls.append(recall_at(engine.search(queries, 10)[1], exact, 10))
+    assert recalls[0] > 0.6 and recalls[0] > recalls[1] + 0.2, recalls
 
 
 def test_vectors_of_several_files_in_another_order(data: np.ndarray, tmp_path: Path) -> None:
