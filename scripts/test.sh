@@ -5,6 +5,9 @@
 #
 # Settings: COMEM_TEST_WORKERS  processes that share the tests (default 2), each with one thread
 set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
+esac
 cd "$(dirname "$0")/.."
 bash scripts/setup.sh
 bin=.venv/bin

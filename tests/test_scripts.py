@@ -53,6 +53,16 @@ def test_help_is_the_header(path: Path) -> None:
     assert "set -euo" not in shown.stdout
 
 
+@pytest.mark.parametrize("path", [p for p in RUNNABLE if p.suffix == ".sh"], ids=lambda path: path.name)
+def test_every_script_explains_itself_and_does_nothing_else(path: Path, tmp_path: Path) -> None:
+    """In a copy without an environment, where any work would fail."""
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    place = path.relative_to(ROOT)
+    shown = bash(place, "--help", cwd=tmp_path)
+    assert shown.returncode == 0 and f"bash {place}" in shown.stdout and "set -e" not in shown.stdout
+    assert [each.name for each in tmp_path.iterdir()] == ["scripts"]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of the scripts whose `.venv/bin/comem` prints its arguments, one a line."""

@@ -3,6 +3,9 @@
 #   bash scripts/toy/train_backbone.sh [WORK_FOLDER [further options of python -m comem.toy.pretrain]]
 # Run again after an interruption: it goes on from the last checkpoint in the work folder.
 set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
+esac
 cd "$(dirname "$0")/../.."
 work="${1:-runs/toy_backbone}"
 shift || true

@@ -2,6 +2,9 @@
 # Trains the embedded CLIP from scratch (about 15 minutes on one core) and measures it.
 #   bash scripts/toy/train_clip.sh [OUTPUT_FOLDER [further options of python -m comem.toy.clip train]]
 set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
+esac
 cd "$(dirname "$0")/../.."
 output="${1:-comem/toy/weights/clip}"
 shift || true

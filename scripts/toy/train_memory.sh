@@ -5,6 +5,9 @@
 # First dialogues about one town in English, then about one to three in six languages. Run again after an
 # interruption: it goes on.
 set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
+esac
 cd "$(dirname "$0")/../.."
 work="${1:-runs/toy_memory}"
 shift || true
