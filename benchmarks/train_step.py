@@ -36,7 +36,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from comem.flops import Flops, decoder, output_layer, qformer, vision_tower
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
@@ -47,6 +46,7 @@ from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer
+from comem.training.work import batch_flops, batch_tokens
 
 PAPER_QUESTIONS = 15_600
 
@@ -240,15 +240,19 @@ class Bench:
         micro = self.args.micro_batch or self.shape.micro_batch or self._fitting(trainer)
         pool = [self.batch(micro, seed) for seed in range(4)]
         seconds: list[float] = []
+        processor = 0.0
         for step in range(self.args.warmup + steps):
             if step == self.args.warmup and self.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats()
+            worked = time.process_time()
             taken = self._timed(partial(trainer._step, step, [pool[step % len(pool)]]))
-            seconds += [taken] if step >= self.args.warmup else []
+            if step >= self.args.warmup:
+                seconds.append(taken)
+                processor += time.process_time() - worked
             if time.monotonic() > end and seconds:
                 break
         peak = _peak(self.device) - (self.before if self.device.type == "cpu" else 0)
-        tokens = sum(self.tokens(batch) for batch in pool) / len(pool)
+        tokens = sum(batch_tokens(batch) for batch in pool) / len(pool)
         model_flops, done_flops = (
             sum(self.flops(batch, recompute) for batch in pool) / len(pool)
             for recompute in (False, way.checkpointing)
@@ -256,7 +260,8 @@ class Bench:
         mean = statistics.mean(seconds)
         return {
             **asdict(way), "micro_batch": micro, "steps": len(seconds), "seconds_a_step": mean,
-            "median_seconds": statistics.median(seconds), "tokens_a_second": tokens / mean,
+            "median_seconds": statistics.median(seconds),
+            "processor_seconds_a_step": processor / len(seconds), "tokens_a_second": tokens / mean,
             "peak_gib": peak / 2**30, "model_tflop_a_question": model_flops / micro / 1e12,
             "done_tflop_a_question": done_flops / micro / 1e12, "questions_a_second": micro / mean,
             f"hours_for_{PAPER_QUESTIONS}": mean / micro * PAPER_QUESTIONS / 3600,
@@ -324,26 +329,10 @@ class Bench:
             "image_grid_thw": torch.tensor([list(grid)] * len(lengths)),
         }
 
-    def tokens(self, batch: TrainingBatch) -> int:
-        """Positions that encoder and reader go through, padding not counted, memory included."""
-        read = sum(int(part["attention_mask"].sum()) for part in (batch.items, batch.question))
-        return read + len(batch.items["input_ids"]) * self.encoder.qformer.config.num_queries
-
     def flops(self, batch: TrainingBatch, recompute: bool) -> float:
-        """Operations of the step: encoder and Q-Former with gradients, the reader, its picture without."""
-        config, rank, sizes = self.network.config, self.lora.rank, self.encoder.qformer.config
-        text, vision = config.get_text_config(), config.vision_config
-        pictures = vision_tower(vision, self.shape.item_grid, rank) * len(batch.items["input_ids"])
-        layers, memory = Flops(), Flops()
-        for length in batch.items["attention_mask"].sum(1).tolist():
-            layers += decoder(text, length, rank=rank)
-            memory += qformer(sizes, length)
-        size = self.shape.items * sizes.num_queries
-        for length in batch.question["attention_mask"].sum(1).tolist():
-            layers += decoder(text, length + size)
-        head = output_layer(text, batch.answer_tokens)
-        seen = vision_tower(vision, self.shape.question_grid).forward * len(batch.ids)
-        return (layers + pictures).training(recompute) + (memory + head).training() + seen
+        """Operations of a step."""
+        config, sizes = self.network.config, self.encoder.qformer.config
+        return batch_flops(batch, config, config, sizes, self.lora.rank, recompute)
 
 
 def _one_by_one(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 Grid = Sequence[int]  # (t, h, w) of an image, in patches
@@ -24,28 +24,29 @@ class Flops:
         frozen: products with weights that are not trained: backward once more, for the inputs.
         trained: products with weights that are: backward twice more, for inputs and weights.
         attention: products of activations with each other: backward twice more.
+        inputs: frozen weights that read pixels, which nobody differentiates: no backward.
     """
 
     frozen: float = 0.0
     trained: float = 0.0
     attention: float = 0.0
+    inputs: float = 0.0
 
     def __add__(self, other: Flops) -> Flops:
-        return Flops(
-            self.frozen + other.frozen, self.trained + other.trained, self.attention + other.attention
-        )
+        return Flops(*map(sum, zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> Flops:
-        return Flops(self.frozen * times, self.trained * times, self.attention * times)
+        return Flops(*(part * times for part in astuple(self)))
 
     @property
     def forward(self) -> float:
-        return self.frozen + self.trained + self.attention
+        return self.frozen + self.trained + self.attention + self.inputs
 
     def training(self, recompute: bool = False) -> float:
         """Forward and backward; `recompute` adds the forward that activation checkpointing repeats."""
         back = self.frozen + 2 * self.trained + 2 * self.attention
-        return self.forward * (2 if recompute else 1) + back
+        again = self.forward - self.inputs if recompute else 0.0
+        return self.forward + back + again
 
 
 def linear(fan_in: int, fan_out: int, rows: float, rank: int = 0) -> Flops:
@@ -106,7 +107,7 @@ def vision_tower(config: Any, grid: Grid, rank: int = 0) -> Flops:
     pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
     merger = linear(width * merged, width * merged, patches / merged, rank)
     merger += linear(width * merged, out, patches / merged, rank)
-    return linear(pixels, width, patches) + blocks + _attention(pairs, width) + merger
+    return Flops(inputs=2.0 * pixels * width * patches) + blocks + _attention(pairs, width) + merger
 
 
 def qformer(config: Any, tokens: int) -> Flops:

@@ -30,7 +30,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _TRAIN_HELP
     parser.add_argument("--config", "-c", metavar="FILE", help="YAML file, see configs/train/")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace the file's")
-    parser.add_argument("--dry-run", action="store_true", help="print parameters, memory and steps, and stop")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan: parameters, memory, hours")
+    parser.add_argument(
+        "--tflops", type=float, default=300.0, metavar="N",
+        help="10¹² operations a second with which --dry-run reckons hours: an assumption (default: 300)",
+    )  # fmt: skip
 
 
 def run_train(args: argparse.Namespace) -> int:
@@ -39,7 +43,7 @@ def run_train(args: argparse.Namespace) -> int:
     if args.dry_run:
         from comem.training.plan import make_plan
 
-        _table(make_plan(settings).lines())
+        _table(make_plan(settings, args.tflops).lines())
         return 0
     from comem.training.interrupt import Interrupted
     from comem.training.ranks import state

@@ -1,22 +1,25 @@
-"""What a run would do, without doing it: parameters, memory, steps."""
+"""What a run would do, without doing it: parameters, memory, steps, hours."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
+from comem.backbones.hf import HFBackbone
 from comem.backbones.row import BackboneSpec
 from comem.backbones.specs import resolve_backbone
 from comem.memory.lora import add_lora, trainable_count
-from comem.memory.qformer import QFormer
-from comem.training.build import qformer_config
-from comem.training.dataset import load_examples
+from comem.memory.qformer import QFormer, QFormerConfig
+from comem.training.build import build_collator, knowledge_format, qformer_config
+from comem.training.dataset import TrainingExample, load_examples
 from comem.training.order import Order
 from comem.training.precision import use_bf16
 from comem.training.selection import select
 from comem.training.settings import TrainSettings
+from comem.training.work import batch_flops, batch_tokens
 
 # Float32 weight, gradient and AdamW's two moments.
 TRAINABLE_BYTES = 16
@@ -26,9 +29,23 @@ TRAINABLE_BYTES = 16
 KEPT, KEPT_CHECKPOINTED = 34, 2
 
 
+# An assumption: about 40 % of what an H100's bf16 products reach (790 TFLOP/s).
+TFLOPS = 300.0
+_SAMPLE = 16  # questions whose lengths are looked at
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The numbers of a run that has not started."""
+    """The numbers of a run that has not started.
+
+    Attributes:
+        examples, items: in the data.
+        questions: that the run takes in all its passes.
+        weight_bytes: weights, gradients and AdamW's moments.
+        token_bytes: activations kept for each token of a micro-batch of `micro_batch` questions.
+        tokens, flops: of one question with its items, by a sample of the data; 0 where it cannot be told.
+        tflops: operations a second, in 10¹², that the hours are reckoned with.
+    """
 
     model: str
     examples: int
@@ -42,6 +59,11 @@ class Plan:
     precision: str
     weight_bytes: int
     token_bytes: int
+    questions: int = 0
+    micro_batch: int = 1
+    tokens: float = 0.0
+    flops: float = 0.0
+    tflops: float = TFLOPS
 
     @property
     def trainable(self) -> int:
@@ -67,38 +89,97 @@ class Plan:
             ("trainable", f"{self.trainable / 1e6:,.2f} M = {share:.2f} % of the model"),
             ("memory", f"{gigabytes:,.2f} GiB for weights, gradients and AdamW (estimate)"),
             ("", f"+ {self.token_bytes / 2**20:,.3f} MiB for each token of a micro-batch (estimate)"),
+            *self._time(),
             ("checkpoint", f"{self.trainable * 12 / 2**30:,.2f} GiB each"),
         ]
 
+    def _time(self) -> list[tuple[str, str]]:
+        """What follows from the lengths in the data."""
+        if not self.flops:
+            return [("hours", "not known: set data=FILE, of pictures that can be read")]
+        memory = self.weight_bytes + self.micro_batch * self.tokens * self.token_bytes
+        hours = self.questions * self.flops / (self.tflops * 1e12) / 3600
+        return [
+            ("", f"= {memory / 2**30:,.2f} GiB with {self.micro_batch} questions at a time (estimate)"),
+            ("work", f"{self.flops / 1e12:,.3g} TFLOP, {self.tokens:,.0f} tokens a question (of a sample)"),
+            ("hours", f"{hours:,.3g} at {self.tflops:,g} TFLOP/s: an assumption (--tflops), not measured"),
+        ]
 
-def make_plan(settings: TrainSettings) -> Plan:
-    """The plan of a run; the model is only built on the meta device, from its config."""
+
+def make_plan(settings: TrainSettings, tflops: float = TFLOPS) -> Plan:
+    """The plan of a run; the model is only built on the meta device, from its config.
+
+    Args:
+        tflops: assumed operations a second, in 10¹².
+    """
     found = load_examples(settings.data, settings.knowledge or None) if settings.data else []
     examples = select(found, settings) if found else []
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
-    spec = resolve_backbone(settings.model)
-    reading = resolve_backbone(settings.reader) if settings.reader else None
-    model, reader = on_meta(spec), on_meta(reading) if reading else None
-    base, apart = _parameters(model), 0 if reader is None else _parameters(reader)
-    lora, qformer = _count(settings, model, reader)
-    text = [network.config.get_text_config() for network in (model, reader) if network is not None]
+    backbone = _backbone(settings.model)
+    reader = _backbone(settings.reader) if settings.reader else None
+    base, apart = _parameters(backbone.model), _parameters(reader.model) if reader else 0
+    sizes = _qformer_sizes(settings, backbone, reader)
+    lora, qformer = _count(settings, backbone.model, sizes)
+    tokens, flops = _work(settings, examples, backbone, reader, sizes)
+    text = [each.model.config.get_text_config() for each in (backbone, reader) if each]
     layer_widths = max(config.num_hidden_layers * config.hidden_size for config in text)
     half = use_bf16(settings.precision)
+    weight = 0.5 if settings.quantization else 2 if half else 4
     kept = KEPT_CHECKPOINTED if settings.checkpointing else KEPT
     return Plan(
-        model=spec.name,
+        model=backbone.spec.name,
         examples=len(examples),
         items=sum(min(len(example.items), settings.max_items) for example in examples),
         steps=order.total_steps(settings.epochs, settings.max_steps),
         base_parameters=base,
-        reader=reading.name if reading else "",
+        reader=reader.spec.name if reader else "",
         reader_parameters=apart,
         lora_parameters=lora,
         qformer_parameters=qformer,
-        precision="bf16" if half else "fp32",
-        weight_bytes=(base + apart) * (2 if half else 4) + (lora + qformer) * TRAINABLE_BYTES,
+        precision=("4-bit, bf16" if settings.quantization else "bf16" if half else "fp32"),
+        weight_bytes=int((base + apart) * weight + (lora + qformer) * TRAINABLE_BYTES),
         token_bytes=layer_widths * kept * (1 if half else 2),
+        questions=_questions(order, settings),
+        micro_batch=min(settings.micro_batch_size or settings.batch_size, max(len(examples), 1)),
+        tokens=tokens,
+        flops=flops,
+        tflops=tflops,
     )
+
+
+def _questions(order: Order, settings: TrainSettings) -> int:
+    """How many questions all steps take; the last one of each pass may be smaller."""
+    steps = order.total_steps(settings.epochs, settings.max_steps)
+    passes, rest = divmod(steps, order.steps_per_epoch)
+    return passes * order.count + min(rest * order.batch_size, order.count)
+
+
+def _work(
+    settings: TrainSettings,
+    examples: Sequence[TrainingExample],
+    backbone: HFBackbone,
+    reader: HFBackbone | None,
+    sizes: QFormerConfig,
+) -> tuple[float, float]:
+    """Tokens and operations of a question, by some of the data; zeros where nothing of it can be read."""
+    sample = examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE]
+    answering = reader or backbone
+    form = knowledge_format(settings, answering)
+    batch = build_collator(settings, backbone, form, reader)(sample) if sample else None
+    if batch is None or not batch.ids:
+        return 0.0, 0.0
+    configs = backbone.model.config, answering.model.config
+    flops = batch_flops(batch, *configs, sizes, settings.lora.rank, settings.checkpointing)
+    return batch_tokens(batch) / len(batch.ids), flops / len(batch.ids)
+
+
+def _backbone(name: str) -> HFBackbone:
+    """A backbone whose model has no weights."""
+    import transformers
+
+    spec = resolve_backbone(name)
+    processor = getattr(transformers, spec.processor_class).from_pretrained(spec.source)
+    return HFBackbone(spec, on_meta(spec), processor)
 
 
 def on_meta(spec: BackboneSpec) -> Any:
@@ -114,12 +195,17 @@ def _parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _count(settings: TrainSettings, model: Any, reader: Any) -> tuple[int, int]:
-    """Parameters of LoRA and Q-Former; the model gets its LoRA."""
+def _qformer_sizes(settings: TrainSettings, backbone: HFBackbone, reader: HFBackbone | None) -> QFormerConfig:
+    """The Q-Former's; the value of an "auto" output scale is read off weights, which are not there."""
     sizes = settings.qformer
-    if sizes.output_scale == "auto":  # its value is read off weights, which are not there
+    if sizes.output_scale == "auto":
         sizes = replace(sizes, output_scale=1.0)
+    return qformer_config(sizes, backbone.model, reader.model if reader else None)
+
+
+def _count(settings: TrainSettings, model: Any, sizes: QFormerConfig) -> tuple[int, int]:
+    """Parameters of LoRA and Q-Former; the model gets its LoRA."""
     with torch.device("meta"):
-        qformer = _parameters(QFormer(qformer_config(sizes, model, reader)))
+        qformer = _parameters(QFormer(sizes))
         add_lora(model, settings.lora)
     return trainable_count(model), qformer

@@ -106,6 +106,7 @@ def test_dry_run_prints_the_plan(
     assert run_train(parser.parse_args(["--config", str(tmp_path / "c.yaml"), "epochs=3", "--dry-run"])) == 0
     shown = capsys.readouterr().out
     assert "trainable" in shown and "4 questions, 4 knowledge items" in shown
+    assert "at 300 TFLOP/s: an assumption (--tflops), not measured" in shown
     assert not Path(settings().output).exists()
 
 
@@ -114,6 +115,30 @@ def test_plan_counts(settings: Callable[..., TrainSettings], training_model: Any
     assert plan.steps == 4
     # one parameter more than the fixture's encoder: the learned output scale
     assert plan.trainable == training_model.encoder.trainable_count() + 1
+    assert plan.questions == 8 and plan.micro_batch == 3
+
+
+def test_plan_reckons_work_from_the_data(settings: Callable[..., TrainSettings]) -> None:
+    """Operations of a question as torch counts them in a step of the run that is planned."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from comem.training.run import train
+
+    config = settings(attn="eager", max_steps=1)
+    plan = make_plan(config, tflops=1e-6)
+    with FlopCounterMode(display=False) as counter:
+        train(config)
+    # of two layers the first has no use for its inputs' gradient in the vision tower
+    assert plan.flops == pytest.approx(counter.get_total_flops() / 4, rel=0.05)
+    again = make_plan(settings(attn="eager", max_steps=1, checkpointing=True)).flops
+    assert 1.2 < again / plan.flops < 1.5  # the forward pass of all layers once more
+    hours = 4 * plan.flops / 1e6 / 3600
+    assert f"{hours:,.3g} at 1e-06 TFLOP/s" in dict(plan.lines())["hours"]
+
+
+def test_plan_without_data(settings: Callable[..., TrainSettings]) -> None:
+    lines = dict(make_plan(settings(data="")).lines())
+    assert lines["hours"].startswith("not known: set data=FILE")
 
 
 def test_merge_arguments() -> None:
