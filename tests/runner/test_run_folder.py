@@ -17,6 +17,7 @@ def test_run_json_says_how_to_repeat_the_run(tmp_path: Path, monkeypatch: pytest
     data = tmp_path / "questions.jsonl"
     data.write_text("{}\n")
     monkeypatch.setattr(sys, "argv", ["comem", "predict", "--first"])
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # no `python -m`, however pytest runs
     folder, config = tmp_path / "run", {"generation": {"seed": 7}}
     noted = {"config": config, "inputs": {"data": data}}
     for limit in (4, 10):
