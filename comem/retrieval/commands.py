@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comem.config import load_config
+from comem.retrieval.evaluate_command import add_evaluate_arguments, run_evaluate, say
 
 if TYPE_CHECKING:
-    from comem.retrieval.evaluate import RecallReport
     from comem.types import KnowledgeItem
 
 
@@ -19,7 +19,9 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
     jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
     _add_build(jobs.add_parser("build", help="corpus files to knowledge base and index"))
     _add_search(jobs.add_parser("search", help="the items nearest to a picture or a text"))
-    _add_evaluate(jobs.add_parser("evaluate", help="recall: of pictures, of an index, or of known items"))
+    add_evaluate_arguments(
+        jobs.add_parser("evaluate", help="recall: of pictures, of an index, or of known items")
+    )
     _add_push(jobs.add_parser("push", help="the vectors to Milvus, which then searches in place of FAISS"))
     verify = jobs.add_parser("verify", help="compare every checksum; exit code 1 for damage")
     verify.add_argument("index", type=Path, metavar="DIR")
@@ -28,7 +30,7 @@ def add_index_arguments(parser: argparse.ArgumentParser) -> None:
 def run_index(args: argparse.Namespace) -> int:
     """Runs the job that was chosen."""
     jobs: dict[str, Callable[[argparse.Namespace], int]] = {
-        "build": _build, "search": _search, "evaluate": _evaluate, "push": _push, "verify": _verify,
+        "build": _build, "search": _search, "evaluate": run_evaluate, "push": _push, "verify": _verify,
     }  # fmt: skip
     return jobs[args.job](args)
 
@@ -69,7 +71,7 @@ def run_retrieve(args: argparse.Namespace) -> int:
     examples = list(read_queries(args.questions, args.images))
     shown = tqdm(examples, desc="retrieving", unit="question")
     written = retrieve_to_file(retriever, shown, args.k, args.output, batch_size=args.batch_size)
-    _say(f"{written} questions retrieved, {len(examples) - written} were done before: {args.output}")
+    say(f"{written} questions retrieved, {len(examples) - written} were done before: {args.output}")
     return 0
 
 
@@ -89,7 +91,7 @@ def _push(args: argparse.Namespace) -> int:
     embedder = load_embedder(args.embedder)
     base = KnowledgeBase(args.index)
     count = push(base, embedder, args.uri, args.collection, index_type=args.index_type)
-    _say(f"{count} items in the collection {args.collection!r} of {args.uri}")
+    say(f"{count} items in the collection {args.collection!r} of {args.uri}")
     return 0
 
 
@@ -146,12 +148,12 @@ def _build(args: argparse.Namespace) -> int:
         overrides.append(f"on_duplicate={args.on_duplicate}")
     settings = load_config(BuildSettings, args.config, overrides)
     index = build(
-        args.corpus, args.output, settings, images=args.images, keep_partial=args.keep_partial, announce=_say
+        args.corpus, args.output, settings, images=args.images, keep_partial=args.keep_partial, announce=say
     )
     rows = index.base.manifest["rows"]
     dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items()) or "none"
-    _say(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
-    _say(f"{len(index)} items indexed over {index.manifest['images']} pictures: {args.output}")
+    say(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
+    say(f"{len(index)} items indexed over {index.manifest['images']} pictures: {args.output}")
     return 0
 
 
@@ -184,94 +186,14 @@ def _search(args: argparse.Namespace) -> int:
     return 0
 
 
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="a folder of pictures, asked for distorted"
-    )
-    parser.add_argument(
-        "--distortions",
-        nargs="+",
-        metavar="NAME",
-        help="crop, resize, jpeg, combined, colour, rotation (all)",
-    )
-    parser.add_argument("--index", type=Path, metavar="DIR", help="an index, against exact search over it")
-    parser.add_argument("--queries", type=int, default=200, metavar="N", help="of --index (%(default)s)")
-    parser.add_argument("--contexts", type=Path, metavar="FILE", help="made by comem retrieve")
-    parser.add_argument("--relevant", type=Path, metavar="FILE", help="lines of example_id, relevant (ids)")
-    parser.add_argument("--embedder", default="toy", help="as in index build (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON too")
-    parser.add_argument("--baseline", action="store_true", help="compare with raw 16 x 16 pixels")
-
-
-def _evaluate(args: argparse.Namespace) -> int:
-    """One of three: pictures, an index, or results with known items."""
-    given = [args.images is not None, args.index is not None, args.contexts is not None]
-    if sum(given) != 1 or (args.contexts is None) != (args.relevant is None):
-        raise ValueError("give one of --images DIR, --index DIR, and --contexts FILE with --relevant FILE")
-    if args.images is not None:
-        return _evaluate_pictures(args)
-    from comem.records import run_manifest, write_json
-    from comem.retrieval.quality import relevance
-
-    if args.index is not None:
-        numbers = _index_recall(args)
-    else:
-        quality = relevance(args.contexts, args.relevant)
-        numbers = {"questions": quality.count, "mrr": quality.mrr}
-        numbers |= {f"recall@{k}": value for k, value in quality.recall.items()}
-    for name, number in numbers.items():
-        _say(f"{name}: {number:.4g}")
-    if args.output is not None:
-        write_json(args.output, {"numbers": numbers, **run_manifest({"seed": args.seed})})
-    return 0
-
-
-def _index_recall(args: argparse.Namespace) -> dict[str, float]:
-    """Recall of an index against exact search, over a sample of its own vectors."""
-    from comem.retrieval.index import VectorIndex
-    from comem.retrieval.quality import KS, exact_search, recall_at
-
-    index = VectorIndex(args.index)
-    vectors = index.stored_vectors()
-    queries = vectors.sample(args.queries, args.seed)
-    deep = min(max(KS), len(index))
-    exact = exact_search(vectors, queries, deep)
-    _, found = index.vectors.search(queries, deep)
-    numbers = {"vectors": float(len(index)), "queries": float(len(queries))}
-    return numbers | {f"recall@{k}": recall_at(found, exact, k) for k in KS if k <= deep}
-
-
 def _verify(args: argparse.Namespace) -> int:
     from comem.retrieval.index import verify_index
 
     wrong = verify_index(args.index)
     for sentence in wrong:
-        _say(sentence)
-    _say("damaged" if wrong else "good")
+        say(sentence)
+    say("damaged" if wrong else "good")
     return 1 if wrong else 0
-
-
-def _evaluate_pictures(args: argparse.Namespace) -> int:
-    from comem.records import run_manifest, write_json
-    from comem.retrieval.embedder import Embedder, load_embedder
-    from comem.retrieval.evaluate import DISTORTIONS, RawPixels, evaluate_folder, to_json
-
-    embedders: list[Embedder] = [load_embedder(args.embedder)]
-    if args.baseline:
-        embedders.append(RawPixels(16))
-    kinds = args.distortions or tuple(DISTORTIONS)
-    reports = {
-        embedder.name: evaluate_folder(args.images, embedder, kinds, args.seed) for embedder in embedders
-    }
-    for name, report in reports.items():
-        _show_recall(name, report)
-    if args.output is not None:
-        numbers = {name: to_json(report) for name, report in reports.items()}
-        write_json(
-            args.output, {"reports": numbers, **run_manifest({"seed": args.seed, "images": str(args.images)})}
-        )
-    return 0
 
 
 def _show_items(items: list[KnowledgeItem], scores: list[float]) -> None:
@@ -281,27 +203,4 @@ def _show_items(items: list[KnowledgeItem], scores: list[float]) -> None:
     for rank, (item, score) in enumerate(zip(items, scores, strict=True), start=1):
         text = item.text if len(item.text) <= 120 else item.text[:119] + "…"
         table.add_row(str(rank), f"{score:.3f}", item.id, item.language, text, str(item.image or ""))
-    _say(table)
-
-
-def _show_recall(name: str, report: RecallReport) -> None:
-    from rich.table import Table
-
-    table = Table("distortion", *(f"recall@{k}" for k in next(iter(report.recall.values()))), "missed at 1")
-    table.title = f"{name}: {report.count} pictures, {report.distinct} different"
-    for kind, recall in report.recall.items():
-        missed = ", ".join(f"{query} → {found}" for query, found in report.misses[kind][:8])
-        more = len(report.misses[kind]) - 8
-        table.add_row(
-            kind,
-            *(f"{value:.3f}" for value in recall.values()),
-            missed + (f" and {more} more" if more > 0 else ""),
-        )
-    _say(table)
-
-
-def _say(what: object) -> None:
-    """To standard output; passages and ids hold brackets, which are no markup."""
-    from rich.console import Console
-
-    Console(soft_wrap=isinstance(what, str), markup=False, highlight=False).print(what)
+    say(table)
