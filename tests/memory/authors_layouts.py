@@ -39,7 +39,7 @@ def _copied(tensors: Mapping[str, Tensor], prefix: str = "", dtype: Any = None) 
 
 
 def merged(folder: Path, encoder: Any, reader: Any, qformer: QFormer | None, dtype: Any = None) -> Path:
-    """Layout A, or B without a Q-Former; config.json as their transformers wrote it, in ours' form."""
+    """Layout A, or B without a Q-Former; config.json as their transformers wrote it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = _copied(encoder.state_dict(), dtype=dtype)
     if qformer is not None:
@@ -48,8 +48,30 @@ def merged(folder: Path, encoder: Any, reader: Any, qformer: QFormer | None, dty
             f"knowledge_processor.{n}": t.to(dtype or t.dtype) for n, t in qformer.state_dict().items()
         }
     save_file(tensors, folder / "model.safetensors")
-    encoder.config.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(their_config(encoder.config)))
     return folder
+
+
+def their_config(config: Any) -> dict[str, Any]:
+    """A config in the flat form of transformers 4.49, as the hub's Qwen2.5-VL still has it."""
+    text = config.text_config.to_dict()
+    rope = text["rope_parameters"]
+    kept = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "num_key_value_heads", "max_position_embeddings", "rms_norm_eps", "hidden_act", "bos_token_id",
+        "eos_token_id", "pad_token_id",
+    )  # fmt: skip
+    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    return {
+        "model_type": config.model_type,
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        **{name: text[name] for name in kept},
+        **{name: getattr(config, name) for name in ids},
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
+        "tie_word_embeddings": False,
+        "vision_config": config.vision_config.to_dict(),
+    }
 
 
 def run_folder(
