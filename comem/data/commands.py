@@ -22,6 +22,10 @@ examples:
   comem data convert authors_mds --output train.jsonl
   comem data synthesise --benchmark toy --data data/toy/train.jsonl --index data/toy/index -k 3 \\
       --candidates 200 --output runs/synthesis
+  comem data translate runs/synthesis/train.jsonl --endpoint http://localhost:8000/v1 --model NAME \\
+      --output runs/translation
+  comem data mix english=runs/synthesis/train.jsonl more=runs/translation/train.jsonl --output runs/mixed
+  comem data build configs/data/toy.yaml --output runs/data
 The records, field by field: docs/training_data.md
 """
 _SHOWN = 50

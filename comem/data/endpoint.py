@@ -81,6 +81,16 @@ class EndpointSettings:
         return {"endpoint": self.url, "model": self.model, "decoding": decoding}
 
 
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A redirection is refused: urllib would carry the key to whatever host it names."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)
+
+
 @dataclass(frozen=True)
 class _Outcome:
     """What one attempt gave: a reply, or why there is none and how long the host asks to wait."""
@@ -200,7 +210,7 @@ class Endpoint:
         request = urllib.request.Request(settings.address, json.dumps(body).encode(), headers, method="POST")
         until = time.monotonic() + settings.timeout
         try:
-            with urllib.request.urlopen(request, timeout=settings.timeout) as response:
+            with _OPENER.open(request, timeout=settings.timeout) as response:
                 return _reply(_read(response, until))
         except urllib.error.HTTPError as error:
             return self._refused(error)

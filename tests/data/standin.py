@@ -39,7 +39,7 @@ class StandIn:
     """What the server does, and what it was asked.
 
     Attributes:
-        troubles: by the number of a request, from 1: "500", "stall", "429", "rubbish", "cut", "401".
+        troubles: by the number of a request, from 1: a status, "stall", "drip", "rubbish", "cut".
         sayings: replies by a piece of the prompt, instead of a translation.
         pause: seconds before an answer.
         stall: seconds that a stalled request takes.
@@ -98,9 +98,14 @@ def _handler(standin: StandIn) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             if status == 429:
                 self.send_header("Retry-After", "0.3")
+            if status == 302:
+                self.send_header("Location", f"{standin.url}/elsewhere")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            self.wfile.write(body[:10] if trouble == "cut" else body)
+            sent, step = body[:10] if trouble == "cut" else body, 1 if trouble == "drip" else len(body)
+            for at in range(0, len(sent), step):
+                time.sleep(0.1 if trouble == "drip" else 0)
+                self.wfile.write(sent[at : at + step])
 
         def log_message(self, *args: Any) -> None:
             pass

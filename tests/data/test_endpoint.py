@@ -24,14 +24,15 @@ def echo() -> dict[str, str]:
     return {"number": "said"}
 
 
-@pytest.mark.parametrize("trouble", ["500", "stall", "429", "rubbish", "cut"])
+@pytest.mark.parametrize("trouble", ["500", "stall", "drip", "429", "rubbish", "cut"])
 def test_what_passes_is_tried_again(trouble: str) -> None:
     with serving(StandIn({2: trouble}, sayings=echo(), stall=2.5)) as standin:
-        endpoint = Endpoint(settings(standin, timeout=1.0 if trouble == "stall" else 20.0))
+        endpoint = Endpoint(settings(standin, timeout=1.0 if trouble in ("stall", "drip") else 20.0))
         assert dict(endpoint.replies(prompts(3))) == {"0": "said", "1": "said", "2": "said"}
         assert sum(standin.asked.values()) == 4 and sum(endpoint.reasons.values()) == 1
     (reason,) = endpoint.reasons
-    named = {"500": "status 500", "stall": "timeout", "429": "status 429", "rubbish": "no chat completion"}
+    named = {"500": "status 500", "429": "status 429", "rubbish": "no chat completion"}
+    named |= dict.fromkeys(("stall", "drip"), "timeout")
     assert reason.startswith(named.get(trouble, "no "))
 
 
@@ -62,6 +63,14 @@ def test_a_refusal_stops_at_once_and_keeps_what_came() -> None:
     with serving(StandIn({2: "401"}, sayings=echo())) as standin:
         replies = Endpoint(settings(standin, concurrency=1)).replies(prompts(50))
         assert next(replies)[1] == "said"
+
+
+def test_a_redirection_is_refused_with_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", "secret")
+    with serving(StandIn({1: "302"}, sayings=echo())) as standin:
+        with pytest.raises(EndpointError, match="answers 302"):
+            list(Endpoint(settings(standin, key_variable="A_KEY")).replies(prompts(1)))
+        assert len(standin.times) == 1
 
 
 def test_a_host_that_is_down_or_wants_too_long_a_pause_is_left_alone() -> None:
