@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -82,15 +82,12 @@ def _handler(standin: StandIn) -> type[BaseHTTPRequestHandler]:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             prompt = asked["messages"][0]["content"]
             trouble = standin.begin(prompt, self.headers.get("Authorization", ""))
-            try:
+            time.sleep(standin.stall if trouble == "stall" else standin.pause)
+            standin.end()  # before the answer, upon which the client may send its next request
+            with suppress(OSError):  # the client has gone
                 self._answer(trouble, prompt)
-            except OSError:  # the client has gone
-                pass
-            finally:
-                standin.end()
 
         def _answer(self, trouble: str, prompt: str) -> None:
-            time.sleep(standin.stall if trouble == "stall" else standin.pause)
             completion = {"choices": [{"message": {"role": "assistant", "content": standin.reply(prompt)}}]}
             body = json.dumps(completion).encode()
             status = int(trouble) if trouble.isdigit() else 200

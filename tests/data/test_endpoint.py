@@ -43,7 +43,7 @@ def test_a_rate_limit_holds_everyone_back() -> None:
 
 
 def test_no_more_at_once_than_allowed() -> None:
-    with serving(StandIn(sayings=echo(), pause=0.03)) as standin:
+    with serving(StandIn(sayings=echo(), pause=0.1)) as standin:
         assert len(list(Endpoint(settings(standin, concurrency=3)).replies(prompts(12)))) == 12
     assert 1 < standin.most_at_once <= 3
 
