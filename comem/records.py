@@ -86,8 +86,9 @@ def unique(rows: Iterable[dict[str, Any]], key: str, path: str | Path) -> Iterat
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
         if row.get(key) is None:
-            fields = ", ".join(row) or "no fields"
-            raise RecordError(f"{path}: record {number} has no {key!r}; it has {fields}")
+            lacks = f"has {key!r}: null" if key in row else f"has no {key!r}"
+            fields = ", ".join(name for name in row if name != key) or "nothing else"
+            raise RecordError(f"{path}: record {number} {lacks}; it has {fields}")
         name = str(row[key])
         if name in seen:
             raise RecordError(

@@ -78,6 +78,8 @@ def test_repeated_and_missing_ids_are_named(tmp_path: Path) -> None:
         list(unique([{"data_id": "x"}, {"data_id": "y"}, {"data_id": "x"}], "data_id", "f.jsonl"))
     with pytest.raises(RecordError, match="record 1 has no 'data_id'; it has id"):
         list(unique([{"id": "x"}], "data_id", "f.jsonl"))
+    with pytest.raises(RecordError, match="record 1 has 'data_id': null; it has answer"):
+        list(unique([{"data_id": None, "answer": "x"}], "data_id", "f.jsonl"))
 
 
 def test_the_appender_cuts_a_torn_tail_and_goes_on(tmp_path: Path) -> None:
