@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoModelForImageTextToText,
     PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.initialization import no_init_weights
 
+from comem.memory.convert_text import text_reader
 from comem.memory.files import stream_tensors, tensor_files, tensor_shapes
 from comem.memory.qformer import QFormer, QFormerConfig
 from comem.records import read_json
@@ -103,7 +103,7 @@ def load_authors_checkpoint(
     dtype = dtype or next(stream_tensors(files))[1].dtype
     encoder = _unset_model(config, dtype)
     reads_text = not any(name.startswith(f"{READER_PREFIX}visual.") for name in shapes)
-    reader = _text_reader(config, shapes, dtype) if reads_text else _unset_model(config, dtype)
+    reader = text_reader(config, shapes, READER_PREFIX, dtype) if reads_text else _unset_model(config, dtype)
     own = {n.removeprefix(QFORMER_PREFIX): s for n, s in shapes.items() if n.startswith(QFORMER_PREFIX)}
     given = read_json(folder / "config.json").get("qformer", {})
     qformer = QFormer(qformer_config(folder, own, given)).to(dtype)
@@ -199,37 +199,6 @@ def _unset_model(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedMode
     """The model with its buffers made and its weights unset."""
     with no_init_weights():
         return AutoModelForImageTextToText.from_config(config, dtype=dtype)
-
-
-def _text_reader(
-    config: PretrainedConfig, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype
-) -> PreTrainedModel:
-    """The reader of their text-only variant (Qwen2.5-Instruct): what no tensor shows is as the encoder's."""
-    text = config.get_text_config()
-
-    def shape(name: str) -> tuple[int, ...]:
-        return shapes.get(f"{READER_PREFIX}{name}", (0, 0))
-
-    own = text.to_dict()
-    kept = (
-        "num_attention_heads",
-        "num_key_value_heads",
-        "rms_norm_eps",
-        "hidden_act",
-        "max_position_embeddings",
-    )
-    layers = {name.split(".")[3] for name in shapes if name.startswith(f"{READER_PREFIX}model.layers.")}
-    theta = own["rope_parameters"]["rope_theta"]
-    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
-    made = AutoConfig.for_model(
-        "qwen2", vocab_size=shape("model.embed_tokens.weight")[0],
-        hidden_size=shape("model.embed_tokens.weight")[1], num_hidden_layers=len(layers),
-        intermediate_size=shape("model.layers.0.mlp.gate_proj.weight")[0],
-        rope_parameters={"rope_type": "default", "rope_theta": theta}, tie_word_embeddings=False,
-        **{name: own.get(name) for name in (*kept, *ids)},
-    )  # fmt: skip
-    with no_init_weights():
-        return AutoModelForCausalLM.from_config(made, dtype=dtype)
 
 
 def current_name(name: str) -> str:
