@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,7 +98,7 @@ class Engine:
         settings = settings or SearchSettings()
         self.candidates = settings.candidates
         refine = folder / REFINE
-        self._half = np.load(refine, mmap_mode="r", allow_pickle=False) if refine.is_file() else None
+        self._half = _scattered(refine) if refine.is_file() else None
         inner = _inner(self.index)
         self._kind = "ivf" if hasattr(inner, "nprobe") else "hnsw" if hasattr(inner, "hnsw") else "flat"
         if self._kind == "ivf":
@@ -184,6 +185,14 @@ class Engine:
         if isinstance(self.index, faiss.IndexPreTransform):
             params = faiss.SearchParametersPreTransform(index_params=params)
         return params
+
+
+def _scattered(path: Path) -> np.ndarray:
+    """A mapped array whose rows are read here and there: the system need not fetch what lies around."""
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if hasattr(mmap, "MADV_RANDOM") and (mapping := getattr(array, "_mmap", None)) is not None:
+        mapping.madvise(mmap.MADV_RANDOM)
+    return array
 
 
 def _faiss() -> Any:
