@@ -10,13 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comem.backbones.decoder import text_positions
-from comem.backbones.soft_prefix import soft_prefix
+from comem.backbones.packing import pack_attention
 from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
 from comem.memory.lora import adapters_off
 from comem.training.collator import TrainingBatch
-from comem.training.labels import IGNORED
 from comem.training.loss import summed_cross_entropy
+from comem.training.reading import answer_states
 from comem.training.teaching import Teaching, divergence, taught_rows
 
 
@@ -50,6 +49,7 @@ class MemoryTrainingModel(nn.Module):
         self.reader: Any = encoder.model if reader is None else reader
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
+            pack_attention(self.reader)  # the encoder's model does it itself
         check_width(encoder, hidden_size(self.reader))
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
@@ -131,33 +131,6 @@ def answer_logits(
     """What `answer_states` gives, with logits `(a, v)` instead of hidden states."""
     hidden, targets, rows = answer_states(reader, question, prefixes, placeholder_id)
     return reader.get_output_embeddings()(hidden), targets, rows
-
-
-def answer_states(
-    reader: Any,
-    question: Mapping[str, Tensor],
-    prefixes: Sequence[Tensor | None],
-    placeholder_id: int | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What predicts the answers' tokens, a of them, over the whole batch.
-
-    Only the hidden states that predict an answer token go on to the output layer: logits of whole
-    sequences over a vocabulary of 152,064 would be the largest tensor of the step by far.
-
-    Args:
-        reader: a causal model with `.model` (the trunk) and an output embedding.
-        question: its inputs with `labels (b, l)`, -100 where nothing is learned.
-        prefixes: per row `(m, d)` or None.
-
-    Returns:
-        Hidden states `(a, d)`, the tokens that they predict `(a,)`, and the question of each, `(a,)`.
-    """
-    with soft_prefix(reader, question, prefixes, placeholder_id) as extended:
-        labels = extended.pop("labels")  # (b, L)
-        extended |= text_positions(reader, extended["attention_mask"])
-        hidden = reader.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
-    learned = labels[:, 1:] != IGNORED
-    return hidden[:, :-1][learned], labels[:, 1:][learned], learned.nonzero()[:, 0]
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:
