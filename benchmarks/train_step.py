@@ -141,7 +141,8 @@ def main() -> None:
     bench = Bench(shape, device, args) if device.type == "cuda" else None
     for number, name in enumerate(args.ways):
         steps = args.short_steps if found["ways"] and device.type == "cuda" else args.steps
-        end = began + args.seconds * (0.6 + 0.4 * number / max(len(args.ways) - 1, 1))
+        share = 0.6 + 0.4 * number / (len(args.ways) - 1) if len(args.ways) > 1 else 1.0
+        end = began + args.seconds * share
         row = bench.attempt(WAYS[name], steps, end) if bench else _in_own_process(name, args)
         if "seconds_a_step" in row:
             row |= _utilisation(row, found["matmul_tflops"])
