@@ -1,10 +1,18 @@
-"""Positions of Qwen-VL's M-RoPE, given to the model instead of left to it."""
+"""What a batch is given before it goes to the model: M-RoPE positions, and memory that a GPU can fetch."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+
+def pinned(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch in page-locked memory if it is for a GPU and still on the CPU; else as it is."""
+    if device.type != "cuda":
+        return inputs
+    return {name: value if value.is_cuda else value.pin_memory() for name, value in inputs.items()}
 
 
 def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

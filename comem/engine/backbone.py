@@ -15,6 +15,7 @@ from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, KVP
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.decoding import evaluating
 from comem.backbones.packing import pack_attention
+from comem.backbones.positions import pinned
 from comem.backbones.row import BackboneSpec
 from comem.engine.counts import Counts
 from comem.engine.decoder import Decoder
@@ -38,7 +39,9 @@ class EngineBackbone:
         self.inner: Any = inner
         self.counts = counts if counts is not None else Counts()
         self._graphs = graphs
-        self._processed: Ahead[_Batch, dict[str, Tensor]] = Ahead(lambda batch: inner.process(batch))
+        self._processed: Ahead[_Batch, dict[str, Tensor]] = Ahead(
+            lambda batch: pinned(inner.process(batch), inner.device)
+        )
 
     @cached_property
     def decoder(self) -> Decoder | None:
