@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -11,6 +12,8 @@ from typing import Any
 from comem.config import as_dict
 from comem.records import read_json, write_json
 from comem.training.settings import TrainSettings
+
+logger = logging.getLogger(__name__)
 
 
 class TensorBoard:
@@ -70,9 +73,13 @@ def boards(settings: TrainSettings) -> list[Board]:
         ValueError: one is asked for whose package is missing.
     """
     folder, opened = Path(settings.output), list[Board]()
-    wanted = settings.tensorboard
-    if wanted or (wanted is None and find_spec("tensorboard") is not None):
+    if settings.tensorboard:
         opened.append(TensorBoard(folder))
+    elif settings.tensorboard is None and find_spec("tensorboard") is not None:
+        try:
+            opened.append(TensorBoard(folder))
+        except ValueError as error:  # installed and broken: nobody asked for it, so the run goes on
+            logger.warning("no TensorBoard: %s", error.__cause__)
     if settings.wandb:
         opened.append(Wandb(folder, settings))
     return opened

@@ -30,8 +30,11 @@ def test_tensorboard_is_the_default_where_it_is_installed(
     assert boards.boards(settings(tensorboard=None)) == []
 
 
-def test_a_missing_package_is_named(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert boards.boards(settings(tensorboard=None)) == [] and "no TensorBoard" in caplog.text
     with pytest.raises(ValueError, match="pip install tensorboard"):
         boards.boards(settings(tensorboard=True))
     monkeypatch.setitem(sys.modules, "wandb", None)
