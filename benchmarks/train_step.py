@@ -13,7 +13,8 @@ less.
 
 "mfu" counts the operations that the model needs (forward, backward, no recomputation), "hfu" those that are
 carried out, both from `comem.flops`, padding not counted, over the rate of one large matrix product that is
-measured in the same run. On the CPU each way runs in a process of its own, for its peak memory.
+measured in the same run. On the CPU each way runs in a process of its own, for its peak memory, and seconds
+are the processor's over the number of threads (take OMP_NUM_THREADS=1), so that other work does not count.
 """
 
 from __future__ import annotations
@@ -241,17 +242,17 @@ class Bench:
         micro = self.args.micro_batch or self.shape.micro_batch or self._fitting(trainer)
         pool = [self.batch(micro, seed) for seed in range(4)]
         seconds: list[float] = []
-        processor = 0.0
+        began = time.perf_counter()
         for step in range(self.args.warmup + steps):
-            if step == self.args.warmup and self.device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats()
-            worked = time.process_time()
-            taken = self._timed(partial(trainer._step, step, [pool[step % len(pool)]]))
-            if step >= self.args.warmup:
-                seconds.append(taken)
-                processor += time.process_time() - worked
+            if step == self.args.warmup:
+                began = time.perf_counter()
+                if self.device.type == "cuda":
+                    torch.cuda.reset_peak_memory_stats()
+            taken = _timed(partial(trainer._step, step, [pool[step % len(pool)]]), self.device)
+            seconds += [taken] if step >= self.args.warmup else []
             if time.monotonic() > end and seconds:
                 break
+        wall = (time.perf_counter() - began) / len(seconds)
         peak = _peak(self.device) - (self.before if self.device.type == "cpu" else 0)
         tokens = sum(batch_tokens(batch) for batch in pool) / len(pool)
         model_flops, done_flops = (
@@ -262,18 +263,11 @@ class Bench:
         return {
             **asdict(way), "micro_batch": micro, "steps": len(seconds), "seconds_a_step": mean,
             "median_seconds": statistics.median(seconds),
-            "processor_seconds_a_step": processor / len(seconds), "tokens_a_second": tokens / mean,
+            "wall_seconds_a_step": wall, "tokens_a_second": tokens / mean,
             "peak_gib": peak / 2**30, "model_tflop_a_question": model_flops / micro / 1e12,
             "done_tflop_a_question": done_flops / micro / 1e12, "questions_a_second": micro / mean,
             f"hours_for_{PAPER_QUESTIONS}": mean / micro * PAPER_QUESTIONS / 3600,
         }  # fmt: skip
-
-    def _timed(self, action: Callable[[], Any]) -> float:
-        _synchronize(self.device)
-        start = time.perf_counter()
-        action()
-        _synchronize(self.device)
-        return time.perf_counter() - start
 
     def _fitting(self, trainer: Trainer, most: int = 8) -> int:
         """Questions a micro-batch that fill nine tenths of the GPU, judged by the peaks of one and of two."""
@@ -367,13 +361,7 @@ def _matmul_rate(device: torch.device, size: int, repeat: int = 20) -> float:
     """FLOP/s of a square matrix product, bf16 on a GPU, float32 on the CPU; median."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    times = []
-    for turn in range(repeat + 3):
-        _synchronize(device)
-        start = time.perf_counter()
-        a @ b
-        _synchronize(device)
-        times += [time.perf_counter() - start] if turn >= 3 else []
+    times = [_timed(lambda: a @ b, device) for _ in range(repeat + 3)][3:]
     return 2 * size**3 / statistics.median(times)
 
 
@@ -392,9 +380,17 @@ def _line(row: Mapping[str, Any]) -> str:
     )
 
 
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+def _timed(action: Callable[[], Any], device: torch.device) -> float:
+    """Seconds until the GPU has done it; on the CPU the processor's, a thread."""
+    if device.type != "cuda":
+        start = time.process_time()
+        action()
+        return (time.process_time() - start) / torch.get_num_threads()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    action()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def _peak(device: torch.device) -> float:
