@@ -73,7 +73,7 @@ class Entity:
     def passage(self, language: str = "en", fillers: int | None = None) -> str:
         """All the facts in a text of 46 to 99 tokens of the embedded tokenizer, which was made for it.
 
-        A general one cuts finer (CLIP's: 59 to 119 in English, Portuguese and Spanish). Wording and fillers
+        A general one cuts finer (CLIP's: 59 to 124 in English, Portuguese and Spanish). Wording and fillers
         vary from town to town.
 
         Args:
