@@ -197,11 +197,15 @@ def _varlen(
 
 def _right_padded(q: Tensor, k: Tensor, v: Tensor, rows: Segments, scale: float | None) -> Tensor:
     """Causal attention: padding on the right is never looked at, so no mask is needed."""
-    q, k, v = (rows.padded(x).transpose(1, 2) for x in (q, k, v))  # (n, heads, longest, w)
+    alone = len(rows.cumulative) == 2  # nothing to put side by side, so nothing is copied
+    q, k, v = (
+        (x[None] if alone else rows.padded(x)).transpose(1, 2) for x in (q, k, v)
+    )  # (n, heads, longest, w)
     out = F.scaled_dot_product_attention(
         q, k, v, is_causal=True, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return out.transpose(1, 2)[rows.real]
+    out = out.transpose(1, 2)
+    return out[0] if alone else out[rows.real]
 
 
 def _one_token(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float | None) -> Tensor:
@@ -218,6 +222,11 @@ def _by_length(q: Tensor, k: Tensor, v: Tensor, cumulative: Tensor, scale: float
     for start, end in zip(ends, ends[1:], strict=False):
         if end > start:
             by_length.setdefault(end - start, []).append(start)
+    if len(by_length) == 1:  # rows of one length lie side by side as they are
+        (length,) = by_length
+        rows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]  # (n, heads, length, w)
+        attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=scale)
+        return attended.transpose(1, 2).flatten(0, 1)
     out = torch.empty_like(q)
     for length, starts in by_length.items():
         at = torch.tensor(starts, device=q.device)[:, None] + torch.arange(length, device=q.device)
