@@ -41,6 +41,8 @@ from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
+from comem.profiling.shapes import SHAPES as MODELS
+from comem.profiling.shapes import text_sizes, tower_sizes
 from comem.records import run_manifest, write_json
 from comem.training.collator import TrainingBatch
 from comem.training.kernels import use_kernels
@@ -69,38 +71,20 @@ class Shape:
     heads: int = 16
 
 
-def _text(hidden: int, inner: int, layers: int, heads: int, keys: int, vocab: int) -> dict[str, Any]:
-    half = hidden // heads // 2
-    side = 3 * half // 8
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [half - 2 * side, side, side]}
-    return {
-        "hidden_size": hidden, "intermediate_size": inner, "num_hidden_layers": layers, "vocab_size": vocab,
-        "num_attention_heads": heads, "num_key_value_heads": keys, "rope_parameters": rope,
-        "bos_token_id": None, "eos_token_id": None, "pad_token_id": 2,
-    }  # fmt: skip
-
-
-def _tower(depth: int, hidden: int, inner: int, heads: int, out: int, full: Sequence[int]) -> dict[str, Any]:
-    return {
-        "depth": depth, "hidden_size": hidden, "intermediate_size": inner, "num_heads": heads,
-        "out_hidden_size": out, "fullatt_block_indexes": list(full), "window_size": 112,
-    }  # fmt: skip
-
-
 SHAPES = {
-    # config.json of Qwen/Qwen2.5-VL-7B-Instruct. Items of about 640 tokens, 324 of them the picture's; a
+    # Items of about 640 tokens, 324 of them the picture's; a
     # question of 400 and its picture's 324.
     "7b": Shape(
-        _text(3584, 18944, 28, 28, 4, 152064), _tower(32, 1280, 3420, 16, 3584, (7, 15, 23, 31)),
+        MODELS["qwen2_5_vl_7b"].text, MODELS["qwen2_5_vl_7b"].vision,
         640, (1, 36, 36), 724, (1, 36, 36), 64, 0, 8192,
     ),
     # comem/toy: an item has about 84 tokens, 4 of them the picture's.
     "toy": Shape(
-        _text(128, 384, 5, 4, 2, 3072), _tower(3, 96, 192, 4, 128, (0, 1, 2)),
+        text_sizes(128, 384, 5, 4, 2, 3072), tower_sizes(3, 96, 192, 4, 128, [0, 1, 2]),
         84, (1, 4, 4), 30, (1, 4, 4), 4, 12, 1024, heads=4,
     ),
     "tiny": Shape(
-        _text(64, 128, 2, 4, 2, 512), _tower(2, 32, 64, 2, 64, (1,)),
+        MODELS["tiny"].text, MODELS["tiny"].vision,
         60, (1, 12, 12), 60, (1, 12, 12), 6, 2, 256, heads=4,
     ),
 }  # fmt: skip

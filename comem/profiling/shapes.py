@@ -51,7 +51,8 @@ class ModelShape:
         )
 
 
-def _text(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int) -> dict[str, Any]:
+def text_sizes(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab: int) -> dict[str, Any]:
+    """Fields of a Qwen text config, M-RoPE's shares of the axes among them."""
     half = hidden // heads // 2
     side = 3 * half // 8  # Qwen's shares of the axes: 16, 24, 24 of 64
     return {
@@ -65,7 +66,8 @@ def _text(hidden: int, inner: int, layers: int, heads: int, kv_heads: int, vocab
     }  # fmt: skip
 
 
-def _tower(depth: int, hidden: int, inner: int, heads: int, out: int, full: list[int]) -> dict[str, Any]:
+def tower_sizes(depth: int, hidden: int, inner: int, heads: int, out: int, full: list[int]) -> dict[str, Any]:
+    """Fields of a Qwen2.5-VL vision config."""
     return {
         "depth": depth, "hidden_size": hidden, "intermediate_size": inner, "num_heads": heads,
         "out_hidden_size": out, "fullatt_block_indexes": full, "window_size": 112, "patch_size": 14,
@@ -73,19 +75,34 @@ def _tower(depth: int, hidden: int, inner: int, heads: int, out: int, full: list
     }  # fmt: skip
 
 
-_published_tower = partial(_tower, 32, 1280, 3420, 16, full=[7, 15, 23, 31])
-_QWEN_7B = _text(3584, 18944, 28, 28, 4, 152064)
+_published_tower = partial(tower_sizes, 32, 1280, 3420, 16, full=[7, 15, 23, 31])
+_QWEN_7B = text_sizes(3584, 18944, 28, 28, 4, 152064)
 _TOWER_QWEN2_VL = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_heads": 16, "mlp_ratio": 4}
 
 # Sizes of the published models: config.json of Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct and
 # Qwen/Qwen2-VL-7B-Instruct. "cpu" is a shape that two cores still carry with prompts of full length.
 _ROWS = (
-    ModelShape("tiny", "qwen2_5_vl", _text(64, 128, 2, 4, 2, 512), _tower(2, 32, 64, 2, 64, [1]), _SMALL_IDS),
     ModelShape(
-        "cpu", "qwen2_5_vl", _text(512, 1536, 12, 8, 4, 32000), _tower(6, 256, 768, 4, 512, [5]), _SMALL_IDS
+        "tiny",
+        "qwen2_5_vl",
+        text_sizes(64, 128, 2, 4, 2, 512),
+        tower_sizes(2, 32, 64, 2, 64, [1]),
+        _SMALL_IDS,
     ),
     ModelShape(
-        "qwen2_5_vl_3b", "qwen2_5_vl", _text(2048, 11008, 36, 16, 2, 151936), _published_tower(2048), {}, True
+        "cpu",
+        "qwen2_5_vl",
+        text_sizes(512, 1536, 12, 8, 4, 32000),
+        tower_sizes(6, 256, 768, 4, 512, [5]),
+        _SMALL_IDS,
+    ),
+    ModelShape(
+        "qwen2_5_vl_3b",
+        "qwen2_5_vl",
+        text_sizes(2048, 11008, 36, 16, 2, 151936),
+        _published_tower(2048),
+        {},
+        True,
     ),
     ModelShape("qwen2_5_vl_7b", "qwen2_5_vl", _QWEN_7B, _published_tower(3584), {}),
     ModelShape("qwen2_vl_7b", "qwen2_vl", _QWEN_7B, _TOWER_QWEN2_VL, {}),
