@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -116,19 +117,19 @@ def test_a_full_disk_names_the_file_and_keeps_finished_shards(
 ) -> None:
     import errno
 
-    out, saved, real = tmp_path / "out", list[int](), np.save
+    out, saved, real = tmp_path / "out", list[int](), np.lib.format.write_array_header_1_0
 
-    def save(file: object, array: np.ndarray, allow_pickle: bool = True) -> None:
+    def save(file: Any, header: Any) -> None:
         if len(saved) == 2:
             raise OSError(errno.ENOSPC, "No space left on device")
         saved.append(1)
-        real(file, array, allow_pickle=allow_pickle)  # type: ignore[arg-type]
+        real(file, header)
 
-    monkeypatch.setattr(np, "save", save)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", save)
     with pytest.raises(StorageError, match=r"img_emb_2.npy"):
         embed_paths(paths, RawPixels(4), out, shard_size=5, progress=False)
     assert not list(out.rglob("*.part"))
-    monkeypatch.setattr(np, "save", real)
+    monkeypatch.setattr(np.lib.format, "write_array_header_1_0", real)
     again = Watched()
     assert len(embed_paths(paths, again, out, shard_size=5, progress=False).positions) == 22
     assert again.embedded == 22 - 9
