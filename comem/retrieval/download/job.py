@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from comem.parallel import Engine, run_shards
-from comem.records import JsonlAppender, read_json, read_jsonl, run_manifest, write_atomic, write_json
+from comem.records import (
+    JsonlAppender,
+    read_json,
+    read_jsonl,
+    run_manifest,
+    sha256_of,
+    write_atomic,
+    write_json,
+)
 from comem.retrieval.download.fetch import fetch
 from comem.retrieval.download.hosts import Hosts
 from comem.retrieval.download.settings import DownloadSettings, Fetched
@@ -178,7 +186,9 @@ async def _get(session: Any, wanted: Wanted, hosts: Hosts, settings: DownloadSet
     if (
         wanted.path.is_file()
     ):  # fetched for another shard, or by an earlier run that was killed before it wrote
-        return Fetched(wanted.url, "ok", "was there", bytes=wanted.path.stat().st_size)
+        digest = await asyncio.to_thread(sha256_of, wanted.path)
+        size = wanted.path.stat().st_size
+        return Fetched(wanted.url, "ok", "was there", bytes=size, sha256=digest)
     result, data = await fetch(session, wanted.url, wanted.width, hosts, settings)
     if data:
         await asyncio.to_thread(write_atomic, wanted.path, data)
