@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import image_by_id, locate, question_text
+from comem.benchmarks.files import image_by_id, locate, nothing_asked, question_text
 from comem.evaluation import evqa
 from comem.records import RecordError, read_json
 from comem.types import Example, ImageRef, Report
@@ -52,8 +52,7 @@ def load(
             wanted += 1
             yield _example(row, file, folder)
     if not wanted:
-        there = ", ".join(sorted(found)) or "no questions"
-        raise RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+        raise nothing_asked(file, split, sorted(found))
 
 
 def _example(row: Mapping[str, Any], file: Path, folder: Path | None) -> Example:

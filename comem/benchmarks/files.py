@@ -63,3 +63,11 @@ def question_text(row: Mapping[str, Any], key: str, name: str, file: str | Path)
     if not isinstance(asked, str) or not asked.strip():
         raise RecordError(f"{file}: {name!r} has no question text")
     return asked
+
+
+def nothing_asked(file: Path, split: str | None, found: Sequence[str]) -> RecordError:
+    """The error for a file without a question, or without one in the split that is wanted."""
+    if not found:
+        return RecordError(f"{file}: the file has no questions; is it the right one, and whole?")
+    there = ", ".join(map(repr, found))
+    return RecordError(f"{file}: no question is in split {split!r}; the file has {there}")

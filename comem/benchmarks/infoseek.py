@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import image_by_id, locate, question_text
+from comem.benchmarks.files import image_by_id, locate, nothing_asked, question_text
 from comem.evaluation import infoseek
 from comem.evaluation.files import keyed
-from comem.records import RecordError, read_jsonl, unique
+from comem.records import read_jsonl, unique
 from comem.types import Example, ImageRef, Report
 
 _LANGUAGES = {
@@ -52,8 +52,7 @@ def load(
         kind = types.get(str(row["data_id"]), {}).get("question_type")
         yield _example({**row, "question_type": kind} if kind else row, file, image_folder, language)
     if not wanted:
-        there = ", ".join(map(repr, seen)) or "no questions"
-        raise RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+        raise nothing_asked(file, split, list(seen))
 
 
 def _choose(path: str | Path, names: Sequence[str], split: str | None) -> tuple[Path, bool]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import image_by_id, locate, named_image, question_text
+from comem.benchmarks.files import image_by_id, locate, named_image, nothing_asked, question_text
 from comem.evaluation import oven
 from comem.evaluation.harmonic import harmonic_mean
 from comem.evaluation.text import normalize
@@ -52,8 +52,7 @@ def load(
             wanted += 1
             yield _example(row, file, image_folder)
     if not wanted:
-        there = ", ".join(map(repr, seen)) or "no questions"
-        raise RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+        raise nothing_asked(file, split, list(seen))
 
 
 def _example(row: Mapping[str, Any], file: Path, image_folder: str | Path | None) -> Example:

@@ -30,6 +30,8 @@ from comem.engine.slots import SlotCache
 _BUCKET = 256
 #: Buffers that are kept; each is a graph and a cache of its own.
 _KEPT = 4
+#: Tokens in all kept buffers, beyond which only the newest stays: 3.7 GB at 7B in bfloat16.
+_KEPT_TOKENS = 65_536
 #: Steps on a GPU between two looks at whether all rows have ended: each look waits for the device.
 _LOOK_EVERY = 8
 
@@ -125,9 +127,12 @@ class Decoder:
         rows = 1 << (rows - 1).bit_length() if self.graphs else rows
         step = self._steps.pop((rows, slots), None) or _Step(self, rows, slots)
         self._steps[rows, slots] = step
-        while len(self._steps) > _KEPT:
+        while len(self._steps) > 1 and (len(self._steps) > _KEPT or self._tokens_held() > _KEPT_TOKENS):
             del self._steps[next(iter(self._steps))]
         return step
+
+    def _tokens_held(self) -> int:
+        return sum(rows * slots for rows, slots in self._steps)
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -59,7 +59,7 @@ def test_pictures_by_their_ids_and_missing_ones(folder: Path) -> None:
 
 
 def test_what_is_wrong_is_named(folder: Path) -> None:
-    with pytest.raises(RecordError, match="no question is in split 'val'; the file has train"):
+    with pytest.raises(RecordError, match="no question is in split 'val'; the file has 'train'"):
         list(EVQA.load(folder / "train.csv", split="val"))
     with pytest.raises(ValueError, match=r"holds none of test\.csv"):
         list(EVQA.load(folder))

@@ -70,6 +70,18 @@ def test_buffers_that_are_used_again_hold_nothing_of_the_batch_before(
     assert torch.equal(fresh.tokens, again.tokens)
 
 
+def test_large_buffers_do_not_pile_up(
+    backbone: HFBackbone, conversations: list[list[Message]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = decoder_for(backbone)
+    for rows in (1, 2, 3):
+        decode(decoder, backbone, conversations[:rows], [None] * rows, tokens=2)
+    assert len(decoder._steps) == 3
+    monkeypatch.setattr("comem.engine.decoder._KEPT_TOKENS", 4 * 256)
+    decode(decoder, backbone, conversations, [None] * 4, tokens=2)
+    assert list(decoder._steps) == [(4, 256)]  # the others went, the one in use stays
+
+
 def test_a_row_ends_at_its_stop_token(
     backbone: HFBackbone, conversations: list[list[Message]], memories: list[Tensor | None]
 ) -> None:
