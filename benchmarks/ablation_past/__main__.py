@@ -83,7 +83,7 @@ def _work(args: argparse.Namespace) -> None:
     if args.what == "prepare":
         work.prepare(args.out, *map(int, rest))
     elif args.what == "reference":
-        work.reference(args.out, *rest)
+        work.reference(args.out)
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer heeds it, what comes after does not
         work.train_and_measure(args.out, rest[0], *map(int, rest[1:]))

@@ -7,35 +7,51 @@ from pathlib import Path
 
 from comem.config import load_config
 from comem.prediction.assemble import toy_memory
+from comem.training.checkpoint import step_name
 from comem.training.settings import TrainSettings
 
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "toy.yaml"
 
 
 @dataclass(frozen=True)
-class Family:
-    """Arms that may be compared with each other: same start, same dialogues, same questions.
+class Stage:
+    """A part of a training run.
 
     Attributes:
-        start: settings of the start; the shipped memory, or none.
+        data: the dialogues' folder.
         towns: towns in a dialogue's knowledge, and so the items of a question.
         languages: how many of the world's languages, the first ones.
-        retrievals: what the questions come with (`questions.RETRIEVALS`), the usual one first.
+        share: of the run's steps.
+        options: its settings.
     """
 
-    start: tuple[str, ...]
+    data: str
     towns: tuple[int, ...]
     languages: int
-    retrievals: tuple[str, ...]
+    share: float = 1.0
+    options: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Family:
+    """Arms that may be compared with each other: same start, same dialogues."""
+
+    stages: tuple[Stage, ...]
+
+
+_LANGUAGES = 6
 FAMILIES = {
     # goes on from the memory that is shipped, as it was trained
     "shipped": Family(
-        (f"init={toy_memory()}", "optim.lr=1.0e-3"), (1, 2, 3), 6, ("1+2", "1+0", "1+4", "1+6", "0+1", "0+3")
+        (Stage("some", (1, 2, 3), _LANGUAGES, 1.0, (f"init={toy_memory()}", "optim.lr=1.0e-3")),)
     ),
-    # from nothing, what is learned first: one town, in English
-    "fresh": Family((), (1,), 1, ("1+0",)),
+    # from nothing, as scripts/toy/train_memory.sh does
+    "whole": Family(
+        (
+            Stage("one", (1,), 1, 0.375),
+            Stage("some", (1, 2, 3), _LANGUAGES, 0.625, ("optim.lr=1.5e-3",)),
+        )
+    ),
 }
 
 
@@ -53,9 +69,10 @@ ARMS = {
     "elastic": Arm("shipped", ("elastic=[1, 2, 4, 8]",)),
     "distractors": Arm("shipped", (*_ROOM, "distractors.probability=0.5", "distractors.count=4")),
     "alone": Arm("shipped", (*_ROOM, "distractors.alone=0.25")),
-    "fresh": Arm("fresh"),
-    "fresh-distill": Arm("fresh", ("distill.weight=1.0",)),
-    "fresh-distill-4": Arm("fresh", ("distill.weight=4.0",)),
+    "distill": Arm("shipped", ("distill.weight=1.0",)),
+    "whole": Arm("whole"),
+    "whole-elastic": Arm("whole", ("elastic=[1, 2, 4, 8]",)),
+    "whole-distill": Arm("whole", ("distill.weight=1.0",)),
 }
 
 
@@ -64,11 +81,18 @@ def base_of(arm: str) -> str:
     return next(name for name, other in ARMS.items() if other.family == ARMS[arm].family)
 
 
-def settings(arm: str, seed: int, data: Path, output: Path, steps: int, batch: int) -> TrainSettings:
-    """A training run's settings."""
-    row = ARMS[arm]
-    common = (
-        f"data={data / row.family / 'dialogues.jsonl'}", f"output={output}", f"seed={seed}",
-        f"max_steps={steps}", "epochs=1000", f"batch_size={batch}", "save_every=0", "precision=fp32",
-    )  # fmt: skip
-    return load_config(TrainSettings, CONFIG, [*common, *FAMILIES[row.family].start, *row.options])
+def settings(
+    arm: str, seed: int, data: Path, output: Path, steps: int, batch: int
+) -> list[tuple[Path, TrainSettings]]:
+    """A training run's folder and settings, stage by stage; every stage goes on from the one before."""
+    row, before, found = ARMS[arm], list[str](), list[tuple[Path, TrainSettings]]()
+    for stage in FAMILIES[row.family].stages:
+        run, taken = output / stage.data, round(stage.share * steps)
+        common = (
+            f"data={data / stage.data / 'dialogues.jsonl'}", f"output={run}", f"seed={seed}",
+            f"max_steps={taken}", "epochs=1000", f"batch_size={batch}", "save_every=200", "precision=fp32",
+        )  # fmt: skip
+        options = [*common, *before, *stage.options, *row.options]
+        found.append((run, load_config(TrainSettings, CONFIG, options)))
+        before = [f"init={run / 'checkpoints' / step_name(taken)}"]
+    return found

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ablation_past.arms import ARMS, FAMILIES
 from comem.records import read_json, run_manifest, write_json
 
 logger = logging.getLogger(__name__)
@@ -61,19 +60,18 @@ def run(plan: Plan) -> None:
         (plan.out / name).mkdir(parents=True, exist_ok=True)
     _finish(_start(plan, "prepare", "prepare", plan.questions, _dialogues(plan), os.cpu_count() or 1))
     logger.info("%5.0f s  prepared", time.monotonic() - began)
-    families = sorted({ARMS[arm].family for arm in plan.arms}, reverse=True)  # the longest first
-    running = {f"reference-{name}": _start(plan, f"reference-{name}", "reference", name) for name in families}
+    running = {"reference": _start(plan, "reference", "reference")}
     waiting = [(arm, seed) for seed in range(plan.seeds) for arm in plan.arms]
     told = False
     while (running or waiting) and (now := time.monotonic() - began) < plan.seconds:
-        while waiting and len(running) < plan.jobs + len(families):
+        while waiting and len(running) < plan.jobs + ("reference" in running):
             arm, seed = waiting.pop(0)
             running[f"{arm}-{seed}"] = _start(plan, f"{arm}-{seed}", "arm", arm, seed, plan.steps, plan.batch)
         _agree(plan, running)
         if now > plan.seconds - plan.measure_seconds and not told:
             told, waiting = True, []
             for name, process in running.items():  # heeded while training, ignored while measuring
-                if not name.startswith("reference"):
+                if name != "reference":
                     process.send_signal(signal.SIGTERM)
         for name in [name for name, process in running.items() if process.poll() is not None]:
             code = running.pop(name).returncode
@@ -110,7 +108,7 @@ def _agree(plan: Plan, running: Mapping[str, Any]) -> None:
     agreed = plan.out / "steps.json"
     if plan.steps or agreed.exists():
         return
-    arms = [name for name in running if not name.startswith("reference")]
+    arms = [name for name in running if name != "reference"]
     told = {path.stem: read_json(path)["seconds"] for path in (plan.out / "speed").glob("*.json")}
     if arms and all(name in told for name in arms):
         steps = max(10, int(MARGIN * plan.train_seconds / max(told.values())))
@@ -121,19 +119,17 @@ def _agree(plan: Plan, running: Mapping[str, Any]) -> None:
 def collect(out: Path) -> None:
     """All results in one file."""
     found = {path.stem: read_json(path) for path in sorted((out / "results").glob("*.json"))}
-    about = {"families": {name: FAMILIES[name].retrievals for name in FAMILIES}, "made_by": run_manifest()}
-    write_json(out / "results.json", {"results": found, **about})
+    write_json(out / "results.json", {"results": found, "made_by": run_manifest()})
 
 
 def pack_adapters(out: Path, seed: int = 0) -> None:
     """The trained adapters of one seed in one archive, small enough to carry home."""
     with zipfile.ZipFile(out / "adapters.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for run_folder in sorted((out / "runs").glob(f"*-{seed}")):
-            checkpoints = sorted((run_folder / "checkpoints").glob("step-*"))
-            for file in (
-                ("adapter.safetensors", "qformer.safetensors", "comem_encoder.json") if checkpoints else ()
-            ):
-                archive.write(checkpoints[-1] / file, f"{run_folder.name}/{file}")
+            found = run_folder.glob("*/checkpoints/step-*")
+            if last := max(found, key=lambda path: path.stat().st_mtime, default=None):
+                for file in ENCODER:
+                    archive.write(last / file, f"{run_folder.name}/{file}")
 
 
 def keep(out: Path, to: Path) -> None:

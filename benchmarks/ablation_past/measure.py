@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.ablation_past.questions import RETRIEVALS, Case
+from benchmarks.ablation_past.questions import RETRIEVALS, USUAL, Case
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
 from comem.backbones.item_turns import item_turns
@@ -23,7 +23,9 @@ from comem.training.labels import answer_labels
 from comem.training.model import answer_logits
 
 BATCH = 100
-FEWER = (1, 2, 4)  # embeddings an item, beside all
+FEWER, CUT = (1, 2, 4), ("1+0", USUAL)  # embeddings an item, beside all; of which retrievals
+#: Without a right item: there the reader should say what it says without any.
+WITHOUT = tuple(name for name, (right, _) in RETRIEVALS.items() if not right)
 Marks = dict[str, str]
 
 
@@ -78,37 +80,29 @@ def plain_answers(backbone: HFBackbone, cases: Sequence[Case]) -> list[str]:
 
 
 def measure_memory(
-    encoder: MemoryEncoder, backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str],
-    retrievals: Sequence[str],
-) -> dict[str, Marks]:  # fmt: skip
+    encoder: MemoryEncoder, backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str]
+) -> dict[str, Marks]:
     """Right answers, and the plain reader's own, from memory: by retrieval, or retrieval/embeddings."""
-    items = {item.id: item for case in cases for name in retrievals for item in case.items(name)}
+    items = {item.id: item for case in cases for name in RETRIEVALS for item in case.items(name)}
     bank = encoder.encode(list(items.values()), batch_size=64).to(dtype=backbone.dtype)
-    asked, usual = ask(backbone, cases, _right(cases)), retrievals[0]
-    right = {name: asked.says(_prefixes(bank, cases, name)) for name in retrievals}
-    right |= {f"{usual}/{n}": asked.says(_prefixes(bank, cases, usual, n)) for n in FEWER}
+    asked = ask(backbone, cases, _right(cases))
+    right = {name: asked.says(_prefixes(bank, cases, name)) for name in RETRIEVALS}
+    right |= {f"{name}/{n}": asked.says(_prefixes(bank, cases, name, n)) for name in CUT for n in FEWER}
     asked = ask(backbone, cases, plain)
     return {
         "right": right,
-        "plain": {name: asked.says(_prefixes(bank, cases, name)) for name in _wrong(retrievals)},
+        "plain": {name: asked.says(_prefixes(bank, cases, name)) for name in WITHOUT},
     }
 
 
-def measure_rag(
-    backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str], retrievals: Sequence[str]
-) -> dict[str, Marks]:
+def measure_rag(backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str]) -> dict[str, Marks]:
     """The same from the items themselves; "none" is the reader without knowledge."""
-    answers = {"right": (_right(cases), retrievals), "plain": (plain, _wrong(retrievals))}
+    answers = {"right": (_right(cases), RETRIEVALS), "plain": (plain, WITHOUT)}
     return {
         kind: {"none": ask(backbone, cases, looked_for).says()}
         | {name: ask(backbone, cases, looked_for, name).says() for name in names}
         for kind, (looked_for, names) in answers.items()
     }
-
-
-def _wrong(retrievals: Sequence[str]) -> list[str]:
-    """Those without a right item: there the reader should say what it says without any."""
-    return [name for name in retrievals if not RETRIEVALS[name][0]]
 
 
 def _right(cases: Sequence[Case]) -> list[str]:

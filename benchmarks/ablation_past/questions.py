@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
-from benchmarks.ablation_past.arms import FAMILIES
+from benchmarks.ablation_past.arms import FAMILIES, Stage
 from comem.toy import lexicon
 from comem.toy.dialogues import DialogueSettings, build_dialogues, likeness
 from comem.toy.draw import draw, picture
@@ -21,6 +21,7 @@ TOWNS, VIEWS = 2000, 4
 WRONG = 6  # wrong items that a question can get
 #: Name → (right items, wrong items): what was retrieved. The wrong ones show the towns that most resemble
 #: the right one, of 400.
+USUAL = "1+2"
 RETRIEVALS = {"1+0": (1, 0), "1+2": (1, 2), "1+4": (1, 4), "1+6": (1, 6), "0+1": (0, 1), "0+3": (0, 3)}
 
 
@@ -41,21 +42,23 @@ class Case:
 
 
 def build(folder: Path, dialogues: int, processes: int) -> None:
-    """Write each family's dialogues; their pictures are drawn on all cores first, once for all."""
+    """Write every stage's dialogues; their pictures are drawn on all cores first, once for all."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     towns = _world().split("train")
     with ProcessPoolExecutor(processes) as pool:
         list(pool.map(partial(_draw, images), towns, chunksize=50))
-    for number, (name, family) in enumerate(FAMILIES.items()):
-        (folder / name).mkdir(exist_ok=True)
-        if not (link := folder / name / "images").exists():
+    for stage in {stage.data: stage for family in FAMILIES.values() for stage in family.stages}.values():
+        (folder / stage.data).mkdir(exist_ok=True)
+        if not (link := folder / stage.data / "images").exists():
             link.symlink_to("../images")
-        settings = DialogueSettings(
-            dialogues, family.towns, turns=6, entities=TOWNS, views=VIEWS,
-            languages=lexicon.LANGUAGES[: family.languages], seed=100 + number,
-        )  # fmt: skip
-        build_dialogues(folder / name, settings)
+        build_dialogues(folder / stage.data, _dialogues(stage, dialogues))
+
+
+def _dialogues(stage: Stage, count: int) -> DialogueSettings:
+    """Of world 0, as the pictures and the questions are; facts are drawn anew in every dialogue."""
+    languages = lexicon.LANGUAGES[: stage.languages]
+    return DialogueSettings(count, stage.towns, turns=6, entities=TOWNS, views=VIEWS, languages=languages)
 
 
 def _draw(images: Path, town: Entity) -> None:
@@ -64,12 +67,11 @@ def _draw(images: Path, town: Entity) -> None:
             draw(town, view).save(path, "PNG", compress_level=0)
 
 
-def cases(family: str, count: int) -> list[Case]:
-    """So many questions in the family's languages, the same at every call."""
-    rng = random.Random(f"past/{family}")
+def cases(count: int) -> list[Case]:
+    """So many questions in all languages, the same at every call."""
+    rng = random.Random("past/shipped")
     towns = _world().split("test")
-    languages = lexicon.LANGUAGES[: FAMILIES[family].languages]
-    return [_case(n, rng.choice(towns), rng.choice(languages), towns, rng) for n in range(count)]
+    return [_case(n, rng.choice(towns), rng.choice(lexicon.LANGUAGES), towns, rng) for n in range(count)]
 
 
 def _case(number: int, town: Entity, language: str, towns: Sequence[Entity], rng: random.Random) -> Case:

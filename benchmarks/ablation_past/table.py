@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.ablation_past.arms import ARMS, FAMILIES, base_of
+from benchmarks.ablation_past.measure import CUT, FEWER, WITHOUT
+from benchmarks.ablation_past.questions import RETRIEVALS, USUAL
 from comem.evaluation.statistics import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=4000)
@@ -22,17 +24,14 @@ def lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _family(results: Mapping[str, Any], family: str, arms: Sequence[str]) -> list[str]:
-    first = FAMILIES[family].retrievals[0]
-    retrievals = FAMILIES[family].retrievals
-    right = [*(f"{first}/{count}" for count in (1, 2, 4)), *retrievals]
-    plain = [name for name in retrievals if name.startswith("0")]
-    columns = [("right", name) for name in right] + [("plain", name) for name in plain]
+    right = [*(f"{name}/{count}" for name in CUT for count in FEWER), *RETRIEVALS]
+    columns = [("right", name) for name in right] + [("plain", name) for name in WITHOUT]
     head = [name if kind == "right" else f"{name} as plain" for kind, name in columns]
     rows = ["| | " + " | ".join([*head, "steps", "loss"]) + " |", "|---" * (len(columns) + 3) + "|"]
     for label, runs in [
-        ("plain (no items)", _without(results, f"rag-{family}", columns)),
-        ("RAG", _fixed(results, f"rag-{family}")),
-        ("shipped, as it is", _fixed(results, f"untrained-{family}")),
+        ("plain (no items)", _without(results)),
+        ("RAG", _fixed(results, "rag")),
+        ("shipped, as it is", _fixed(results, "untrained")),
         *((f"{arm} ({len(_runs(results, arm))} seeds)", _runs(results, arm)) for arm in arms),
     ]:
         if runs:
@@ -60,17 +59,12 @@ def _fixed(results: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     return [results[name]] if name in results else []
 
 
-def _without(
-    results: Mapping[str, Any], name: str, columns: Sequence[tuple[str, str]]
-) -> list[Mapping[str, Any]]:
+def _without(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The reader without knowledge: the same answers whatever was retrieved, so told once."""
-    if name not in results:
+    if "rag" not in results:
         return []
-    usual = next(column for kind, column in columns if kind == "right" and "/" not in column)
-    found: dict[str, dict[str, str]] = {"right": {usual: results[name]["right"]["none"]}, "plain": {}}
-    if plain := [column for kind, column in columns if kind == "plain"]:
-        found["plain"][plain[0]] = results[name]["plain"]["none"]
-    return [found]
+    right, plain = (results["rag"][kind]["none"] for kind in ("right", "plain"))
+    return [{"right": {USUAL: right}, "plain": {WITHOUT[0]: plain}}]
 
 
 def _cell(marks: Sequence[str | None]) -> str:

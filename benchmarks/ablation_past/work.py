@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.ablation_past.arms import ARMS, FAMILIES, settings
+from benchmarks.ablation_past.arms import settings
 from benchmarks.ablation_past.measure import measure_memory, measure_rag, plain_answers
 from benchmarks.ablation_past.questions import build, cases
 from comem.records import read_json, read_jsonl, write_json
@@ -24,20 +24,19 @@ def prepare(out: Path, questions: int, dialogues: int, processes: int) -> None:
 
     build(out / "data", dialogues, processes)
     backbone = load_backbone("toy")
-    plain = {family: plain_answers(backbone, cases(family, questions)) for family in FAMILIES}
-    write_json(out / "plain.json", plain)
+    write_json(out / "plain.json", {"plain": plain_answers(backbone, cases(questions))})
 
 
-def reference(out: Path, family: str) -> None:
-    """RAG and the reader without knowledge, on a family's questions; and the shipped memory as it is."""
+def reference(out: Path) -> None:
+    """RAG and the reader without knowledge, on the questions; and the shipped memory as it is."""
     from comem.backbones.hf import load_backbone
     from comem.prediction.assemble import open_encoder
 
-    plain, retrievals = read_json(out / "plain.json")[family], FAMILIES[family].retrievals
-    asked, backbone = cases(family, len(plain)), load_backbone("toy")
-    found = measure_memory(open_encoder("toy", backbone), backbone, asked, plain, retrievals)
-    write_json(out / "results" / f"untrained-{family}.json", found)
-    write_json(out / "results" / f"rag-{family}.json", measure_rag(backbone, asked, plain, retrievals))
+    plain, backbone = read_json(out / "plain.json")["plain"], load_backbone("toy")
+    asked = cases(len(plain))
+    found = measure_memory(open_encoder("toy", backbone), backbone, asked, plain)
+    write_json(out / "results" / "untrained.json", found)
+    write_json(out / "results" / "rag.json", measure_rag(backbone, asked, plain))
 
 
 def train_and_measure(out: Path, arm: str, seed: int, steps: int, batch: int) -> None:
@@ -53,21 +52,22 @@ def train_and_measure(out: Path, arm: str, seed: int, steps: int, batch: int) ->
         return
     steps = steps or _agreed_steps(out, arm, seed, batch)
     run, began = out / "runs" / name, time.monotonic()
+    stages, checkpoint = settings(arm, seed, out / "data", run, steps, batch), None
     try:
-        train(settings(arm, seed, out / "data", run, steps, batch))
+        for folder, stage in stages:  # noqa: B007 - the last one is asked for when stopped
+            checkpoint = train(stage).checkpoint
     except Interrupted as stop:
         logger.warning("%s: %s", name, stop)
+        checkpoint = latest(folder / "checkpoints") or checkpoint
     trained = time.monotonic() - began
-    checkpoint = latest(run / "checkpoints")
     if checkpoint is None:
         raise RuntimeError(f"{name} was stopped before its first step")
     backbone = load_backbone("toy")
     encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
-    family = ARMS[arm].family
-    plain = read_json(out / "plain.json")[family]
-    asked, retrievals = cases(family, len(plain)), FAMILIES[family].retrievals
-    found: dict[str, Any] = measure_memory(encoder, backbone, asked, plain, retrievals)
-    losses = [row["loss"] for row in read_jsonl(run / "metrics.jsonl") if "loss" in row]
+    plain = read_json(out / "plain.json")["plain"]
+    found: dict[str, Any] = measure_memory(encoder, backbone, cases(len(plain)), plain)
+    files = [file for folder, _ in stages if (file := folder / "metrics.jsonl").exists()]
+    losses = [row["loss"] for file in files for row in read_jsonl(file) if "loss" in row]
     found |= {
         "arm": arm, "seed": seed, "steps": len(losses), "planned": steps, "batch": batch,
         "loss": sum(losses[-20:]) / len(losses[-20:]), "seconds": round(trained, 1),
@@ -86,7 +86,8 @@ def _agreed_steps(out: Path, arm: str, seed: int, batch: int) -> int:
 
     agreed = out / "steps.json"
     if not agreed.exists():
-        result = train(settings(arm, seed, out / "data", out / "warm" / f"{arm}-{seed}", WARM_UP, batch))
+        _, warm = settings(arm, seed, out / "data", out / "warm" / f"{arm}-{seed}", 2 * WARM_UP, batch)[0]
+        result = train(warm)
         computing = [row["seconds"] for row in read_jsonl(result.folder / "metrics.jsonl")]
         reading = (result.seconds - sum(computing)) / result.steps
         speed = median(computing) + reading  # the first step of a process is no measure

@@ -38,6 +38,11 @@ class RunState:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+def step_name(step: int) -> str:
+    """The folder of a checkpoint after so many steps."""
+    return f"step-{step:08d}"
+
+
 def save_checkpoint(
     folder: Path,
     state: RunState,
@@ -56,7 +61,7 @@ def save_checkpoint(
         StorageError: no space left; earlier checkpoints are untouched.
         Whatever `check` raises: this checkpoint is removed, earlier ones are untouched.
     """
-    final = folder / f"step-{state.step:08d}"
+    final = folder / step_name(state.step)
     temporary = folder / f"{_TEMPORARY}{final.name}"
     try:
         sweep(folder)

@@ -137,7 +137,7 @@ class Trainer:
             self._finish(log)
         return TrainResult(
             self.folder,
-            self.folder / "checkpoints" / f"step-{self.state.step:08d}",
+            self.folder / "checkpoints" / ckpt.step_name(self.state.step),
             self.state.step,
             self.state.elapsed,
             loss,
