@@ -75,7 +75,7 @@ def _reason(operations: float, limits: Limits, end: float | None) -> str:
     if limits.petaflops is not None and operations > limits.petaflops * 1e15:
         return f"{operations / 1e15:.1f} PFLOP a batch, above the limit of {limits.petaflops:g}"
     if end is not None and time.perf_counter() > end:
-        return f"the {limits.total_seconds:g} seconds of this run were over"
+        return "no time was left in this run"
     return ""
 
 
