@@ -26,6 +26,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -37,6 +38,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
+from comem.backbones.quantization import KINDS, quantization_config
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
@@ -121,6 +123,7 @@ def main() -> None:
         "benchmark": "train_step", "shape": args.shape, "sizes": asdict(shape),
         "threads": torch.get_num_threads(), "manifest": run_manifest(), "ways": {},
     }  # fmt: skip
+    found |= {"liger": args.liger, "quantization": args.quantization}
     found["matmul_tflops"] = _matmul_rate(device, shape.matrix) / 1e12
     print(f"{args.shape}: matrix product of {shape.matrix}³ at {found['matmul_tflops']:,.2f} TFLOP/s")
     bench = Bench(shape, device, args) if device.type == "cuda" else None
@@ -154,6 +157,8 @@ def _arguments() -> argparse.Namespace:
     add("--seconds", type=float, default=600.0, help="no new step after so long (600)")
     add("--ways", nargs="+", default=None, choices=WAYS, metavar="WAY", help=f"of: {', '.join(WAYS)}")
     add("--dropout", type=float, default=0.05, help="of LoRA (0.05, the paper's)")
+    add("--liger", action="store_true", help="Liger's kernels (needs liger-kernel and a GPU)")
+    add("--quantization", default="", choices=KINDS, help="of the base (needs bitsandbytes)")
     add("--output", type=Path, help="JSON file, rewritten after each way")
     add("--way", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -167,8 +172,8 @@ def _arguments() -> argparse.Namespace:
 
 def _in_own_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
     command = [sys.executable, __file__, "--shape", args.shape, "--device", "cpu", "--way", name]
-    for option in ("steps", "warmup", "micro_batch", "seconds", "dropout"):
-        command += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    for option in ("steps", "warmup", "micro_batch", "seconds", "dropout", "quantization"):
+        command += [f"--{option.replace('_', '-')}={getattr(args, option)}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{name}: {done.stderr[-2000:]}")
@@ -199,8 +204,20 @@ class Bench:
             config.image_token_id, config.vision_start_token_id, config.video_token_id = 3, 4, 5
         with torch.device(self.device):
             model = AutoModelForImageTextToText.from_config(config, dtype=self.dtype)
-        use_kernels(model)
+        if self.args.quantization:
+            model = self._quantized(model)
+        use_kernels(model, self.args.liger)
         return model.eval().requires_grad_(False)
+
+    def _quantized(self, model: Any) -> Any:
+        """The model as it is loaded in 4 bits, by way of a folder: layers are replaced when they are read."""
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            del model
+            return AutoModelForImageTextToText.from_pretrained(
+                folder, dtype=self.dtype, device_map=str(self.device),
+                quantization_config=quantization_config(self.args.quantization),
+            )  # fmt: skip
 
     def attempt(self, way: Way, steps: int, end: float) -> dict[str, Any]:
         """`measure`, or why not."""
