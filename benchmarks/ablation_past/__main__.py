@@ -51,6 +51,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--batch", type=int, default=32, help="dialogues a step (%(default)s)")
     run.add_argument("--questions", type=int, default=600, help="asked of each (%(default)s)")
+    run.add_argument("--reader", default="toy", help="backbone; another than toy for the arms whole* only")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     run.set_defaults(job=_run)
 
@@ -58,9 +59,11 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     from benchmarks.ablation_past.driver import Plan, keep, run
 
+    if args.reader != "toy" and any(ARMS[arm].family == "shipped" for arm in args.arms):
+        raise SystemExit("the shipped memory belongs to the backbone toy: with --reader give arms whole*")
     plan = Plan(
         args.out, tuple(args.arms), args.seeds, args.jobs, args.steps, args.train_seconds,
-        60 * args.minutes, args.measure_seconds, args.batch, args.questions, args.device,
+        60 * args.minutes, args.measure_seconds, args.batch, args.questions, args.device, args.reader,
     )  # fmt: skip
     try:
         run(plan)
@@ -78,15 +81,16 @@ def _table(args: argparse.Namespace) -> None:
 
 def _work(args: argparse.Namespace) -> None:
     from benchmarks.ablation_past import work
+    from benchmarks.ablation_past.arms import Run
 
     rest = args.rest
     if args.what == "prepare":
-        work.prepare(args.out, *map(int, rest))
+        work.prepare(args.out, rest[0], *map(int, rest[1:]))
     elif args.what == "reference":
-        work.reference(args.out)
+        work.reference(args.out, rest[0])
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer heeds it, what comes after does not
-        work.train_and_measure(args.out, rest[0], *map(int, rest[1:]))
+        work.train_and_measure(args.out, Run(*rest[:2], *map(int, rest[2:])))
 
 
 if __name__ == "__main__":

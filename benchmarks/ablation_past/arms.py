@@ -57,10 +57,14 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run's options; the first arm of a family is what the others are compared with."""
+    """One training run's options, and those after its first stage.
+
+    The first arm of a family is what the others are compared with.
+    """
 
     family: str
     options: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
 
 _ROOM = ("max_items=7",)  # for distractors beside three items of a question's own
@@ -71,7 +75,7 @@ ARMS = {
     "alone": Arm("shipped", (*_ROOM, "distractors.alone=0.25")),
     "distill": Arm("shipped", ("distill.weight=1.0",)),
     "whole": Arm("whole"),
-    "whole-elastic": Arm("whole", ("elastic=[1, 2, 4, 8]",)),
+    "whole-elastic": Arm("whole", later=("elastic=[2, 4, 8]",)),
     "whole-distill": Arm("whole", ("distill.weight=1.0",)),
 }
 
@@ -81,18 +85,38 @@ def base_of(arm: str) -> str:
     return next(name for name, other in ARMS.items() if other.family == ARMS[arm].family)
 
 
-def settings(
-    arm: str, seed: int, data: Path, output: Path, steps: int, batch: int
-) -> list[tuple[Path, TrainSettings]]:
-    """A training run's folder and settings, stage by stage; every stage goes on from the one before."""
-    row, before, found = ARMS[arm], list[str](), list[tuple[Path, TrainSettings]]()
+@dataclass(frozen=True)
+class Run:
+    """One arm's training.
+
+    Attributes:
+        reader: the backbone.
+        steps: optimizer steps; 0: not known yet (`driver`).
+        batch: dialogues a step.
+    """
+
+    reader: str
+    arm: str
+    seed: int
+    steps: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}-{self.seed}"
+
+
+def settings(run: Run, data: Path, output: Path) -> list[tuple[Path, TrainSettings]]:
+    """The folder and settings of each stage; every stage goes on from the one before."""
+    row, before, found = ARMS[run.arm], list[str](), list[tuple[Path, TrainSettings]]()
     for stage in FAMILIES[row.family].stages:
-        run, taken = output / stage.data, round(stage.share * steps)
+        folder, steps = output / stage.data, round(stage.share * run.steps)
         common = (
-            f"data={data / stage.data / 'dialogues.jsonl'}", f"output={run}", f"seed={seed}",
-            f"max_steps={taken}", "epochs=1000", f"batch_size={batch}", "save_every=200", "precision=fp32",
+            f"model={run.reader}", f"data={data / stage.data / 'dialogues.jsonl'}", f"output={folder}",
+            f"seed={run.seed}", f"max_steps={steps}", "epochs=1000", f"batch_size={run.batch}",
+            "save_every=200", "precision=fp32",
         )  # fmt: skip
-        options = [*common, *before, *stage.options, *row.options]
-        found.append((run, load_config(TrainSettings, CONFIG, options)))
-        before = [f"init={run / 'checkpoints' / step_name(taken)}"]
+        options = [*common, *before, *stage.options, *row.options, *(row.later if before else ())]
+        found.append((folder, load_config(TrainSettings, CONFIG, options)))
+        before = [f"init={folder / 'checkpoints' / step_name(steps)}"]
     return found

@@ -38,6 +38,7 @@ class Plan:
         batch: dialogues a step.
         questions: asked of each arm.
         device: "cuda", or "cpu" (hides a GPU).
+        reader: the backbone.
     """
 
     out: Path
@@ -51,6 +52,7 @@ class Plan:
     batch: int
     questions: int
     device: str
+    reader: str = "toy"
 
 
 def run(plan: Plan) -> None:
@@ -58,15 +60,19 @@ def run(plan: Plan) -> None:
     began = time.monotonic()
     for name in ("results", "runs", "speed", "warm", "logs"):
         (plan.out / name).mkdir(parents=True, exist_ok=True)
-    _finish(_start(plan, "prepare", "prepare", plan.questions, _dialogues(plan), os.cpu_count() or 1))
+    _finish(
+        _start(plan, "prepare", "prepare", plan.reader, plan.questions, _dialogues(plan), os.cpu_count() or 1)
+    )
     logger.info("%5.0f s  prepared", time.monotonic() - began)
-    running = {"reference": _start(plan, "reference", "reference")}
+    running = {"reference": _start(plan, "reference", "reference", plan.reader)}
     waiting = [(arm, seed) for seed in range(plan.seeds) for arm in plan.arms]
     told = False
     while (running or waiting) and (now := time.monotonic() - began) < plan.seconds:
         while waiting and len(running) < plan.jobs + ("reference" in running):
             arm, seed = waiting.pop(0)
-            running[f"{arm}-{seed}"] = _start(plan, f"{arm}-{seed}", "arm", arm, seed, plan.steps, plan.batch)
+            running[f"{arm}-{seed}"] = _start(
+                plan, f"{arm}-{seed}", "arm", plan.reader, arm, seed, plan.steps, plan.batch
+            )
         _agree(plan, running)
         if now > plan.seconds - plan.measure_seconds and not told:
             told, waiting = True, []

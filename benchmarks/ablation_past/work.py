@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.ablation_past.arms import settings
+from benchmarks.ablation_past.arms import Run, settings
 from benchmarks.ablation_past.measure import measure_memory, measure_rag, plain_answers
 from benchmarks.ablation_past.questions import build, cases
 from comem.records import read_json, read_jsonl, write_json
@@ -18,28 +20,29 @@ WARM_UP = 10  # steps by which speed is measured
 PATIENCE = 120  # seconds that a process waits for the others' speed
 
 
-def prepare(out: Path, questions: int, dialogues: int, processes: int) -> None:
+def prepare(out: Path, reader: str, questions: int, dialogues: int, processes: int) -> None:
     """Dialogues, and what the plain reader says to the questions."""
     from comem.backbones.hf import load_backbone
 
     build(out / "data", dialogues, processes)
-    backbone = load_backbone("toy")
+    backbone = load_backbone(reader)
     write_json(out / "plain.json", {"plain": plain_answers(backbone, cases(questions))})
 
 
-def reference(out: Path) -> None:
-    """RAG and the reader without knowledge, on the questions; and the shipped memory as it is."""
+def reference(out: Path, reader: str) -> None:
+    """RAG and the reader without knowledge, on the questions; and the shipped memory as it is, if it fits."""
     from comem.backbones.hf import load_backbone
     from comem.prediction.assemble import open_encoder
 
-    plain, backbone = read_json(out / "plain.json")["plain"], load_backbone("toy")
+    plain, backbone = read_json(out / "plain.json")["plain"], load_backbone(reader)
     asked = cases(len(plain))
-    found = measure_memory(open_encoder("toy", backbone), backbone, asked, plain)
-    write_json(out / "results" / "untrained.json", found)
+    if reader == "toy":
+        found = measure_memory(open_encoder("toy", backbone), backbone, asked, plain)
+        write_json(out / "results" / "untrained.json", found)
     write_json(out / "results" / "rag.json", measure_rag(backbone, asked, plain))
 
 
-def train_and_measure(out: Path, arm: str, seed: int, steps: int, batch: int) -> None:
+def train_and_measure(out: Path, run: Run) -> None:
     """One arm with one seed: results/ARM-SEED.json; after SIGTERM with the steps that were done."""
     from comem.backbones.hf import load_backbone
     from comem.memory.encoder import MemoryEncoder
@@ -47,36 +50,41 @@ def train_and_measure(out: Path, arm: str, seed: int, steps: int, batch: int) ->
     from comem.training.interrupt import Interrupted
     from comem.training.run import train
 
-    name = f"{arm}-{seed}"
-    if (out / "results" / f"{name}.json").exists():
+    if (out / "results" / f"{run.name}.json").exists():
         return
-    steps = steps or _agreed_steps(out, arm, seed, batch)
-    run, began = out / "runs" / name, time.monotonic()
-    stages, checkpoint = settings(arm, seed, out / "data", run, steps, batch), None
+    run = replace(run, steps=run.steps or _agreed_steps(out, run))
+    stages, checkpoint = settings(run, out / "data", out / "runs" / run.name), None
+    began = time.monotonic()
     try:
         for folder, stage in stages:  # noqa: B007 - the last one is asked for when stopped
             checkpoint = train(stage).checkpoint
     except Interrupted as stop:
-        logger.warning("%s: %s", name, stop)
+        logger.warning("%s: %s", run.name, stop)
         checkpoint = latest(folder / "checkpoints") or checkpoint
     trained = time.monotonic() - began
     if checkpoint is None:
-        raise RuntimeError(f"{name} was stopped before its first step")
-    backbone = load_backbone("toy")
+        raise RuntimeError(f"{run.name} was stopped before its first step")
+    backbone = load_backbone(run.reader)
     encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
     plain = read_json(out / "plain.json")["plain"]
     found: dict[str, Any] = measure_memory(encoder, backbone, cases(len(plain)), plain)
     files = [file for folder, _ in stages if (file := folder / "metrics.jsonl").exists()]
     losses = [row["loss"] for file in files for row in read_jsonl(file) if "loss" in row]
     found |= {
-        "arm": arm, "seed": seed, "steps": len(losses), "planned": steps, "batch": batch,
-        "loss": sum(losses[-20:]) / len(losses[-20:]), "seconds": round(trained, 1),
+        "arm": run.arm, "seed": run.seed, "steps": len(losses), "planned": run.steps, "batch": run.batch,
+        "loss": sum(losses[-20:]) / len(losses[-20:]), "losses": _means(losses), "seconds": round(trained, 1),
         "measured_in": round(time.monotonic() - began - trained, 1),
     }  # fmt: skip
-    write_json(out / "results" / f"{name}.json", found)
+    write_json(out / "results" / f"{run.name}.json", found)
 
 
-def _agreed_steps(out: Path, arm: str, seed: int, batch: int) -> int:
+def _means(losses: Sequence[float], each: int = 50) -> list[float]:
+    """Of fifty steps each."""
+    parts = (losses[first : first + each] for first in range(0, len(losses), each))
+    return [round(sum(part) / len(part), 4) for part in parts]
+
+
+def _agreed_steps(out: Path, run: Run) -> int:
     """What the processes agreed on (`driver`), after telling how fast this one is beside the others.
 
     Raises:
@@ -86,12 +94,12 @@ def _agreed_steps(out: Path, arm: str, seed: int, batch: int) -> int:
 
     agreed = out / "steps.json"
     if not agreed.exists():
-        _, warm = settings(arm, seed, out / "data", out / "warm" / f"{arm}-{seed}", 2 * WARM_UP, batch)[0]
+        _, warm = settings(replace(run, steps=2 * WARM_UP), out / "data", out / "warm" / run.name)[0]
         result = train(warm)
         computing = [row["seconds"] for row in read_jsonl(result.folder / "metrics.jsonl")]
         reading = (result.seconds - sum(computing)) / result.steps
         speed = median(computing) + reading  # the first step of a process is no measure
-        write_json(out / "speed" / f"{arm}-{seed}.json", {"seconds": round(speed, 4)})
+        write_json(out / "speed" / f"{run.name}.json", {"seconds": round(speed, 4)})
     until = time.monotonic() + PATIENCE
     while not agreed.exists():
         if time.monotonic() > until:

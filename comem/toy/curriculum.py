@@ -6,6 +6,7 @@ known by then. What it takes to get here, and what did not work: docs/embedded_m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from comem.toy.episodes import Recipe
@@ -50,3 +51,13 @@ STAGES = (
 def stage_at(step: int) -> Stage:
     """The part of the curriculum that a step belongs to."""
     return next(stage for stage in STAGES if step < stage.until)
+
+
+def fewer_slots(step: int, steps: int, slots: Sequence[int]) -> Stage:
+    """What may follow on a finished backbone: items in fewer embeddings, which hold several facts each."""
+    prefix = tuple(replace(PREFIX, slots=count) for count in slots)
+    if step < 0.15 * steps:
+        return Stage(steps, (tuple(replace(recipe, items=1) for recipe in prefix), KEPT))
+    if step < 0.6 * steps:
+        return Stage(steps, (prefix, KEPT))
+    return Stage(steps, (tuple(replace(recipe, disturbance=1.0) for recipe in prefix), KEPT))

@@ -40,6 +40,7 @@ class Recipe:
         batch: episodes in a batch.
         disturbance: of the embeddings in a "prefix": 0 for none, 1 for as much as `soft_items.disturb` does.
         hard: share of the distractors that resemble the first town.
+        slots: embeddings of an item in a "prefix".
     """
 
     items: int = 3
@@ -51,6 +52,7 @@ class Recipe:
     drill: str = ""
     disturbance: float = 0.0
     batch: int = 8
+    slots: int = SLOTS
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ def _prefix(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     towns = [_town(pool, row, rng) for row in rows]
     parts = _Parts(pool)
     for row, town in zip(rows, towns, strict=True):
-        parts.soft_items.append(soft_item(town, pool.view(row, rng), language, pool.tokenizer, rng))
-        parts.say(SLOT * SLOTS)
+        item = soft_item(town, pool.view(row, rng), language, pool.tokenizer, rng, recipe.slots)
+        parts.soft_items.append(item)
+        parts.say(SLOT * recipe.slots)
     parts.say(SYSTEM)
     # no question twice: its answer would stand in the context
     questions = [(row, town, fact) for row, town in zip(rows, towns, strict=True) for fact in lexicon.FACTS]

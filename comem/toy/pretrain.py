@@ -1,5 +1,7 @@
 """Train the embedded backbone from scratch: `python -m comem.toy.pretrain --output DIR`.
 
+Or teach a finished one to read items in fewer than eight embeddings: `--init toy --slots 2 2 4 4 8`.
+
 A curriculum from bare drills over one town to three in the context (see `STAGES`). Checkpoints hold
 model and optimizer as safetensors; run the same command again and it goes on where it stopped.
 """
@@ -13,7 +15,9 @@ import os
 import random
 import time
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,12 @@ from safetensors.torch import load_file, save_file
 
 from comem.toy.backbone import build_config, build_processor, initialise
 from comem.toy.batches import answers_right, collate, loss_and_hits
-from comem.toy.curriculum import stage_at
+from comem.toy.curriculum import Stage, fewer_slots, stage_at
 from comem.toy.episodes import Episode, Recipe, make_episode
 from comem.toy.lexicon import FACTS
 from comem.toy.pictures import PicturePool
 from comem.toy.pretrain_settings import Settings, make_optimizers, set_rates
-from comem.toy.soft_items import SLOT, disturb, embed, in_slots
+from comem.toy.soft_items import SLOT, SLOTS, disturb, embed, in_slots
 from comem.toy.tokenizer import build_tokenizer
 from comem.toy.vision import learn_to_see
 from comem.toy.world import World
@@ -40,6 +44,7 @@ class Pretraining:
 
     def __init__(self, settings: Settings, output: Path) -> None:
         self.settings, self.output, self.step = settings, output, 0
+        self.curriculum: Callable[[int], Stage] = stage_at
         torch.manual_seed(settings.seed)
         from transformers import AutoModelForImageTextToText
 
@@ -68,11 +73,19 @@ class Pretraining:
         pixels = torch.from_numpy(self.pool.pixel_values(some))
         initialise(self.model, pixels, torch.Generator().manual_seed(self.settings.seed))
 
+    def go_on(self, backbone: str, slots: Sequence[int]) -> None:
+        """Take a finished backbone's weights and teach it items in so many embeddings."""
+        from comem.backbones.hf import load_backbone
+
+        self.model.load_state_dict(load_backbone(backbone, dtype="float32", device="cpu").model.state_dict())
+        self.model.requires_grad_(True)
+        self.curriculum = partial(fewer_slots, steps=self.settings.steps, slots=slots)
+
     def learn(self) -> dict[str, list[bool]]:
         """One step; returns, by kind of question, which answers were right before it."""
         rng = random.Random(f"{self.settings.seed}/{self.step}")
         torch.manual_seed(rng.getrandbits(62))
-        stage = stage_at(self.step)
+        stage = self.curriculum(self.step)
         set_rates(self.optimizers, self.settings, self.step)
         self.model.train()
         self.loss, right = 0.0, defaultdict[str, list[bool]](list)
@@ -113,6 +126,8 @@ class Pretraining:
             ("3", Recipe(3, 8)),
             ("3 docs", Recipe(3, 8, before_system=True)),
             ("prefix", Recipe(3, 8, drill="prefix")),
+            ("prefix of 4", Recipe(3, 8, drill="prefix", slots=4)),
+            ("prefix of 2", Recipe(3, 8, drill="prefix", slots=2)),
         ):
             rng = random.Random("evaluate")
             episodes = [
@@ -175,14 +190,25 @@ def main() -> None:
         kind = (lambda text: text.lower() == "true") if isinstance(value, bool) else type(value)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
     parser.add_argument("--evaluate-every", type=int, default=200)
+    parser.add_argument("--init", default="", help="a finished backbone to go on from (toy, or a folder)")
+    parser.add_argument(
+        "--slots",
+        type=int,
+        nargs="+",
+        default=[SLOTS],
+        choices=(1, 2, 4, 8),
+        help="with --init: embeddings an item",
+    )
     args = vars(parser.parse_args())
-    output, every = args.pop("output"), args.pop("evaluate_every")
+    output, every, init, slots = (args.pop(name) for name in ("output", "evaluate_every", "init", "slots"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     run = Pretraining(Settings(**args), output)
+    if init:
+        run.go_on(init, slots)
     if (output / "checkpoint.safetensors").exists():
         run.resume(output / "checkpoint.safetensors")
         logger.info("resumed at step %d", run.step)
-    else:
+    elif not init:
         run.start()
     train(run, every)
     run.export(output / "model")

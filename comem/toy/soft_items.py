@@ -43,9 +43,15 @@ class SoftItem:
     words: tuple[tuple[tuple[int, float], ...], ...]
 
 
-def soft_item(town: Entity, picture: int, language: str, tokenizer: Any, rng: random.Random) -> SoftItem:
-    """The town's facts in the order of its passage: the year in two slots, every other fact in one."""
-    trace = 0.0 if rng.random() < PLAIN else rng.uniform(0.1, 0.7)
+def soft_item(
+    town: Entity, picture: int, language: str, tokenizer: Any, rng: random.Random, count: int = SLOTS
+) -> SoftItem:
+    """The town's facts in the order of its passage: the year in two slots, every other fact in one.
+
+    Args:
+        count: of slots; with fewer than eight, neighbours share one.
+    """
+    trace = 0.0 if rng.random() < PLAIN else rng.uniform(0.1, 0.7) * count / SLOTS
     slots: list[list[tuple[int, float]]] = [[] for _ in range(SLOTS)]
     at = 1
     for fact in lexicon.FACTS:
@@ -60,7 +66,9 @@ def soft_item(town: Entity, picture: int, language: str, tokenizer: Any, rng: ra
             at, value = at + 1, value[1:]
         slots[at] += [(t, 0.5**i) for i, t in enumerate(value)]
         at += 1
-    return SoftItem(picture, tuple(tuple(slot) for slot in slots))
+    share = SLOTS // count
+    shared = [sum(slots[first : first + share], []) for first in range(0, SLOTS, share)]
+    return SoftItem(picture, tuple(tuple(slot) for slot in shared))
 
 
 def _tokens(text: str, tokenizer: Any) -> list[int]:
@@ -72,13 +80,13 @@ def _says(token: int, tokenizer: Any) -> bool:
 
 
 def embed(model: Any, items: Sequence[SoftItem], pool: PicturePool) -> Tensor:
-    """The items' embeddings `(n, 8, d)`, with gradients to words and vision tower."""
-    table = model.get_input_embeddings().weight
+    """The items' embeddings `(n, m, d)` in m slots each, with gradients to words and vision tower."""
+    table, count = model.get_input_embeddings().weight, len(items[0].words)
     entries = [(i, *word) for i, slot in enumerate(s for item in items for s in item.words) for word in slot]
     slots, tokens, weights = zip(*entries, strict=True)
     words = table[torch.tensor(tokens)] * torch.tensor(weights)[:, None]
-    soft = torch.zeros(len(items) * SLOTS, table.shape[1]).index_add(0, torch.tensor(slots), words)
-    soft = soft.view(len(items), SLOTS, -1)
+    soft = torch.zeros(len(items) * count, table.shape[1]).index_add(0, torch.tensor(slots), words)
+    soft = soft.view(len(items), count, -1)
     pixels = torch.from_numpy(pool.pixel_values([item.picture for item in items]))
     seen = model.model.visual(pixels, grid_thw=torch.tensor([[1, 4, 4]] * len(items)))
     seen = getattr(seen, "pooler_output", seen).view(len(items), 4, -1).mean(1, keepdim=True)
@@ -86,7 +94,7 @@ def embed(model: Any, items: Sequence[SoftItem], pool: PicturePool) -> Tensor:
 
 
 def disturb(soft: Tensor, size: Tensor, strength: float) -> Tensor:
-    """Bring `(n, 8, d)` to the norm `size`; mix, blur and scale the slots of each item, up to `strength`."""
+    """Bring `(n, m, d)` to the norm `size`; mix, blur and scale the slots of each item, up to `strength`."""
     n, slots, d = soft.shape
     share = strength * MIXING * torch.rand(n, 1, 1) * (torch.rand(n, 1, 1) < 0.75)
     others = torch.distributions.Dirichlet(torch.full((slots,), 0.5)).sample((n, slots))
@@ -98,7 +106,7 @@ def disturb(soft: Tensor, size: Tensor, strength: float) -> Tensor:
 
 @contextmanager
 def in_slots(model: Any, soft: Tensor | None, slot_id: int) -> Iterator[None]:
-    """While open, the embeddings `(n, 8, d)` stand, in their order, where the ids are `slot_id`."""
+    """While open, the embeddings `(n, m, d)` stand, in their order, where the ids are `slot_id`."""
     if soft is None:
         yield
         return

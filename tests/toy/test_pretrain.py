@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from comem.toy.draw import draw
 from comem.toy.episodes import Episode, Recipe, make_episode
 from comem.toy.pictures import PicturePool
 from comem.toy.pretrain import Pretraining, Settings
+from comem.toy.soft_items import SoftItem, soft_item
 from comem.toy.tokenizer import build_tokenizer
 from comem.toy.world import World
 
@@ -26,6 +28,7 @@ RECIPES = [
     Recipe(items=4, questions=5, drill="recall", describe=0.5, batch=2),
     Recipe(items=2, questions=5, drill="cloze", batch=2),
     Recipe(items=3, questions=5, drill="prefix", batch=2),
+    Recipe(items=1, questions=5, drill="prefix", batch=2, slots=2),
 ]
 
 
@@ -79,6 +82,27 @@ def test_labels_are_exactly_the_expected_words(pool: PicturePool, processor: Any
 
 def test_no_episode_shows_a_town_of_another_split(pool: PicturePool) -> None:
     assert {entity.split for entity in pool.entities} == {"train"}
+
+
+def test_fewer_slots_hold_the_same_words(pool: PicturePool, processor: Any) -> None:
+    def item(slots: int) -> SoftItem:
+        return soft_item(pool.entities[3], 7, "en", processor.tokenizer, random.Random(3), slots)
+
+    eight, two = item(8), item(2)
+    assert [len(item(slots).words) for slots in (8, 4, 2, 1)] == [8, 4, 2, 1]
+    together = [[token for slot in eight.words[first : first + 4] for token, _ in slot] for first in (0, 4)]
+    assert [[token for token, _ in slot] for slot in two.words] == together
+    assert all(slot for slot in two.words)
+
+
+def test_a_finished_backbone_learns_to_read_fewer_slots(tmp_path: Path) -> None:
+    run = Pretraining(replace(TINY, layers=5), tmp_path)
+    run.go_on("toy", slots=(2,))
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    seen = run.learn()
+    assert 0 < run.loss < 5  # a fresh one starts above 8
+    assert seen["prefix facts"]
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
 
 
 def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
