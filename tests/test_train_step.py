@@ -29,7 +29,7 @@ def test_every_way_takes_the_same_step(script: Any) -> None:
     """Packed, item by item, checkpointed: one loss (the second copy of the weights has others)."""
     losses: dict[str, float] = {}
     for name in ("one copy, packed", "item loop", "checkpointing"):
-        args = SimpleNamespace(dropout=0.0, micro_batch=2, warmup=0)
+        args = SimpleNamespace(dropout=0.0, micro_batch=2, warmup=0, liger=False, quantization="")
         bench = script.Bench(script.SHAPES["tiny"], torch.device("cpu"), args)
         step = script.Trainer._step
 
