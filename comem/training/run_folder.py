@@ -13,6 +13,7 @@ from typing import Any
 
 from comem.config import load_config, save_config
 from comem.records import read_json, write_json
+from comem.training.checkpoint import checkpoints
 from comem.training.settings import FREE_KEYS, TrainSettings
 
 
@@ -45,12 +46,14 @@ def locked(folder: Path) -> Iterator[None]:
 def settle(folder: Path, settings: TrainSettings) -> None:
     """Write the configuration into a new folder, or check that the folder's is the same, data included.
 
+    A run that came to no checkpoint has nothing to lose, so its folder counts as new.
+
     Raises:
         ValueError: listing the keys that differ and that would change the result; or naming a data file
             whose content has changed.
     """
-    path = folder / "config.yaml"
-    if path.exists():
+    path, begun = folder / "config.yaml", bool(checkpoints(folder / "checkpoints"))
+    if begun and path.exists():
         old, new = flat(load_config(TrainSettings, path)), flat(settings)
         differing = [key for key in new if old[key] != new[key] and key not in FREE_KEYS]
         if differing:
@@ -59,15 +62,15 @@ def settle(folder: Path, settings: TrainSettings) -> None:
                 f"{folder} holds a run of another configuration:\n{lines}\n"
                 "give the same values to resume it, or another folder (output=DIR)"
             )
-    _settle_data(folder / "data.json", settings)
+    _settle_data(folder / "data.json", settings, begun)
     save_config(settings, path)
 
 
-def _settle_data(path: Path, settings: TrainSettings) -> None:
+def _settle_data(path: Path, settings: TrainSettings, begun: bool) -> None:
     """Note the digests of the data files, or check them: another order of lines is another run."""
     files = {key: getattr(settings, key) for key in ("data", "knowledge", "eval_data")}
     digests = {key: _digest(file) for key, file in files.items() if file}
-    if path.exists():
+    if begun and path.exists():
         noted = read_json(path)
         changed = [files[key] for key in digests if noted.get(key) != digests[key]]
         if changed:

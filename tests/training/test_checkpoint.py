@@ -93,8 +93,27 @@ def test_no_space_left(tmp_path: Path, error: Exception) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
+def begin(folder: Path) -> None:
+    """As if the run had come to a checkpoint."""
+    state = folder / "checkpoints" / "step-00000001" / "state.json"
+    state.parent.mkdir(parents=True)
+    state.write_text("{}")
+
+
+def test_a_run_without_a_checkpoint_may_change(tmp_path: Path) -> None:
+    data = tmp_path / "train.jsonl"
+    data.write_text("{}\n")
+    settle(tmp_path, TrainSettings(data=str(data)))
+    data.write_text("{}\n{}\n")
+    settle(tmp_path, TrainSettings(data=str(data), seed=1))
+    begin(tmp_path)
+    with pytest.raises(ValueError, match="seed: 1 there, 0 now"):
+        settle(tmp_path, TrainSettings(data=str(data)))
+
+
 def test_another_configuration_is_refused(tmp_path: Path) -> None:
     settle(tmp_path, TrainSettings())
+    begin(tmp_path)
     settle(tmp_path, TrainSettings(workers=3, keep_last=9))  # these change nothing in the result
     with pytest.raises(ValueError) as error:
         settle(tmp_path, TrainSettings(seed=1, optim=OptimSettings(lr=1.0)))
@@ -106,6 +125,7 @@ def test_changed_data_is_refused(tmp_path: Path) -> None:
     data = tmp_path / "train.jsonl"
     data.write_text("{}\n")
     settle(tmp_path / "run", TrainSettings(data=str(data)))
+    begin(tmp_path / "run")
     settle(tmp_path / "run", TrainSettings(data=str(data)))
     data.write_text("{}\n{}\n")
     with pytest.raises(ValueError, match="train.jsonl has changed since the run"):
