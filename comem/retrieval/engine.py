@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ import numpy as np
 
 from comem.records import StorageError
 from comem.retrieval.plan import IndexPlan
+from comem.retrieval.refine import HalfVectors
 from comem.retrieval.vectors import Vectors
 
 INDEX, REFINE, TRAINED = "index.faiss", "refine.npy", ".trained.faiss"
 _CHUNK = 1 << 14  # vectors compared at once
-_BLOCK = 64  # queries ranked again at once: their candidates stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Engine:
         settings = settings or SearchSettings()
         self.candidates = settings.candidates
         refine = folder / REFINE
-        self._half = _scattered(refine) if refine.is_file() else None
+        self._half = HalfVectors(refine) if refine.is_file() else None
         inner = _inner(self.index)
         self._kind = "ivf" if hasattr(inner, "nprobe") else "hnsw" if hasattr(inner, "hnsw") else "flat"
         if self._kind == "ivf":
@@ -133,7 +132,7 @@ class Engine:
             scores, places = self._search_harder(queries, wanted, allowed)
         if self._half is None:
             return scores[:, :k], places[:, :k]
-        return self._rank_again(queries, places, k)
+        return self._half.rank(queries, places, k)
 
     def _search_harder(
         self, queries: np.ndarray, k: int, allowed: np.ndarray
@@ -154,21 +153,6 @@ class Engine:
         found = np.pad(places[order], missing, constant_values=-1)
         return np.pad(np.take_along_axis(scores, order, axis=1), missing, constant_values=-np.inf), found
 
-    def _rank_again(self, queries: np.ndarray, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The best k of candidates `(b, m)` by the vectors themselves."""
-        scores = np.empty((len(queries), k), dtype=np.float32)
-        found = np.empty((len(queries), k), dtype=np.int64)
-        for start in range(0, len(queries), _BLOCK):
-            rows = slice(start, start + _BLOCK)
-            block = places[rows]
-            vectors = self._half[np.maximum(block, 0)].astype(np.float32)  # type: ignore[index]  # (b, m, d)
-            exact = np.einsum("bmd,bd->bm", vectors, queries[rows])
-            exact[block < 0] = -np.inf
-            order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-            scores[rows] = np.take_along_axis(exact, order, axis=1)
-            found[rows] = np.take_along_axis(block, order, axis=1)
-        return scores, found
-
     def _filter(self, allowed: np.ndarray, everywhere: bool = False) -> Any:
         """Search parameters that let only some places through; in the lists that are usual, or in all."""
         faiss = _faiss()
@@ -185,14 +169,6 @@ class Engine:
         if isinstance(self.index, faiss.IndexPreTransform):
             params = faiss.SearchParametersPreTransform(index_params=params)
         return params
-
-
-def _scattered(path: Path) -> np.ndarray:
-    """A mapped array whose rows are read here and there: the system need not fetch what lies around."""
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    if hasattr(mmap, "MADV_RANDOM") and (mapping := getattr(array, "_mmap", None)) is not None:
-        mapping.madvise(mmap.MADV_RANDOM)
-    return array
 
 
 def _faiss() -> Any:

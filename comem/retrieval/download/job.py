@@ -73,8 +73,16 @@ def download_corpus(
             counts, fetched = download_shards(folder, range(shards), settings, bar.update)
         else:
             counts, fetched = _download_divided(folder, range(shards), settings, engine, workers, bar)
+    if fetched:
+        _sweep(folder)
     write_manifest(folder, settings, counts, fetched, time.monotonic() - started)
     return counts
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a killed worker left half-written; by now nobody writes."""
+    for path in (folder / "images").rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _download_divided(

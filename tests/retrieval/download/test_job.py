@@ -153,7 +153,10 @@ def test_a_killed_download_goes_on(server: Any, corpus: Callable[..., Path], qui
     child.wait()
     before = sum(server.asked.values())
     assert 20 <= before < 55
+    some = next(path for path in (folder / "images").rglob("*") if path.is_file())
+    some.with_name(f".{some.name}.half.tmp").write_bytes(b"half")  # had it been killed while writing
     assert download_corpus(folder, quick(), progress=False) == {"ok": 60}
+    assert not list((folder / "images").rglob("*.tmp"))
     assert sum(server.asked.values()) - before <= 60 - before + 4  # a few were under way when it was killed
 
 
