@@ -51,7 +51,8 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     )
     run.add_argument("--batch", type=int, default=32, help="dialogues a step (%(default)s)")
     run.add_argument("--questions", type=int, default=600, help="asked of each (%(default)s)")
-    run.add_argument("--reader", default="toy", help="backbone; another than toy for the arms whole* only")
+    run.add_argument("--reader", default="toy", help="backbone (%(default)s)")
+    run.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for every arm")
     run.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(%(default)s)")
     run.set_defaults(job=_run)
 
@@ -59,11 +60,9 @@ def _add_run(run: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     from benchmarks.ablation_past.driver import Plan, keep, run
 
-    if args.reader != "toy" and any(ARMS[arm].family == "shipped" for arm in args.arms):
-        raise SystemExit("the shipped memory belongs to the backbone toy: with --reader give arms whole*")
     plan = Plan(
         args.out, tuple(args.arms), args.seeds, args.jobs, args.steps, args.train_seconds,
-        60 * args.minutes, args.measure_seconds, args.batch, args.questions, args.device, args.reader,
+        60 * args.minutes, args.measure_seconds, args.batch, args.questions, args.device, args.reader, tuple(args.set),
     )  # fmt: skip
     try:
         run(plan)
@@ -90,7 +89,7 @@ def _work(args: argparse.Namespace) -> None:
         work.reference(args.out, rest[0])
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the trainer heeds it, what comes after does not
-        work.train_and_measure(args.out, Run(*rest[:2], *map(int, rest[2:])))
+        work.train_and_measure(args.out, Run(*rest[:2], *map(int, rest[2:5]), tuple(rest[5:])))
 
 
 if __name__ == "__main__":

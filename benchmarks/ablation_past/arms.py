@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comem.config import load_config
-from comem.prediction.assemble import toy_memory
 from comem.training.checkpoint import step_name
 from comem.training.settings import TrainSettings
 
+START = "start"  # the folder of the shipped memory on the reader
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "toy.yaml"
 
 
@@ -34,18 +34,21 @@ class Stage:
 
 @dataclass(frozen=True)
 class Family:
-    """Arms that may be compared with each other: same start, same dialogues."""
+    """Arms that may be compared with each other: same start, same dialogues.
+
+    Attributes:
+        from_shipped: whether they go on from the memory that is shipped, moved onto the reader, or begin
+            with nothing.
+    """
 
     stages: tuple[Stage, ...]
+    from_shipped: bool = False
 
 
 _LANGUAGES = 6
 FAMILIES = {
-    # goes on from the memory that is shipped, as it was trained
-    "shipped": Family(
-        (Stage("some", (1, 2, 3), _LANGUAGES, 1.0, (f"init={toy_memory()}", "optim.lr=1.0e-3")),)
-    ),
-    # from nothing, as scripts/toy/train_memory.sh does
+    "shipped": Family((Stage("some", (1, 2, 3), _LANGUAGES, 1.0, ("optim.lr=1.0e-3",)),), True),
+    # as scripts/toy/train_memory.sh does
     "whole": Family(
         (
             Stage("one", (1,), 1, 0.375),
@@ -57,14 +60,10 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run's options, and those after its first stage.
-
-    The first arm of a family is what the others are compared with.
-    """
+    """One training run's options; the first arm of a family is what the others are compared with."""
 
     family: str
     options: tuple[str, ...] = ()
-    later: tuple[str, ...] = ()
 
 
 _ROOM = ("max_items=7",)  # for distractors beside three items of a question's own
@@ -75,7 +74,6 @@ ARMS = {
     "alone": Arm("shipped", (*_ROOM, "distractors.alone=0.25")),
     "distill": Arm("shipped", ("distill.weight=1.0",)),
     "whole": Arm("whole"),
-    "whole-elastic": Arm("whole", later=("elastic=[2, 4, 8]",)),
     "whole-distill": Arm("whole", ("distill.weight=1.0",)),
 }
 
@@ -93,6 +91,7 @@ class Run:
         reader: the backbone.
         steps: optimizer steps; 0: not known yet (`driver`).
         batch: dialogues a step.
+        options: settings for every arm.
     """
 
     reader: str
@@ -100,6 +99,7 @@ class Run:
     seed: int
     steps: int
     batch: int
+    options: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -108,15 +108,17 @@ class Run:
 
 def settings(run: Run, data: Path, output: Path) -> list[tuple[Path, TrainSettings]]:
     """The folder and settings of each stage; every stage goes on from the one before."""
-    row, before, found = ARMS[run.arm], list[str](), list[tuple[Path, TrainSettings]]()
-    for stage in FAMILIES[row.family].stages:
+    row, found = ARMS[run.arm], list[tuple[Path, TrainSettings]]()
+    family = FAMILIES[row.family]
+    before = [f"init={data / START}"] if family.from_shipped else []
+    for stage in family.stages:
         folder, steps = output / stage.data, round(stage.share * run.steps)
         common = (
             f"model={run.reader}", f"data={data / stage.data / 'dialogues.jsonl'}", f"output={folder}",
             f"seed={run.seed}", f"max_steps={steps}", "epochs=1000", f"batch_size={run.batch}",
             "save_every=200", "precision=fp32",
         )  # fmt: skip
-        options = [*common, *before, *stage.options, *row.options, *(row.later if before else ())]
+        options = [*common, *before, *stage.options, *run.options, *row.options]
         found.append((folder, load_config(TrainSettings, CONFIG, options)))
         before = [f"init={folder / 'checkpoints' / step_name(steps)}"]
     return found

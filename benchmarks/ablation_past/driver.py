@@ -39,6 +39,7 @@ class Plan:
         questions: asked of each arm.
         device: "cuda", or "cpu" (hides a GPU).
         reader: the backbone.
+        options: settings for every arm.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class Plan:
     questions: int
     device: str
     reader: str = "toy"
+    options: tuple[str, ...] = ()
 
 
 def run(plan: Plan) -> None:
@@ -70,9 +72,8 @@ def run(plan: Plan) -> None:
     while (running or waiting) and (now := time.monotonic() - began) < plan.seconds:
         while waiting and len(running) < plan.jobs + ("reference" in running):
             arm, seed = waiting.pop(0)
-            running[f"{arm}-{seed}"] = _start(
-                plan, f"{arm}-{seed}", "arm", plan.reader, arm, seed, plan.steps, plan.batch
-            )
+            name, run = f"{arm}-{seed}", (plan.reader, arm, seed, plan.steps, plan.batch, *plan.options)
+            running[name] = _start(plan, name, "arm", *run)
         _agree(plan, running)
         if now > plan.seconds - plan.measure_seconds and not told:
             told, waiting = True, []

@@ -31,7 +31,7 @@ def _family(results: Mapping[str, Any], family: str, arms: Sequence[str]) -> lis
     for label, runs in [
         ("plain (no items)", _without(results)),
         ("RAG", _fixed(results, "rag")),
-        ("shipped, as it is", _fixed(results, "untrained")),
+        ("shipped, before", _fixed(results, "untrained")),
         *((f"{arm} ({len(_runs(results, arm))} seeds)", _runs(results, arm)) for arm in arms),
     ]:
         if runs:

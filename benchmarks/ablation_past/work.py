@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.ablation_past.arms import Run, settings
+from benchmarks.ablation_past.arms import START, Run, settings
 from benchmarks.ablation_past.measure import measure_memory, measure_rag, plain_answers
 from benchmarks.ablation_past.questions import build, cases
 from comem.records import read_json, read_jsonl, write_json
+
+if TYPE_CHECKING:
+    from comem.backbones.hf import HFBackbone
 
 logger = logging.getLogger(__name__)
 WARM_UP = 10  # steps by which speed is measured
@@ -21,30 +24,51 @@ PATIENCE = 120  # seconds that a process waits for the others' speed
 
 
 def prepare(out: Path, reader: str, questions: int, dialogues: int, processes: int) -> None:
-    """Dialogues, and what the plain reader says to the questions."""
-    from comem.backbones.hf import load_backbone
-
+    """Dialogues, the memory to start from, and what the plain reader says to the questions."""
     build(out / "data", dialogues, processes)
-    backbone = load_backbone(reader)
+    backbone = _reader(reader)
     write_json(out / "plain.json", {"plain": plain_answers(backbone, cases(questions))})
+    if not (out / "data" / START).exists():
+        _move_shipped(backbone, out / "data" / START)
+
+
+def _reader(name: str) -> HFBackbone:
+    """A backbone of the embedded world; as plain RAG it reads items in the order that it was taught."""
+    from comem.backbones.hf import load_backbone
+    from comem.backbones.specs import BACKBONES
+
+    backbone = load_backbone(name)
+    return replace(backbone, spec=replace(backbone.spec, rag=BACKBONES["toy"].rag))
+
+
+def _move_shipped(backbone: HFBackbone, to: Path) -> None:
+    """The shipped memory's trained weights on this reader, which may be another than they were made on."""
+    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.lora import load_lora_state, lora_state
+    from comem.prediction.assemble import open_encoder
+
+    shipped = open_encoder("toy")
+    moved = MemoryEncoder.new(
+        backbone.model, backbone.processor, shipped.lora, shipped.qformer.config, shipped.form
+    )
+    load_lora_state(moved.model, lora_state(shipped.model))
+    moved.qformer.load_state_dict(shipped.qformer.state_dict())
+    moved.save(to)
 
 
 def reference(out: Path, reader: str) -> None:
-    """RAG and the reader without knowledge, on the questions; and the shipped memory as it is, if it fits."""
-    from comem.backbones.hf import load_backbone
-    from comem.prediction.assemble import open_encoder
+    """RAG and the reader without knowledge, on the questions; and the shipped memory before training."""
+    from comem.memory.encoder import MemoryEncoder
 
-    plain, backbone = read_json(out / "plain.json")["plain"], load_backbone(reader)
+    plain, backbone = read_json(out / "plain.json")["plain"], _reader(reader)
     asked = cases(len(plain))
-    if reader == "toy":
-        found = measure_memory(open_encoder("toy", backbone), backbone, asked, plain)
-        write_json(out / "results" / "untrained.json", found)
+    start = MemoryEncoder.load(out / "data" / START, reader=backbone.model, processor=backbone.processor)
+    write_json(out / "results" / "untrained.json", measure_memory(start, backbone, asked, plain))
     write_json(out / "results" / "rag.json", measure_rag(backbone, asked, plain))
 
 
 def train_and_measure(out: Path, run: Run) -> None:
     """One arm with one seed: results/ARM-SEED.json; after SIGTERM with the steps that were done."""
-    from comem.backbones.hf import load_backbone
     from comem.memory.encoder import MemoryEncoder
     from comem.training.checkpoint import latest
     from comem.training.interrupt import Interrupted
@@ -64,7 +88,7 @@ def train_and_measure(out: Path, run: Run) -> None:
     trained = time.monotonic() - began
     if checkpoint is None:
         raise RuntimeError(f"{run.name} was stopped before its first step")
-    backbone = load_backbone(run.reader)
+    backbone = _reader(run.reader)
     encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
     plain = read_json(out / "plain.json")["plain"]
     found: dict[str, Any] = measure_memory(encoder, backbone, cases(len(plain)), plain)
