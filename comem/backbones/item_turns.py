@@ -1,4 +1,4 @@
-"""Knowledge items as chat turns: how plain RAG is shown them, and a teacher that reads as plain RAG does."""
+"""Knowledge items as chat turns: how plain RAG is shown them."""
 
 from __future__ import annotations
 

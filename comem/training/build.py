@@ -120,5 +120,4 @@ def build_collator(
         max_items=settings.max_items,
         max_tokens=min(settings.max_tokens, _context(reader or backbone)),
         picture_memory=form.reads_pictures,
-        rag=chat.spec.rag,
     )

@@ -10,13 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.backbones.item_turns import item_turns
-from comem.backbones.row import RagFormat
 from comem.images import ImageError, open_image
 from comem.training.alike import fillers, kinds
 from comem.training.dataset import TrainingExample
 from comem.training.labels import IGNORED, answer_labels
-from comem.training.teaching import Teaching
+from comem.training.plain_reader import Plain
 from comem.types import ImageRef, KnowledgeItem, Message
 
 Tensors = dict[str, Tensor]
@@ -35,7 +33,7 @@ class TrainingBatch:
             id and no label.
         skipped: what could not be read, one message each.
         embeddings: for each question how many of an item's embeddings it gets, 0 for all; empty: all get all.
-        teaching: what a teacher reads; None where answers alone are learned.
+        plain: the questions that learn what the reader says without items; None where all learn answers.
     """
 
     ids: tuple[str, ...]
@@ -44,7 +42,7 @@ class TrainingBatch:
     rows: tuple[tuple[int, ...], ...]
     skipped: tuple[str, ...] = ()
     embeddings: tuple[int, ...] = ()
-    teaching: Teaching | None = None
+    plain: Plain | None = None
 
     @property
     def answer_tokens(self) -> int:
@@ -54,13 +52,8 @@ class TrainingBatch:
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The batch on another device."""
         question, items = _moved(self.question, device), _moved(self.items, device)
-        teaching = self.teaching
-        if teaching is not None:
-            teaching = Teaching(
-                _moved(teaching.inputs, device), teaching.rows,
-                teaching.teacher_weights.to(device), teaching.answer_weights.to(device),
-            )  # fmt: skip
-        return dataclasses.replace(self, question=question, items=items, teaching=teaching)
+        plain = self.plain and Plain(_moved(self.plain.inputs, device), self.plain.rows)
+        return dataclasses.replace(self, question=question, items=items, plain=plain)
 
 
 def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> Tensors:
@@ -83,7 +76,6 @@ class Collator:
         max_tokens: longest dialogue, in tokens.
         picture_memory: the pictures of a question become memories behind its items' (all in front of the
             dialogue), because the reader sees none.
-        rag: how a teacher is shown a question's items.
     """
 
     process: Callable[[Sequence[Sequence[Message]]], Mapping[str, Any]]
@@ -92,7 +84,6 @@ class Collator:
     max_items: int = 3
     max_tokens: int = 32768
     picture_memory: bool = False
-    rag: RagFormat = RagFormat()
 
     def __call__(
         self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
@@ -131,29 +122,22 @@ class Collator:
             rows=tuple(mine + own for mine, own in zip(items, shown, strict=True)),
             skipped=skipped,
             embeddings=tuple(example.lesson.embeddings for example in examples),
-            teaching=self._teaching(examples, len(ids)),
+            plain=self._plain(examples, len(ids)),
         )
 
-    def _teaching(self, examples: Sequence[TrainingExample], real: int) -> Teaching | None:
-        """The questions that have a teacher, behind its items' turns; None if none has one.
+    def _plain(self, examples: Sequence[TrainingExample], real: int) -> Plain | None:
+        """The questions that learn what the reader says without items; None if none does.
 
         Args:
             real: so many of the examples are no fillers.
         """
-        lessons = [example.lesson for example in examples]
-        rows = tuple(row for row, lesson in enumerate(lessons) if lesson.teacher is not None)
+        rows = tuple(row for row, example in enumerate(examples) if example.lesson.plain)
         if not rows:
             return None
-        shown = [
-            [*item_turns(self.rag, examples[row].lesson.teacher or ()), *examples[row].messages()]
-            for row in rows
-        ]
-        inputs = dict(self.process(shown))
-        self._check_length([f"{examples[row].id} (as the teacher reads it)" for row in rows], inputs)
+        inputs = dict(self.process([examples[row].messages() for row in rows]))
         inputs["labels"] = answer_labels(inputs["input_ids"], self.tokenizer)
         inputs["labels"][sum(row < real for row in rows) :] = IGNORED
-        teacher = torch.tensor([lesson.teacher_weight for lesson in lessons])
-        return Teaching(inputs, rows, teacher, torch.tensor([lesson.answer_weight for lesson in lessons]))
+        return Plain(inputs, rows)
 
     def _check_length(self, ids: Sequence[str], question: Mapping[str, Tensor]) -> None:
         lengths = question["attention_mask"].sum(dim=1).tolist()
@@ -187,11 +171,7 @@ def _readable(
                 skipped.append(f"item {item.id} of question {example.id}: {why}")
             else:
                 items.append(item)
-        lesson = example.lesson
-        if lesson.teacher:
-            teacher = tuple(item for item in lesson.teacher if not _item_fault(item))
-            lesson = dataclasses.replace(lesson, teacher=teacher)
-        kept.append(dataclasses.replace(example, items=tuple(items), lesson=lesson))
+        kept.append(dataclasses.replace(example, items=tuple(items)))
     return kept, tuple(skipped)
 
 

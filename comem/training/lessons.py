@@ -1,4 +1,4 @@
-"""How a question is taught in one step, past the paper: fewer embeddings, a teacher, items that do not help.
+"""How a question is taught in one step, past the paper: fewer embeddings, items that do not help.
 
 What is drawn is a function of the seed, the step and the question's id: a resumed run, and a run on
 other processes, draw the same. Nothing is drawn by default (docs/past_the_paper.md).
@@ -17,24 +17,6 @@ from comem.types import KnowledgeItem
 if TYPE_CHECKING:
     from comem.training.dataset import TrainingExample
     from comem.training.settings import TrainSettings
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """Distillation from the plain-RAG reader: the frozen reader with the question's own items in its context.
-
-    `weight` of its divergence KL(teacher ‖ student) on the answer's tokens, beside the cross-entropy
-    (0: off); both distributions are softened by `temperature` (Hinton et al. 2015, arXiv 1503.02531).
-    """
-
-    weight: float = 0.0
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"distill.weight={self.weight}: give 0 (off) or a positive weight, e.g. 1.0")
-        if self.temperature <= 0:
-            raise ValueError(f"distill.temperature={self.temperature}: give a positive number, e.g. 1.0")
 
 
 @dataclass(frozen=True)
@@ -69,15 +51,11 @@ class Lesson:
 
     Attributes:
         embeddings: how many of each item's embeddings the reader gets, the first ones; 0 for all.
-        teacher: the items that the plain reader has before it when it teaches; None without a teacher.
-        teacher_weight: of the divergence from the teacher.
-        answer_weight: of the answer's cross-entropy.
+        plain: it learns what the reader says without items, instead of the answer.
     """
 
     embeddings: int = 0
-    teacher: tuple[KnowledgeItem, ...] | None = None
-    teacher_weight: float = 0.0
-    answer_weight: float = 1.0
+    plain: bool = False
 
 
 class Lessons:
@@ -90,8 +68,7 @@ class Lessons:
 
     def __init__(self, settings: TrainSettings, examples: Sequence[TrainingExample]) -> None:
         self.seed, self.max_items = settings.seed, settings.max_items
-        self.elastic, self.distill = settings.elastic, settings.distill
-        self.distractors = settings.distractors
+        self.elastic, self.distractors = settings.elastic, settings.distractors
         self.pool: tuple[KnowledgeItem, ...] = ()
         if self.distractors.probability or self.distractors.alone:
             self.pool = tuple({item.id: item for example in examples for item in example.items}.values())
@@ -105,16 +82,12 @@ class Lessons:
         embeddings = rng.choice(self.elastic) if self.elastic else 0
         chance, settings = rng.random(), self.distractors
         if chance < settings.alone and (others := self._others(rng, own, len(own))):
-            lesson = Lesson(embeddings, teacher=(), teacher_weight=1.0, answer_weight=0.0)
-            return dataclasses.replace(example, items=others, lesson=lesson)
+            return dataclasses.replace(example, items=others, lesson=Lesson(embeddings, plain=True))
         items = example.items  # all of them: one that cannot be read is replaced by the next
         if settings.alone <= chance < settings.alone + settings.probability:
             others = self._others(rng, own, rng.randint(1, settings.count))
-            own = own[: self.max_items - len(others)]
-            items = _mixed(rng, own, others)
-        teacher = own if self.distill.weight else None
-        lesson = Lesson(embeddings, teacher, self.distill.weight)
-        return dataclasses.replace(example, items=items, lesson=lesson)
+            items = _mixed(rng, own[: self.max_items - len(others)], others)
+        return dataclasses.replace(example, items=items, lesson=Lesson(embeddings))
 
     def _others(
         self, rng: random.Random, own: Sequence[KnowledgeItem], count: int

@@ -15,8 +15,8 @@ from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
 from comem.memory.lora import adapters_off
 from comem.training.collator import TrainingBatch
 from comem.training.loss import summed_cross_entropy
+from comem.training.plain_reader import Plain, divergence
 from comem.training.reading import answer_states
-from comem.training.teaching import Teaching, divergence, taught_rows
 
 
 class MemoryTrainingModel(nn.Module):
@@ -28,7 +28,6 @@ class MemoryTrainingModel(nn.Module):
         encoder: LoRA and Q-Former on a backbone; its trainable parameters are the only ones.
         reader: another model that answers, of the encoder's output width; None is the encoder's own base.
         placeholder_id: an id that no question contains; None lets each call look for one.
-        temperature: softens teacher and student, in steps that have a teacher.
         loss_chunk: answer tokens whose logits exist at a time; 0 is all (`summed_cross_entropy`).
 
     Raises:
@@ -40,12 +39,10 @@ class MemoryTrainingModel(nn.Module):
         encoder: MemoryEncoder,
         reader: nn.Module | None = None,
         placeholder_id: int | None = None,
-        temperature: float = 1.0,
         loss_chunk: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder, self.placeholder_id = encoder, placeholder_id
-        self.temperature, self.loss_chunk = temperature, loss_chunk
+        self.encoder, self.placeholder_id, self.loss_chunk = encoder, placeholder_id, loss_chunk
         self.reader: Any = encoder.model if reader is None else reader
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
@@ -60,30 +57,29 @@ class MemoryTrainingModel(nn.Module):
         """
         prefixes = self.prefixes(batch.items, batch.rows, batch.embeddings)
         with adapters_off(self.encoder.model):
-            if batch.teaching is None:
+            if batch.plain is None:
                 loss, count = answer_loss(
                     self.reader, batch.question, prefixes, self.placeholder_id, self.loss_chunk
                 )
             else:
-                loss, count = self._taught_loss(batch.question, prefixes, batch.teaching)
+                loss, count = self._loss_beside_plain(batch.question, prefixes, batch.plain)
         if not loss.requires_grad:  # no question has an item: still a (zero) gradient for every parameter
             loss = loss + sum(p.sum() * 0.0 for p in self.parameters() if p.requires_grad)
         return loss, count
 
-    def _taught_loss(
-        self, question: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], teaching: Teaching
+    def _loss_beside_plain(
+        self, question: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], plain: Plain
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy and divergence from the teacher, each question's by its own weights."""
+        """Cross-entropy of the answers; of some questions the divergence from the plain reader instead."""
         logits, targets, rows = answer_logits(self.reader, question, prefixes, self.placeholder_id)
         with torch.no_grad():
-            alone = [None] * len(teaching.rows)
-            taught, same, _ = answer_logits(self.reader, teaching.inputs, alone, self.placeholder_id)
-        theirs = taught_rows(rows, teaching.rows)
+            without = [None] * len(plain.rows)
+            said, same, _ = answer_logits(self.reader, plain.inputs, without, self.placeholder_id)
+        theirs = torch.isin(rows, torch.tensor(plain.rows, device=rows.device))
         if not torch.equal(targets[theirs], same):
-            raise ValueError("teacher and student read other answers: the chat template changes them")
-        entropy = F.cross_entropy(logits.float(), targets, reduction="none")
-        apart = divergence(logits[theirs], taught, self.temperature)
-        loss = entropy @ teaching.answer_weights[rows] + apart @ teaching.teacher_weights[rows[theirs]]
+            raise ValueError("with and without items the labels differ: the chat template changes them")
+        entropy = F.cross_entropy(logits[~theirs].float(), targets[~theirs], reduction="sum")
+        loss = entropy + divergence(logits[theirs], said).sum()
         return loss, torch.tensor(len(targets), device=targets.device)
 
     def prefixes(

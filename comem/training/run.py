@@ -69,9 +69,7 @@ def train(settings: TrainSettings) -> TrainResult:
             if sharded():
                 shard(network)
             use_kernels(network, settings.liger)  # last: it asks where the weights are
-        model = MemoryTrainingModel(
-            encoder, reader.model, reader.placeholder_id, settings.distill.temperature, settings.loss_chunk
-        )
+        model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id, settings.loss_chunk)
         collator = build_collator(settings, backbone, encoder.form, reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from comem.memory.lora import LoraSettings
-from comem.training.lessons import DistillSettings, DistractorSettings
+from comem.training.lessons import DistractorSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
 
@@ -95,7 +95,7 @@ class TrainSettings:
             loss and generated answers over the first `eval_examples` records.
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
-        distill, distractors: a teacher, and items that do not help (`comem.training.lessons`).
+        distractors: items that do not help (`comem.training.lessons`).
         tensorboard: event files in the run folder; None is true where the package is installed.
         wandb: log to Weights & Biases, too (needs wandb; its own variables choose project and mode).
     """
@@ -139,7 +139,6 @@ class TrainSettings:
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     elastic: tuple[int, ...] = ()
-    distill: DistillSettings = field(default_factory=DistillSettings)
     distractors: DistractorSettings = field(default_factory=DistractorSettings)
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ def batch_flops(
 ) -> float:
     """Operations of forward and backward: encoder with LoRA, Q-Former, reader; padding not counted.
 
-    The reader's own pictures are seen without a backward pass, a teacher reads without one.
+    The reader's own pictures are seen without a backward pass, and so is what it reads without items.
 
     Args:
         encoder, reader: configs of transformers; the same one where one model is both.
@@ -40,10 +40,10 @@ def batch_flops(
         layers += decoder(reader.get_text_config(), length + more)
     rest += output_layer(reader.get_text_config(), batch.answer_tokens)
     seen = _pictures(reader, batch.question).forward
-    if batch.teaching is not None:
-        taught = batch.teaching.inputs
-        seen += _pictures(reader, taught).forward
-        seen += sum(decoder(reader.get_text_config(), length).forward for length in _lengths(taught))
+    if batch.plain is not None:
+        seen += _pictures(reader, batch.plain.inputs).forward
+        lengths = _lengths(batch.plain.inputs)
+        seen += sum(decoder(reader.get_text_config(), length).forward for length in lengths)
     return layers.training(recompute) + rest.training() + seen
 
 

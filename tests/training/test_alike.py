@@ -16,9 +16,9 @@ from comem.training.alike import (
     ITEM,
     ITEM_PICTURE,
     PICTURE,
+    PLAIN,
+    PLAIN_PICTURE,
     QUESTION,
-    TEACHER,
-    TEACHER_PICTURE,
     fillers,
     kinds,
 )
@@ -53,8 +53,8 @@ def held(batch: TrainingBatch) -> set[str]:
         PICTURE: "pixel_values" in batch.question,
         ITEM: bool(batch.items) and any(batch.rows),
         ITEM_PICTURE: "pixel_values" in batch.items,
-        TEACHER: batch.teaching is not None,
-        TEACHER_PICTURE: batch.teaching is not None and "pixel_values" in batch.teaching.inputs,
+        PLAIN: batch.plain is not None,
+        PLAIN_PICTURE: batch.plain is not None and "pixel_values" in batch.plain.inputs,
     }
     return {kind for kind, there in parts.items() if there}
 
@@ -91,14 +91,10 @@ def test_a_question_that_cannot_be_read_leaves_its_place_to_a_filler(
     assert len(batch.skipped) == 1 and batch.skipped[0].startswith("question x: ")
 
 
-def test_a_teacher_is_had_by_all_or_none(examples: list[TrainingExample], collator: Collator) -> None:
-    plain, text, picture, seen = examples[:4]
-    taught = [
-        dataclasses.replace(text, lesson=Lesson(teacher=())),
-        dataclasses.replace(plain, id="p", lesson=Lesson(teacher=picture.items)),
-        dataclasses.replace(seen, lesson=Lesson(teacher=())),
-    ]
-    for one, other in itertools.permutations([plain, *taught], 2):
+def test_a_plain_question_is_had_by_all_or_none(examples: list[TrainingExample], collator: Collator) -> None:
+    answered, *others = examples[:4]
+    plain = [dataclasses.replace(one, lesson=Lesson(plain=True)) for one in others]
+    for one, other in itertools.permutations([answered, *plain], 2):
         needed = kinds([one, other], 3)
         batches = [collator([example], needed) for example in (one, other)]
         assert held(batches[0]) == held(batches[1]) == set(needed), (one.id, other.id)
@@ -107,9 +103,9 @@ def test_a_teacher_is_had_by_all_or_none(examples: list[TrainingExample], collat
 def test_a_filler_teaches_nothing(
     examples: list[TrainingExample], collator: Collator, training_model: MemoryTrainingModel
 ) -> None:
-    taught = dataclasses.replace(examples[2], lesson=Lesson(teacher=examples[2].items, teacher_weight=0.5))
-    everything = frozenset((QUESTION, PICTURE, ITEM, ITEM_PICTURE, TEACHER, TEACHER_PICTURE))
-    for one in (taught, examples[2]):
+    plain = dataclasses.replace(examples[2], lesson=Lesson(plain=True))
+    everything = frozenset((QUESTION, PICTURE, ITEM, ITEM_PICTURE, PLAIN, PLAIN_PICTURE))
+    for one in (plain, examples[2]):
         alone, filled = training_model(collator([one])), training_model(collator([one], everything))
         torch.testing.assert_close(filled[0], alone[0], rtol=1e-5, atol=1e-5)
         assert int(filled[1]) == int(alone[1])

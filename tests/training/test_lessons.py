@@ -1,4 +1,4 @@
-"""Elastic memory, a teacher, items that do not help: what is drawn, and that it needs no state."""
+"""Elastic memory, items that do not help: what is drawn, and that it needs no state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from comem.memory.files import read_tensors
 from comem.memory.folder import read_folder
 from comem.training.collator import Collator
 from comem.training.dataset import TrainingExample
-from comem.training.lessons import DistillSettings, DistractorSettings, Lesson, Lessons
+from comem.training.lessons import DistractorSettings, Lesson, Lessons
 from comem.training.model import MemoryTrainingModel
 from comem.training.order import Order, Steps
 from comem.training.run import train
@@ -79,12 +79,10 @@ def test_the_worst_own_items_make_room_and_the_best_stays(examples: list[Trainin
 def test_shares_of_the_questions(examples: list[TrainingExample]) -> None:
     draw = lessons(examples, distractors=DistractorSettings(0.5, count=1, alone=0.25))
     taught = [draw(step, example) for step in range(25) for example in examples]
-    alone = [t for t in taught if t.lesson.teacher == ()]
+    alone = [t for t in taught if t.lesson.plain]
     mixed = [t for t in taught if len(t.items) == 4]
     assert 200 < len(alone) < 300 and 440 < len(mixed) < 560  # 250 and 500 expected
-    assert all(
-        len(t.items) == 3 and (t.lesson.teacher_weight, t.lesson.answer_weight) == (1, 0) for t in alone
-    )
+    assert all(len(t.items) == 3 for t in alone)
 
 
 def test_what_shares_a_picture_or_a_text_is_no_distractor(examples: list[TrainingExample]) -> None:
@@ -96,15 +94,9 @@ def test_what_shares_a_picture_or_a_text_is_no_distractor(examples: list[Trainin
     assert draw(0, pool[1]).items  # for the other question the first one's item differs from all but its own
 
 
-def test_the_teacher_has_the_own_items(examples: list[TrainingExample]) -> None:
-    options = {"distill": DistillSettings(0.5), "distractors": DistractorSettings(1.0, count=1)}
-    taught = lessons(examples, **options)(0, examples[0])
-    assert taught.lesson == Lesson(0, examples[0].items, 0.5, 1.0)
-
-
 def test_a_question_without_items_is_left_alone() -> None:
     example = TrainingExample("q", (("?", "yes"),))
-    draw = lessons([example], elastic=(1,), distill=DistillSettings(1.0))
+    draw = lessons([example], elastic=(1,), distractors=DistractorSettings(alone=1.0))
     assert draw(0, example) == example
 
 
@@ -141,8 +133,6 @@ def test_processes_draw_what_one_process_draws(
     [
         (["elastic=[1, 9]"], r"elastic=\[1, 9\]: give numbers from 1 to 8"),
         (["elastic=[0]"], "from 1 to 8"),
-        (["distill.weight=-1"], "distill.weight=-1.0: give 0"),
-        (["distill.temperature=0"], "give a positive number"),
         (["distractors.probability=0.8", "distractors.alone=0.3", "max_items=9"], "at most 1 together"),
         (["distractors.count=0"], "give at least 1"),
         (["distractors.probability=0.5", "distractors.count=3"], "set max_items above it"),
@@ -158,7 +148,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 ) -> None:
     """Every option on, stopped in the fourth of four steps and started again: the same weights to the bit."""
     options: dict[str, Any] = {
-        "elastic": (1, 2, 4), "distill": DistillSettings(0.5, 2.0), "max_items": 3, "save_every": 2,
+        "elastic": (1, 2, 4), "max_items": 3, "save_every": 2,
         "max_steps": 4,
         "distractors": DistractorSettings(0.4, count=2, alone=0.3),
     }  # fmt: skip
