@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
-from benchmarks.ablation_past.arms import FAMILIES, Stage
 from comem.toy import lexicon
 from comem.toy.dialogues import DialogueSettings, build_dialogues, likeness
-from comem.toy.draw import draw, picture
+from comem.toy.draw import picture
 from comem.toy.world import Entity, World
 from comem.training.dataset import TrainingExample
 from comem.types import ImageRef, KnowledgeItem
@@ -41,30 +39,9 @@ class Case:
         return items
 
 
-def build(folder: Path, dialogues: int, processes: int) -> None:
-    """Write every stage's dialogues; their pictures are drawn on all cores first, once for all."""
-    images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
-    towns = _world().split("train")
-    with ProcessPoolExecutor(processes) as pool:
-        list(pool.map(partial(_draw, images), towns, chunksize=50))
-    for stage in {stage.data: stage for family in FAMILIES.values() for stage in family.stages}.values():
-        (folder / stage.data).mkdir(exist_ok=True)
-        if not (link := folder / stage.data / "images").exists():
-            link.symlink_to("../images")
-        build_dialogues(folder / stage.data, _dialogues(stage, dialogues))
-
-
-def _dialogues(stage: Stage, count: int) -> DialogueSettings:
-    """Of world 0, as the pictures and the questions are; facts are drawn anew in every dialogue."""
-    languages = lexicon.LANGUAGES[: stage.languages]
-    return DialogueSettings(count, stage.towns, turns=6, entities=TOWNS, views=VIEWS, languages=languages)
-
-
-def _draw(images: Path, town: Entity) -> None:
-    for view in range(VIEWS):
-        if not (path := images / f"{town.id}_{view}.png").exists():  # stored, not packed: quick to read
-            draw(town, view).save(path, "PNG", compress_level=0)
+def build(folder: Path, dialogues: int) -> None:
+    """Write the dialogues, about one to three towns in six languages; facts are drawn anew in each."""
+    build_dialogues(folder, DialogueSettings(dialogues, (1, 2, 3), turns=6, entities=TOWNS, views=VIEWS))
 
 
 def cases(count: int) -> list[Case]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.ablation_past.arms import ARMS, FAMILIES, base_of
+from benchmarks.ablation_past.arms import ARMS, BASE
 from benchmarks.ablation_past.measure import CUT, FEWER, WITHOUT
 from benchmarks.ablation_past.questions import RETRIEVALS, USUAL
 from comem.evaluation.statistics import Bootstrap
@@ -14,19 +14,11 @@ BOOTSTRAP = Bootstrap(samples=4000)
 
 
 def lines(results: Mapping[str, Any]) -> list[str]:
-    """Markdown: one table a family."""
-    found: list[str] = []
-    for family in FAMILIES:
-        arms = [arm for arm in ARMS if ARMS[arm].family == family and _runs(results, arm)]
-        if arms:
-            found += [f"### {family}", "", *_family(results, family, arms), ""]
-    return found
-
-
-def _family(results: Mapping[str, Any], family: str, arms: Sequence[str]) -> list[str]:
+    """Markdown: what is answered right, what as without items; and the arms' differences from the base."""
     right = [*(f"{name}/{count}" for name in CUT for count in FEWER), *RETRIEVALS]
     columns = [("right", name) for name in right] + [("plain", name) for name in WITHOUT]
     head = [name if kind == "right" else f"{name} as plain" for kind, name in columns]
+    arms = [arm for arm in ARMS if _runs(results, arm)]
     rows = ["| | " + " | ".join([*head, "steps", "loss"]) + " |", "|---" * (len(columns) + 3) + "|"]
     for label, runs in [
         ("plain (no items)", _without(results)),
@@ -43,9 +35,9 @@ def _family(results: Mapping[str, Any], family: str, arms: Sequence[str]) -> lis
     rows += ["", "Differences, in points, paired by question and seed:", ""]
     rows += ["| | " + " | ".join(head) + " |", "|---" * (len(columns) + 1) + "|"]
     for arm in arms:
-        if (base := base_of(arm)) != arm:
-            cells = [_difference(results, arm, base, kind, name) for kind, name in columns]
-            rows.append("| " + " | ".join([f"{arm} − {base}", *cells]) + " |")
+        if arm != BASE:
+            cells = [_difference(results, arm, BASE, kind, name) for kind, name in columns]
+            rows.append("| " + " | ".join([f"{arm} − {BASE}", *cells]) + " |")
     return rows
 
 
