@@ -67,7 +67,7 @@ def test_cells_beyond_a_limit_say_why_and_are_tried_again(bench: Bench, tmp_path
     run_cells(bench, CELLS[:1], found, Limits(petaflops=1e-12))
     assert "PFLOP" in found.rows[CELLS[0].key]["skipped"]
     run_cells(bench, CELLS[:1], found, Limits(total_seconds=-1.0))
-    assert "seconds of this run" in found.rows[CELLS[0].key]["skipped"]
+    assert "no time was left in this run" in found.rows[CELLS[0].key]["skipped"]
     run_cells(bench, CELLS[:1], found, ONE)
     assert found.rows[CELLS[0].key]["repeats"] == 1
 
