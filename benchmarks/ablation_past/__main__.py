@@ -44,6 +44,7 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     add("--jobs", type=int, default=2, help="arms side by side, a core each (%(default)s)")
     add("--steps", type=int, required=True, help="of each arm")
     add("--batch", type=int, default=12, help="dialogues a step (%(default)s)")
+    add("--towns", type=int, nargs="+", default=[1, 2, 3], help="of a dialogue, drawn from these (1 2 3)")
     add("--questions", type=int, default=360, help="asked of each (%(default)s)")
     add("--reader", default="toy", help="backbone (%(default)s)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for every arm")
@@ -61,6 +62,7 @@ def _run(args: argparse.Namespace) -> None:
             args.jobs,
             args.steps,
             args.batch,
+            args.towns,
             args.questions,
             args.reader,
             args.set,

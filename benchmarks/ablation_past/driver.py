@@ -28,6 +28,7 @@ class Plan:
         jobs: processes side by side; arms of the first seed start first.
         steps: of each arm.
         batch: dialogues a step.
+        towns: of a training dialogue, drawn from these numbers.
         questions: asked of each arm.
         reader: the backbone.
         options: settings for every arm.
@@ -39,6 +40,7 @@ class Plan:
     jobs: int
     steps: int
     batch: int
+    towns: Sequence[int]
     questions: int
     reader: str
     options: Sequence[str]
@@ -54,7 +56,7 @@ def run(plan: Plan) -> None:
         (plan.out / name).mkdir(parents=True, exist_ok=True)
     if not (plan.out / "results" / "rag.json").exists():
         dialogues = min(12_000, plan.steps * plan.batch)  # more steps go through them again
-        _work(plan, "prepare", "prepare", plan.reader, plan.questions, dialogues)
+        _work(plan, "prepare", "prepare", plan.reader, plan.questions, dialogues, *plan.towns)
     waiting = [(arm, seed) for seed in range(plan.seeds) for arm in plan.arms]
     waiting = [each for each in waiting if not (plan.out / "results" / f"{each[0]}-{each[1]}.json").exists()]
     with ThreadPoolExecutor(plan.jobs) as pool:

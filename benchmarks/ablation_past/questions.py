@@ -39,9 +39,9 @@ class Case:
         return items
 
 
-def build(folder: Path, dialogues: int) -> None:
-    """Write the dialogues, about one to three towns in six languages; facts are drawn anew in each."""
-    build_dialogues(folder, DialogueSettings(dialogues, (1, 2, 3), turns=6, entities=TOWNS, views=VIEWS))
+def build(folder: Path, dialogues: int, towns: Sequence[int]) -> None:
+    """Write the dialogues, in six languages, each about so many towns as is drawn; facts are drawn anew."""
+    build_dialogues(folder, DialogueSettings(dialogues, tuple(towns), turns=6, entities=TOWNS, views=VIEWS))
 
 
 def cases(count: int) -> list[Case]:

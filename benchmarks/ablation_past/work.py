@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from comem.backbones.hf import HFBackbone
 
 
-def prepare(out: Path, reader: str, questions: int, dialogues: int) -> None:
+def prepare(out: Path, reader: str, questions: int, dialogues: int, *towns: int) -> None:
     """Dialogues, the memory to start from, what the plain reader says to the questions, and references."""
     from comem.memory.encoder import MemoryEncoder
 
-    build(out / "data", dialogues)
+    build(out / "data", dialogues, towns)
     backbone, asked = _reader(reader), cases(questions)
     plain = plain_answers(backbone, asked)
     write_json(out / "plain.json", {"plain": plain})
