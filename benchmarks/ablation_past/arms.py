@@ -10,13 +10,11 @@ from comem.training.settings import TrainSettings
 
 BASE, START = "base", "start"  # START: the folder of the shipped memory on the reader
 CONFIG = Path(__file__).parents[2] / "configs" / "train" / "toy.yaml"
-_ROOM = ("max_items=7",)  # for distractors beside three items of a question's own
 #: Name → options. All go on from the memory that is shipped.
 ARMS: dict[str, tuple[str, ...]] = {
     BASE: (),
     "elastic": ("elastic=[1, 2, 4, 8]",),
-    "distractors": (*_ROOM, "distractors.probability=0.5", "distractors.count=4"),
-    "alone": (*_ROOM, "distractors.alone=0.25"),
+    "wrong_items": ("wrong_items=0.25",),
 }
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from comem.memory.lora import LoraSettings
-from comem.training.lessons import DistractorSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
 
@@ -95,7 +94,8 @@ class TrainSettings:
             loss and generated answers over the first `eval_examples` records.
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
-        distractors: items that do not help (`comem.training.lessons`).
+        wrong_items: share of the questions that get items of other questions instead of their own; they
+            learn what the reader says without any, and not the answer, which nothing tells them.
         tensorboard: event files in the run folder; None is true where the package is installed.
         wandb: log to Weights & Biases, too (needs wandb; its own variables choose project and mode).
     """
@@ -139,7 +139,7 @@ class TrainSettings:
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     elastic: tuple[int, ...] = ()
-    distractors: DistractorSettings = field(default_factory=DistractorSettings)
+    wrong_items: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("max_items", "max_tokens", "batch_size", "keep_last", "log_every"):
@@ -166,11 +166,8 @@ class TrainSettings:
         queries = self.qformer.num_queries
         if any(not 1 <= count <= queries for count in self.elastic):
             raise ValueError(f"elastic={list(self.elastic)}: give numbers from 1 to {queries} (queries)")
-        if self.distractors.probability and self.distractors.count >= self.max_items:
-            raise ValueError(
-                f"distractors.count={self.distractors.count} leaves no room for a question's own item: "
-                f"set max_items above it (now {self.max_items})"
-            )
+        if not 0 <= self.wrong_items <= 1:
+            raise ValueError(f"wrong_items={self.wrong_items}: give a share of the questions, from 0 to 1")
 
 
 # Keys that may change between the parts of a resumed run: none of them touches a weight.

@@ -20,7 +20,6 @@ from safetensors.torch import load_file
 from comem.config import save_config
 from comem.memory.lora import LoraSettings
 from comem.training import checkpoint as ckpt
-from comem.training.lessons import DistractorSettings
 from comem.training.run_folder import locked
 from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
 
@@ -126,7 +125,7 @@ def launches(model: Path, data: str) -> dict[str, Launch]:
     )  # fmt: skip
     micro = replace(
         base, shuffle=True, micro_batch_size=1, checkpointing=True, eval_data=data, eval_examples=3,
-        elastic=(1, 4), distractors=DistractorSettings(0.3, count=1, alone=0.3),
+        elastic=(1, 4), wrong_items=0.3,
     )  # fmt: skip
     return {
         "one": Launch(base, processes=1),

@@ -1,4 +1,4 @@
-"""Elastic memory, items that do not help: what is drawn, and that it needs no state."""
+"""Elastic memory, wrong items: what is drawn, and that it needs no state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from comem.memory.files import read_tensors
 from comem.memory.folder import read_folder
 from comem.training.collator import Collator
 from comem.training.dataset import TrainingExample
-from comem.training.lessons import DistractorSettings, Lesson, Lessons
+from comem.training.lessons import Lessons
 from comem.training.model import MemoryTrainingModel
 from comem.training.order import Order, Steps
 from comem.training.run import train
@@ -53,55 +53,32 @@ def test_elastic_draws_each_number_alike(examples: list[TrainingExample]) -> Non
     assert all(190 < drawn.count(number) < 310 for number in (1, 2, 4, 8))  # 250 expected, σ = 14
 
 
-def test_distractors_stand_among_the_own_items_in_their_order(examples: list[TrainingExample]) -> None:
-    draw = lessons(examples, distractors=DistractorSettings(1.0, count=4))
-    places, numbers = set(), set()
-    for step in range(5):
-        for example in examples:
-            taught = draw(step, example)
-            own = [it for it in taught.items if it in example.items]
-            others = [it for it in taught.items if it not in example.items]
-            assert tuple(own) == example.items and len(set(others)) == len(others)
-            assert taught.lesson == Lesson()
-            numbers.add(len(others))
-            places |= {taught.items.index(it) for it in others}
-    assert numbers == {1, 2, 3, 4} and places == set(range(7))
-
-
-def test_the_worst_own_items_make_room_and_the_best_stays(examples: list[TrainingExample]) -> None:
-    draw = lessons(examples, max_items=3, distractors=DistractorSettings(1.0, count=2))
-    for example in examples:
-        taught = draw(0, example)
-        own = [it for it in taught.items if it in example.items]
-        assert len(taught.items) == 3 and own == list(example.items[: len(own)]) and own
-
-
 def test_shares_of_the_questions(examples: list[TrainingExample]) -> None:
-    draw = lessons(examples, distractors=DistractorSettings(0.5, count=1, alone=0.25))
-    taught = [draw(step, example) for step in range(25) for example in examples]
-    alone = [t for t in taught if t.lesson.plain]
-    mixed = [t for t in taught if len(t.items) == 4]
-    assert 200 < len(alone) < 300 and 440 < len(mixed) < 560  # 250 and 500 expected
-    assert all(len(t.items) == 3 for t in alone)
+    draw = lessons(examples, wrong_items=0.25)
+    taught = [(draw(step, example), example) for step in range(25) for example in examples]
+    wrong = [(t, example) for t, example in taught if t.lesson.plain]
+    assert 200 < len(wrong) < 300  # 250 expected
+    assert all(len(t.items) == 3 and not set(t.items) & set(example.items) for t, example in wrong)
+    assert all(t.items == example.items for t, example in taught if not t.lesson.plain)
 
 
-def test_what_shares_a_picture_or_a_text_is_no_distractor(examples: list[TrainingExample]) -> None:
+def test_what_shares_a_picture_or_a_text_is_no_wrong_item(examples: list[TrainingExample]) -> None:
     own = (item("a", "same text", "same.png"),)
     near = (item("b", "same text"), item("c", "", "same.png"), item("a"))
     pool = [TrainingExample("q", (("?", "yes"),), (), own), TrainingExample("r", (("?", "no"),), (), near)]
-    draw = lessons(pool, distractors=DistractorSettings(alone=1.0))
+    draw = lessons(pool, wrong_items=1.0)
     assert draw(0, pool[0]) == pool[0]  # nothing to draw: taught as it stands
     assert draw(0, pool[1]).items  # for the other question the first one's item differs from all but its own
 
 
 def test_a_question_without_items_is_left_alone() -> None:
     example = TrainingExample("q", (("?", "yes"),))
-    draw = lessons([example], elastic=(1,), distractors=DistractorSettings(alone=1.0))
+    draw = lessons([example], elastic=(1,), wrong_items=1.0)
     assert draw(0, example) == example
 
 
 def test_draws_depend_on_seed_step_and_question_only(examples: list[TrainingExample]) -> None:
-    options = {"elastic": (1, 8), "distractors": DistractorSettings(0.5, alone=0.2)}
+    options = {"elastic": (1, 8), "wrong_items": 0.4}
     first, again = lessons(examples, **options), lessons(examples, **options)
     forward = {(s, e.id): first(s, e) for s in range(4) for e in examples}
     backward = {(s, e.id): again(s, e) for s in reversed(range(4)) for e in reversed(examples)}
@@ -114,7 +91,7 @@ def test_processes_draw_what_one_process_draws(
 ) -> None:
     """The micro-batches of two processes together are those of one."""
     examples = [example(f"q{n}", 2) for n in range(8)]
-    draw = lessons(examples, elastic=(1, 2, 4), distractors=DistractorSettings(0.5))
+    draw = lessons(examples, elastic=(1, 2, 4), wrong_items=0.5)
     order = Order(8, 4, seed=0)
 
     def rows(rank: int, world: int) -> dict[str, tuple[int, int]]:
@@ -133,9 +110,8 @@ def test_processes_draw_what_one_process_draws(
     [
         (["elastic=[1, 9]"], r"elastic=\[1, 9\]: give numbers from 1 to 8"),
         (["elastic=[0]"], "from 1 to 8"),
-        (["distractors.probability=0.8", "distractors.alone=0.3", "max_items=9"], "at most 1 together"),
-        (["distractors.count=0"], "give at least 1"),
-        (["distractors.probability=0.5", "distractors.count=3"], "set max_items above it"),
+        (["wrong_items=1.2"], "wrong_items=1.2: give a share"),
+        (["wrong_items=-0.1"], "from 0 to 1"),
     ],
 )
 def test_bad_settings_are_named(overrides: list[str], message: str) -> None:
@@ -150,7 +126,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     options: dict[str, Any] = {
         "elastic": (1, 2, 4), "max_items": 3, "save_every": 2,
         "max_steps": 4,
-        "distractors": DistractorSettings(0.4, count=2, alone=0.3),
+        "wrong_items": 0.4,
     }  # fmt: skip
     whole = train(settings(output=str(tmp_path / "whole"), **options))
 
