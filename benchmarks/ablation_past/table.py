@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.ablation_past.arms import ARMS, BASE
+from benchmarks.ablation_past.arms import BASE
 from benchmarks.ablation_past.measure import CUT, FEWER, WITHOUT
 from benchmarks.ablation_past.questions import RETRIEVALS, USUAL
 from comem.evaluation.statistics import Bootstrap
@@ -18,7 +18,8 @@ def lines(results: Mapping[str, Any]) -> list[str]:
     right = [*(f"{name}/{count}" for name in CUT for count in FEWER), *RETRIEVALS]
     columns = [("right", name) for name in right] + [("plain", name) for name in WITHOUT]
     head = [name if kind == "right" else f"{name} as plain" for kind, name in columns]
-    arms = [arm for arm in ARMS if _runs(results, arm)]
+    found = {run["arm"] for run in results.values() if "arm" in run}  # those of earlier times, too
+    arms = sorted(found, key=lambda arm: (arm != BASE, arm))
     rows = ["| | " + " | ".join([*head, "steps", "loss"]) + " |", "|---" * (len(columns) + 3) + "|"]
     for label, runs in [
         ("plain (no items)", _without(results)),
