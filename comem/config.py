@@ -35,7 +35,7 @@ def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequenc
         ConfigError: an unknown key (the nearest known ones are offered), a value of the wrong type, a
             required field without a value, or a file that is not a YAML mapping.
     """
-    values: dict[str, Any] = _read_yaml(path) if path is not None else {}
+    values: dict[str, Any] = read_yaml(path) if path is not None else {}
     source = str(path) if path is not None else "the defaults"
     _build(cls, values, source, "", partial=True)  # so that a message names the file, not the override
     for override in overrides:
@@ -76,7 +76,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The file's mapping, over that of the file which it extends; empty for an empty file.
+
+    Args:
+        seen: the files that led here.
+
+    Raises:
+        ConfigError: no file, no YAML, no mapping, or files that extend each other.
+    """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -97,7 +105,7 @@ def _extended(values: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dic
         raise ConfigError(f"{path}: {EXTENDS} is {name!r}; expected the name of another config file")
     if here in seen:
         raise ConfigError(f"{path}: {EXTENDS} comes back to this file; remove it in one of them")
-    return _merged(_read_yaml(path.parent / name, (*seen, here)), values)
+    return _merged(read_yaml(path.parent / name, (*seen, here)), values)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

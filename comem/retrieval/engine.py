@@ -89,7 +89,7 @@ class Engine:
         settings: how hard to search.
 
     Raises:
-        ValueError: FAISS cannot read the file.
+        ValueError: FAISS cannot read the file, or the vectors beside it are damaged or of another index.
     """
 
     def __init__(self, folder: Path, settings: SearchSettings | None = None) -> None:
@@ -97,7 +97,7 @@ class Engine:
         settings = settings or SearchSettings()
         self.candidates = settings.candidates
         refine = folder / REFINE
-        self._half = HalfVectors(refine) if refine.is_file() else None
+        self._half = HalfVectors(refine, (len(self), self.dimension)) if refine.is_file() else None
         inner = _inner(self.index)
         self._kind = "ivf" if hasattr(inner, "nprobe") else "hnsw" if hasattr(inner, "hnsw") else "flat"
         if self._kind == "ivf":

@@ -15,12 +15,24 @@ _MAPPED = 1 << 15  # rows read before their pages are let go: the system maps up
 class HalfVectors:
     """The vectors in float16, memory-mapped: float16 `(n, d)` in an .npy file.
 
+    Args:
+        path: the file.
+        shape: what it has to hold.
+
+    Raises:
+        ValueError: damaged, or of another shape.
+
     Rows are read here and there, so the system is told not to fetch what lies around; and what was read is
     let go now and then, or much of the file would count as this process's memory.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        try:
+            self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); build the index again") from error
+        if self.array.shape != shape:
+            raise ValueError(f"{path}: holds {self.array.shape}, the index {shape}; build the index again")
         self._mapping: Any = getattr(self.array, "_mmap", None)
         self._advise("MADV_RANDOM")
         self._read = 0  # rows since they were last let go

@@ -74,10 +74,19 @@ class Pretraining:
         initialise(self.model, pixels, torch.Generator().manual_seed(self.settings.seed))
 
     def go_on(self, backbone: str, slots: Sequence[int]) -> None:
-        """Take a finished backbone's weights and teach it items in so many embeddings."""
+        """Take a finished backbone's weights and teach it items in so many embeddings.
+
+        Raises:
+            ValueError: there is no such backbone, or it has other sizes than the settings.
+        """
         from comem.backbones.hf import load_backbone
 
-        self.model.load_state_dict(load_backbone(backbone, dtype="float32", device="cpu").model.state_dict())
+        try:
+            finished = load_backbone(backbone, dtype="float32", device="cpu").model
+            self.model.load_state_dict(finished.state_dict())
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{reason} give a backbone of the embedded kind, and its --hidden") from error
         self.model.requires_grad_(True)
         self.curriculum = partial(fewer_slots, steps=self.settings.steps, slots=slots)
 
@@ -202,9 +211,14 @@ def main() -> None:
     args = vars(parser.parse_args())
     output, every, init, slots = (args.pop(name) for name in ("output", "evaluate_every", "init", "slots"))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    if not init and slots != [SLOTS]:
+        parser.error("--slots is for a finished backbone: give --init too")
     run = Pretraining(Settings(**args), output)
     if init:
-        run.go_on(init, slots)
+        try:
+            run.go_on(init, slots)
+        except ValueError as error:
+            parser.error(f"--init {init}: {error}")
     if (output / "checkpoint.safetensors").exists():
         run.resume(output / "checkpoint.safetensors")
         logger.info("resumed at step %d", run.step)

@@ -111,7 +111,16 @@ def build_collator(
     """The collator; it holds processors only, no model, so that data workers stay small.
 
     Items are written for the backbone, questions for the reader (None: the backbone, too).
+
+    Raises:
+        ValueError: `wrong_items` beside a memory of the question's own picture, which would be learned to be
+            overlooked with them.
     """
+    if settings.wrong_items and form.reads_pictures:
+        raise ValueError(
+            "wrong_items with a reader that gets the question's picture as memory: what it says without any "
+            "memory knows nothing of the picture; set wrong_items=0, or question_picture=none"
+        )
     chat = (reader or backbone).process
     return Collator(
         process=partial(chat, add_generation_prompt=False),

@@ -8,11 +8,11 @@ import torch
 
 from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
-from comem.config import load_config
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.folder import ADAPTER, QFORMER
 from comem.training import checkpoint as ckpt
 from comem.training.plan import on_meta
+from comem.training.run_folder import recorded
 from comem.training.settings import TrainSettings
 
 
@@ -79,7 +79,7 @@ def _settled(run: Path, out: Path, adapter: bool) -> tuple[Path, TrainSettings]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
     checkpoint, root = _checkpoint(run)
-    settings = load_config(TrainSettings, root / "config.yaml")
+    settings = recorded(root)
     if adapter and settings.quantization:
         raise ValueError(f"{root} was trained on a {settings.quantization} base; merge it without --adapter")
     return checkpoint, settings

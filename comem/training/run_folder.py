@@ -11,10 +11,35 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from comem.config import load_config, save_config
+from comem.config import from_values, read_yaml, save_config
 from comem.records import read_json, write_json
 from comem.training.checkpoint import checkpoints
 from comem.training.settings import FREE_KEYS, TrainSettings
+
+#: Options of earlier versions, with what switched them on.
+_GONE = {"distill": ("weight",), "distractors": ("probability", "alone")}
+
+
+def recorded(folder: Path, resume: bool = False) -> TrainSettings:
+    """What a run was started with; of options that are gone, what they did is in its weights.
+
+    Args:
+        resume: the run is to go on, so none of these may have been on.
+
+    Raises:
+        ConfigError: no config.yaml, or a broken one.
+        ValueError: the run was started with an option that is gone.
+    """
+    path = folder / "config.yaml"
+    values = read_yaml(path)
+    for key, switches in _GONE.items():
+        option = values.pop(key, None) or {}
+        if resume and any(option.get(switch) for switch in switches):
+            raise ValueError(
+                f"{path}: the run was started with {key!r}, which is gone: merge it as it is (comem merge), "
+                "or resume it with the version that began it"
+            )
+    return from_values(TrainSettings, values, str(path))
 
 
 @contextmanager
@@ -54,7 +79,7 @@ def settle(folder: Path, settings: TrainSettings) -> None:
     """
     path, begun = folder / "config.yaml", bool(checkpoints(folder / "checkpoints"))
     if begun and path.exists():
-        old, new = flat(load_config(TrainSettings, path)), flat(settings)
+        old, new = flat(recorded(folder, resume=True)), flat(settings)
         differing = [key for key in new if old[key] != new[key] and key not in FREE_KEYS]
         if differing:
             lines = "\n".join(f"  {key}: {old[key]!r} there, {new[key]!r} now" for key in differing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from comem.toy.batches import IGNORE, collate
 from comem.toy.draw import draw
 from comem.toy.episodes import Episode, Recipe, make_episode
 from comem.toy.pictures import PicturePool
-from comem.toy.pretrain import Pretraining, Settings
+from comem.toy.pretrain import Pretraining, Settings, main
 from comem.toy.soft_items import SoftItem, soft_item
 from comem.toy.tokenizer import build_tokenizer
 from comem.toy.world import World
@@ -103,6 +104,25 @@ def test_a_finished_backbone_learns_to_read_fewer_slots(tmp_path: Path) -> None:
     assert 0 < run.loss < 5  # a fresh one starts above 8
     assert seen["prefix facts"]
     assert any(not torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--slots", "2"], "give --init too"),
+        (["--slots", "2", "--init", "nowhere"], "--init nowhere: unknown backbone"),
+        (["--slots", "2", "--init", "toy", "--hidden", "64"], "--init toy: .*, and its --hidden"),
+    ],
+)
+def test_what_cannot_go_on_is_told(
+    arguments: list[str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    few = ["--entities", "40", "--views", "2", "--steps", "1", "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["pretrain", *few, *arguments])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.search(reason, capsys.readouterr().err)
 
 
 def test_interrupted_and_resumed_equals_undisturbed(tmp_path: Path) -> None:

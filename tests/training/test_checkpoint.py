@@ -18,7 +18,7 @@ from torch import nn
 from comem.records import StorageError
 from comem.training import checkpoint as ckpt
 from comem.training.checkpoint import RunState
-from comem.training.run_folder import locked, settle
+from comem.training.run_folder import locked, recorded, settle
 from comem.training.settings import OptimSettings, TrainSettings
 
 
@@ -109,6 +109,29 @@ def test_a_run_without_a_checkpoint_may_change(tmp_path: Path) -> None:
     begin(tmp_path)
     with pytest.raises(ValueError, match="seed: 1 there, 0 now"):
         settle(tmp_path, TrainSettings(data=str(data)))
+
+
+@pytest.mark.parametrize(
+    ("option", "on"),
+    [
+        ("distill: {weight: 0.0, temperature: 2.0}", False),
+        ("distractors: {probability: 0.0, count: 2, alone: 0.0}", False),
+        ("distill: {weight: 0.5, temperature: 1.0}", True),
+        ("distractors: {probability: 0.0, count: 2, alone: 0.3}", True),
+    ],
+)
+def test_a_run_with_an_option_that_is_gone(tmp_path: Path, option: str, on: bool) -> None:
+    """It can be merged in any case, and resumed if the option was off."""
+    settle(tmp_path, TrainSettings(seed=5))
+    begin(tmp_path)
+    with (tmp_path / "config.yaml").open("a") as file:
+        file.write(option + "\n")
+    assert recorded(tmp_path) == TrainSettings(seed=5)
+    if on:
+        with pytest.raises(ValueError, match="config.yaml: .*, which is gone: merge it as it is"):
+            settle(tmp_path, TrainSettings(seed=5))
+    else:
+        settle(tmp_path, TrainSettings(seed=5))
 
 
 def test_another_configuration_is_refused(tmp_path: Path) -> None:

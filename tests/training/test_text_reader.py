@@ -266,6 +266,12 @@ def test_the_plan_takes_a_text_only_reader(run: Make, text_folder: Path) -> None
     assert plan.reader_parameters == load_backbone(text_folder).model.num_parameters()
 
 
+def test_wrong_items_would_teach_to_overlook_the_picture(run: Make) -> None:
+    with pytest.raises(ValueError, match="wrong_items with a reader.*question_picture=none"):
+        train(run(wrong_items=0.5))
+    train(run(wrong_items=0.5, question_picture="none", max_steps=1))
+
+
 def test_wrong_setting(run: Make) -> None:
     with pytest.raises(ValueError, match="question_picture='both'; known: auto, memory, none"):
         run(question_picture="both")
