@@ -66,7 +66,8 @@ def main() -> None:
             flush=True,
         )
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         settings = vars(args) | {"output": None, "worker": None}
         result = {"benchmark": "answer_bank_vs_rag", "settings": settings, "shape": asdict(shape)}

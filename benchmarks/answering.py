@@ -21,18 +21,14 @@ import torch
 from authors_procedure import AuthorsProcedure
 from marks import HEADINGS, check_marks
 
-from comem.console import make_table, out
-from comem.profiling.bench import Bench
-from comem.profiling.cells import OWN, Cell, grid
-from comem.profiling.decoding import ENGINES
-from comem.profiling.measure import Limits, run_cells
+from comem.io.console import make_table, out
+from comem.io.files import write_atomic
+from comem.profiling.bench import ENGINES, WAYS, Answer, Bench, Way
+from comem.profiling.measure import FILE, Limits, Results, header, run_cells
 from comem.profiling.prompts import Lengths
-from comem.profiling.results import FILE, Results, header
 from comem.profiling.shapes import SHAPES, random_model
-from comem.profiling.show import save_figure, save_table, show_tables
-from comem.profiling.table import markdown
-from comem.profiling.ways import WAYS, Answer, Way
-from comem.records import write_atomic
+from comem.profiling.show import markdown, save_figure, save_table, show_tables
+from comem.profiling.timing import OWN, Cell, grid
 
 AUTHORS = ("authors-batch", "authors-loop")
 

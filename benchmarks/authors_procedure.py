@@ -23,8 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comem.memory.qformer import QFormer
-from comem.profiling.bench import Bench
-from comem.profiling.decoding import Attention, place
+from comem.profiling.bench import Attention, Bench, place
 from comem.profiling.timing import Run, now
 
 

@@ -31,7 +31,8 @@ def main() -> None:
             f"{row['kl']:11.2e}{row['max_logit_difference']:11.3f}{row['same_top_token']:8.3f}"
         )
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         result = {"benchmark": "bank_forms", "settings": settings, "results": rows}
@@ -57,12 +58,12 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     from functools import partial
 
     from comem.backbones.hf import load_backbone
+    from comem.bank.build import build_store
+    from comem.bank.cache import StoredMemories
+    from comem.bank.transfer import export_store, merge_stores
     from comem.benchmarks import BENCHMARKS
-    from comem.memory.store.build import build_store
-    from comem.memory.store.serve import StoredMemories
-    from comem.memory.store.transfer import export_store, merge_stores
+    from comem.memory.serialization import open_encoder
     from comem.modes.comem import ComemMode
-    from comem.prediction.assemble import open_encoder
 
     backbone = load_backbone(args.model)
     encoder = open_encoder(args.encoder, backbone)

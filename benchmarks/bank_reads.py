@@ -40,7 +40,8 @@ def main() -> None:
     finally:
         shutil.rmtree(folder)
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         settings = {"items": args.items, "reads": args.reads, "batch": args.batch}
         result = {"benchmark": "bank_reads", "settings": settings, "results": results}
@@ -60,9 +61,9 @@ def _arguments() -> argparse.Namespace:
 
 def write(folder: Path, items: int, batch: int) -> dict[str, Any]:
     """Append memories; each commit waits for the disk."""
-    from comem.memory.store.forms import PLAIN_FORMS
-    from comem.memory.store.layout import EncoderInfo
-    from comem.memory.store.writer import StoreWriter, create_store
+    from comem.bank.format import EncoderInfo
+    from comem.bank.forms import PLAIN_FORMS
+    from comem.bank.writer import StoreWriter, create_store
 
     create_store(folder, PLAIN_FORMS["bf16"](QUERIES, WIDTH), EncoderInfo("0" * 64))
     memories = np.random.default_rng(0).standard_normal((batch, QUERIES, WIDTH)).astype(np.float32)
@@ -80,8 +81,8 @@ def write(folder: Path, items: int, batch: int) -> dict[str, Any]:
 
 def read(folder: Path, items: int, reads: int) -> dict[str, Any]:
     """Read memories at random, each once: from a forgotten file, from the page cache, from the LRU."""
-    from comem.memory.store.reader import MemoryStore
-    from comem.memory.store.serve import StoredMemories
+    from comem.bank.cache import StoredMemories
+    from comem.bank.reader import MemoryStore
 
     reads = min(reads, items // TOGETHER)
     chosen = np.random.default_rng(1).permutation(items)[: reads * TOGETHER].reshape(reads, TOGETHER)
@@ -128,9 +129,8 @@ def _disk_bytes() -> int:
 
 def sizes() -> dict[str, int]:
     """Bytes of one memory in each form, and of its entry in the id table (without the id itself)."""
-    from comem.memory.store.forms import PLAIN_FORMS
-    from comem.memory.store.layout import ENTRY
-    from comem.memory.store.quantized import STAGES, splits_of
+    from comem.bank.format import ENTRY
+    from comem.bank.forms import PLAIN_FORMS, STAGES, splits_of
 
     found = {name: make(QUERIES, WIDTH).stride for name, make in PLAIN_FORMS.items()}
     found |= {name: QUERIES * splits_of(name, WIDTH) * stages for name, stages in STAGES.items()}

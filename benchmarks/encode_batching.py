@@ -17,8 +17,9 @@ from pathlib import Path
 import torch
 
 from comem.backbones.hf import load_backbone
-from comem.prediction.assemble import open_encoder
-from comem.records import run_manifest, write_json
+from comem.io.files import write_json
+from comem.io.manifest import run_manifest
+from comem.memory.serialization import open_encoder
 from comem.toy.draw import picture
 from comem.toy.world import World
 from comem.types import KnowledgeItem

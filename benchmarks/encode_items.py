@@ -6,8 +6,8 @@
 Random weights: only shapes matter. Ours in batches of several sizes, and the authors' procedure
 (benchmarks/authors_procedure.py) with the items of one question as one batch ("authors-batch", as their code
 has them) and one by one ("authors-loop"). Inputs are ready tensors on the device. "Share" is the operations
-that an item needs (comem.flops), over the time, over the rate of a large matrix product measured in the same
-process.
+that an item needs (comem.backbones.flops), over the time, over the rate of a large matrix product measured in
+the same process.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ import marks
 import torch
 from authors_procedure import AuthorsProcedure
 
-from comem.console import make_table, out
-from comem.profiling.bench import Bench
+from comem.io.console import make_table, out
+from comem.io.files import write_json
+from comem.io.manifest import run_manifest
+from comem.profiling.bench import Bench, place
 from comem.profiling.cost import item_flops
-from comem.profiling.decoding import place
-from comem.profiling.measure import Limits
+from comem.profiling.measure import Limits, header
 from comem.profiling.prompts import Lengths
-from comem.profiling.results import header
 from comem.profiling.shapes import SHAPES, random_model
 from comem.profiling.timing import PeakMemory, Run, now, quantiles, repeat
-from comem.records import run_manifest, write_json
 
 HEADINGS = ("way", "items a call", "items/s", "s an item", "share", "peak")
 

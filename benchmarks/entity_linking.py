@@ -49,7 +49,8 @@ def main() -> None:
         print(f"{count:10,} ratio {ratio:,.0f} x", flush=True)
         rows.append({"titles": count, "ratio": ratio, **found})
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         settings = {key: value for key, value in vars(args).items() if key not in ("output", "worker")}
         result = {"benchmark": "entity_linking", "settings": settings, "results": rows}
@@ -137,7 +138,7 @@ def _built_elsewhere(file: Path) -> float:
     """Seconds to build the index beside the titles file, in a process of its own."""
     code = (
         "import sys; from pathlib import Path; from comem.linking.build import build_title_index;"
-        "from comem.linking.tokenizers import Words;"
+        "from comem.linking.titles import Words;"
         "build_title_index(sys.argv[1], Path(sys.argv[1]).with_name('index'), Words(), progress=False)"
     )
     start = time.perf_counter()
@@ -148,7 +149,7 @@ def _built_elsewhere(file: Path) -> float:
 def measure_rank_bm25(count: int, args: argparse.Namespace) -> dict[str, Any]:
     from rank_bm25 import BM25Okapi
 
-    from comem.linking.tokenizers import Words
+    from comem.linking.titles import Words
 
     titles = make_titles(count, args.seed)
     queries = make_queries(titles, args.queries, args.seed)[: args.slow_queries]

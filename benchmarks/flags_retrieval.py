@@ -34,7 +34,8 @@ def main() -> None:
                 shares = "".join(f"  recall@{k} {row[f'recall@{k}']:.3f}" for k in KS)
                 print(f"{name:12}{kind:10}{shares}  {row['cpu_ms_per_query']:.1f} ms", flush=True)
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         result = {"benchmark": "flags_retrieval", "settings": settings, "results": found}
@@ -82,7 +83,7 @@ def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, dict
 
 def _questions(pictures: Sequence[Path], kind: str, folder: Path, seed: int) -> list[Any]:
     """A distorted copy of each picture, as a file."""
-    from comem.images import open_image
+    from comem.io.images import open_image
     from comem.retrieval.evaluate import DISTORTIONS
     from comem.types import Example, ImageRef
 
@@ -104,7 +105,7 @@ def _rank(picture: Path, items: Sequence[Any]) -> int:
 
 @cache
 def _pixels(path: Path) -> bytes:
-    from comem.images import open_image
+    from comem.io.images import open_image
 
     picture = open_image(path)
     return hashlib.sha256(repr(picture.size).encode() + picture.tobytes()).digest()

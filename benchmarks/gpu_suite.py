@@ -28,18 +28,16 @@ from encode_items import HEADINGS as ENCODE_HEADINGS
 from encode_items import line, matmul_rate, measure
 from marks import HEADINGS, check_encoding, check_marks
 
-from comem.console import make_table, out
-from comem.profiling.bench import Bench
-from comem.profiling.cells import OWN, Cell, grid
-from comem.profiling.measure import Limits, run_cells
+from comem.io.console import make_table, out
+from comem.io.files import write_atomic, write_json
+from comem.io.manifest import run_manifest
+from comem.profiling.bench import WAYS, Bench
+from comem.profiling.measure import FILE, Limits, Results, header, run_cells
 from comem.profiling.prompts import Lengths
-from comem.profiling.results import FILE, Results, header
 from comem.profiling.shapes import SHAPES, random_model
-from comem.profiling.show import save_figure, save_table, show_tables, show_traces
-from comem.profiling.table import markdown
+from comem.profiling.show import markdown, save_figure, save_table, show_tables, show_traces
+from comem.profiling.timing import OWN, Cell, grid
 from comem.profiling.traces import hot_paths, trace
-from comem.profiling.ways import WAYS
-from comem.records import run_manifest, write_atomic, write_json
 
 _K, _BATCHES, _ENCODED = (3, 10, 50), (1, 8, 32), (1, 8, 16, 32, 64)
 _TRACE_SECONDS = 25.0  # kept back for the traces

@@ -47,7 +47,8 @@ def main() -> None:
         if not args.keep:
             shutil.rmtree(folder)
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         unwanted = ("output", "worker", "folder", "keep")
         settings = {name: value for name, value in vars(args).items() if name not in unwanted}
@@ -134,8 +135,8 @@ def build(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """As `comem index build` does with finished embeddings."""
     import faiss
 
-    from comem.retrieval.engine import INDEX, REFINE, build_files
     from comem.retrieval.index import IndexSettings
+    from comem.retrieval.search import INDEX, REFINE, build_files
 
     faiss.omp_set_num_threads(args.build_threads)
     vectors = _vectors(folder)
@@ -154,7 +155,7 @@ def build(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def exact(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """The truth, by comparing with every vector."""
-    from comem.retrieval.quality import exact_search
+    from comem.retrieval.evaluate import exact_search
 
     queries = np.load(folder / "queries.npy")
     start, busy = time.perf_counter(), time.process_time()
@@ -167,8 +168,8 @@ def search(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Memory-mapped; alone and in a batch, first with cold files' pages mapped in, then again."""
     import faiss
 
-    from comem.retrieval.engine import Engine, SearchSettings
-    from comem.retrieval.quality import recall_at
+    from comem.retrieval.evaluate import recall_at
+    from comem.retrieval.search import Engine, SearchSettings
 
     faiss.omp_set_num_threads(args.threads)
     queries, truth = np.load(folder / "queries.npy"), np.load(folder / "exact.npy")
@@ -200,10 +201,12 @@ def items(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     import pyarrow.parquet as pq
 
-    from comem.records import run_manifest, sha256_of, write_json
+    from comem.io.files import write_json
+    from comem.io.jsonl import sha256_of
+    from comem.io.manifest import run_manifest
+    from comem.retrieval.build import _save
     from comem.retrieval.corpus.table import schema
     from comem.retrieval.index import IndexSettings
-    from comem.retrieval.indexing import _save
     from comem.retrieval.knowledge import FORMAT, ITEMS, MANIFEST, ROW_GROUP, KnowledgeBase, tail_checksum
 
     path, busy, many = folder / ITEMS, time.process_time(), 256 * ROW_GROUP

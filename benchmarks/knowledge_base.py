@@ -24,8 +24,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from comem.console import make_table, out
-from comem.records import run_manifest, write_json
+from comem.io.console import make_table, out
+from comem.io.files import write_json
+from comem.io.manifest import run_manifest
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.corpus.wit import WIT_COLUMNS

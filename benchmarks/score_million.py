@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from comem.records import run_manifest, write_json
+from comem.io.files import write_json
+from comem.io.manifest import run_manifest
 
 REASONING = "Reasoning Process: the building has a dome and stands on a hill. "
 Row = dict[str, Any]

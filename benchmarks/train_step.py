@@ -12,9 +12,10 @@ one micro-batch, so the optimizer works more often than in the paper's setting (
 less.
 
 "mfu" counts the operations that the model needs (forward, backward, no recomputation), "hfu" those that are
-carried out, both from `comem.flops`, padding not counted, over the rate of one large matrix product that is
-measured in the same run. On the CPU each way runs in a process of its own, for its peak memory, and seconds
-are the processor's over the number of threads (take OMP_NUM_THREADS=1), so that other work does not count.
+carried out, both from `comem.backbones.flops`, padding not counted, over the rate of one large matrix
+product that is measured in the same run. On the CPU each way runs in a process of its own, for its peak
+memory, and seconds are the processor's over the number of threads (take OMP_NUM_THREADS=1), so that other
+work does not count.
 """
 
 from __future__ import annotations
@@ -38,20 +39,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from comem.backbones.quantization import KINDS, quantization_config
+from comem.backbones.hf import KINDS, quantization_config
+from comem.io.files import write_json
+from comem.io.manifest import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
 from comem.profiling.shapes import SHAPES as MODELS
 from comem.profiling.shapes import text_sizes, tower_sizes
-from comem.records import run_manifest, write_json
 from comem.training.collator import TrainingBatch
 from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
+from comem.training.plan import batch_flops, batch_tokens
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer
-from comem.training.work import batch_flops, batch_tokens
 
 PAPER_QUESTIONS = 15_600
 

@@ -31,7 +31,8 @@ def main() -> None:
         print(f"{way:12} {row['peak_mib']:9.0f} MiB   (weights {weights:.0f} MiB, loss {loss:.4f})")
     print(f"{'ratio':12} {ratio:9.2f} x")
     if args.output:
-        from comem.records import run_manifest, write_json
+        from comem.io.files import write_json
+        from comem.io.manifest import run_manifest
 
         result = {"benchmark": "weights_one_copy", "million_parameters": args.million, "ways": found}
         write_json(args.output, result | {"ratio": ratio, "manifest": run_manifest()})

@@ -66,13 +66,13 @@ COMMANDS: Table[Command] = Table(
         "train": Command("comem.training.commands", "train the memory encoder (LoRA and Q-Former)"),
         "merge": Command("comem.training.commands", "fold LoRA into a self-contained encoder"),
         "convert": Command(
-            "comem.memory.commands", "the authors' checkpoints: what is in one, and our encoder folder of it"
+            "comem.compat.commands", "the authors' checkpoints: what is in one, and our encoder folder of it"
         ),
         "bank": Command("comem.bank.commands", "memories on disk: build, info, verify, export, merge"),
         "encode": Command("comem.commands", "encode knowledge items into a memory bank"),
-        "predict": Command("comem.prediction.commands", "answer questions: baseline, rag or comem"),
+        "predict": Command("comem.eval.predict", "answer questions: baseline, rag or comem"),
         "evaluate": Command(
-            "comem.evaluation.commands",
+            "comem.eval.commands",
             "score predictions (needs no GPU, no torch)",
             (
                 "comem evaluate infoseek --predictions answers.jsonl --references infoseek_val.jsonl",

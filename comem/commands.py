@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comem.console import bar, make_table, out, print_facts
+from comem.io.console import bar, make_table, out, print_facts
 
 if TYPE_CHECKING:
     from comem.retrieval.knowledge import KnowledgeBase
@@ -47,8 +47,8 @@ def run_encode(args: argparse.Namespace) -> int:
     if args.output.suffix != ".safetensors":
         raise ValueError(f"--output {args.output}: a bank is one .safetensors file; name it so")
     items, count = _items(args)
-    from comem.memory.encode_job import encode_to_bank
-    from comem.prediction.assemble import open_encoder
+    from comem.bank.encode import encode_to_bank
+    from comem.memory.serialization import open_encoder
 
     encoder = open_encoder(args.encoder, device=args.device)
     with bar("encoding", count) as progress:
@@ -89,7 +89,7 @@ def add_parity_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_parity(args: argparse.Namespace) -> int:
     """Compare our outputs with the recorded ones; 1 if any is further off than the tolerance."""
-    from comem.memory.parity import run_parity as compare
+    from comem.compat.parity import run_parity as compare
 
     if not args.tolerance >= 0:
         raise ValueError(f"--tolerance {args.tolerance}: give 0 or more")

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from comem.records import write_atomic
+from comem.io.files import write_atomic
 from comem.tables import nearest
 
 C = TypeVar("C")

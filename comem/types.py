@@ -11,7 +11,7 @@ from typing import Any, Literal
 class ImageRef:
     """An image: a path, or the encoded bytes (PNG, JPEG, …).
 
-    `pixels` is the opened picture where that was done ahead (`comem.images.opened`); it is no part of
+    `pixels` is the opened picture where that was done ahead (`comem.io.images.opened`); it is no part of
     what the image is.
 
     Raises:

@@ -18,14 +18,14 @@ import torch
 import yaml
 
 from comem.cli import main
+from comem.io.jsonl import read_json, read_jsonl
 from comem.memory.encoder import MemoryEncoder
-from comem.records import read_json, read_jsonl
 from comem.retrieval.build import BuildSettings
 from comem.retrieval.build import build as build_index
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
 from comem.training import checkpoint as ckpt
-from comem.training.dataset import load_examples
+from comem.training.data import load_examples
 from tests.data.standin import StandIn, serving
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.records import read_json, run_manifest, write_json
+from comem.io.files import write_json
+from comem.io.jsonl import read_json
+from comem.io.manifest import run_manifest
 
 logger = logging.getLogger(__name__)
 

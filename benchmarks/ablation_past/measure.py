@@ -14,12 +14,12 @@ from torch import Tensor
 
 from benchmarks.ablation_past.questions import RETRIEVALS, USUAL, Case
 from comem.backbones.base import GenerationConfig
+from comem.backbones.chat import item_turns
 from comem.backbones.hf import HFBackbone
-from comem.backbones.item_turns import item_turns
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import adapters_off
-from comem.training.labels import answer_labels
+from comem.training.collator import answer_labels
 from comem.training.model import answer_logits
 
 BATCH = 100

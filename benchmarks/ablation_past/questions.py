@@ -12,7 +12,7 @@ from comem.toy import lexicon
 from comem.toy.dialogues import DialogueSettings, build_dialogues, likeness
 from comem.toy.draw import picture
 from comem.toy.world import Entity, World
-from comem.training.dataset import TrainingExample
+from comem.training.data import TrainingExample
 from comem.types import ImageRef, KnowledgeItem
 
 TOWNS, VIEWS = 2000, 4

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from benchmarks.ablation_past.arms import START, Run
 from benchmarks.ablation_past.measure import measure_memory, measure_rag, plain_answers
 from benchmarks.ablation_past.questions import build, cases
-from comem.records import read_json, read_jsonl, write_json
+from comem.io.files import write_json
+from comem.io.jsonl import read_json, read_jsonl
 
 if TYPE_CHECKING:
     from comem.backbones.hf import HFBackbone
@@ -65,7 +66,7 @@ def _move_shipped(backbone: HFBackbone, to: Path) -> None:
     """The shipped memory's trained weights on this reader, which may be another than they were made on."""
     from comem.memory.encoder import MemoryEncoder
     from comem.memory.lora import load_lora_state, lora_state
-    from comem.prediction.assemble import open_encoder
+    from comem.memory.serialization import open_encoder
 
     shipped = open_encoder("toy")
     moved = MemoryEncoder.new(

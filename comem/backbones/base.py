@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from torch import Tensor, device, dtype
 
 from comem.backbones.chat import ChatProcessor, Conversations
-from comem.backbones.decoding import GREEDY, PAPER_SAMPLING, GenerationConfig
-from comem.backbones.kv_memory import KVMemory
-from comem.backbones.row import BackboneSpec
+from comem.backbones.generation import GREEDY, PAPER_SAMPLING, GenerationConfig
+from comem.backbones.keys_values import KVMemory
+from comem.backbones.specs import BackboneSpec
 
 #: Per row its memory `(m, d)`, or None for a row without.
 Prefixes = Sequence[Tensor | None]

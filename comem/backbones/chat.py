@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from torch import Tensor
 
-from comem.backbones.row import BackboneError, BackboneSpec
-from comem.images import open_image
-from comem.types import ImageRef, Message
+from comem.backbones.specs import BackboneError, BackboneSpec, RagFormat
+from comem.io.images import open_image
+from comem.types import ImageRef, KnowledgeItem, Message
 
 Conversations = Sequence[Sequence[Message]]
 
@@ -143,3 +143,16 @@ class ChatProcessor:
             ""
         }
         return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+
+
+def item_turns(form: RagFormat, items: Iterable[KnowledgeItem]) -> list[Message]:
+    """One user turn per item, in order; items of which the form shows nothing (pictures alone) have none."""
+    return [Message("user", content) for item in items if (content := item_parts(form, item))]
+
+
+def item_parts(form: RagFormat, item: KnowledgeItem) -> tuple[str | ImageRef, ...]:
+    """What a model is shown of an item, without empty parts."""
+    image = item.image if form.images else None
+    text = item.text[: form.passage_chars]
+    parts: tuple[str | ImageRef | None, ...] = (text, image) if form.passage_first else (image, text)
+    return tuple(part for part in parts if part)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,40 @@ from torch import Tensor
 
 from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
 from comem.backbones.chat import ChatProcessor, Conversations
-from comem.backbones.decoding import evaluating, seeded
-from comem.backbones.kv_prefix import kv_prefix
-from comem.backbones.placeholder import free_ids, reserved_id
-from comem.backbones.quantization import quantization_config
-from comem.backbones.row import BackboneError, BackboneSpec
+from comem.backbones.generation import evaluating, seeded
+from comem.backbones.keys_values import kv_prefix
+from comem.backbones.positions import free_ids, reserved_id
 from comem.backbones.soft_prefix import soft_prefix
-from comem.backbones.specs import resolve_backbone
+from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
+
+KINDS = ("", "4bit")
+
+
+def quantization_config(kind: str, dtype: torch.dtype = torch.bfloat16) -> Any:
+    """transformers' quantization config, None for none.
+
+    Args:
+        kind: "" or "4bit": NF4 with double quantisation, the output layer left as it is.
+        dtype: in which the products are computed.
+
+    Raises:
+        BackboneError: another kind, or the package is missing.
+    """
+    if kind not in KINDS:
+        raise BackboneError(f"quantization {kind!r}; known: {', '.join(KINDS[1:])}, or empty for none")
+    if not kind:
+        return None
+    if find_spec("bitsandbytes") is None:
+        raise BackboneError("quantization=4bit needs the package: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +240,7 @@ def load_backbone(
         attn: "sdpa", "eager", "flash_attention_2"; None lets transformers choose.
         min_pixels, max_pixels: limits for pictures; None as in the processor.
         trust_remote_code: run the code in the model's repository, which a few rows need.
-        quantization: "4bit" holds the weights in NF4 (`comem.backbones.quantization`).
+        quantization: "4bit" holds the weights in NF4 (`comem.backbones.hf`).
 
     Raises:
         UnknownNameError: the name is in no row.

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from comem.backbones.decoding import GenerationConfig
+from comem.backbones.generation import GenerationConfig
 from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
-from comem.backbones.row import BackboneError, BackboneSpec
-from comem.images import open_image
+from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.io.images import open_image
 from comem.types import Message
 
 _IMAGE = "<ImageHere>"

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comem.backbones.decoding import GenerationConfig
+from comem.backbones.generation import GenerationConfig
 from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
-from comem.backbones.row import BackboneSpec
-from comem.images import open_image
+from comem.backbones.specs import BackboneSpec
+from comem.io.images import open_image
 from comem.types import Message
 
 _IMAGE = "<|image|>"

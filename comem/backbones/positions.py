@@ -2,10 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
+
+
+def reserved_id(model: nn.Module, used: Tensor, special: Sequence[int] = ()) -> int:
+    """The highest embedding row that no input uses and that the model's config does not name.
+
+    Qwen's tables have spare rows above the tokenizer's last id, so this is one that never occurs.
+
+    Args:
+        model: the model whose input embeddings are meant.
+        used: `(b, l)` ids in use.
+        special: further ids to leave alone (those of the tokenizer's special tokens).
+
+    Raises:
+        ValueError: if every row is in use.
+    """
+    taken = set(used.unique().tolist()) | set(special) | _config_ids(getattr(model, "config", None))
+    rows = id_rows(model)
+    for candidate in range(rows - 1, -1, -1):
+        if candidate not in taken:
+            return candidate
+    raise ValueError(f"all {rows} embedding rows are in use: give placeholder_id, one that no input contains")
+
+
+def id_rows(model: nn.Module) -> int:
+    """Ids that the model both reads and scores: a repetition penalty looks up the score of every id read."""
+    rows = _embeddings(model).num_embeddings
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    return rows if head is None else min(rows, head.weight.shape[0])
+
+
+def free_ids(model: nn.Module, processor: Any) -> list[int]:
+    """Ids that no text yields, best first: a spare row of the table, else special tokens without a part in
+    prompts (`ChatProcessor` cleans texts of special tokens). A processor may still write some of them."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    rows = id_rows(model)
+    if len(tokenizer) < rows:
+        return [rows - 1]
+    roles = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
+    taken = _config_ids(getattr(model, "config", None)) | {getattr(tokenizer, role) for role in roles}
+    template = str(getattr(processor, "chat_template", ""))
+    special = [
+        id_ for id_, token in tokenizer.added_tokens_decoder.items()
+        if token.special and id_ < rows and id_ not in taken and str(token) not in template
+    ]  # fmt: skip
+    return sorted(special, reverse=True)
+
+
+def _config_ids(config: Any) -> set[int]:
+    """Ids that a config names (`image_token_id`, `pad_token_id`, …), nested text configs included."""
+    if config is None:
+        return set()
+    ids: set[int] = set()
+    for part in (config, getattr(config, "text_config", None)):
+        for name, value in vars(part).items() if part is not None else ():
+            if name.endswith("token_id"):
+                ids.update(value if isinstance(value, (list, tuple)) else [value])
+    return {int(i) for i in ids if i is not None}
+
+
+def _embeddings(model: nn.Module) -> nn.Embedding:
+    return model.get_input_embeddings()  # type: ignore[operator, no-any-return]
 
 
 def pinned(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
@@ -41,3 +104,73 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
         attention_mask=inputs["attention_mask"].cpu(),
     )
     return {**inputs, "mm_token_type_ids": types, "position_ids": positions.to(device)}
+
+
+#: Rotary embeddings whose frequencies change with the length of the input: keys cannot be moved.
+_CHANGING_ROPE = ("dynamic", "longrope")
+
+
+# By model, so that not every call has to go through all of its modules.
+_REMEMBERING: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()
+
+
+def decoder_layers(model: Any) -> nn.ModuleList:
+    """The language model's layers."""
+    return model.get_decoder().layers
+
+
+def attention(model: Any, layer: int) -> nn.Module:
+    """A layer's self-attention."""
+    return model.get_decoder().layers[layer].self_attn
+
+
+def memory_layers(model: Any) -> tuple[int, ...]:
+    """Layers with full self-attention: no cross-attention (Llama-3.2-Vision), no window (Gemma 3)."""
+    decoder = model.get_decoder()
+    types = getattr(decoder.config, "layer_types", None)
+    window = getattr(decoder.config, "sliding_window", None) is not None
+    return tuple(
+        i
+        for i, layer in enumerate(decoder.layers)
+        if hasattr(layer, "self_attn") and (types[i] == "full_attention" if types else not window)
+    )
+
+
+def rotary_frequencies(model: Any, layer: int) -> Tensor:
+    """Radians per position `(f,)`, from the fastest to the slowest pair of dimensions.
+
+    Raises:
+        ValueError: they depend on the input's length.
+    """
+    decoder = model.get_decoder()
+    rotary = decoder.rotary_emb
+    kind, frequencies = rotary.rope_type, getattr(rotary, "inv_freq", None)
+    if frequencies is None:  # one set per type of layer
+        name = decoder.config.layer_types[layer]
+        kind, frequencies = rotary.rope_type[name], getattr(rotary, f"{name}_inv_freq")
+    if kind in _CHANGING_ROPE:
+        raise ValueError(f"rotary embeddings of type {kind!r} change with the length: keys cannot be moved")
+    return frequencies
+
+
+def text_positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
+    """The `position_ids` `(b, l)` that `generate` gives a left-padded batch, as a keyword.
+
+    Without them a text model's forward counts padding as positions. Empty for models that make their own
+    of ids and mask (M-RoPE).
+
+    Args:
+        mask: `(b, l)`, 0 at padding.
+    """
+    if hasattr(model.base_model, "get_rope_index"):
+        return {}
+    return {"position_ids": (mask.long().cumsum(dim=-1) - 1).clamp(min=0)}
+
+
+def forget_positions(model: nn.Module) -> None:
+    """Drop what Qwen-VL models remember between calls (`rope_deltas`), so that no call sees another's."""
+    if model not in _REMEMBERING:
+        _REMEMBERING[model] = [ref(m) for m in model.modules() if hasattr(m, "rope_deltas")]
+    for found in _REMEMBERING[model]:
+        if (module := found()) is not None:
+            module.rope_deltas = None  # type: ignore[assignment]

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
 from comem.backbones.chat import Conversations
-from comem.backbones.decoding import evaluating, seeded
-from comem.backbones.row import BackboneError, BackboneSpec
+from comem.backbones.generation import evaluating, seeded
+from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.types import ImageRef, Message
 
 

@@ -15,9 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.backbones.decoder import forget_positions
 from comem.backbones.packing import NOT_TOKENS
-from comem.backbones.placeholder import reserved_id
+from comem.backbones.positions import forget_positions, reserved_id
 
 # What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
 # return: (value at a memory position, value at a padded position). None stands for the placeholder.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from comem.backbones.hf import HFBackbone
-from comem.backbones.row import BackboneError
+from comem.backbones.specs import BackboneError
 
 _KEPT = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",

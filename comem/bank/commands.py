@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.bank.sources import add_source_arguments, check_sources, open_items
-from comem.console import bar, make_table, out, print_facts
+from comem.io.console import bar, make_table, out, print_facts
 
 _HELP = """\
 examples:
@@ -75,8 +75,8 @@ def _build(args: argparse.Namespace) -> int:
     items, count = open_items(args)
     if args.engine == "ray":
         return _build_divided(args)
-    from comem.memory.store.build import build_store
-    from comem.prediction.assemble import open_encoder
+    from comem.bank.build import build_store
+    from comem.memory.serialization import open_encoder
 
     encoder = open_encoder(args.encoder, device=args.device)
     with bar("encoding", count) as progress:
@@ -91,7 +91,7 @@ def _build_divided(args: argparse.Namespace) -> int:
     from functools import partial
 
     from comem.bank.divided import build_divided
-    from comem.prediction.assemble import open_encoder
+    from comem.memory.serialization import open_encoder
     from comem.retrieval.knowledge import KnowledgeBase
 
     base = KnowledgeBase(args.index)
@@ -114,8 +114,8 @@ def _show_build(args: argparse.Namespace, counts: dict[str, Any]) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
-    from comem.memory.store.reader import MemoryStore
-    from comem.memory.store.verify import folder_bytes
+    from comem.bank.reader import MemoryStore
+    from comem.bank.verify import folder_bytes
 
     with MemoryStore(args.bank) as store:
         info, items, entries = store.info, len(store), store.table.count
@@ -141,8 +141,8 @@ def _limits(low: int | None, high: int | None) -> str:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from comem.memory.store.reader import MemoryStore
-    from comem.memory.store.verify import drop_damaged, verify_store
+    from comem.bank.reader import MemoryStore
+    from comem.bank.verify import drop_damaged, verify_store
 
     with MemoryStore(args.bank) as store:
         count = len(store)
@@ -175,8 +175,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from comem.memory.store.reader import MemoryStore
-    from comem.memory.store.transfer import export_bank, export_store
+    from comem.bank.reader import MemoryStore
+    from comem.bank.transfer import export_bank, export_store
 
     ids = None if args.ids is None else args.ids.read_text(encoding="utf-8").split("\n")
     ids = None if ids is None else [item_id for item_id in ids if item_id]
@@ -205,7 +205,7 @@ def _add_merge(parser: argparse.ArgumentParser) -> None:
 
 
 def _merge(args: argparse.Namespace) -> int:
-    from comem.memory.store.transfer import import_bank, merge_stores
+    from comem.bank.transfer import import_bank, merge_stores
 
     files = [path for path in args.banks if path.suffix == ".safetensors"]
     for path in files:

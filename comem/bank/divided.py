@@ -8,8 +8,9 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.parallel import Engine, run_shards
-from comem.records import read_json, write_json
+from comem.io.files import write_json
+from comem.io.jsonl import read_json
+from comem.io.parallel import Engine, run_shards
 from comem.retrieval.knowledge import KnowledgeBase
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def build_divided(
     Raises:
         ShardsFailedError: some parts could not be made; the others stay, and the output is as it was.
     """
-    from comem.memory.store.transfer import merge_stores
+    from comem.bank.transfer import merge_stores
 
     output = Path(output)
     folder = output.with_name(output.name + PARTS)
@@ -92,7 +93,7 @@ def _encode_part(
     form: str, batch_size: int, skip_faults: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """One task: its items into its own store, and its record last."""
-    from comem.memory.store.build import build_store
+    from comem.bank.build import build_store
 
     record = folder / f"part-{number:05d}.json"
     if record.is_file():
@@ -114,9 +115,8 @@ def _encode_part(
 
 def _new_items(base: KnowledgeBase, span: tuple[int, int], output: Path) -> tuple[list[KnowledgeItem], int]:
     """The items of a part that the output does not hold as they are, and how many it does."""
-    from comem.memory.store.content import content_hash
-    from comem.memory.store.layout import is_store
-    from comem.memory.store.reader import MemoryStore
+    from comem.bank.format import content_hash, is_store
+    from comem.bank.reader import MemoryStore
 
     items = base.items(range(*span))
     if not is_store(output):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from comem.benchmarks.hub import HubFiles
+from comem.benchmarks.files import HubFiles
 from comem.benchmarks.prompts import PROMPTS, ask
 from comem.types import Example, Report
 
@@ -138,5 +138,5 @@ class Benchmark:
         return ask(example.question, language, grounded, style, example.choices)
 
     def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-        """Score short answers (see `comem.evaluation.text.extract_answer`) by example id."""
+        """Score short answers (see `comem.benchmarks.text.extract_answer`) by example id."""
         return self.scorer(predictions, examples)

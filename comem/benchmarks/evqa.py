@@ -13,16 +13,122 @@ Each question goes with its first picture. The image folder holds:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import csv
+import re
+import string
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark
 from comem.benchmarks.files import image_by_id, locate, nothing_asked, question_text
-from comem.evaluation import evqa
-from comem.records import RecordError, read_json
+from comem.benchmarks.score_files import ScoreFiles, match, read_predictions
+from comem.benchmarks.statistics import scores_of
+from comem.io.jsonl import RecordError, read_json
 from comem.types import Example, ImageRef, Report
+
+NOTE = "exact match only: the official score also asks BEM (a BERT model) about answers that do not match"
+COLUMNS = ("question", "answer", "question_type", "dataset_name", "dataset_image_ids")
+TYPES = ("templated", "automatic", "multi_answer", "2_hop")
+#: A list is right from this intersection over union on.
+IOU = 0.5
+
+_DELETED = str.maketrans("", "", string.punctuation + "‘’´`_")
+_PREFIX = re.compile(r"\b(the answer is|a|an|the)\b")
+_NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_WORDS = {word: str(number) for number, word in enumerate(_NUMBERS)}
+_WORDS |= {"none": "0", "entailment": "yes", "true": "yes", "contradiction": "no", "false": "no"}
+
+
+@lru_cache(maxsize=100_000)  # accepted answers repeat
+def process(text: str) -> str:
+    """Lower case, without punctuation and articles, numerals as digits, single spaces."""
+    text = text.lower().replace("\n", " ").replace("\t", " ").strip().translate(_DELETED)
+    return " ".join(_WORDS.get(word, word) for word in _PREFIX.sub(" ", text).split())
+
+
+def accepted(row: Mapping[str, Any], name: str) -> list[str]:
+    """The accepted answers of a row, several where several people answered; a list's parts lie between "&&".
+
+    Raises:
+        RecordError: it has none.
+    """
+    found = [text for one in str(row.get("answer") or "").split("|") if (text := one.strip(" &"))]
+    if not found:
+        raise RecordError(f"question {name!r} has no answer")
+    return found
+
+
+def is_right(prediction: str, answers: Sequence[str], listed: bool) -> bool:
+    """Whether a short answer matches one of the accepted ones; `listed`: they are lists of things."""
+    if not listed:
+        said = process(prediction)
+        return bool(said) and any(process(answer) == said for answer in answers)
+    given = _parts(prediction.replace(" and ", ",").replace(" & ", ",").split(","))
+    wanted = [_parts(answer.split("&&")) for answer in answers]
+    return any(each and len(each & given) / len(each | given) >= IOU for each in wanted)
+
+
+def _parts(texts: Iterable[str]) -> set[str]:
+    return {found for text in texts if (found := process(text))}
+
+
+def evaluate(
+    predictions: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "evqa"
+) -> Report:
+    """Score short answers by id against the CSV's rows by id."""
+    kinds = {name: str(row.get("question_type", "")) for name, row in rows.items()}
+    earned = {
+        name: float(
+            is_right(predictions[name], accepted(rows[name], name), kinds[name] == "multi_answer")
+        )
+        for name in match(predictions, rows)
+    }  # fmt: skip
+    by_type: dict[str, list[float]] = {}
+    for name, value in earned.items():
+        by_type.setdefault(kinds[name], []).append(value)
+    metrics = {
+        "exact_match": 100 * sum(earned.values()) / len(earned),
+        "by_question_type": {kind: 100 * sum(found) / len(found) for kind, found in sorted(by_type.items())},
+        "exact_match_missing_wrong": 100 * sum(earned.values()) / len(rows),
+        "answered": len(earned), "total": len(rows), "notes": [NOTE],
+    }  # fmt: skip
+    scores = {"exact_match": scores_of(earned, rows, lambda name: kinds[name])}
+    return Report(benchmark, metrics, len(rows), scores)
+
+
+def read_csv(path: str | Path) -> Iterator[dict[str, Any]]:
+    """The rows of a published file, each with a `data_id` of its split and its place: the file has no ids.
+
+    Raises:
+        RecordError: another file, or a damaged one; names file and line.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+                raise RecordError(f"{path}:1: no column {', '.join(missing)}; is it {path.stem}.csv of EVQA?")
+            for number, row in enumerate(reader):
+                if None in row or None in row.values():
+                    raise RecordError(
+                        f"{path}:{reader.line_num}: not as many fields as columns; fetch it again"
+                    )
+                split = row.get("encyclopedic_vqa_split") or path.stem
+                yield {**row, "data_id": f"evqa_{split}_{number:07d}", "split": split}
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: not a CSV file in UTF-8 ({error}); fetch it again") from error
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
+
+
+def evaluate_files(files: ScoreFiles) -> Report:
+    """Score the official files as they stand."""
+    path = files.path("references")
+    rows = files.reference_rows("data_id", rows=read_csv(path) if path.suffix == ".csv" else None)
+    return evaluate(read_predictions(files.path("predictions"), whole=files.whole), rows)
+
 
 SPLITS = ("test", "val", "train")
 _LANDMARK_FOLDERS = (
@@ -46,7 +152,7 @@ def load(
     folder = Path(image_folder) if image_folder is not None else None
     found: set[str] = set()
     wanted = 0
-    for row in evqa.read_csv(file):
+    for row in read_csv(file):
         found.add(row["split"])
         if split is None or row["split"] == split:
             wanted += 1
@@ -58,14 +164,14 @@ def load(
 def _example(row: Mapping[str, Any], file: Path, folder: Path | None) -> Example:
     name = str(row["data_id"])
     kind = row["question_type"]
-    if kind not in evqa.TYPES:
-        raise RecordError(f"{file}: {name!r} is of the type {kind!r}; known: {', '.join(evqa.TYPES)}")
+    if kind not in TYPES:
+        raise RecordError(f"{file}: {name!r} is of the type {kind!r}; known: {', '.join(TYPES)}")
     image_id = str(row["dataset_image_ids"]).partition("|")[0].strip()
     return Example(
         id=name,
         question=question_text(row, "question", name, file),
         image=picture(folder, str(row["dataset_name"]), image_id) if folder and image_id else None,
-        answers=tuple(dict.fromkeys(_readable(answer) for answer in evqa.accepted(row, name))),
+        answers=tuple(dict.fromkeys(_readable(answer) for answer in accepted(row, name))),
         group=kind,
         meta=row,
     )
@@ -106,8 +212,8 @@ def _species(folder: Path) -> dict[str, str]:
 
 
 def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-    """Exact match, the official score without BEM (see `comem.evaluation.evqa`)."""
-    return evqa.evaluate(predictions, {example.id: example.meta for example in examples})
+    """Exact match, the official score without BEM (see `comem.benchmarks.evqa`)."""
+    return evaluate(predictions, {example.id: example.meta for example in examples})
 
 
 ROWS = {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.records import RecordError
+from comem.io.jsonl import RecordError
 from comem.types import ImageRef
 
 IMAGE_SUFFIXES = (".jpg", ".JPEG", ".png", ".jpeg", ".JPG", ".webp")
@@ -71,3 +75,159 @@ def nothing_asked(file: Path, split: str | None, found: Sequence[str]) -> Record
         return RecordError(f"{file}: the file has no questions; is it the right one, and whole?")
     there = ", ".join(map(repr, found))
     return RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+
+
+_ROWS = 32  # in one read: a row holds a picture
+_SHARD = re.compile(r"^(?P<split>.+?)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?:-[0-9a-f]+)?\.parquet$")
+
+
+def find_parquet(path: str | Path, split: str) -> list[Path]:
+    """The files of a split, in order: `path` itself, or those that lie in the folder.
+
+    Looked for are `data/test-00000-of-00002.parquet` (as published), the same without `data/`,
+    `test.parquet`, and the hub's own conversion `default/test/0000.parquet`.
+
+    Raises:
+        ValueError: there are none (names the splits that are there), or a shard is missing.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"{path}: no such file or folder; give the benchmark's parquet file or its folder")
+    for pattern in (f"data/{split}-*.parquet", f"{split}-*.parquet", f"{split}.parquet", f"{split}/*.parquet",
+                    f"default/{split}/*.parquet"):  # fmt: skip
+        files = sorted(path.glob(pattern))
+        if files:
+            _check_complete(files)
+            return files
+    others = sorted({_split_of(file) for file in path.glob("**/*.parquet")})
+    there = f"it has the splits {', '.join(others)}" if others else "it has no parquet files"
+    raise ValueError(f"{path}: no parquet file of split {split!r}; {there}")
+
+
+def _split_of(file: Path) -> str:
+    shard = _SHARD.match(file.name)
+    if shard is not None:
+        return shard["split"]
+    return file.parent.name if file.stem.isdigit() else file.stem
+
+
+def _check_complete(files: Sequence[Path]) -> None:
+    """Scores over half a split look like scores over all of it: a missing shard must not go unnoticed."""
+    shards = [match for match in (_SHARD.match(file.name) for file in files) if match is not None]
+    if not shards:
+        return
+    count = int(shards[0]["count"])
+    missing = sorted(set(range(count)) - {int(shard["number"]) for shard in shards})
+    if missing:
+        raise ValueError(
+            f"{files[0].parent}: {len(shards)} of {count} shards of {shards[0]['split']}; "
+            f"number {missing[0]} is missing, fetch it too"
+        )
+
+
+def read_parquet(
+    files: Sequence[Path], columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """The rows of some files, with only these columns.
+
+    Args:
+        files: in order.
+        columns: must be there.
+        optional: read where they are there.
+
+    Raises:
+        RecordError: not a parquet file, damaged, or without a column; names the file.
+    """
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    for file in files:
+        try:
+            with ParquetFile(file) as table:
+                there = table.schema_arrow.names
+                missing = [name for name in columns if name not in there]
+                if missing:
+                    raise RecordError(f"{file}: no column {', '.join(missing)}; it has {', '.join(there)}")
+                wanted = [*columns, *(name for name in optional if name in there)]
+                for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
+                    yield from batch.to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise RecordError(
+                f"{file}: not a whole parquet file ({_first(error)}); fetch it again"
+            ) from error
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def embedded_image(cell: Any, file: str | Path, name: str) -> ImageRef:
+    """An image cell, `{"bytes": …, "path": …}` as the `datasets` library writes it.
+
+    Raises:
+        RecordError: there is no picture in it.
+    """
+    if isinstance(cell, Mapping):
+        if cell.get("bytes"):
+            return ImageRef(data=bytes(cell["bytes"]))
+        if cell.get("path"):
+            return ImageRef(path=str(Path(file).parent / str(cell["path"])))
+    raise RecordError(f"{file}: {name!r} has no picture; the published file embeds one, fetch it again")
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class HubFiles:
+    """A data set's files on the hub.
+
+    Args:
+        repo: its id.
+        pattern: the files of a split; `{split}` is replaced.
+        revision: branch, tag or commit.
+    """
+
+    repo: str
+    pattern: str = "data/{split}-*.parquet"
+    revision: str = "main"
+
+    def fetch(self, split: str) -> Path:
+        """The folder that holds the split's files; what is in the cache is not fetched again.
+
+        Raises:
+            ValueError: the hub cannot be reached, or refuses; names the files and where to put them.
+        """
+        from huggingface_hub import snapshot_download
+
+        pattern = self.pattern.format(split=split)
+        logger.info("fetching %s of %s from the hub", pattern, self.repo)
+        try:
+            folder = snapshot_download(
+                self.repo, repo_type="dataset", revision=self.revision, allow_patterns=[pattern]
+            )
+        except Exception as error:  # the hub, its HTTP library and the disk raise many kinds
+            raise ValueError(
+                f"{self.repo} cannot be fetched ({_line(error)}). {self.remedy(split)}"
+            ) from error
+        return Path(folder)
+
+    def remedy(self, split: str) -> str:
+        """How to get the files by hand."""
+        pattern = self.pattern.format(split=split)
+        offline = " (HF_HUB_OFFLINE is set: unset it to download here)" if _offline() else ""
+        return (
+            f"Where there is a network{offline}, run: hf download {self.repo} --repo-type dataset "
+            f"--include '{pattern}' --local-dir DIR; then give --data DIR"
+        )
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__

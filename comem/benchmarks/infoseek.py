@@ -7,17 +7,332 @@ which its authors translated into five languages with GPT-4o-mini.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks.base import Benchmark
 from comem.benchmarks.files import image_by_id, locate, nothing_asked, question_text
-from comem.evaluation import infoseek
-from comem.evaluation.files import keyed
-from comem.records import read_jsonl, unique
-from comem.types import Example, ImageRef, Report
+from comem.benchmarks.score_files import ScoreFiles, keyed, match, read_predictions
+from comem.benchmarks.statistics import harmonic_mean, harmonic_means, scores_of
+from comem.benchmarks.text import normalize
+from comem.io.jsonl import RecordError, read_jsonl, unique
+from comem.types import Example, ImageRef, Report, Score
+
+if TYPE_CHECKING:
+    from comem.benchmarks.statistics import Array
+
+_NUMBER = re.compile(r"[-+]?\.?\d+(?:,\d\d\d)*\.?\d*(?:[eE][-+]?\d+)?")
+_TINY = 1e-12
+
+
+def read_number(text: str) -> tuple[float, float] | float:
+    """The number or range that a text states; (0, 0) when it states none, as officially.
+
+    Of more than two numbers the first two count; two falling ones are no range, so the first counts.
+    A hyphen after a digit separates ("9-10"); otherwise it is a sign.
+    """
+    found: list[float] = []
+    for hit in _NUMBER.finditer(_spaced_hyphens(text)):
+        found.append(_float(hit.group()))
+        if len(found) == 2:
+            return (found[0], found[1]) if found[0] <= found[1] else found[0]
+    return found[0] if found else (0.0, 0.0)
+
+
+def _spaced_hyphens(text: str) -> str:
+    first, *rest = text.split("-")
+    parts, previous = [first], first
+    for part in rest:
+        parts += [" - " if previous[-1:].isdigit() else "-", part]
+        previous = part
+    return "".join(parts)
+
+
+def _float(text: str) -> float:
+    """Officially a leading point is cut off (".5" is 5) while a signed one stays ("-.5" is -0.5)."""
+    text = text.replace(",", "").strip(".")
+    if text.count(".") > 1:  # "-.5.3"; the official scorer stops with an error here
+        text = text[: text.index(".", text.index(".") + 1)]
+    return float(text)
+
+
+def matches(number: tuple[float, float] | float, accepted: tuple[float, float]) -> bool:
+    """Whether a number lies in the accepted range, or a range lies in it or overlaps it by half.
+
+    The overlap is intersection over union.
+    """
+    low, high = accepted
+    if not isinstance(number, tuple):
+        return low <= number <= high
+    if low <= number[0] <= high and low <= number[1] <= high:
+        return True
+    low, high = sorted(accepted)
+    overlap = max(0.0, min(number[1], high) - max(number[0], low))
+    union = (number[1] - number[0] + _TINY) + (high - low + _TINY) - overlap
+    return union != 0 and overlap / union >= 0.5 - _TINY
+
+
+UNSEEN = {"unseen_question": "unseen_question_score", "unseen_entity": "unseen_entity_score"}
+TYPES = {"time": "score_time", "numerical": "score_num", "string": "score_string"}
+
+
+def counts_as(name: str) -> str:
+    """The unseen split that a data_split counts as; officially, all but unseen_question are unseen_entity."""
+    return "unseen_question" if name.endswith("unseen_question") else "unseen_entity"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How many questions of one split and type there are, were answered, were answered rightly."""
+
+    total: int = 0
+    answered: int = 0
+    correct: int = 0
+
+    def __add__(self, other: Cell) -> Cell:
+        return Cell(self.total + other.total, self.answered + other.answered, self.correct + other.correct)
+
+    def percent(self, missing_wrong: bool = False) -> float:
+        """Right answers in percent of those given (or of all), 0 when there are none."""
+        count = self.total if missing_wrong else self.answered
+        return round((self.correct / count if count else 0) * 100, 2)
+
+
+Cells = Mapping[tuple[str, str], Cell]
+
+
+def count(questions: Iterable[Question], scores: Iterable[Score]) -> dict[tuple[str, str], Cell]:
+    """Counts by split and type."""
+    values = {score.example_id: score.value for score in scores if score.answered}
+    counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for asked in questions:
+        count = counts[asked.split, asked.kind]
+        count[0] += 1
+        if asked.id in values:
+            count[1] += 1
+            count[2] += values[asked.id] == 1
+    return {key: Cell(*count) for key, count in counts.items()}
+
+
+def split_scores(cells: Cells, split: str, missing_wrong: bool) -> dict[str, float]:
+    """The official four numbers of a split."""
+    chosen = {key: cell for key, cell in cells.items() if counts_as(key[0]) == split}
+    scores = {"score": sum(chosen.values(), Cell()).percent(missing_wrong)}
+    for kind, name in TYPES.items():
+        scores[name] = sum((c for key, c in chosen.items() if key[1] == kind), Cell()).percent(missing_wrong)
+    return scores
+
+
+def table(cells: Cells, part: int) -> dict[str, dict[str, float]]:
+    """Counts and both accuracies by split (part 0) or type (part 1)."""
+    rows: dict[str, Cell] = defaultdict(Cell)
+    for key, cell in cells.items():
+        rows[key[part]] += cell
+    return {
+        name: {
+            "total": cell.total,
+            "answered": cell.answered,
+            "correct": cell.correct,
+            "accuracy": cell.percent(),
+            "accuracy_missing_wrong": cell.percent(missing_wrong=True),
+        }
+        for name, cell in sorted(rows.items())
+    }
+
+
+def split_of(drawn: Mapping[str, Array], split: str) -> Array | None:
+    """The drawn means of a split (see `comem.benchmarks.statistics`).
+
+    None where nothing was answered, or where several data_splits make it up: means alone do not add up.
+    """
+    parts = [means for name, means in drawn.items() if counts_as(name) == split]
+    return parts[0] if len(parts) == 1 else None
+
+
+def final_of(drawn: Mapping[str, Array]) -> Array | None:
+    """The final score over drawn means by split."""
+    parts = [means for split in UNSEEN if (means := split_of(drawn, split)) is not None]
+    return harmonic_means(parts) if len(parts) == len(UNSEEN) else None
+
+
+#: The numbers that are made of the splits' means.
+COMBINED = {"final_score": final_of} | {key: partial(split_of, split=split) for split, key in UNSEEN.items()}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What the scorer needs of a reference."""
+
+    id: str
+    split: str
+    kind: str  # string, time or numerical
+    answers: tuple[str, ...] = ()  # normalised
+    range: tuple[float, float] = (0.0, 0.0)
+
+
+def question(
+    row: Mapping[str, Any], kind: str | None = None, normal: Callable[[str], str] = normalize
+) -> Question:
+    """A reference row as the scorer needs it.
+
+    Args:
+        row: data_id, answer_eval, data_split and perhaps question_type, as published.
+        kind: the question's type; without it the row's own, else what the form of answer_eval says.
+        normal: how accepted answers are normalised.
+
+    Raises:
+        RecordError: no accepted answers, an unknown type, or a range that is none; names the question.
+    """
+    name, accepted = str(row.get("data_id")), row.get("answer_eval")
+    if accepted is None or accepted == []:
+        raise RecordError(f"reference {name!r} has no answer_eval; is this the test set, without answers?")
+    kind = (kind or row.get("question_type") or infer_kind(accepted)).lower()
+    if kind not in TYPES:
+        raise RecordError(f"reference {name!r}: question type {kind!r}; known: String, Time, Numerical")
+    split = str(row.get("data_split", ""))
+    if kind == "numerical":
+        return Question(name, split, kind, range=_range(accepted, name))
+    texts = accepted if isinstance(accepted, list) else [accepted]
+    return Question(name, split, kind, answers=tuple(normal(str(text)) for text in texts))
+
+
+def infer_kind(accepted: Any) -> str:
+    """Numerical when the accepted answer is a range; otherwise String (Time is scored alike)."""
+    first = accepted[0] if isinstance(accepted, list) else accepted
+    return "numerical" if isinstance(first, Mapping) and "range" in first else "string"
+
+
+def _range(accepted: Any, name: str) -> tuple[float, float]:
+    """The accepted range, from `[{"range": [low, high]}]`, `{"range": …}` or `[low, high]`."""
+    first = accepted[0] if isinstance(accepted, list) else accepted
+    values = first.get("range") if isinstance(first, Mapping) else accepted
+    try:
+        low, high = (float(value) for value in list(values or ())[:2])
+    except (TypeError, ValueError) as error:
+        raise RecordError(f"reference {name!r}: {accepted!r} holds no range [low, high]") from error
+    return low, high
+
+
+def is_correct(answer: str, asked: Question) -> bool:
+    """Whether an answer is right."""
+    if asked.kind != "numerical":
+        return normalize(answer) in asked.answers
+    return matches(read_number(answer), asked.range)
+
+
+def score_each(predictions: Mapping[str, str], questions: Iterable[Question]) -> list[Score]:
+    """A score for every question that was answered; the group is its split."""
+    return [
+        Score(asked.id, float(is_correct(predictions[asked.id], asked)), asked.split)
+        for asked in questions
+        if asked.id in predictions
+    ]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How answers are compared: what is done to accepted answers, and when an answer is right."""
+
+    normal: Callable[[str], str] = normalize
+    right: Callable[[str, Question], bool] = is_correct
+
+
+def evaluate(
+    predictions: Mapping[str, str],
+    references: Sequence[Mapping[str, Any]],
+    question_types: Mapping[str, str] | None = None,
+    benchmark: str = "infoseek",
+    rules: Rules = Rules(),  # noqa: B008 - frozen
+) -> Report:
+    """Score answers by the official definition.
+
+    Args:
+        predictions: short answers by data_id.
+        references: rows as published.
+        question_types: String, Time or Numerical by data_id; optional (see `question`).
+        benchmark: the name in the report.
+        rules: how answers are compared; officially by default.
+
+    Returns:
+        The official keys (final_score, unseen_question_score, unseen_entity_score, in percent, rounded
+        to two digits on the way as officially), answered and total, the same with missing answers
+        counted as wrong (`…_missing_wrong`), accuracy over all splits, per split and per type.
+    """
+    types = question_types or {}
+    rows = {str(row["data_id"]): row for row in references}
+    questions = {name: question(row, types.get(name), rules.normal) for name, row in rows.items()}
+    names = match(predictions, questions)
+    values = {name: float(rules.right(predictions[name], questions[name])) for name in names}
+    scores = scores_of(
+        values,
+        questions,
+        lambda name: questions[name].split,
+        lambda name: str(rows[name].get("language", "")),
+    )
+    cells = count(questions.values(), scores)
+    metrics: dict[str, Any] = {}
+    for suffix, missing_wrong in (("", False), ("_missing_wrong", True)):
+        splits = {key: split_scores(cells, split, missing_wrong) for split, key in UNSEEN.items()}
+        final = harmonic_mean([scores["score"] for scores in splits.values()])
+        metrics[f"final_score{suffix}"] = round(final, 2)
+        metrics |= {key + suffix: scores for key, scores in splits.items()}
+        metrics[f"accuracy{suffix}"] = sum(cells.values(), Cell()).percent(missing_wrong)
+    metrics |= {"answered": sum(cell.answered for cell in cells.values()), "total": len(questions)}
+    metrics["by_split"] = table(cells, 0)
+    metrics["by_type"] = table(cells, 1)
+    metrics["notes"] = _notes(cells, references, types)
+    return Report(benchmark, metrics, len(questions), {"accuracy": scores})
+
+
+def _notes(cells: Cells, references: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> list[str]:
+    """What a reader of the numbers must know."""
+    notes = []
+    splits = {split for split, _ in cells}
+    for name in UNSEEN:
+        if not any(counts_as(split) == name for split in splits):
+            notes.append(f"no reference is in a {name} split: the official final score is 0, read accuracy")
+    others = sorted(split for split in splits if not split.endswith(tuple(UNSEEN)))
+    if others:
+        notes.append(f"splits that count as unseen_entity, as officially: {', '.join(map(repr, others))}")
+    untyped = [row for row in references if str(row["data_id"]) not in types and not row.get("question_type")]
+    if untyped:
+        notes.append(f"{len(untyped)} question types inferred: ranges Numerical, else String (as Time)")
+    unanswered = sum(cell.total - cell.answered for cell in cells.values())
+    if unanswered:
+        notes.append(f"{unanswered} questions are unanswered: the official score leaves them out")
+    return notes
+
+
+def evaluate_files(files: ScoreFiles, benchmark: str = "infoseek") -> Report:
+    """Score the official files as they stand (see `read_references`)."""
+    references, types = read_references(files)
+    predictions = read_predictions(files.path("predictions"), whole=files.whole)
+    return evaluate(predictions, list(references.values()), types, benchmark)
+
+
+def read_references(files: ScoreFiles) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The reference rows and the question types, by data_id.
+
+    Raises:
+        RecordError: a file is broken, an id comes twice, or a reference has no type in the types file.
+    """
+    references = files.reference_rows("data_id")
+    types: dict[str, str] = {}
+    if files.question_types is not None:
+        rows = keyed(files.question_types, key="data_id")
+        types = {name: str(row.get("question_type")) for name, row in rows.items()}
+        untyped = [name for name in references if name not in types]
+        if untyped:
+            raise RecordError(
+                f"{files.question_types}: {len(untyped)} references have no type, the first is {untyped[0]!r}"
+            )
+    return references, types
+
 
 _LANGUAGES = {
     "en": "",
@@ -97,7 +412,7 @@ def _image(row: Mapping[str, Any], file: Path, image_folder: str | Path | None) 
 
 def score(predictions: Mapping[str, str], examples: Sequence[Example], *, benchmark: str) -> Report:
     """The official score; the published fields are in the examples' `meta`."""
-    return infoseek.evaluate(predictions, [example.meta for example in examples], benchmark=benchmark)
+    return evaluate(predictions, [example.meta for example in examples], benchmark=benchmark)
 
 
 def _row(

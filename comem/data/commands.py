@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comem.console import bar, make_table, out, print_facts
-from comem.data.build import add_build_arguments, add_mix_arguments, run_build, run_mix
-from comem.data.synthesise import add_synthesise_arguments, run_synthesise
+from comem.data.mix import add_build_arguments, add_mix_arguments, run_build, run_mix
+from comem.data.synthesis import add_synthesise_arguments, run_synthesise
 from comem.data.translate import add_translate_arguments, run_translate
+from comem.io.console import bar, make_table, out, print_facts
 
 if TYPE_CHECKING:
     from comem.data.check import Check
@@ -63,10 +63,9 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from comem.data.check import check_file, length_statistics
-    from comem.data.page import page
-    from comem.records import write_atomic
-    from comem.training.dataset import load_knowledge
+    from comem.data.check import check_file, length_statistics, page
+    from comem.io.files import write_atomic
+    from comem.training.data import load_knowledge
 
     if args.samples < 0:
         raise ValueError(f"--samples {args.samples}: give 0 or more")

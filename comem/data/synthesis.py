@@ -1,12 +1,13 @@
 """Self-synthesis, the paper's section 3.3: the reader's own answers with knowledge, kept where right.
 
-Questions of a training split are answered by plain RAG (`comem.runner.predict`, into `run/`); what the
-benchmark's scorer calls right becomes a training record, with the items that were shown. The paper kept
+Questions of a training split are answered by plain RAG (`comem.eval.answering.predict`, into `run/`); what
+the benchmark's scorer calls right becomes a training record, with the items that were shown. The paper kept
 13.8 K answers to InfoSeek, EVQA and OK-VQA in this way, with 3 items a question.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import random
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import Benchmark
-from comem.data.files import write_records
-from comem.evaluation.files import read_predictions
-from comem.records import write_atomic
-from comem.runner.run_folder import PREDICTIONS
-from comem.training.dataset import parse_example
+from comem.benchmarks.score_files import read_predictions
+from comem.data.records import write_records
+from comem.eval.predict import ALIASES, GROUPS
+from comem.eval.run_folder import PREDICTIONS
+from comem.io.console import print_facts
+from comem.io.files import write_atomic
+from comem.training.data import parse_example
 from comem.types import Example, ImageRef, RetrievedContext
 
 RUN = "run"
@@ -177,3 +180,73 @@ def _write(
 def _drawn(names: Sequence[str], count: int, seed: int) -> set[str]:
     """`count` of the names, the same for the same set of names."""
     return set(random.Random(seed).sample(sorted(names), count))
+
+
+#: Options of `comem predict` that plain RAG on a sample of the questions has no use for.
+_NOT_ASKED = (
+    "--mode", "--encoder", "--bank", "--item-order", "--kv-layers", "--kv-fraction", "--limit", "--shard",
+    "--merge",
+)  # fmt: skip
+_FIXED = {
+    "mode": "rag", "encoder": None, "bank": None, "item_order": "retrieval", "kv_layers": (),
+    "kv_fraction": 1.0, "limit": None, "shard": "1/1", "merge": False,
+}  # fmt: skip
+
+
+def add_synthesise_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `comem data synthesise`."""
+    for title, options in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name, settings in options.items():
+            if name not in _NOT_ASKED:
+                group.add_argument(name, *ALIASES.get(name, ()), **settings)
+    parser.set_defaults(**_FIXED)
+    group = parser.add_argument_group("synthesis (--seed draws the candidates, too)")
+    group.add_argument("--candidates", type=int, metavar="N", help="questions to try (default: all)")
+    group.add_argument("--target", type=int, metavar="N", help="at most so many records (default: all right)")
+    group.add_argument("--min-score", type=float, default=1.0, metavar="X", help="to be right (%(default)s)")
+    group.add_argument("--min-items", type=int, metavar="N", help="items a record needs (default: -k)")
+
+
+def run_synthesise(args: argparse.Namespace) -> int:
+    """Draw, retrieve, answer, keep what is right; run again, it goes on."""
+    from comem.benchmarks import BENCHMARKS
+    from comem.data.records import MANIFEST, TRAIN
+    from comem.eval.assemble import retrieve
+    from comem.eval.predict import Questions, answer_part, generation_config, open_mode, this_part
+
+    benchmark, output = BENCHMARKS[args.benchmark], args.output
+    items = args.k if args.min_items is None else args.min_items
+    rules = Rules(args.min_score, items, args.target, args.seed)
+    data = args.data if args.data is not None else benchmark.fetch(args.split)
+    loaded = benchmark.load(
+        data, image_folder=args.images, split=args.split, question_types=args.question_types
+    )
+    examples = candidates(list(loaded), args.candidates, args.seed)
+    if not examples:
+        raise ValueError(
+            f"{data} holds no question" + (f" of the split {args.split!r}" if args.split else "")
+        )
+    if (part := this_part(args)).count > 1:
+        raise ValueError("synthesise runs in one process, not under accelerate launch")
+    mode, config = open_mode(args, benchmark)
+    if mode.backbone.spec.sees_images:
+        benchmark.require_pictures(examples)
+    args.output = output / RUN
+    config |= {"candidates": args.candidates, "seed": args.seed}
+    answer_part(args, Questions(benchmark, data, examples), mode, config, part)
+    found = args.contexts or args.output / "contexts.jsonl"
+    contexts = retrieve(args.index, found, examples, args.k)
+    about = {
+        "config": config, "decoding": asdict(generation_config(args)),
+        "prompt": {"style": config["prompt"], "first": benchmark.ask(examples[0], True, config["prompt"])},
+    }  # fmt: skip
+    manifest = keep_right(benchmark, examples, contexts, output, rules, about)
+    print_facts(
+        [
+            ("candidates", f"{manifest['candidates']:,}"), ("kept", f"{manifest['kept']:,}"),
+            *((f"dropped: {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()),
+            ("records", str(output / TRAIN)), ("manifest", str(output / MANIFEST)),
+        ]
+    )  # fmt: skip
+    return 0

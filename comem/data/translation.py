@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from comem.data.rows import rebased
-from comem.training.dataset import parse_example
+from comem.data.records import rebased
+from comem.training.data import parse_example
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.ahead import Ahead
 from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, KVPrefixes, Prefixes
 from comem.backbones.chat import ChatProcessor, Conversations
-from comem.backbones.decoding import evaluating
+from comem.backbones.generation import evaluating
 from comem.backbones.packing import pack_attention
 from comem.backbones.positions import pinned
-from comem.backbones.row import BackboneSpec
+from comem.backbones.specs import BackboneSpec
 from comem.engine.counts import Counts
 from comem.engine.decoder import Decoder
+from comem.io.prefetch import Ahead
 from comem.types import Message
 
 _Batch = tuple[tuple[Message, ...], ...]

@@ -21,10 +21,10 @@ from comem.backbones.kernels import use_fast_kernels
 from comem.backbones.packing import is_packing, pack
 from comem.backbones.positions import with_positions
 from comem.backbones.soft_prefix import extend_by_sizes, with_token_types
+from comem.engine.cache import SlotCache
 from comem.engine.counts import Counts
 from comem.engine.graphs import GraphPool, Recorded
 from comem.engine.prefill import Passes, Prefill, Prompt
-from comem.engine.slots import SlotCache
 
 #: Slots come in multiples of this, so that batches of like length share their buffers and graph.
 _BUCKET = 256

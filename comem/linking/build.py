@@ -17,6 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comem.io.files import lock_file, storage_errors, write_json
+from comem.io.jsonl import read_json, sha256_of
+from comem.io.manifest import run_manifest
 from comem.linking.index import (
     FORMAT,
     HIGHEST,
@@ -24,14 +27,11 @@ from comem.linking.index import (
     OFFSETS,
     TITLES,
     VOCABULARY,
+    Scores,
     TitleIndex,
     TitleIndexError,
-)  # fmt: skip
-from comem.linking.search import Scores
-from comem.linking.titles import Entity, read_titles
-from comem.linking.tokenizers import Tokenizer
-from comem.records import read_json, run_manifest, sha256_of, write_json
-from comem.storage import lock_file, storage_errors
+)
+from comem.linking.titles import Entity, Tokenizer, read_titles
 
 log = logging.getLogger(__name__)
 

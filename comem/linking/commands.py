@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from comem.linking.tokenizers import TOKENIZERS
+from comem.linking.titles import TOKENIZERS
 
 _HELP = """\
 examples:

@@ -8,10 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from comem.evaluation.files import TEXT_KEYS, checked_text, key_of, keyed
-from comem.evaluation.text import extract_answer
+from comem.benchmarks.score_files import TEXT_KEYS, checked_text, key_of, keyed
+from comem.benchmarks.text import extract_answer
+from comem.io.files import write_json
+from comem.io.jsonl import JsonlAppender, RecordError, read_json
+from comem.io.manifest import run_manifest
 from comem.linking.index import Match, TitleIndex
-from comem.records import JsonlAppender, RecordError, read_json, run_manifest, write_json
 
 Progress = Callable[[int], None]
 Row = Mapping[str, Any]

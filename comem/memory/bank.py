@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from comem.memory.files import open_tensors, write_tensors
+from comem.io.tensors import open_tensors, write_tensors
 from comem.types import KnowledgeItem
 
 FORMAT = "comem-memory-bank"

@@ -15,12 +15,12 @@ from comem.backbones.packing import pack, pack_attention
 from comem.backbones.positions import with_positions
 from comem.memory.bank import MemoryBank
 from comem.memory.fingerprint import encoder_fingerprint, weights_version
-from comem.memory.folding import cheaper_order
-from comem.memory.inputs import KnowledgeFormat, item_inputs, to_device
+from comem.memory.items import KnowledgeFormat, item_inputs, to_device
 from comem.memory.lora import (
     LoraSettings,
     adapters_on,
     add_lora,
+    cheaper_order,
     fold_lora,
     lora_layers,
     trainable_count,
@@ -215,8 +215,8 @@ class MemoryEncoder(nn.Module):
         return MemoryEncoder(*parts, accepts, self.elastic)
 
     def save(self, folder: str | Path) -> None:
-        """Write an adapter folder (with LoRA) or a merged one (without), see `comem.memory.folder`."""
-        from comem.memory.folder import save_encoder
+        """Write an adapter folder (with LoRA) or a merged one (without), see `comem.memory.serialization`."""
+        from comem.memory.serialization import save_encoder
 
         save_encoder(self, folder)
 
@@ -224,8 +224,8 @@ class MemoryEncoder(nn.Module):
     def load(
         cls, folder: str | Path, reader: nn.Module | None = None, processor: Any = None
     ) -> MemoryEncoder:
-        """Read what `save` wrote, see `comem.memory.folder.load_encoder`."""
-        from comem.memory.folder import load_encoder
+        """Read what `save` wrote, see `comem.memory.serialization.load_encoder`."""
+        from comem.memory.serialization import load_encoder
 
         return load_encoder(folder, reader, processor)
 

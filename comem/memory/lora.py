@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
+import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear, LoraLayer
+from peft.tuners.lora.layer import Linear, LoraLayer, LoraVariant
 from torch import Tensor, nn
-
-from comem.memory.lora_direct import add_as_peft, add_directly
 
 ADAPTER = "default"
 
@@ -211,3 +212,113 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
     """The model as reader: LoRA off inside the context. A model without LoRA stays as it is."""
     with adapter_switch(model).state(False):
         yield
+
+
+class DirectLora(LoraVariant):
+    """Vanilla LoRA as a variant of peft's, whose forward is all that differs."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """Add LoRA's part to `result` `(…, out)`, in place.
+
+        Args:
+            module: the LoRA layer.
+            active_adapter: its adapter's name.
+            x: the layer's input `(…, in)`.
+            result: what the adapted layer has made of it; nothing else holds it, and its own backward does
+                not need it.
+        """
+        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight  # (r, in), (out, r)
+        dtype, scale = result.dtype, module.scaling[active_adapter]
+        hidden = F.linear(module.lora_dropout[active_adapter](x).to(dtype), a.to(dtype))  # (…, r)
+        b = b.to(dtype).T
+        if result.ndim == 2:
+            return result.addmm_(hidden, b, alpha=scale)
+        if result.ndim == 3:
+            return result.baddbmm_(hidden, b.expand(len(hidden), -1, -1), alpha=scale)
+        return result + (hidden @ b) * scale
+
+
+def add_directly(layer: LoraLayer, adapter: str) -> None:
+    """Let a LoRA layer on an ordinary linear layer work so; others (a quantised base) stay as they are."""
+    if type(layer) is Linear and type(layer.get_base_layer()) is nn.Linear:
+        layer.lora_variant[adapter] = DirectLora
+        layer.cast_input_dtype_enabled = False
+
+
+def add_as_peft(layer: LoraLayer, adapter: str) -> None:
+    """Undo `add_directly`: peft folds only layers of its own kinds."""
+    layer.lora_variant.pop(adapter, None)
+    layer.cast_input_dtype_enabled = True
+
+
+_EXACT = (torch.float32, torch.float64)
+_HALF = (torch.float16, torch.bfloat16)
+# By the model's switch, which is made anew when its layers change: each layer and its `break_even`.
+_LAYERS: WeakKeyDictionary[AdapterSwitch, list[tuple[float, Any]]] = WeakKeyDictionary()
+
+
+def break_even(fan_in: int, fan_out: int) -> float:
+    """Tokens from which folding is less work: the harmonic mean of the matrix's sides."""
+    return 2 * fan_in * fan_out / (fan_in + fan_out)
+
+
+def folded_weight(layer: Any) -> Tensor:
+    """`W + s B A` `(out, in)`, a new tensor."""
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight  # (r, in), (out, r)
+    return torch.addmm(layer.get_base_layer().weight, b, a, alpha=layer.scaling[ADAPTER])
+
+
+def added_in_place(layer: Any, x: Tensor) -> Tensor:
+    """`W x + s B (A x)` `(…, out)` of `x` `(…, in)`, the second term added by the product that makes it."""
+    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+    base = layer.get_base_layer()
+    out: Tensor = base(x)
+    low = F.linear(x, a.to(x.dtype)).flatten(0, -2)  # (tokens, r)
+    rows = out.view(low.shape[0], -1)
+    rows.addmm_(low, b.to(x.dtype).t(), alpha=layer.scaling[ADAPTER])
+    return out
+
+
+@contextmanager
+def cheaper_order(model: nn.Module, tokens: int) -> Iterator[None]:
+    """Inside the context, LoRA layers that are on take the cheapest way.
+
+    Nothing happens where it could be seen: with gradients, and in training (dropout).
+
+    Args:
+        tokens: the most rows that any layer will see; in float32, layers for which they are too few stay as
+            they are.
+    """
+    layers = [] if torch.is_grad_enabled() or model.training else _worth_it(model, tokens)
+    for layer, way in layers:
+        layer.forward = way
+    try:
+        yield
+    finally:
+        for layer, _ in layers:
+            del layer.forward  # back to the class's own
+
+
+def _worth_it(model: nn.Module, tokens: int) -> list[tuple[Any, Callable[..., Tensor]]]:
+    """The layers with a cheaper way, and that way."""
+    switch = adapter_switch(model)
+    if switch not in _LAYERS:
+        found = [(break_even(layer.in_features, layer.out_features), layer) for layer in switch.layers]
+        _LAYERS[switch] = sorted(found, key=lambda pair: pair[0])
+    return [
+        (layer, partial(_forward, layer, least, layer.forward))
+        for least, layer in _LAYERS[switch]
+        if tokens > least or layer.get_base_layer().weight.dtype in _HALF
+    ]
+
+
+def _forward(layer: Any, least: float, plain: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    base = layer.get_base_layer()
+    if layer.disable_adapters or layer.merged:
+        return plain(x, *args, **kwargs)  # type: ignore[no-any-return]
+    if base.weight.dtype in _HALF and x.dtype == base.weight.dtype:
+        return added_in_place(layer, x)
+    if base.weight.dtype in _EXACT and x.numel() > least * x.shape[-1]:
+        return F.linear(x, folded_weight(layer), base.bias)
+    return plain(x, *args, **kwargs)  # type: ignore[no-any-return]

@@ -69,7 +69,7 @@ class Mode(ABC):
 
     @property
     def opens_item_pictures(self) -> bool:
-        """Whether answering opens the items' pictures, so that `comem.runner` opens them ahead."""
+        """Whether answering opens the items' pictures, so that `comem.eval` opens them ahead."""
         return self.grounded
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from comem.backbones.base import Answer
 from comem.backbones.chat import Conversations
-from comem.backbones.row import BackboneError
+from comem.backbones.specs import BackboneError
 from comem.memory.bank import Memories, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists

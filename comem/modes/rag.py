@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from comem.backbones.base import Answer
-from comem.backbones.chat import Conversations
-from comem.backbones.item_turns import item_turns
+from comem.backbones.chat import Conversations, item_turns
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, KnowledgeItem, Message
 

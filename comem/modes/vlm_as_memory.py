@@ -9,11 +9,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from comem.backbones.base import Answer
-from comem.backbones.chat import Conversations
-from comem.backbones.decoding import evaluating
-from comem.backbones.item_turns import item_parts
-from comem.backbones.kv_memory import KVMemory, check_layers, default_layers, join, read_items
-from comem.backbones.row import BackboneError
+from comem.backbones.chat import Conversations, item_parts
+from comem.backbones.generation import evaluating
+from comem.backbones.keys_values import KVMemory, check_layers, default_layers, join, read_items
+from comem.backbones.specs import BackboneError
 from comem.memory.lora import adapters_off
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, KnowledgeItem, Message

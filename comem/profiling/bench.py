@@ -3,26 +3,185 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from comem.backbones.packing import pack_attention
+from comem.backbones.soft_prefix import soft_prefix
+from comem.bank.cache import StoredMemories
+from comem.bank.format import EncoderInfo
+from comem.bank.forms import PLAIN_FORMS
+from comem.bank.reader import MemoryStore
+from comem.bank.writer import StoreWriter, create_store
+from comem.engine.decoder import Decoder
 from comem.memory.encoder import MemoryEncoder, hidden_size
-from comem.memory.lora import LoraSettings, lora_layers
+from comem.memory.lora import LoraSettings, adapters_off, lora_layers
 from comem.memory.qformer import QFormerConfig
-from comem.memory.store.forms import PLAIN_FORMS
-from comem.memory.store.layout import EncoderInfo
-from comem.memory.store.reader import MemoryStore
-from comem.memory.store.serve import StoredMemories
-from comem.memory.store.writer import StoreWriter, create_store
-from comem.profiling.cells import QUERIES
-from comem.profiling.decoding import ENGINES, Attention, Decoding, place
-from comem.profiling.prompts import Lengths, PromptMaker
+from comem.profiling.prompts import FAMILIES, Lengths, PromptMaker
+from comem.profiling.shapes import SHAPES, random_model
+from comem.profiling.timing import QUERIES, Cell, Run, now
+from comem.tables import Table, UnknownNameError, nearest
+
+#: Whose attention and kernels a model has: transformers' own, the engine's attention alone, or all of it.
+Attention = Literal["transformers", "packed", "engine"]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What was generated.
+
+    Attributes:
+        tokens: `(b, t)`.
+        first_seconds: until the first token of every row.
+        seconds: until the last.
+        parts: seconds of what stands before the first forward pass, by name; inside `first_seconds`.
+    """
+
+    tokens: Tensor
+    first_seconds: float
+    seconds: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+
+class Decoding(Protocol):
+    """Answers a batch with exactly so many tokens, greedily."""
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
+    ) -> Generated:
+        """Inputs `(b, l)` of a processor, on the CPU; per row a memory `(m, d)` or None."""
+        ...
+
+
+def place(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The inputs on the device."""
+    return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
+
+
+class TransformersDecoding:
+    """`generate` of transformers; the model's own end of answer has to be off."""
+
+    def __init__(self, model: Any, placeholder: int) -> None:
+        self.model, self.placeholder = model, placeholder
+
+    @torch.no_grad()
+    def __call__(
+        self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
+    ) -> Generated:
+        from transformers import StoppingCriteriaList
+
+        device = self.model.get_input_embeddings().weight.device
+        stamps: list[float] = []
+
+        def stamp(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            if not stamps:
+                stamps.append(now(device))
+            return torch.zeros(len(ids), dtype=torch.bool, device=device)
+
+        start = now(device)
+        placed = place(inputs, device)
+        with (
+            adapters_off(self.model),
+            soft_prefix(self.model, placed, prefixes, self.placeholder) as extended,
+        ):
+            tokens = self.model.generate(
+                **extended,
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                stopping_criteria=StoppingCriteriaList([stamp]),
+            )
+        end = now(device)
+        return Generated(tokens[:, -new_tokens:], stamps[0] - start, end - start)
+
+
+class EngineDecoding:
+    """`comem.engine`; preparing the prompt is part of the time, as if no thread had done it ahead."""
+
+    def __init__(self, model: Any, placeholder: int) -> None:
+        if not pack_attention(model):
+            raise ValueError(
+                "the engine comem needs a model whose attention can be packed: choose transformers"
+            )
+        self.decoder, self.placeholder = Decoder(model), placeholder
+
+    def __call__(
+        self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
+    ) -> Generated:
+        device = self.decoder.device
+        start = now(device)
+        sizes = [0 if prefix is None else len(prefix) for prefix in prefixes]
+        prompt = self.decoder.prepare(inputs, sizes, self.placeholder)
+        spent = now(device) - start
+        with adapters_off(self.decoder.model):
+            done = self.decoder.generate(prompt, prefixes, new_tokens)
+        return Generated(done.tokens, spent + done.first_seconds, spent + done.seconds, {"prepare": spent})
+
+
+@dataclass(frozen=True)
+class EngineRow:
+    """An engine.
+
+    Attributes:
+        make: from a model and an id that its prompts do not contain.
+        attention: what it needs on the model.
+        records: whether it records its steps, so that only a whole answer warms it up.
+    """
+
+    make: Callable[[Any, int], Decoding]
+    attention: Attention
+    records: bool = False
+
+
+ENGINES: Table[EngineRow] = Table(
+    "engine",
+    {
+        "comem": EngineRow(EngineDecoding, "engine", records=True),
+        "transformers": EngineRow(TransformersDecoding, "transformers"),
+    },
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be measured.
+
+    Attributes:
+        name: of the shape or the backbone.
+        model: frozen; it never ends an answer early.
+        process: its `ChatProcessor`; None for random weights.
+    """
+
+    name: str
+    model: Any
+    process: Any = None
+
+
+def open_subject(name: str, device: torch.device, dtype: torch.dtype) -> Subject:
+    """The model of that name: a row of `SHAPES` first, else a backbone of `BACKBONES` or a model folder.
+
+    Raises:
+        ValueError: the name is in no table, or the backbone is of another family.
+    """
+    if name in SHAPES:
+        return Subject(name, random_model(SHAPES[name], device, dtype))
+    from comem.backbones.hf import load_backbone
+
+    try:
+        backbone = load_backbone(name, dtype, device)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{error}; shapes with random weights: {', '.join(SHAPES)}") from error
+    family = backbone.model.config.model_type
+    if family not in FAMILIES:
+        raise ValueError(f"{name}: model_type {family!r} is not profiled; {nearest(family, list(FAMILIES))}")
+    backbone.model.generation_config.eos_token_id = None  # answers of one length
+    return Subject(name, backbone.model, backbone.process)
+
 
 _TOGETHER = 256  # memories written at once
 
@@ -168,3 +327,67 @@ def _fill(folder: Path, start: int, end: int, width: int, dtype: torch.dtype) ->
             ids = [str(row) for row in range(first, min(first + _TOGETHER, end))]
             memories = random.standard_normal((len(ids), QUERIES, width), dtype=np.float32)
             writer.append(ids, [bytes(16)] * len(ids), memories)
+
+
+#: Answers the batch once with that many tokens.
+Answer = Callable[[int], Run]
+#: Readies what is not timed (ids, pixels) for a cell.
+Way = Callable[[Bench, Cell], Answer]
+
+
+def _baseline(bench: Bench, cell: Cell) -> Answer:
+    return _plain(bench, cell, bench.maker.prompts(cell.batch))
+
+
+def _rag(bench: Bench, cell: Cell) -> Answer:
+    return _plain(bench, cell, bench.maker.prompts(cell.batch, cell.k))
+
+
+def _plain(bench: Bench, cell: Cell, inputs: Mapping[str, Tensor]) -> Answer:
+    bench.bare(ENGINES[cell.engine].attention)
+    decoding = bench.decoding(cell.engine)
+
+    def answer(new_tokens: int) -> Run:
+        done = decoding(inputs, [None] * cell.batch, new_tokens)
+        return Run(done.first_seconds, done.seconds, new_tokens, done.parts)
+
+    return answer
+
+
+def _comem(bench: Bench, cell: Cell) -> Answer:
+    """The encoder in the loop: every question's items are encoded, then it is answered."""
+    bench.encoder()
+    items = bench.item_batches(cell.batch * cell.k)
+    return _remembering(bench, cell, "encode", lambda: list(bench.encode(items).split(cell.k)))
+
+
+def _comem_bank(bench: Bench, cell: Cell) -> Answer:
+    """Every question's memories are read from a bank on disk, then it is answered."""
+    bench.bare(ENGINES[cell.engine].attention)
+    store = bench.memories(cell.batch * cell.k)
+    ids = [[str(row * cell.k + i) for i in range(cell.k)] for row in range(cell.batch)]
+
+    def read() -> list[Tensor]:
+        return [store.select(row).embeddings.to(bench.device, bench.dtype) for row in ids]
+
+    return _remembering(bench, cell, "read", read)
+
+
+def _remembering(bench: Bench, cell: Cell, part: str, memories: Callable[[], list[Tensor]]) -> Answer:
+    """Get every row's memories `(k, q, d)`, then answer behind them."""
+    inputs, decoding = bench.maker.prompts(cell.batch), bench.decoding(cell.engine)
+
+    def answer(new_tokens: int) -> Run:
+        start = now(bench.device)
+        prefixes = [memory.flatten(0, 1) for memory in memories()]
+        seconds = now(bench.device) - start
+        done = decoding(inputs, prefixes, new_tokens)
+        first, last = seconds + done.first_seconds, seconds + done.seconds
+        return Run(first, last, new_tokens, {part: seconds, **done.parts})
+
+    return answer
+
+
+WAYS: Table[Way] = Table(
+    "mode", {"baseline": _baseline, "rag": _rag, "comem": _comem, "comem-bank": _comem_bank}
+)

@@ -6,15 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.console import print_facts
+from comem.io.console import print_facts
 
 if TYPE_CHECKING:
     import torch
 
-    from comem.profiling.bench import Bench
-    from comem.profiling.measure import Limits
-    from comem.profiling.results import Results
-    from comem.profiling.subjects import Subject
+    from comem.profiling.bench import Bench, Subject
+    from comem.profiling.measure import Limits, Results
 
 _HELP = """\
 examples:
@@ -64,9 +62,8 @@ def _add_lengths(parser: argparse.ArgumentParser) -> None:
 
 def run_profile(args: argparse.Namespace) -> int:
     """Measure, cell by cell."""
-    from comem.profiling.bench import Bench
-    from comem.profiling.cells import grid
-    from comem.profiling.subjects import open_subject
+    from comem.profiling.bench import Bench, open_subject
+    from comem.profiling.timing import grid
 
     cells = grid(args.modes, args.k, args.batch, args.engine)
     device, dtype = _place(args)
@@ -96,7 +93,7 @@ def _lengths(args: argparse.Namespace) -> Any:
 
 
 def _results(args: argparse.Namespace, subject: Subject, bench: Bench) -> Results:
-    from comem.profiling.results import FILE, Results, header
+    from comem.profiling.measure import FILE, Results, header
 
     return Results(args.out / FILE, header(subject.name, bench), resume=args.resume)
 
@@ -106,7 +103,7 @@ def _run(args: argparse.Namespace, subject: Subject, bench: Bench, results: Resu
 
     limits: Limits = Limits(args.seconds_per_cell, args.repeats, args.max_petaflop, args.total_seconds)
     if subject.process is not None:
-        from comem.profiling.preprocess import preprocess_seconds
+        from comem.profiling.prompts import preprocess_seconds
 
         results.write(preprocess_seconds=preprocess_seconds(subject.process, bench.lengths))
     run_cells(bench, cells, results, limits)

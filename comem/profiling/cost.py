@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from comem import flops
+from comem.backbones import flops
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
-from comem.profiling.cells import QUERIES, Cell
 from comem.profiling.prompts import Lengths, patches
+from comem.profiling.timing import QUERIES, Cell
 
 
 def context_tokens(cell: Cell, lengths: Lengths) -> int:
@@ -21,7 +21,7 @@ def context_tokens(cell: Cell, lengths: Lengths) -> int:
 def cell_flops(cell: Cell, lengths: Lengths, config: Any) -> dict[str, float]:
     """Operations of one batch: to encode its items, to its first token, and for the tokens after it.
 
-    Scores under the causal mask are counted once, not for the whole square (`comem.flops.decoder`).
+    Scores under the causal mask are counted once, not for the whole square (`comem.backbones.flops.decoder`).
     """
     text, prompt = config.get_text_config(), lengths.question + context_tokens(cell, lengths)
     pictures = vision(lengths.question_image, config)

@@ -12,12 +12,10 @@ from typing import Any
 
 import torch
 
+from comem.io.files import write_atomic
 from comem.memory.encoder import hidden_size
-from comem.profiling.bench import Bench
-from comem.profiling.cells import QUERIES
-from comem.profiling.decoding import ENGINES
-from comem.profiling.timing import synchronize
-from comem.records import write_atomic
+from comem.profiling.bench import ENGINES, Bench
+from comem.profiling.timing import QUERIES, synchronize
 
 _EVENTS = 20_000  # the longest are kept: enough to see every kernel of a forward pass
 _DECODED, _SHORT = 8, 16  # tokens; so short a prompt leaves its prefill out of sight

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comem.benchmarks import BENCHMARKS
+from comem.eval.assemble import answer_and_score
+from comem.io.jsonl import read_json
+from comem.memory.serialization import TOY
 from comem.modes import MODES
-from comem.prediction.assemble import TOY, answer_and_score
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.steps import Step
 from comem.quickstart.towns import shipped_memory, town_steps
 from comem.quickstart.work import BATCH, MAX_NEW_TOKENS, Workbench, contexts_of
-from comem.records import read_json
-from comem.toy.asked import FilesSettings
+from comem.toy.benchmark_files import FilesSettings
 
 if TYPE_CHECKING:
     from comem.types import Example, RetrievedContext
@@ -151,7 +152,7 @@ def _link(folder: Path, name: str) -> None:
     """Wikidata ids of the answers, as the official score of OVEN wants them."""
     from comem.linking.build import build_title_index
     from comem.linking.link import LinkSettings, link_file
-    from comem.linking.tokenizers import TOKENIZERS
+    from comem.linking.titles import TOKENIZERS
 
     titles = folder / "data" / "oven" / "Wiki6M_ver_1_0_title_only.jsonl"
     index = build_title_index(titles, folder / "titles", TOKENIZERS["words"](None))

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from comem.console import make_table, out
-from comem.evaluation.files import ScoreFiles
-from comem.evaluation.score import score_files
-from comem.records import read_json, write_json
-from comem.report.build import FIGURE, PAGE, write_report
-from comem.report.results import Measure, Result
-from comem.report.table import NONE, overview
-from comem.runner.run_folder import METRICS, RUN
+from comem.benchmarks.score_files import ScoreFiles
+from comem.eval.run_folder import METRICS, RUN
+from comem.eval.score import score_files
+from comem.io.console import make_table, out
+from comem.io.files import write_json
+from comem.io.jsonl import read_json
+from comem.report.page import FIGURE, PAGE, write_report
+from comem.report.results import NONE, Measure, Result, overview
 
 NOTES = (
     "The embedded models on the embedded world, in the benchmarks' formats: the numbers say that everything "

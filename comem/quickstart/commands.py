@@ -38,7 +38,7 @@ def default_folder(fast: bool, kind: str = "quickstart") -> Path:
 def run_all_benchmarks(args: argparse.Namespace) -> int:
     """Every benchmark in every mode, and the report."""
     start = time.monotonic()
-    from comem.console import out
+    from comem.io.console import out
 
     folder = args.output or default_folder(args.fast, "all-benchmarks")
     out().print(f"all benchmarks: loading the libraries; all outputs go to {folder}")
@@ -65,7 +65,7 @@ def run_quickstart(args: argparse.Namespace) -> int:
     if args.all_benchmarks:
         return run_all_benchmarks(args)
     start = time.monotonic()
-    from comem.console import out
+    from comem.io.console import out
 
     out().print("quickstart: loading the libraries")  # seconds, of silence otherwise
     from comem.quickstart.flags import flag_steps

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from comem.io.files import write_atomic
 from comem.quickstart.result import Row
-from comem.records import write_atomic
 
 INK, MUTED = "#1f2937", "#6b7280"
 BLUE, ORANGE = "#2563eb", "#d97706"

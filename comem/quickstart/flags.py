@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comem.io.files import write_json
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.steps import Step
 from comem.quickstart.towns import shipped_memory
 from comem.quickstart.work import Workbench, contexts_of
-from comem.records import write_json
 
 if TYPE_CHECKING:
     from comem.types import Example

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.records import run_manifest, write_json
+from comem.io.files import write_json
+from comem.io.manifest import run_manifest
 from comem.toy.dataset import DataSettings, build
 from comem.toy.dialogues import likeness
 from comem.toy.lexicon import LANGUAGES

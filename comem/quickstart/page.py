@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from comem.images import ImageError, open_image
+from comem.io.files import write_atomic
+from comem.io.images import ImageError, open_image
 from comem.quickstart.result import Answered, Case, Row
 from comem.quickstart.table import HEADINGS, cells
-from comem.records import write_atomic
 from comem.types import ImageRef, KnowledgeItem
 
 SIDE = 320  # longest side of an embedded picture, in pixels

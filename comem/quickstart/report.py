@@ -7,9 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comem.console import make_table, out
-from comem.evaluation import infoseek
-from comem.evaluation.files import keyed, read_predictions
+from comem.benchmarks import infoseek
+from comem.benchmarks.score_files import keyed, read_predictions
+from comem.io.console import make_table, out
+from comem.io.files import write_json
+from comem.io.jsonl import read_json
+from comem.io.manifest import run_manifest
 from comem.quickstart import flags, towns
 from comem.quickstart.figure import draw_figure
 from comem.quickstart.page import write_page
@@ -17,7 +20,6 @@ from comem.quickstart.result import Answered, Case, Row, row, worked_examples
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.table import result_table
 from comem.quickstart.work import contexts_of
-from comem.records import read_json, run_manifest, write_json
 from comem.types import Prediction
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comem.records import RecordError, read_json, write_json
+from comem.io.files import write_json
+from comem.io.jsonl import RecordError, read_json
 
 STATE = "steps.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from comem.console import make_table
+from comem.io.console import make_table
 from comem.quickstart.result import Row
 
 HEADINGS = ("mode", "accuracy", "context tokens", "per item", "seconds per question")

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comem.prediction.assemble import toy_memory
+from comem.io.jsonl import read_json
+from comem.memory.serialization import toy_memory
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.steps import Step
 from comem.quickstart.work import Workbench, contexts_of
-from comem.records import read_json
 
 if TYPE_CHECKING:
     from comem.types import Example

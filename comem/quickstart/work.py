@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comem.console import bar
-from comem.prediction.assemble import TOY, answer_and_score, open_encoder
+from comem.eval.assemble import answer_and_score
+from comem.io.console import bar
+from comem.memory.serialization import TOY, open_encoder
 
 if TYPE_CHECKING:
     from comem.backbones.base import Backbone
@@ -63,7 +64,7 @@ class Workbench:
 
     def encode(self, encoder: str | Path, index: Path, output: Path) -> None:
         """A bank of all items of an index."""
-        from comem.memory.encode_job import encode_to_bank
+        from comem.bank.encode import encode_to_bank
         from comem.retrieval.knowledge import KnowledgeBase
 
         base = KnowledgeBase(index)

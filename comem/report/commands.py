@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from comem.console import make_table, out
-from comem.report.build import FIGURE, PAGE, write_report
-from comem.report.table import cell, overview
+from comem.io.console import make_table, out
+from comem.report.page import FIGURE, PAGE, write_report
+from comem.report.results import cell, overview
 
 _HELP = """\
 examples:

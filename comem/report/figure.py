@@ -7,8 +7,7 @@ import math
 from typing import Any
 
 from comem.report.paper_numbers import printed
-from comem.report.results import Measure
-from comem.report.table import NONE, Column, Overview
+from comem.report.results import NONE, Column, Measure, Overview
 
 INK, MUTED = "#1f2937", "#6b7280"
 COLOURS = {"baseline": "#94a3b8", "rag": "#d97706", "comem": "#2563eb", "vlm_as_memory": "#059669"}

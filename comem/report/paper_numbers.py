@@ -1,7 +1,7 @@
 """The paper's printed numbers, as data (arXiv 2505.17670, NeurIPS 2025, camera-ready tables).
 
 They were computed by the authors' scorers, over the questions answered, without intervals or seeds. InfoSeek,
-OK-VQA, A-OKVQA and ViQuAE are exact match as coded there (see `comem.evaluation.paper`), so that they compare
+OK-VQA, A-OKVQA and ViQuAE are exact match as coded there (see `comem.benchmarks`), so that they compare
 with `--scorer paper`, not with official scores.
 """
 

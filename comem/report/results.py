@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.evaluation.scorers import SCORERS
-from comem.records import RecordError, read_json
-from comem.report.paper_numbers import printed
+from comem.eval.score import SCORERS
+from comem.io.jsonl import RecordError, read_json
+from comem.report.paper_numbers import Printed, printed
 
 _METRICS, _RUN = "metrics*.json", "run.json"
 #: The order in which modes are shown; others follow.
@@ -138,3 +139,153 @@ def _interval(result: Result, name: str) -> tuple[float, float] | None:
         group = result.metrics.get("by_group", {}).get(name.removeprefix("by_pair."), {})
         ends = group.get("overall_confidence")
     return (float(ends[0]), float(ends[1])) if ends else None
+
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a benchmark's table: who answered, a cell for each metric, what it cost, its source."""
+
+    mode: str
+    model: str
+    cells: tuple[str, ...]
+    answered: str = ""
+    tokens: str = ""
+    seconds: str = ""
+    source: str = ""
+    ours: bool = True
+
+
+@dataclass(frozen=True)
+class Section:
+    """A benchmark's table; `metrics` head the cells."""
+
+    benchmark: str
+    metrics: tuple[str, ...]
+    lines: tuple[Line, ...]
+    notes: tuple[str, ...]
+
+
+def sections(results: Sequence[Result]) -> list[Section]:
+    """A section for every benchmark, in the order of the results."""
+    names = dict.fromkeys(result.benchmark for result in results)
+    return [_section(name, [each for each in results if each.benchmark == name]) for name in names]
+
+
+def _section(benchmark: str, results: Sequence[Result]) -> Section:
+    measured = [(result, {each.metric: each for each in measures(result)}) for result in results]
+    metrics = tuple(dict.fromkeys(metric for _, found in measured for metric in found))
+    ours = [_line(result, [found.get(metric) for metric in metrics]) for result, found in measured]
+    notes = dict.fromkeys(str(note) for result in results for note in result.metrics.get("notes", ()))
+    return Section(benchmark, metrics, (*ours, *_paper_lines(benchmark, metrics)), tuple(notes))
+
+
+def _line(result: Result, found: Sequence[Measure | None]) -> Line:
+    metrics = result.metrics
+    mean = metrics.get("mean", {})
+    return Line(
+        mode=result.mode,
+        model=result.model,
+        cells=tuple(cell(each) for each in found),
+        answered=f"{metrics['answered']} / {metrics['total']}" if "total" in metrics else NONE,
+        tokens=f"{mean['context_tokens']:.1f}" if "context_tokens" in mean else NONE,
+        seconds=f"{mean['seconds']:.3f}" if "seconds" in mean else NONE,
+        source=f"{result.scorer} scorer; {result.place}",
+    )
+
+
+def cell(measure: Measure | None) -> str:
+    """A number with its interval, and with missing answers as wrong where that differs."""
+    if measure is None:
+        return NONE
+    text = f"{measure.value:.2f}"
+    if measure.interval is not None:
+        text += f" [{measure.interval[0]:.1f}, {measure.interval[1]:.1f}]"
+    if measure.missing_wrong is not None and abs(measure.missing_wrong - measure.value) >= 0.005:
+        text += f"; missing as wrong {measure.missing_wrong:.2f}"
+    return text
+
+
+def _paper_lines(benchmark: str, metrics: Sequence[str]) -> Iterator[Line]:
+    """What the paper prints of these metrics, by mode and model; several tables are named together."""
+    found: dict[tuple[str, str], dict[str, Printed]] = {}
+    for metric in metrics:
+        for row in printed(benchmark, metric):
+            found.setdefault((row.mode, row.model), {})[metric] = row
+    for (mode, model), by_metric in sorted(found.items(), key=lambda each: _rank(*each[0])):
+        tables = tuple(dict.fromkeys(row.table for row in by_metric.values()))
+        cells = tuple(_printed_cell(by_metric.get(metric), len(tables) > 1) for metric in metrics)
+        yield Line(mode, model, cells, source=f"paper, {', '.join(tables)}, as printed", ours=False)
+
+
+def _printed_cell(row: Printed | None, named: bool) -> str:
+    """A printed number, with its table where the line has numbers of several."""
+    if row is None:
+        return NONE
+    return f"{row.value:g} ({row.table})" if named else f"{row.value:g}"
+
+
+def _rank(mode: str, model: str) -> tuple[int, str, str]:
+    return (MODES.index(mode) if mode in MODES else len(MODES), mode, model)
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the overview: a mode, of one model and one run where there are several."""
+
+    mode: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Overview:
+    """Benchmarks × modes: a row for each official number of a benchmark, but those of its splits."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, str, tuple[Measure | None, ...]], ...]
+
+
+def overview(results: Sequence[Result]) -> Overview:
+    """The overview; several runs of a benchmark in a mode with a model are told apart by their folders."""
+    official = [result for result in results if result.scorer == "official"]
+    several = len({result.model for result in official}) > 1
+    variants = _variants(official)
+    runs = [
+        ((each.mode, each.model if several else "", variant), each)
+        for each, variant in zip(official, variants, strict=True)
+    ]
+    keys = sorted({key for key, _ in runs}, key=lambda key: (*_rank(*key[:2]), _natural(key[2])))
+    rows = []
+    for name in dict.fromkeys(result.benchmark for result in official):
+        own = {
+            key: {found.metric: found for found in measures(each)}
+            for key, each in reversed(runs)
+            if each.benchmark == name
+        }
+        known = dict.fromkeys(metric for key in keys for metric in own.get(key, {}) if "." not in metric)
+        for metric in known or (headline(name) or (NONE,))[:1]:
+            rows.append((name, metric, tuple(own.get(key, {}).get(metric) for key in keys)))
+    columns = (Column(key[0], " · ".join(part for part in key if part)) for key in keys)
+    return Overview(tuple(columns), tuple(rows))
+
+
+def _variants(results: Sequence[Result]) -> list[str]:
+    """What tells a run from others of its benchmark, mode and model: the folders in which they differ."""
+    groups: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    for each in results:
+        groups.setdefault((each.benchmark, each.mode, each.model), []).append(Path(each.place).parts)
+    found = []
+    for each in results:
+        parts, others = Path(each.place).parts, groups[each.benchmark, each.mode, each.model]
+        differing = [
+            part for at, part in enumerate(parts) if any(other[at : at + 1] != (part,) for other in others)
+        ]
+        found.append("/".join(part for part in differing if part not in (each.benchmark, each.mode)))
+    return found
+
+
+def _natural(text: str) -> list[tuple[int, str]]:
+    """A key that sorts items_3 before items_10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", text)]

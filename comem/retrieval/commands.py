@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comem.config import load_config
-from comem.retrieval.evaluate_command import add_evaluate_arguments, run_evaluate, say
+from comem.retrieval.evaluate import add_evaluate_arguments, run_evaluate, say
 
 if TYPE_CHECKING:
     from comem.types import KnowledgeItem

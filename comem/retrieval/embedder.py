@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import comem
-from comem.images import open_image
+from comem.io.images import open_image
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)

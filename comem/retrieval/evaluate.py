@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import random
@@ -12,9 +13,87 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from comem.images import open_image
+from comem.io.images import open_image
+from comem.io.jsonl import RecordError, read_jsonl
 from comem.retrieval.embedder import Embedder, Picture, pixels
+from comem.retrieval.vectors import Vectors
 from comem.tables import Table
+
+KS = (1, 5, 10)
+_CHUNK = 1 << 16  # vectors compared at once
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Shares between 0 and 1 over `count` queries.
+
+    Attributes:
+        recall: k → share of the right items that are among the first k.
+        mrr: mean of 1 / rank of the first right item (0 where there is none).
+    """
+
+    count: int
+    recall: Mapping[int, float]
+    mrr: float
+
+
+def exact_search(vectors: Vectors, queries: np.ndarray, k: int) -> np.ndarray:
+    """int64 `(b, k)`: the true nearest neighbours by inner product, chunk by chunk."""
+    best = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    places = np.full((len(queries), k), -1, dtype=np.int64)
+    start = 0
+    for part in vectors.chunks(_CHUNK):
+        scores = np.concatenate([best, queries @ part.T], axis=1)
+        found = np.concatenate(
+            [places, np.broadcast_to(np.arange(start, start + len(part)), (len(queries), len(part)))], axis=1
+        )
+        top = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+        best, places = np.take_along_axis(scores, top, axis=1), np.take_along_axis(found, top, axis=1)
+        start += len(part)
+    return np.take_along_axis(places, np.argsort(-best, axis=1, kind="stable"), axis=1)
+
+
+def recall_at(found: np.ndarray, exact: np.ndarray, k: int) -> float:
+    """Share of the true k nearest `(b, ≥ k)` that are among the first k found `(b, ≥ k)`."""
+    hits = [len(np.intersect1d(a[:k], b[:k])) for a, b in zip(found, exact, strict=True)]
+    return float(np.mean(hits)) / k if hits else 0.0
+
+
+def relevance(contexts: str | Path, relevant: str | Path, ks: Sequence[int] = KS) -> Quality:
+    """Quality of retrieved items given the relevant ids of each question.
+
+    Args:
+        contexts: lines of `comem retrieve` (`example_id`, `ids`).
+        relevant: lines of `example_id` and `relevant` (ids); questions without any do not count.
+
+    Raises:
+        RecordError: a line without these fields, or a question that was not retrieved.
+    """
+    found = {str(row["example_id"]): row["ids"] for row in _rows(contexts, "ids")}
+    recalls: dict[int, list[float]] = {k: [] for k in ks}
+    ranks = []
+    for row in _rows(relevant, "relevant"):
+        name, right = str(row["example_id"]), {str(item) for item in row["relevant"]}
+        if not right:
+            continue
+        if name not in found:
+            raise RecordError(f"{contexts}: no results for question {name!r} of {relevant}; retrieve it too")
+        ids = [str(item) for item in found[name]]
+        ranks.append(next((1 / rank for rank, item in enumerate(ids, start=1) if item in right), 0.0))
+        for k in ks:
+            recalls[k].append(len(right & set(ids[:k])) / len(right))
+    if not ranks:
+        raise RecordError(f"{relevant}: no question has relevant ids")
+    return Quality(len(ranks), {k: float(np.mean(recalls[k])) for k in ks}, float(np.mean(ranks)))
+
+
+def _rows(path: str | Path, field: str) -> list[dict]:
+    rows = list(read_jsonl(path))
+    for number, row in enumerate(rows, start=1):
+        if "example_id" not in row or not isinstance(row.get(field), list):
+            raise RecordError(f"{path}: record {number} needs example_id and a list {field!r}")
+    return rows
+
 
 KS = (1, 5, 10)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
@@ -174,3 +253,106 @@ def _identical(pictures: Sequence[Image.Image]) -> np.ndarray:
     numbers: dict[tuple[object, bytes], int] = {}
     keys = [(picture.size, hashlib.sha256(picture.tobytes()).digest()) for picture in pictures]
     return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+
+
+def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `comem index evaluate`."""
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="a folder of pictures, asked for distorted"
+    )
+    parser.add_argument(
+        "--distortions",
+        nargs="+",
+        metavar="NAME",
+        help="crop, resize, jpeg, combined, colour, rotation (all)",
+    )
+    parser.add_argument("--index", type=Path, metavar="DIR", help="an index, against exact search over it")
+    parser.add_argument("--queries", type=int, default=200, metavar="N", help="of --index (%(default)s)")
+    parser.add_argument("--contexts", type=Path, metavar="FILE", help="made by comem retrieve")
+    parser.add_argument("--relevant", type=Path, metavar="FILE", help="lines of example_id, relevant (ids)")
+    parser.add_argument("--embedder", default="toy", help="as in index build (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON too")
+    parser.add_argument("--baseline", action="store_true", help="compare with raw 16 x 16 pixels")
+
+
+def run_evaluate(args: argparse.Namespace) -> int:
+    """One of three: pictures, an index, or results with known items."""
+    given = [args.images is not None, args.index is not None, args.contexts is not None]
+    if sum(given) != 1 or (args.contexts is None) != (args.relevant is None):
+        raise ValueError("give one of --images DIR, --index DIR, and --contexts FILE with --relevant FILE")
+    if args.images is not None:
+        return _evaluate_pictures(args)
+    from comem.io.files import write_json
+    from comem.io.manifest import run_manifest
+
+    if args.index is not None:
+        numbers = _index_recall(args)
+    else:
+        quality = relevance(args.contexts, args.relevant)
+        numbers = {"questions": quality.count, "mrr": quality.mrr}
+        numbers |= {f"recall@{k}": value for k, value in quality.recall.items()}
+    for name, number in numbers.items():
+        say(f"{name}: {number:.4g}")
+    if args.output is not None:
+        write_json(args.output, {"numbers": numbers, **run_manifest({"seed": args.seed})})
+    return 0
+
+
+def _index_recall(args: argparse.Namespace) -> dict[str, float]:
+    """Recall of an index against exact search, over a sample of its own vectors."""
+    from comem.retrieval.index import VectorIndex
+
+    index = VectorIndex(args.index)
+    vectors = index.stored_vectors()
+    queries = vectors.sample(args.queries, args.seed)
+    deep = min(max(KS), len(index))
+    exact = exact_search(vectors, queries, deep)
+    _, found = index.vectors.search(queries, deep)
+    numbers = {"vectors": float(len(index)), "queries": float(len(queries))}
+    return numbers | {f"recall@{k}": recall_at(found, exact, k) for k in KS if k <= deep}
+
+
+def _evaluate_pictures(args: argparse.Namespace) -> int:
+    from comem.io.files import write_json
+    from comem.io.manifest import run_manifest
+    from comem.retrieval.embedder import load_embedder
+
+    embedders: list[Embedder] = [load_embedder(args.embedder)]
+    if args.baseline:
+        embedders.append(RawPixels(16))
+    kinds = args.distortions or tuple(DISTORTIONS)
+    reports = {
+        embedder.name: evaluate_folder(args.images, embedder, kinds, args.seed) for embedder in embedders
+    }
+    for name, report in reports.items():
+        _show_recall(name, report)
+    if args.output is not None:
+        numbers = {name: to_json(report) for name, report in reports.items()}
+        write_json(
+            args.output, {"reports": numbers, **run_manifest({"seed": args.seed, "images": str(args.images)})}
+        )
+    return 0
+
+
+def _show_recall(name: str, report: RecallReport) -> None:
+    from rich.table import Table
+
+    table = Table("distortion", *(f"recall@{k}" for k in next(iter(report.recall.values()))), "missed at 1")
+    table.title = f"{name}: {report.count} pictures, {report.distinct} different"
+    for kind, recall in report.recall.items():
+        missed = ", ".join(f"{query} → {found}" for query, found in report.misses[kind][:8])
+        more = len(report.misses[kind]) - 8
+        table.add_row(
+            kind,
+            *(f"{value:.3f}" for value in recall.values()),
+            missed + (f" and {more} more" if more > 0 else ""),
+        )
+    say(table)
+
+
+def say(what: object) -> None:
+    """To standard output; passages and ids hold brackets, which are no markup."""
+    from rich.console import Console
+
+    Console(soft_wrap=isinstance(what, str), markup=False, highlight=False).print(what)

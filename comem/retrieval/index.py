@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from comem.records import read_json, sha256_of
+from comem.io.jsonl import read_json, sha256_of
 from comem.retrieval.embedder import Embedder
-from comem.retrieval.engine import REFINE, Engine, SearchSettings
 from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
 from comem.retrieval.plan import IndexPlan, choose_plan, plan_for
+from comem.retrieval.search import REFINE, Engine, SearchSettings
 from comem.retrieval.vectors import Vectors
 
 FORMAT = "comem-index-2"

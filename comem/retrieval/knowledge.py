@@ -9,7 +9,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.records import StorageError, read_json, run_manifest, sha256_of, write_json
+from comem.io.files import StorageError, write_json
+from comem.io.jsonl import read_json, sha256_of
+from comem.io.manifest import run_manifest
 from comem.types import ImageRef, KnowledgeItem
 
 if TYPE_CHECKING:

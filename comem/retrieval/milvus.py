@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from comem.retrieval.embed import embed_paths
 from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.index import DECIMALS, EMBEDDINGS, Hits, IndexFolderError, IndexSettings
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.retriever import FaissRetriever
-from comem.retrieval.shards import embed_paths
 from comem.retrieval.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
-COLLECTION, PROPERTY = "comem", "comem.manifest"
+COLLECTION, PROPERTY = "comem", "comem.io.manifest"
 MOST_HITS = 16_384  # that a Milvus server returns for one query
 _BATCH = 1024  # rows a call
 _LANGUAGE_BYTES = 64

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from comem.images import ImageError, open_image
-from comem.records import write_atomic
+from comem.io.files import write_atomic
+from comem.io.images import ImageError, open_image
 from comem.retrieval.embedder import Embedder, Picture
 from comem.types import ImageRef, KnowledgeItem
 

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from comem.images import ImageError, open_image
-from comem.records import JsonlAppender, RecordError, done_ids, read_json, read_jsonl, unique, write_json
+from comem.io.files import write_json
+from comem.io.images import ImageError, open_image
+from comem.io.jsonl import JsonlAppender, RecordError, done_ids, read_json, read_jsonl, unique
 from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.index import VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from comem.toy.asked import FilesSettings
+from comem.toy.benchmark_files import FilesSettings
 from comem.toy.dataset import DataSettings, build
 from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.toy.lexicon import LANGUAGES

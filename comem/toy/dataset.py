@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.records import write_atomic, write_json
+from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
 from comem.toy.draw import draw
 from comem.toy.world import Entity, World

@@ -1,4 +1,4 @@
-"""Dialogues to train a memory encoder on, in the training record of `comem.training.dataset`.
+"""Dialogues to train a memory encoder on, in the training record of `comem.training.data`.
 
 Each shows k towns in its knowledge and asks several questions, every one with a picture of one of them.
 Towns are of the training split; their facts are drawn anew in every dialogue, so that the encoder has to
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.records import write_atomic
+from comem.io.files import write_atomic
 from comem.toy import lexicon
 from comem.toy.dataset import save_picture
 from comem.toy.world import Entity, World, random_facts

@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from comem.io.files import StorageError, no_space, sync_tree, write_json
+from comem.io.jsonl import read_json
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.folder import read_folder
 from comem.memory.lora import lora_state
-from comem.records import read_json
-from comem.storage import StorageError, no_space, sync_tree, write_json
+from comem.memory.serialization import read_folder
 
 _TEMPORARY = ".writing-"
 

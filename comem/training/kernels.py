@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from comem.backbones.kernels import use_fast_kernels
-from comem.backbones.row import BackboneError
+from comem.backbones.specs import BackboneError
 
 
 def apply_liger(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ import torch
 from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.folder import ADAPTER, QFORMER
+from comem.memory.serialization import ADAPTER, QFORMER
 from comem.training import checkpoint as ckpt
 from comem.training.plan import on_meta
 from comem.training.run_folder import recorded

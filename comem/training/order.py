@@ -10,10 +10,8 @@ from itertools import zip_longest
 import torch
 from torch.utils.data import Dataset
 
-from comem.training.alike import kinds
 from comem.training.collator import Collator, TrainingBatch
-from comem.training.dataset import TrainingExample
-from comem.training.lessons import Lessons
+from comem.training.data import Lessons, TrainingExample, kinds
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class Steps(Dataset[list[TrainingBatch]]):
     Args:
         micro_batch_size: questions a micro-batch; 0 puts the process's share into one.
         rank, world: this process and how many there are; each takes every `world`-th example.
-        alike: make all processes' micro-batches alike (`comem.training.alike`).
+        alike: make all processes' micro-batches alike (`comem.training.data`).
         lessons: draws how each question is taught; None takes the examples as they are.
     """
 

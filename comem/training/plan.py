@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from comem.backbones.flops import Flops, decoder, output_layer, qformer, vision_tower
 from comem.backbones.hf import HFBackbone
-from comem.backbones.row import BackboneSpec
-from comem.backbones.specs import resolve_backbone
+from comem.backbones.specs import BackboneSpec, resolve_backbone
 from comem.memory.lora import add_lora, trainable_count
 from comem.memory.qformer import QFormer, QFormerConfig
-from comem.training.build import build_collator, knowledge_format, qformer_config
-from comem.training.dataset import TrainingExample, load_examples
+from comem.training.collator import TrainingBatch
+from comem.training.data import TrainingExample, load_examples, select
 from comem.training.order import Order
-from comem.training.precision import use_bf16
-from comem.training.selection import select
-from comem.training.settings import TrainSettings
-from comem.training.work import batch_flops, batch_tokens
+from comem.training.run import build_collator, knowledge_format, qformer_config
+from comem.training.settings import TrainSettings, use_bf16
+
+
+def batch_flops(
+    batch: TrainingBatch, encoder: Any, reader: Any, sizes: QFormerConfig, rank: int, recompute: bool
+) -> float:
+    """Operations of forward and backward: encoder with LoRA, Q-Former, reader; padding not counted.
+
+    The reader's own pictures are seen without a backward pass, and so is what it reads without items.
+
+    Args:
+        encoder, reader: configs of transformers; the same one where one model is both.
+        sizes: the Q-Former's.
+        rank: LoRA's.
+        recompute: whether activation checkpointing repeats the layers' forward pass.
+
+    Raises:
+        ValueError: the vision tower is of a kind whose operations are not known.
+    """
+    layers, rest = _pictures(encoder, batch.items, rank), Flops()
+    for length in _lengths(batch.items):
+        layers += decoder(encoder.get_text_config(), length, rank=rank)
+        rest += qformer(sizes, length)
+    embeddings = batch.embeddings or (0,) * len(batch.rows)
+    memory = [
+        len(row) * (count or sizes.num_queries) for row, count in zip(batch.rows, embeddings, strict=True)
+    ]
+    for length, more in zip(_lengths(batch.question), memory, strict=True):
+        layers += decoder(reader.get_text_config(), length + more)
+    rest += output_layer(reader.get_text_config(), batch.answer_tokens)
+    seen = _pictures(reader, batch.question).forward
+    if batch.plain is not None:
+        seen += _pictures(reader, batch.plain.inputs).forward
+        lengths = _lengths(batch.plain.inputs)
+        seen += sum(decoder(reader.get_text_config(), length).forward for length in lengths)
+    return layers.training(recompute) + rest.training() + seen
+
+
+def batch_tokens(batch: TrainingBatch) -> int:
+    """Tokens that encoder and reader read, padding and memory not counted."""
+    return sum(_lengths(batch.items)) + sum(_lengths(batch.question))
+
+
+def _lengths(inputs: Mapping[str, Tensor]) -> list[int]:
+    return inputs["attention_mask"].sum(dim=1).tolist() if inputs else []
+
+
+def _pictures(config: Any, inputs: Mapping[str, Tensor], rank: int = 0) -> Flops:
+    """The pictures of some inputs through their model's vision tower."""
+    grids = inputs.get("image_grid_thw")
+    if grids is None:
+        return Flops()
+    return sum((vision_tower(config.vision_config, grid, rank) for grid in grids.tolist()), Flops())
+
 
 # Float32 weight, gradient and AdamW's two moments.
 TRAINABLE_BYTES = 16

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import from_values, read_yaml, save_config
-from comem.records import read_json, write_json
+from comem.io.files import write_json
+from comem.io.jsonl import read_json
 from comem.training.checkpoint import checkpoints
 from comem.training.settings import FREE_KEYS, TrainSettings
 

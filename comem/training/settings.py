@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+
 from comem.memory.lora import LoraSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
@@ -65,7 +67,7 @@ class TrainSettings:
         reader: another model that answers, named like `model`: of another size, or another checkpoint.
             The Q-Former then projects to its width. Empty: the model itself, in one copy of its weights.
         init: an adapter folder to start from instead of fresh LoRA and Q-Former weights.
-        data: JSONL file of questions (`comem.training.dataset` documents the record).
+        data: JSONL file of questions (`comem.training.data` documents the record).
         knowledge: JSONL (or WIT TSV) file in which `knowledge_ids` are looked up.
         output: the run folder.
         data_fraction: the part of the questions that is trained on, drawn by `seed`; smaller parts lie within
@@ -172,3 +174,10 @@ class TrainSettings:
 
 # Keys that may change between the parts of a resumed run: none of them touches a weight.
 FREE_KEYS = frozenset({"output", "workers", "save_every", "keep_last", "log_every", "tensorboard", "wandb"})
+
+
+def use_bf16(precision: str) -> bool:
+    """Whether to compute in bf16: on a GPU that can, unless the settings say otherwise."""
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the embedded backbone from scratch (about half an hour on two cores) and measures it on unseen towns.
-#   bash scripts/toy/train_backbone.sh [WORK_FOLDER [further options of python -m comem.toy.pretrain]]
+#   bash scripts/toy/train_backbone.sh [WORK_FOLDER [further options of python -m tools.toy.pretrain]]
 # Run again after an interruption: it goes on from the last checkpoint in the work folder.
 set -euo pipefail
 case "${1:-}" in
@@ -12,7 +12,7 @@ shift || true
 python="${PYTHON:-.venv/bin/python}"
 weights=comem/toy/weights/backbone
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}"
-"$python" -m comem.toy.pretrain --output "$work" "$@"
+"$python" -m tools.toy.pretrain --output "$work" "$@"
 mkdir -p "$weights"
 cp "$work"/model/* "$weights/"
 cp "$work/log.jsonl" "$weights/training_log.jsonl"

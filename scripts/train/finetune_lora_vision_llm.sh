@@ -8,7 +8,7 @@
 #                                            (default: toy, the embedded one)
 #   READER  the text-only model that answers, named like MODEL   (default: qwen2_5, i.e. Qwen2.5-7B-Instruct,
 #           when MODEL is given; else models/toy-text, the embedded model's language part, made where missing)
-#   DATA    JSONL of questions, see comem/training/dataset.py    (default: data/toy-questions/dialogues.jsonl,
+#   DATA    JSONL of questions, see comem/training/data.py    (default: data/toy-questions/dialogues.jsonl,
 #           the embedded world's, made where it is missing)
 #   OUTPUT  the run folder; run the same command again to resume (default: runs/train_llm)
 #   CONFIG  recipe            (default: configs/train/toy.yaml, or text_reader.yaml when MODEL is given)

@@ -4,7 +4,7 @@
 # Usage: bash scripts/train/finetune_lora_vision_vlm.sh [KEY=VALUE…] [--dry-run]
 #
 #   MODEL   model folder, hub id or row of the backbone table   (default: toy, the embedded one)
-#   DATA    JSONL of questions, see comem/training/dataset.py    (default:
+#   DATA    JSONL of questions, see comem/training/data.py    (default:
 #           data/toy-dialogues/dialogues.jsonl, of the embedded world, made where it is missing)
 #   READER  another model that answers, named like MODEL         (default: MODEL itself, in one copy)
 #   OUTPUT  the run folder; run the same command again to resume (default: runs/train)

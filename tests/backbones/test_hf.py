@@ -13,7 +13,7 @@ import torch
 from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.specs import BACKBONES, BackboneError, BackboneSpec
-from comem.images import ImageError
+from comem.io.images import ImageError
 from comem.types import ImageRef, Message
 
 SHORT = GenerationConfig(max_new_tokens=6)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from comem.backbones.item_turns import item_turns
-from comem.backbones.row import IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
+from comem.backbones.chat import item_turns
+from comem.backbones.specs import IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.types import ImageRef, KnowledgeItem, Message
 
 PICTURE = ImageRef(path="a.png")

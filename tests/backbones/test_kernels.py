@@ -68,8 +68,7 @@ def test_aligned_products_are_the_same(sides: tuple[int, int], bias: bool) -> No
 
 def test_lora_on_an_aligned_layer_is_added_to_its_rows() -> None:
     """As the encoder does it in half precision, and as training does it: in place, on a view."""
-    from comem.memory.folding import cheaper_order
-    from comem.memory.lora import ADAPTER, adapters_on, add_lora, lora_layers
+    from comem.memory.lora import ADAPTER, adapters_on, add_lora, cheaper_order, lora_layers
 
     model = build_tiny_qwen2_5_vl()
     model.model.visual.blocks[0].mlp.gate_proj = torch.nn.Linear(32, 60)

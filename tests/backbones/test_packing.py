@@ -19,7 +19,7 @@ from comem.backbones.packing import (
     takes_packed,
 )
 from comem.backbones.positions import with_positions
-from comem.memory.inputs import KnowledgeFormat, item_inputs
+from comem.memory.items import KnowledgeFormat, item_inputs
 from comem.types import KnowledgeItem
 from tests.conftest import build_tiny_qwen2, build_tiny_qwen2_5_vl, build_tiny_qwen2_vl
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from comem.backbones import quantization
-from comem.backbones.quantization import quantization_config
-from comem.backbones.row import BackboneError
+from comem.backbones import hf as quantization
+from comem.backbones.hf import quantization_config
+from comem.backbones.specs import BackboneError
 
 
 def test_none_is_none_and_others_are_named() -> None:

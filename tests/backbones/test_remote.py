@@ -13,9 +13,8 @@ from torch import nn
 from comem.backbones import internlm_xcomposer, mplug_owl3
 from comem.backbones.base import GREEDY, PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import load_backbone
-from comem.backbones.row import BackboneError
-from comem.backbones.specs import BACKBONES, resolve_backbone
-from comem.images import ImageError
+from comem.backbones.specs import BACKBONES, BackboneError, resolve_backbone
+from comem.io.images import ImageError
 from comem.memory.bank import MemoryBank
 from comem.modes import MODES
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext

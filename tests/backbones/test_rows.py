@@ -14,13 +14,11 @@ from backbones.tiny import BUILDERS, DISTINCT, build
 from torch import Tensor
 
 from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
-from comem.backbones.decoder import decoder_layers, forget_positions, memory_layers
 from comem.backbones.hf import HFBackbone
-from comem.backbones.kv_memory import KVMemory, default_layers, join, read_items, rotate
-from comem.backbones.kv_prefix import kv_prefix
-from comem.backbones.row import BackboneError
+from comem.backbones.keys_values import KVMemory, default_layers, join, kv_prefix, read_items, rotate
+from comem.backbones.positions import decoder_layers, forget_positions, memory_layers
 from comem.backbones.soft_prefix import soft_prefix
-from comem.backbones.specs import BACKBONES
+from comem.backbones.specs import BACKBONES, BackboneError
 from comem.types import ImageRef, Message
 
 SHORT = GenerationConfig(max_new_tokens=5)
@@ -196,7 +194,7 @@ def ordinary_prompt(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """Item, question, and both in one text, as the processor makes them."""
     processor, tok = backbone.processor, backbone.process.tokenizer
-    from comem.images import open_image
+    from comem.io.images import open_image
 
     def one(texts: list[str], images: list[ImageRef]) -> dict[str, Tensor]:
         kwargs: dict[str, Any] = {"images": [[open_image(ref) for ref in images]]} if images else {}

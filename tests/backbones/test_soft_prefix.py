@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from comem.backbones.placeholder import reserved_id
+from comem.backbones.positions import reserved_id
 from comem.backbones.soft_prefix import extend_for_prefix, soft_prefix
 
 VISION = ["tiny_qwen2_5_vl", "tiny_qwen2_vl"]

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from comem.backbones.hf import HFBackbone, load_backbone
-from comem.backbones.row import BackboneError
-from comem.backbones.specs import BACKBONES
+from comem.backbones.specs import BACKBONES, BackboneError
 from comem.backbones.text_reader import text_config_of, text_reader_of
 from comem.types import Message
 from tests.backbones.tiny import build

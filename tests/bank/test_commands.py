@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from comem.bank.format import shard_name
+from comem.bank.reader import MemoryStore
+from comem.bank.writer import StoreWriter
 from comem.cli import main
-from comem.memory.store.layout import shard_name
-from comem.memory.store.reader import MemoryStore
-from comem.memory.store.writer import StoreWriter
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
 
@@ -28,8 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from comem.memory.encoder import MemoryEncoder
     from comem.memory.lora import LoraSettings
     from comem.memory.qformer import QFormerConfig
-    from comem.toy.backbone import build_config, build_processor
-    from comem.toy.tokenizer import build_tokenizer
+    from tools.toy.backbone import build_config, build_processor
+    from tools.toy.tokenizer import build_tokenizer
 
     folder = tmp_path_factory.mktemp("model") / "backbone"
     torch.manual_seed(0)

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from memory.store.conftest import FakeEncoder  # tests/ is on the path
 
 from comem.bank import divided
+from comem.bank.build import build_store
 from comem.bank.divided import build_divided
-from comem.memory.store.build import build_store
-from comem.memory.store.reader import MemoryStore
-from comem.parallel import _cluster
+from comem.bank.reader import MemoryStore
+from comem.io.parallel import _cluster
 from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
 from comem.types import ImageRef, KnowledgeItem
+from tests.bank.conftest import FakeEncoder
 
 
 def base_of(folder: Path, count: int = 50, changed: int = -1) -> KnowledgeBase:

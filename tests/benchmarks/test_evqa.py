@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.records import RecordError
+from comem.io.jsonl import RecordError
 
 EVQA = BENCHMARKS["evqa"]
 HEADER = (

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.benchmarks.hub import HubFiles
-from comem.benchmarks.parquet import find_parquet, read_parquet
-from comem.records import RecordError
+from comem.benchmarks.files import HubFiles, find_parquet, read_parquet
+from comem.io.jsonl import RecordError
 
 ON_HUB = {"mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa"}
 

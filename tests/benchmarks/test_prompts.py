@@ -6,8 +6,8 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.prompts import LANGUAGES, PAPER, PROMPTS, ask
-from comem.evaluation.scorers import SCORERS
-from comem.evaluation.text import extract_answer
+from comem.benchmarks.text import extract_answer
+from comem.eval.score import SCORERS
 from comem.tables import UnknownNameError
 from comem.types import Example
 

@@ -12,10 +12,10 @@ import yaml
 
 from comem.cli import main
 from comem.config import load_config
-from comem.data import build
-from comem.data.files import write_records
-from comem.data.plan import DataPlan
-from comem.records import read_jsonl
+from comem.data import mix as build
+from comem.data.mix import DataPlan
+from comem.data.records import write_records
+from comem.io.jsonl import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = sorted((ROOT / "configs" / "data").glob("*.yaml"))

@@ -14,10 +14,9 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
-from comem.data.convert import convert
-from comem.data.mds import read_mds
-from comem.images import open_image
-from comem.training.dataset import load_examples
+from comem.data.convert import convert, read_mds
+from comem.io.images import open_image
+from comem.training.data import load_examples
 
 TURNS = [{"from": "human", "value": "<image>\nWho?"}, {"from": "gpt", "value": "Eiffel"}]
 

@@ -10,8 +10,8 @@ import pytest
 
 from comem.cli import main
 from comem.data.mix import Part, mix, parse_part
-from comem.records import RecordError, read_jsonl
-from comem.training.dataset import load_examples
+from comem.io.jsonl import RecordError, read_jsonl
+from comem.training.data import load_examples
 
 Write = Callable[..., Path]
 

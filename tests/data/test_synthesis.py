@@ -12,10 +12,10 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.data.synthesis import Rules, candidates, keep_right
-from comem.runner import predict
+from comem.eval.answering import predict
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
-from comem.training.dataset import load_examples
+from comem.training.data import load_examples
 from comem.types import Example, KnowledgeItem, RetrievedContext
 
 TOY = BENCHMARKS["toy"]

@@ -11,7 +11,7 @@ from comem.cli import main
 from comem.retrieval.build import BuildSettings, build
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
-from comem.training.dataset import load_examples
+from comem.training.data import load_examples
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.data.synthesis import Rules, keep_right
-from comem.records import write_atomic
-from comem.training.dataset import load_examples
+from comem.io.files import write_atomic
+from comem.training.data import load_examples
 from comem.types import KnowledgeItem, RetrievedContext
 
 QUESTION = "What is this bird's country of origin?"

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from comem.cli import main
-from comem.data.translation_job import LocalModel, TranslationSettings, translate
-from comem.records import read_jsonl
-from comem.training.dataset import load_examples
+from comem.data.translate import LocalModel, TranslationSettings, translate
+from comem.io.jsonl import read_jsonl
+from comem.training.data import load_examples
 from tests.data.standin import StandIn, serving
 
 COUNT = 12

@@ -11,8 +11,8 @@ from torch import Tensor
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
 from comem.backbones.packing import pack_attention
+from comem.engine.cache import SlotCache
 from comem.engine.decoder import Decoder, Generated
-from comem.engine.slots import SlotCache
 from comem.types import Message
 from tests.conftest import build_tiny_qwen2_5_vl
 

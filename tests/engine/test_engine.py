@@ -10,11 +10,11 @@ import torch
 
 from comem.backbones.base import GREEDY, PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone
+from comem.bank.cache import RememberedMemories
 from comem.engine import Engine
 from comem.engine.backbone import EngineBackbone, fast
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.remembered import RememberedMemories
 from comem.modes.base import Mode
 from comem.modes.baseline import BaselineMode
 from comem.modes.comem import ComemMode

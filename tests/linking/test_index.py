@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
+from comem.io.jsonl import read_json, read_jsonl
 from comem.linking.build import build_title_index
 from comem.linking.index import TitleIndex, TitleIndexError
-from comem.linking.tokenizers import TOKENIZERS, Words
-from comem.records import read_json, read_jsonl
+from comem.linking.titles import TOKENIZERS, Words
 from tests.linking.conftest import made_up, vocabulary, write_titles
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from comem.cli import main
+from comem.io.files import StorageError
+from comem.io.jsonl import RecordError, read_json, read_jsonl
 from comem.linking.build import build_title_index
 from comem.linking.index import TitleIndex
 from comem.linking.link import LinkSettings, link_file
-from comem.linking.tokenizers import Words
-from comem.records import RecordError, StorageError, read_json, read_jsonl
+from comem.linking.titles import Words
 
 TITLES = {"Q90": "Paris", "Q2": "Paris, Texas", "Q44440": "Golden Gate Bridge", "Q5": "Rome", "Q6": "Oslo"}
 

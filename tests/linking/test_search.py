@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comem.linking.search import Postings, best
+from comem.linking.index import Postings, best
 
 
 def random_postings(random: np.random.Generator, documents: int, tokens: int) -> tuple[Postings, np.ndarray]:

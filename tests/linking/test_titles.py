@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from comem.io.jsonl import RecordError
 from comem.linking.titles import Entity, read_titles
-from comem.records import RecordError
 
 PAIRS = [("Q16221564", "Leaf Huang"), ("Q4933113", "Bob Lanois"), ("Q7", 'Tab\there "quoted"')]
 EXPECTED = [

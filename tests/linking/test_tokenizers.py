@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comem.linking.tokenizers import TOKENIZERS, plain
+from comem.linking.titles import TOKENIZERS, plain
 
 PIECES = """[PAD] [UNK] [CLS] [SEP] [MASK] the of golden gate bridge paris zurich ##horn city wheel ##chair
 curl ##ing ##s ##a ##b ##n ##h a b n h ( ) , . ! ' - 1 2 0 ##0 ##1 ##9 de ##part ##ment 北 京""".split()

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from comem.io.files import StorageError
 from comem.memory.bank import MemoryBank
-from comem.records import StorageError
 
 
 @pytest.fixture()

@@ -38,7 +38,7 @@ def gradients(
 
 @pytest.fixture()
 def question(tiny_processor: Any, small_image: Any) -> dict[str, Tensor]:
-    from comem.images import open_image
+    from comem.io.images import open_image
 
     text = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Where?<|im_end|>\nIn Oslo."
     return dict(

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from comem.memory.encoder import MemoryEncoder, scaled_qformer
-from comem.memory.inputs import KnowledgeFormat
+from comem.memory.items import KnowledgeFormat
 from comem.memory.lora import LoraSettings, adapter_switch, lora_state
 from comem.memory.qformer import QFormer, QFormerConfig
 from comem.types import KnowledgeItem

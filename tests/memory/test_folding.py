@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory import folding
+from comem.memory import lora as folding
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.folding import break_even, cheaper_order, folded_weight
-from comem.memory.lora import adapters_off, adapters_on, lora_layers
+from comem.memory.lora import adapters_off, adapters_on, break_even, cheaper_order, folded_weight, lora_layers
 from comem.types import KnowledgeItem
 
 LAYER = "model.language_model.layers.0.self_attn.q_proj"

@@ -9,8 +9,17 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
-from comem.memory.lora import ADAPTER, LoraSettings, adapters_on, add_lora, fold_lora, lora_layers
-from comem.memory.lora_direct import DirectLora, add_as_peft, add_directly
+from comem.memory.lora import (
+    ADAPTER,
+    DirectLora,
+    LoraSettings,
+    adapters_on,
+    add_as_peft,
+    add_directly,
+    add_lora,
+    fold_lora,
+    lora_layers,
+)
 
 
 class Two(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from backbones.tiny import DISTINCT, build
 
 from comem.backbones.base import GenerationConfig
-from comem.backbones.decoder import memory_layers
+from comem.backbones.positions import memory_layers
 from comem.backbones.specs import BACKBONES
 from comem.memory.bank import MemoryBank
 from comem.modes import MODES, KVSettings, Mode

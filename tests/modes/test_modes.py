@@ -12,10 +12,9 @@ import torch
 
 from comem.backbones.base import Answer, GenerationConfig
 from comem.backbones.hf import HFBackbone
-from comem.backbones.row import IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
-from comem.backbones.specs import BACKBONES
+from comem.backbones.specs import BACKBONES, IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.memory.bank import MemoryBank
-from comem.memory.inputs import KnowledgeFormat
+from comem.memory.items import KnowledgeFormat
 from comem.modes import MODES
 from comem.tables import UnknownNameError
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext

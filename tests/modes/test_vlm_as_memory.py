@@ -10,10 +10,9 @@ import pytest
 import torch
 from backbones.tiny import build
 
-from comem.backbones import kv_memory
+from comem.backbones import keys_values as kv_memory
 from comem.backbones.base import GenerationConfig
-from comem.backbones.kv_memory import join, read_items
-from comem.backbones.kv_prefix import kv_prefix
+from comem.backbones.keys_values import join, kv_prefix, read_items
 from comem.modes import MODES, KVSettings
 from comem.modes import vlm_as_memory as module
 from comem.modes.vlm_as_memory import AUTHORS_KV, VlmAsMemoryMode

@@ -9,11 +9,10 @@ import torch
 from profiling.conftest import SHORT
 from torch.utils.flop_counter import FlopCounterMode
 
-from comem.profiling.bench import Bench
-from comem.profiling.cells import Cell
+from comem.profiling.bench import WAYS, Bench
 from comem.profiling.cost import cell_flops, context_tokens
 from comem.profiling.shapes import SHAPES, random_model
-from comem.profiling.ways import WAYS
+from comem.profiling.timing import Cell
 
 Shape = tuple[int, ...]
 

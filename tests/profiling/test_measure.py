@@ -10,13 +10,10 @@ import pytest
 import torch
 
 from comem.profiling import measure
-from comem.profiling.bench import Bench
-from comem.profiling.cells import Cell, grid
+from comem.profiling.bench import WAYS, Bench
 from comem.profiling.cost import cell_bytes
-from comem.profiling.measure import Limits, figures, run_cells
-from comem.profiling.results import FILE, Results, header
-from comem.profiling.timing import Run, repeat
-from comem.profiling.ways import WAYS
+from comem.profiling.measure import FILE, Limits, Results, figures, header, run_cells
+from comem.profiling.timing import Cell, Run, grid, repeat
 
 ONE = Limits(seconds=0.0)
 CELLS = [Cell("baseline", 0, 1), Cell("comem-bank", 2, 1)]

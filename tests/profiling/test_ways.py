@@ -12,11 +12,9 @@ import torch
 from comem.backbones.kernels import fuse_norms
 from comem.backbones.packing import is_packing
 from comem.memory.lora import lora_layers
-from comem.profiling.bench import Bench
-from comem.profiling.cells import Cell
+from comem.profiling.bench import ENGINES, WAYS, Bench
 from comem.profiling.cost import context_tokens
-from comem.profiling.decoding import ENGINES
-from comem.profiling.ways import WAYS
+from comem.profiling.timing import Cell
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from comem.quickstart.all_benchmarks import FOLDERS, AllSettings, all_steps
 from comem.quickstart.all_report import show_all
 from comem.quickstart.steps import run_steps
 from comem.quickstart.work import Workbench
-from comem.toy.asked import FilesSettings
+from comem.toy.benchmark_files import FilesSettings
 
 
 def test_every_row_but_the_embedded_ones_has_a_step(tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comem.io.jsonl import read_json
 from comem.memory.bank import MemoryBank
 from comem.quickstart import flags
 from comem.quickstart.report import _rows
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.steps import run_steps
 from comem.quickstart.work import Workbench, contexts_of
-from comem.records import read_json
 
 COUNTRIES = ["ad", "be", "jp", "pt"]
 LANGUAGES = ["en", "es"]

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
+from comem.retrieval.build import build_index
 from comem.retrieval.corpus import read_corpus
 from comem.retrieval.embed import EmbedSettings, embed_corpus
 from comem.retrieval.embedder import EmbedderError, load_embedder
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.index import IndexSettings
-from comem.retrieval.indexing import build_index
 from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
 
 Corpus = Callable[..., Path]

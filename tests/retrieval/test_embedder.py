@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from comem.images import ImageError
+from comem.io.images import ImageError
 from comem.retrieval.embedder import CONFIG_NAME, TOY_CLIP, WEIGHTS_NAME, EmbedderError, load_embedder
 from comem.types import ImageRef
 

@@ -18,11 +18,11 @@ import json, shutil, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from comem.memory.store.forms import PLAIN_FORMS
-from comem.memory.store.layout import EncoderInfo
-from comem.memory.store.verify import verify_store
-from comem.memory.store.writer import StoreWriter, create_store
-from comem.records import StorageError
+from comem.bank.forms import PLAIN_FORMS
+from comem.bank.format import EncoderInfo
+from comem.bank.verify import verify_store
+from comem.bank.writer import StoreWriter, create_store
+from comem.io.jsonl import StorageError
 from comem.retrieval.build import BuildSettings, build
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.sources import find_sources

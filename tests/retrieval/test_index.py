@@ -12,13 +12,12 @@ import pytest
 from PIL import Image
 
 from comem.config import ConfigError, load_config
-from comem.records import StorageError
+from comem.io.files import StorageError, one_writer
 from comem.retrieval.build import LOCK, BuildSettings, build, is_current, write_items
 from comem.retrieval.corpus import CorpusError, CutShardError
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.index import IndexFolderError, IndexSettings, VectorIndex, verify_index
 from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError, write_knowledge_base
-from comem.storage import one_writer
 from comem.types import ImageRef, KnowledgeItem
 
 Corpus = Callable[..., Path]
@@ -46,7 +45,7 @@ def test_ties_come_in_the_order_of_the_rows(tmp_path: Path, embedder: RawPixels,
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "same.png")
     items = [KnowledgeItem(f"i{i}", "t", ImageRef(path=str(tmp_path / "same.png"))) for i in range(60)]
     base = write_knowledge_base(items, tmp_path / "kb")
-    from comem.retrieval.indexing import build_index
+    from comem.retrieval.build import build_index
 
     index = build_index(base, embedder, progress=False)
     query = embedder.embed_images([ImageRef(path=str(tmp_path / "same.png"))])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from comem.io.files import StorageError
 from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
-from comem.storage import StorageError
 from comem.types import KnowledgeItem
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from comem.retrieval.build import build_index
 from comem.retrieval.corpus import read_corpus
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.index import IndexFolderError, IndexSettings
-from comem.retrieval.indexing import build_index
 from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
 from comem.retrieval.retriever import FaissRetriever
 from comem.types import Example, ImageRef

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comem.records import RecordError
-from comem.retrieval import quality
-from comem.retrieval.quality import exact_search, recall_at, relevance
+from comem.io.jsonl import RecordError
+from comem.retrieval import evaluate as quality
+from comem.retrieval.evaluate import exact_search, recall_at, relevance
 from comem.retrieval.vectors import Vectors
 
 

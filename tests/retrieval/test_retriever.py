@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comem.records import RecordError
+from comem.io.jsonl import RecordError
 from comem.retrieval.build import BuildSettings, build
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.knowledge import KnowledgeBaseError

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from comem.retrieval.embedder import TOY_CLIP, load_embedder
-from comem.toy.clip import ClipTraining, train
-from comem.toy.clip_card import evaluate_towns
-from comem.toy.clip_model import PREPROCESS_CFG
+from tools.toy.clip import ClipTraining, train
+from tools.toy.clip_card import evaluate_towns
+from tools.toy.clip_model import PREPROCESS_CFG
 
 
 def test_training_writes_a_folder_that_loads(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_it_tells_unseen_towns_apart() -> None:
 def test_it_knows_the_words_for_colours(colour: str) -> None:
     from PIL import Image
 
-    from comem.toy.clip_banners import COLOURS
+    from tools.toy.clip_banners import COLOURS
 
     embedder = load_embedder("toy")
     others = ["red", "blue", "green", "white"]

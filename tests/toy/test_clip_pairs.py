@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from comem.toy.clip import ClipTraining
-from comem.toy.clip_pairs import pair_source
 from comem.toy.world import World
+from tools.toy.clip import ClipTraining
+from tools.toy.clip_pairs import pair_source
 
 
 def test_pairs_are_seeded_and_show_no_town_of_the_other_splits() -> None:

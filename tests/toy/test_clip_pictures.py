@@ -7,9 +7,9 @@ import random
 import torch
 
 from comem.retrieval.embedder import load_embedder
-from comem.toy.clip_banners import random_banner
-from comem.toy.clip_model import to_pixels
-from comem.toy.clip_pictures import camera, draw_banner
+from tools.toy.clip_banners import random_banner
+from tools.toy.clip_model import to_pixels
+from tools.toy.clip_pictures import camera, draw_banner
 
 
 def test_the_camera_gives_what_the_model_takes() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.toy.world import World
-from comem.training.dataset import TrainingExample, load_examples
+from comem.training.data import TrainingExample, load_examples
 
 SETTINGS = DialogueSettings(count=30, items=(1, 3), turns=4, entities=60, views=3)
 

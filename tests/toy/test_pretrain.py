@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from comem.toy.backbone import build_processor
-from comem.toy.batches import IGNORE, collate
 from comem.toy.draw import draw
-from comem.toy.episodes import Episode, Recipe, make_episode
-from comem.toy.pictures import PicturePool
-from comem.toy.pretrain import Pretraining, Settings, main
-from comem.toy.soft_items import SoftItem, soft_item
-from comem.toy.tokenizer import build_tokenizer
 from comem.toy.world import World
+from tools.toy.backbone import build_processor
+from tools.toy.batches import IGNORE, collate
+from tools.toy.episodes import Episode, Recipe, make_episode
+from tools.toy.pictures import PicturePool
+from tools.toy.pretrain import Pretraining, Settings, main
+from tools.toy.soft_items import SoftItem, soft_item
+from tools.toy.tokenizer import build_tokenizer
 
 TINY = Settings(steps=6, entities=40, views=2, vision_steps=2, hidden=128, layers=3)
 RECIPES = [

@@ -18,7 +18,7 @@ from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
 from comem.training.collator import Collator
-from comem.training.dataset import TrainingExample
+from comem.training.data import TrainingExample
 from comem.training.model import MemoryTrainingModel
 from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
 from comem.types import ImageRef, KnowledgeItem
@@ -86,7 +86,7 @@ def collator(tiny_processor: Any, tiny_backbone_folder: Path) -> Collator:
 
     from comem.backbones.chat import ChatProcessor
     from comem.backbones.specs import resolve_backbone
-    from comem.memory.inputs import KnowledgeFormat, item_inputs
+    from comem.memory.items import KnowledgeFormat, item_inputs
 
     return Collator(
         process=partial(

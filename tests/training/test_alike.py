@@ -11,21 +11,20 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory.inputs import PICTURE_PROMPT, KnowledgeFormat, item_inputs
-from comem.training.alike import (
+from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
+from comem.training.collator import IGNORED, Collator, TrainingBatch
+from comem.training.data import (
     ITEM,
     ITEM_PICTURE,
     PICTURE,
     PLAIN,
     PLAIN_PICTURE,
     QUESTION,
+    Lesson,
+    TrainingExample,
     fillers,
     kinds,
 )
-from comem.training.collator import Collator, TrainingBatch
-from comem.training.dataset import TrainingExample
-from comem.training.labels import IGNORED
-from comem.training.lessons import Lesson
 from comem.training.model import MemoryTrainingModel
 from comem.training.order import Order, Steps
 from comem.types import ImageRef, KnowledgeItem

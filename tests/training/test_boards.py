@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from comem.training import boards
-from comem.training.boards import TensorBoard, Wandb
+from comem.training import log as boards
+from comem.training.log import TensorBoard, Wandb
 from comem.training.settings import TrainSettings
 
 Make = Callable[..., TrainSettings]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from comem.memory.qformer import QFormer
-from comem.training.build import qformer_config
+from comem.training.run import qformer_config
 from comem.training.settings import QFormerSettings
 
 #: Hidden size, layers, heads, key-value heads, MLP width of Qwen2.5-VL; Qwen2.5-Instruct has the same.

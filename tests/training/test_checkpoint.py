@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from comem.records import StorageError
+from comem.io.files import StorageError
 from comem.training import checkpoint as ckpt
 from comem.training.checkpoint import RunState
 from comem.training.run_folder import locked, recorded, settle

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from comem.training.collator import Collator
-from comem.training.dataset import TrainingExample
-from comem.training.labels import IGNORED
+from comem.training.collator import IGNORED, Collator
+from comem.training.data import TrainingExample
 from comem.types import ImageRef, KnowledgeItem
 
 Make = Callable[..., TrainingExample]
@@ -86,7 +85,7 @@ def test_an_example_that_is_too_long_is_named(collator: Collator, example: Make)
 
 
 def test_no_assistant_turn(collator: Collator) -> None:
-    from comem.training.labels import answer_labels
+    from comem.training.collator import answer_labels
 
     with pytest.raises(ValueError, match="no assistant turn in row 0"):
         answer_labels(torch.tensor([[1, 2, 3]]), collator.tokenizer)

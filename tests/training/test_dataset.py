@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from comem.records import RecordError
-from comem.training.dataset import load_examples, load_knowledge, parse_example
+from comem.io.jsonl import RecordError
+from comem.training.data import load_examples, load_knowledge, parse_example
 
 ROW = {"id": "q1", "question": "Where?", "answers": ["Paris", "in Paris"], "image": "a.png"}
 

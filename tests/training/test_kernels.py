@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build_tiny_qwen2_5_vl
 
-from comem.backbones.row import BackboneError
+from comem.backbones.specs import BackboneError
 from comem.training.kernels import apply_liger
 
 

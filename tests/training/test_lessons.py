@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from comem.config import ConfigError, load_config
-from comem.memory.files import read_tensors
-from comem.memory.folder import read_folder
+from comem.io.tensors import read_tensors
+from comem.memory.serialization import read_folder
 from comem.training.collator import Collator
-from comem.training.dataset import TrainingExample
-from comem.training.lessons import Lessons
+from comem.training.data import Lessons, TrainingExample
 from comem.training.model import MemoryTrainingModel
 from comem.training.order import Order, Steps
 from comem.training.run import train

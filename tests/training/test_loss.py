@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from comem.training.loss import summed_cross_entropy
+from comem.training.model import summed_cross_entropy
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 5, 10, 99])

@@ -12,13 +12,12 @@ import torch
 from safetensors.torch import load_file
 
 from comem.cli import main
+from comem.io.files import write_json
 from comem.memory.encoder import MemoryEncoder
-from comem.records import write_json
 from comem.training import checkpoint as ckpt
-from comem.training.build import build_encoder
-from comem.training.dataset import load_examples
+from comem.training.data import load_examples
 from comem.training.merge import merge_plan, merge_run
-from comem.training.run import train
+from comem.training.run import build_encoder, train
 from comem.training.settings import TrainSettings
 
 Make = Callable[..., TrainSettings]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from comem.memory.lora import adapters_off
 from comem.training.collator import Collator
-from comem.training.dataset import TrainingExample
+from comem.training.data import TrainingExample
 from comem.training.model import MemoryTrainingModel, answer_loss, step_seed
 
 Make = Callable[..., TrainingExample]

@@ -10,8 +10,7 @@ from torch.distributions import Categorical, kl_divergence
 
 from comem.memory.lora import adapters_off
 from comem.training.collator import Collator
-from comem.training.dataset import TrainingExample
-from comem.training.lessons import Lesson
+from comem.training.data import Lesson, TrainingExample
 from comem.training.model import MemoryTrainingModel, answer_logits, answer_loss
 from comem.training.plain_reader import divergence
 from comem.types import KnowledgeItem

@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from comem.memory.lora import adapters_off
-from comem.training import reading
+from comem.training import model as reading
 from comem.training.collator import Collator
-from comem.training.dataset import TrainingExample
-from comem.training.model import MemoryTrainingModel
-from comem.training.reading import answer_states
+from comem.training.data import TrainingExample
+from comem.training.model import MemoryTrainingModel, answer_states
 
 Make = Callable[..., TrainingExample]
 

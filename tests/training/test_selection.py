@@ -7,10 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from comem.training.dataset import TrainingExample
+from comem.training.data import TrainingExample, select
 from comem.training.plan import make_plan
 from comem.training.run import train
-from comem.training.selection import select
 from comem.training.settings import TrainSettings
 
 Make = Callable[..., TrainSettings]

@@ -12,14 +12,13 @@ import torch
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import load_backbone
+from comem.memory.serialization import open_encoder
 from comem.modes.comem import ComemMode
-from comem.prediction.assemble import open_encoder
-from comem.training.build import build_collator, build_encoder
-from comem.training.dataset import load_examples
+from comem.training.data import load_examples
 from comem.training.merge import merge_run
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import make_plan
-from comem.training.run import train
+from comem.training.run import build_collator, build_encoder, train
 from comem.training.settings import QFormerSettings, TrainSettings
 from comem.types import Example, RetrievedContext
 

@@ -8,7 +8,7 @@ import pytest
 
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings, add_lora
-from comem.training.sharding import shard, sharded, sharded_layers
+from comem.training.ranks import shard, sharded, sharded_layers
 from tests.conftest import build_tiny_qwen2_5_vl
 from tests.training.processes import Runs, accelerate_environment, assert_same_training
 

@@ -16,21 +16,19 @@ from PIL import Image
 from torch import Tensor
 
 from comem.backbones.base import GenerationConfig
-from comem.backbones.decoder import text_positions
 from comem.backbones.hf import HFBackbone, load_backbone
+from comem.backbones.positions import text_positions
 from comem.backbones.soft_prefix import soft_prefix
 from comem.backbones.text_reader import text_reader_of
-from comem.memory.inputs import PICTURE_PROMPT
+from comem.memory.items import PICTURE_PROMPT
+from comem.memory.serialization import open_encoder
 from comem.modes.comem import ComemMode
-from comem.prediction.assemble import open_encoder
-from comem.training.build import build_collator, build_encoder
-from comem.training.collator import TrainingBatch
-from comem.training.dataset import TrainingExample, load_examples
-from comem.training.labels import IGNORED
+from comem.training.collator import IGNORED, TrainingBatch
+from comem.training.data import TrainingExample, load_examples
 from comem.training.merge import merge_run
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import make_plan
-from comem.training.run import train
+from comem.training.run import build_collator, build_encoder, train
 from comem.training.settings import TrainSettings
 from comem.types import Example, RetrievedContext
 
@@ -205,7 +203,7 @@ def test_train_evaluate_merge_answer(
     run: Make, text_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the evaluation in training generates is what `ComemMode` answers from the saved folder."""
-    from comem.training import evaluate
+    from comem.training import trainer as evaluate
 
     generated: list[str] = []
     monkeypatch.setattr(evaluate, "is_right", lambda text, _: bool(generated.append(text)))

@@ -20,15 +20,13 @@ import torch
 from safetensors.torch import load_file
 
 from comem.backbones.hf import load_backbone
-from comem.backbones.row import BackboneError
+from comem.backbones.specs import BackboneError
 from comem.config import save_config
 from comem.training import checkpoint as ckpt
-from comem.training.build import build_encoder
-from comem.training.evaluate import evaluate
 from comem.training.interrupt import Interrupted
-from comem.training.run import train
+from comem.training.run import build_encoder, train
 from comem.training.settings import OptimSettings, TrainSettings
-from comem.training.trainer import NonFiniteLossError, Trainer
+from comem.training.trainer import NonFiniteLossError, Trainer, evaluate
 
 Make = Callable[..., TrainSettings]
 FILES = ("adapter.safetensors", "qformer.safetensors", "optimizer.safetensors")
@@ -172,7 +170,7 @@ def test_options_that_this_machine_cannot_do(
     settings: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is refused by its name, and with what would help, before anything is trained."""
-    monkeypatch.setattr("comem.backbones.quantization.find_spec", lambda name: None)
+    monkeypatch.setattr("comem.backbones.hf.find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers", None)
     for options, message in (
         ({"attn": "flash_attention_2"}, "pip install flash-attn, or take attn=sdpa"),

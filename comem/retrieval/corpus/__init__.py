@@ -1,8 +1,7 @@
 """Corpora: the public WIT shards and one's own images with texts."""
 
-from comem.retrieval.corpus.base import CorpusError, CorpusStats, CutShardError
-from comem.retrieval.corpus.items import read_corpus, read_items, unique_items
-from comem.retrieval.corpus.passage import passage
+from comem.retrieval.corpus.rules import CorpusError, CorpusStats, CutShardError, passage
+from comem.retrieval.corpus.sources import read_corpus, read_items, unique_items
 from comem.retrieval.corpus.wit import WIT_COLUMNS, read_wit
 
 __all__ = [

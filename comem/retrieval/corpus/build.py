@@ -16,21 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import as_dict
-from comem.images import ImageError
-from comem.records import (
-    RecordError,
-    read_json,
-    run_manifest,
-    sha256_of,
-    storage_errors,
-    write_json,
+from comem.io.files import one_writer, storage_errors, write_json
+from comem.io.images import ImageError
+from comem.io.jsonl import RecordError, read_json, sha256_of
+from comem.io.manifest import run_manifest
+from comem.retrieval.corpus.rules import (
+    CorpusError,
+    CorpusItem,
+    CorpusRules,
+    CorpusStats,
+    CutShardError,
+    make_item,
 )
-from comem.retrieval.corpus.base import CorpusError, CorpusStats, CutShardError
-from comem.retrieval.corpus.rules import CorpusItem, CorpusRules, make_item
 from comem.retrieval.corpus.sources import Source
 from comem.retrieval.corpus.table import choose_rows, join_parts, row_key, write_part
 from comem.retrieval.knowledge import FORMAT, ITEMS, MANIFEST, ROW_GROUP, KnowledgeBase, tail_checksum
-from comem.storage import one_writer
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from comem.console import make_table, out, print_facts
+from comem.io.console import make_table, out, print_facts
 
 _HELP = """\
 examples:
@@ -43,7 +43,7 @@ def run_corpus(args: argparse.Namespace) -> int:
 
 
 def _add_build(parser: argparse.ArgumentParser) -> None:
-    from comem.retrieval.corpus.passage import DESCRIPTIONS
+    from comem.retrieval.corpus.rules import DESCRIPTIONS
 
     add = parser.add_argument
     add(

@@ -4,14 +4,112 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from comem.retrieval.corpus.base import CorpusError, CorpusStats, RawRow
-from comem.retrieval.corpus.passage import DESCRIPTIONS, check_descriptions, clean, passage
+logger = logging.getLogger(__name__)
+
+WARNINGS = 20  # of a kind and file; all are counted, but ten million warnings help nobody
+#: A row before it is judged, and where it stands ("file:line"): the columns of WIT, and `id`, `text`,
+#: `image` (path, URL or bytes) and `licence` in corpora of one's own.
+RawRow = tuple[str, Mapping[str, Any]]
+RawRows = Iterator[RawRow]
+
+
+class CorpusError(ValueError):
+    """A corpus that cannot be read as one."""
+
+
+class CutShardError(CorpusError):
+    """A compressed shard that ends too early; every whole row before the cut was delivered."""
+
+
+@dataclass
+class CorpusStats:
+    """What happened to the rows while they were streamed (filled in by the readers)."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+
+    def drop(self, reason: str, where: str) -> None:
+        """Counts a row that is not delivered; the first broken ones are logged with file and line."""
+        self.dropped[reason] += 1
+        loud = reason.startswith("broken") and self.dropped[reason] <= WARNINGS
+        logger.log(logging.WARNING if loud else logging.DEBUG, "%s: row skipped: %s", where, reason)
+
+    def repair(self, what: str, where: str) -> None:
+        """Counts a row that is delivered with a change; the first ones are logged."""
+        self.repaired[what] += 1
+        loud = self.repaired[what] <= WARNINGS
+        logger.log(logging.WARNING if loud else logging.DEBUG, "%s: repaired: %s", where, what)
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Adds the counts of another shard, as `vars()` gives them."""
+        self.read += other["read"]
+        self.kept += other["kept"]
+        self.dropped.update(other["dropped"])
+        self.repaired.update(other["repaired"])
+
+
+# The best description comes first: the section beside the picture, then the page, then captions.
+# (The authors take the section, "else the page", but test a NaN for truth and so never fall back.)
+DESCRIPTIONS = {
+    "section": "context_section_description",
+    "page": "context_page_description",
+    "reference": "caption_reference_description",
+    "alt": "caption_alt_text_description",
+    "attribution": "caption_attribution_description",
+}
+EMPTY_WORDS = frozenset({"", "nan", "null", "none", "<na>", "n/a"})
+
+
+def clean(value: Any) -> str:
+    """The text without surrounding blanks; "" for missing values however they were spelled."""
+    if value is None:
+        return ""
+    text = " ".join(str(value).replace("\x00", "").split())
+    return "" if text.lower() in EMPTY_WORDS else text
+
+
+def passage(
+    row: Mapping[str, Any],
+    max_chars: int | None = None,
+    descriptions: Sequence[str] = tuple(DESCRIPTIONS),
+    title: bool = True,
+) -> str:
+    """`"title: best non-empty description"` of a row (paper, section on the knowledge base).
+
+    Args:
+        row: WIT's columns; a column `text`, as one's own corpora have it, comes before all descriptions.
+        max_chars: cut to this many characters.
+        descriptions: names of `DESCRIPTIONS`, the preferred one first.
+        title: whether the title stands before the description.
+    """
+    name = clean(row.get("page_title")) if title else ""
+    columns = ("text", *(DESCRIPTIONS[short] for short in descriptions))
+    description = next((text for column in columns if (text := clean(row.get(column)))), "")
+    return ": ".join(part for part in (name, description) if part)[: max_chars or None]
+
+
+def check_descriptions(names: Sequence[str]) -> None:
+    """Refuses descriptions that WIT does not have.
+
+    Raises:
+        CorpusError: naming the unknown ones.
+    """
+    unknown = [name for name in names if name not in DESCRIPTIONS]
+    if unknown or not names:
+        raise CorpusError(
+            f"descriptions {', '.join(unknown) or '(none)'}: choose of {', '.join(DESCRIPTIONS)}, best first"
+        )
+
 
 Duplicates = Literal["none", "passage", "language", "image"]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".jp2")
@@ -186,7 +284,7 @@ def download_name(url: str) -> str:
 
 
 def _keep_bytes(data: bytes, store: Path) -> Path:
-    from comem.storage import write_atomic
+    from comem.io.files import write_atomic
 
     name = hashlib.sha256(data).hexdigest()[:32]
     path = store / "images" / name[:2] / name

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comem.records import storage_errors
-from comem.retrieval.corpus.base import CorpusError
-from comem.retrieval.corpus.rules import CorpusItem, Duplicates
+from comem.io.files import storage_errors
+from comem.retrieval.corpus.rules import CorpusError, CorpusItem, Duplicates
 from comem.retrieval.knowledge import ROW_GROUP
 
 if TYPE_CHECKING:

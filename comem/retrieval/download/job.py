@@ -13,16 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comem.parallel import Engine, run_shards
-from comem.records import (
-    JsonlAppender,
-    read_json,
-    read_jsonl,
-    run_manifest,
-    sha256_of,
-    write_atomic,
-    write_json,
-)
+from comem.io.files import write_atomic, write_json
+from comem.io.jsonl import JsonlAppender, read_json, read_jsonl, sha256_of
+from comem.io.manifest import run_manifest
+from comem.io.parallel import Engine, run_shards
 from comem.retrieval.download.fetch import fetch
 from comem.retrieval.download.hosts import Hosts
 from comem.retrieval.download.settings import DownloadSettings, Fetched

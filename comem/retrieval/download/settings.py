@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comem import __version__
-from comem.images import MAX_PIXELS
+from comem.io.images import MAX_PIXELS
 
 THUMB_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)  # others get 429 (w.wiki/GHai)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from comem.records import StorageError
+from comem.io.files import StorageError, one_writer
 from comem.retrieval.corpus import CorpusError, CutShardError
 from comem.retrieval.corpus import build as building
 from comem.retrieval.corpus.build import build_corpus
@@ -22,7 +22,6 @@ from comem.retrieval.corpus.rules import CorpusRules, download_name
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.corpus.wit import WIT_COLUMNS
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase, KnowledgeBaseError
-from comem.storage import one_writer
 
 HOST = "https://upload.wikimedia.org/wikipedia/commons"
 

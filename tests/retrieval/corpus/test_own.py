@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from comem.images import ImageError, open_image
+from comem.io.images import ImageError, open_image
 from comem.retrieval.corpus import CorpusError, CorpusStats, CutShardError
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.hub import pages
-from comem.retrieval.corpus.own import csv_rows, jsonl_rows, parquet_rows
+from comem.retrieval.corpus.own import csv_rows, jsonl_rows, pages, parquet_rows
 from comem.retrieval.corpus.rules import CorpusRules
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.knowledge import KnowledgeBase

@@ -9,17 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from comem.records import RecordError
+from comem.io.jsonl import RecordError
 from comem.retrieval.corpus import (
     WIT_COLUMNS,
     CorpusError,
     CorpusStats,
     CutShardError,
-    passage,
     read_corpus,
     read_items,
     read_wit,
     unique_items,
+)
+from comem.retrieval.corpus import (
+    rules as passage,
 )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from comem.images import open_image
-from comem.records import StorageError
+from comem.io.files import StorageError
+from comem.io.images import open_image
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.rules import CorpusRules
 from comem.retrieval.corpus.sources import find_sources
@@ -169,7 +169,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
         "from comem.retrieval.download.job import download_shards\n"
         "from comem.retrieval.download.settings import DownloadSettings as S\n"
-        "from comem.records import StorageError\n"
+        "from comem.io.jsonl import StorageError\n"
         "from pathlib import Path\n"
         "try:\n"
         f"    download_shards(Path({str(folder)!r}), [0], S('a@b.example'))\n"
@@ -184,7 +184,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
 
 
 def test_two_downloads_at_once_are_refused(corpus: Callable[..., Path], quick: Any) -> None:
-    from comem.records import JsonlAppender
+    from comem.io.jsonl import JsonlAppender
 
     folder = corpus("good/1")
     with (

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from comem.parallel import _cluster
+from comem.io.parallel import _cluster
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.rules import CorpusRules
 from comem.retrieval.corpus.sources import find_sources

@@ -7,9 +7,9 @@ from email.utils import format_datetime
 
 import pytest
 
+from comem.retrieval.download.fetch import addresses
 from comem.retrieval.download.hosts import retry_after
 from comem.retrieval.download.settings import THUMB_WIDTHS, DownloadSettings
-from comem.retrieval.download.wikimedia import addresses
 
 ROOT = "https://upload.wikimedia.org/wikipedia"
 

@@ -1,0 +1,293 @@
+"""Writing a store: one process at a time, and nothing that was finished is lost when it dies.
+
+The order makes it safe: memories, then ids, both on the disk; then the entries that speak for them. What has
+no entry with a right checksum does not exist, and its room is used again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from comem.bank.format import (
+    ENTRY,
+    IDS,
+    LOCK,
+    REMOVED,
+    TABLE,
+    EncoderInfo,
+    StoreError,
+    StoreInfo,
+    default_shard_items,
+    entry_crc,
+    id_bytes,
+    id_hash,
+    is_store,
+    read_info,
+    shard_name,
+    write_info,
+)
+from comem.bank.forms import Form, open_form
+from comem.bank.table import EntryTable
+from comem.io.files import lock_file, storage_errors
+
+CHECKPOINT = 1 << 16  # entries without lookup.bin that a reader may have to scan (and 1/64 of all)
+
+
+class StoreWriter:
+    """Appends memories to a store; holds its lock until `close`.
+
+    Args:
+        folder: of a store (`create_store` makes one).
+        durable: wait for the disk at each append (a power cut), not only for the system (kill -9).
+
+    Raises:
+        StoreError: no store here.
+        StorageError: another process writes it.
+    """
+
+    def __init__(self, folder: str | Path, *, durable: bool = True) -> None:
+        self.folder, self.durable = Path(folder), durable
+        self.info: StoreInfo = read_info(self.folder)
+        self.form: Form = open_form(
+            self.info.form, self.info.queries, self.info.width, self.folder, self.info.codec_sha256
+        )
+        self._lock = take_lock(self.folder)
+        self._shard = (-1, -1)  # number, file
+        self._fds: list[int] = []
+        try:
+            with storage_errors(self.folder):
+                self._table_fd = self._open(TABLE)
+                self._ids_fd = self._open(IDS)
+                self.table = EntryTable(self.folder)
+                self._ids_end = self._cut_torn()
+            if self.table.uncovered > self._slack():
+                self.checkpoint()
+        except BaseException:
+            self._release()
+            raise
+
+    def append(self, ids: Sequence[str], contents: Sequence[bytes], memories: np.ndarray) -> None:
+        """Add memories, or put them in the place of older ones of the same ids: all of them or none.
+
+        Args:
+            ids: one per memory, each once.
+            contents: 16 bytes per item, see `comem.bank.format`.
+            memories: float32 `(n, q, d)`.
+
+        Raises:
+            ValueError: other sizes, an id twice, a memory that is not finite, or beyond what the form holds.
+            StorageError: no space is left; the store is as before.
+        """
+        wanted = (len(ids), self.info.queries, self.info.width)
+        if memories.shape != wanted:
+            raise StoreError(f"{self.folder}: memories of shape {memories.shape}, expected {wanted}")
+        bad = ~np.isfinite(memories).all(axis=(1, 2))
+        if bad.any():
+            name = ids[int(np.argmax(bad))]
+            raise StoreError(f"the memory of {name!r} is not finite (NaN or infinite): check the encoder")
+        self.append_rows(ids, contents, self.form.pack(np.asarray(memories, dtype=np.float32)))
+
+    def append_rows(self, ids: Sequence[str], contents: Sequence[bytes], rows: np.ndarray) -> None:
+        """As `append`, with memories that are packed already, uint8 `(n, stride)`."""
+        if len(set(ids)) != len(ids):
+            twice = next(i for i in ids if list(ids).count(i) > 1)
+            raise StoreError(f"knowledge id {twice!r} comes twice in one append: give every item its own id")
+        if rows.shape != (len(ids), self.info.stride) or rows.dtype != np.uint8:
+            wanted = (len(ids), self.info.stride)
+            raise StoreError(f"{self.folder}: rows of {rows.shape} {rows.dtype}, expected {wanted} uint8")
+        if not len(ids):
+            return
+        with storage_errors(self.folder):
+            self._write_rows(np.ascontiguousarray(rows))
+            crcs = [zlib.crc32(row) for row in rows]  # type: ignore[arg-type]
+            self._commit(ids, contents, crcs, flags=0)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Forget ids; their room stays taken until the store is exported or merged."""
+        with storage_errors(self.folder):
+            self._commit(ids, [bytes(16)] * len(ids), [0] * len(ids), flags=REMOVED)
+
+    def content(self, item_id: str) -> bytes | None:
+        """The content hash under which an item is stored, or None."""
+        slot = self.table.slot(item_id)
+        return None if slot < 0 else self.table.entry(slot)["content"].tobytes()
+
+    def checkpoint(self) -> None:
+        """Write lookup.bin anew, so that opening the store needs no scan."""
+        if self.durable:
+            os.fdatasync(self._table_fd)
+        self.table.save_lookup()
+
+    def close(self) -> None:
+        """Write lookup.bin if entries were added, and let go of the lock."""
+        if self._lock < 0:
+            return
+        try:
+            if self.table.uncovered:
+                self.checkpoint()
+        finally:
+            self._release()
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, name: str) -> int:
+        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
+        self._fds.append(fd)
+        return fd
+
+    def _cut_torn(self) -> int:
+        """Cut what a crash left behind the last whole entry; where the ids end."""
+        os.ftruncate(self._table_fd, self.table.count * ENTRY.itemsize)
+        end = 0
+        if self.table.count:
+            last = self.table.entry(self.table.count - 1)
+            end = int(last["id_offset"]) + int(last["id_length"])
+        if os.fstat(self._ids_fd).st_size < end:
+            raise StoreError(f"{self.folder / IDS}: {end} bytes were written, it was cut: copy it again")
+        os.ftruncate(self._ids_fd, end)
+        return end
+
+    def _write_rows(self, rows: np.ndarray) -> None:
+        """Write rows to the slots behind the last entry, shard by shard."""
+        done = 0
+        while done < len(rows):
+            number, offset = self.info.place(self.table.count + done)
+            room = self.info.shard_items - offset // self.info.stride
+            part = rows[done : done + room]
+            _write_at(self._shard_file(number), part.reshape(-1).data, offset)
+            self._sync(self._shard[1])
+            done += len(part)
+
+    def _commit(self, ids: Sequence[str], contents: Sequence[bytes], crcs: Sequence[int], flags: int) -> None:
+        """Ids, then entries; without the entries nothing has happened."""
+        names = [id_bytes(item_id) for item_id in ids]
+        _write_at(self._ids_fd, memoryview(b"".join(names)), self._ids_end)
+        self._sync(self._ids_fd)
+        entries = self._entries(ids, names, contents, crcs, flags)
+        try:
+            _write_at(self._table_fd, memoryview(entries), self.table.count * ENTRY.itemsize)
+            self._sync(self._table_fd)
+        except BaseException:
+            os.ftruncate(self._table_fd, self.table.count * ENTRY.itemsize)
+            raise
+        self._ids_end += sum(map(len, names))
+        for item_id in ids:
+            self.table.note(id_hash(item_id), self.table.count, bool(flags & REMOVED))
+        if self.table.uncovered > self._slack():
+            self.checkpoint()
+
+    def _entries(
+        self, ids: Sequence[str], names: Sequence[bytes], contents: Sequence[bytes], crcs: Sequence[int],
+        flags: int,
+    ) -> bytes:  # fmt: skip
+        now, offset, parts = int(time.time()), self._ids_end, []
+        for item_id, name, content, crc in zip(ids, names, contents, crcs, strict=True):
+            if len(content) != 16:
+                raise StoreError(f"content hash of {item_id!r}: {len(content)} bytes, must be 16")
+            entry = np.zeros(1, dtype=ENTRY)
+            entry["id_hash"], entry["content"] = np.void(id_hash(item_id)), np.void(content)
+            entry["id_offset"], entry["id_length"], entry["flags"] = offset, len(name), flags
+            entry["time"], entry["payload_crc"] = now, crc
+            entry["entry_crc"] = entry_crc(entry.tobytes())
+            parts.append(entry.tobytes())
+            offset += len(name)
+        return b"".join(parts)
+
+    def _shard_file(self, number: int) -> int:
+        """The shard, open for writing; only the last one is ever written."""
+        if self._shard[0] != number:
+            if self._shard[1] >= 0:
+                os.close(self._shard[1])
+            self._shard = (-1, -1)
+            fd = os.open(self.folder / shard_name(number), os.O_RDWR | os.O_CREAT, 0o644)
+            self._shard = (number, fd)
+            self._sync_folder()
+        return self._shard[1]
+
+    def _sync(self, fd: int) -> None:
+        if self.durable:
+            os.fdatasync(fd)
+
+    def _sync_folder(self) -> None:
+        if self.durable:
+            fd = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def _slack(self) -> int:
+        return max(CHECKPOINT, self.table.covered // 64)
+
+    def _release(self) -> None:
+        for fd in (*self._fds, self._shard[1], self._lock):
+            if fd >= 0:
+                os.close(fd)
+        if hasattr(self, "table"):
+            self.table.close()
+        self._fds, self._shard, self._lock = [], (-1, -1), -1
+
+
+def create_store(
+    folder: str | Path, form: Form, encoder: EncoderInfo, *, shard_items: int | None = None,
+    codec_sha256: str | None = None,
+) -> StoreInfo:  # fmt: skip
+    """Make an empty store; where one of the same form and encoder lies already, nothing is done.
+
+    Raises:
+        StoreError: the folder holds another store, or other files.
+    """
+    folder = Path(folder)
+    info = StoreInfo(
+        form.name, form.queries, form.width, form.stride, shard_items or default_shard_items(form.stride),
+        encoder, codec_sha256,
+    )  # fmt: skip
+    if is_store(folder):
+        found = read_info(folder)
+        same = ("form", "queries", "width", "stride", "codec_sha256")
+        differ = [name for name in same if getattr(found, name) != getattr(info, name)]
+        if found.encoder.fingerprint != encoder.fingerprint:
+            differ.append("encoder")
+        if differ:
+            raise StoreError(f"{folder}: holds a store of another {', '.join(differ)}: give another folder")
+        return found
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = take_lock(folder)
+        try:
+            write_info(folder, info)
+        finally:
+            os.close(lock)
+    return info
+
+
+def take_lock(folder: Path) -> int:
+    """The lock of a folder, as an open file; closing it (or the end of the process) lets go.
+
+    Raises:
+        StorageError: another process holds it.
+    """
+    with storage_errors(folder):
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        lock_file(fd, folder)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _write_at(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(fd, data, offset)
+        data, offset = data[written:], offset + written

@@ -1,0 +1,92 @@
+"""Loads layout C of the authors' checkpoints: a raw run folder of their training (authors_code.md 7.2).
+
+It holds `adapter_model.safetensors` with LoRA tensors of the encoder, often also of the "frozen" reader
+(defect C3), and the trained Q-Former, there or in `non_lora_state_dict.safetensors`, made of a pickle
+(`comem.compat.inspect.missing_qformer`). The reader here is the clean base: its LoRA is left out, as the
+paper describes, and counted in the notes.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from comem.compat.checkpoint import QFORMER_PREFIX, READER_PREFIX, ConvertInfo, current_name, qformer_config
+from comem.compat.inspect import FIRST_COPY, REST, TRAINED_COPY, WRAPPED, missing_qformer
+from comem.io.jsonl import read_json
+from comem.io.tensors import read_tensors
+from comem.memory.encoder import MemoryEncoder
+from comem.memory.items import KnowledgeFormat
+from comem.memory.lora import LoraSettings, add_lora, load_lora_state
+from comem.memory.qformer import QFormer
+
+log = logging.getLogger(__name__)
+
+
+def load_authors_adapter(
+    folder: str | Path, model: nn.Module, processor: Any = None,
+    form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
+) -> tuple[MemoryEncoder, ConvertInfo]:  # fmt: skip
+    """Load a raw run folder onto its base model, which becomes encoder and reader in one copy.
+
+    Args:
+        folder: with adapter_model.safetensors and adapter_config.json.
+        model: the base that was trained (Qwen2-VL or Qwen2.5-VL), without LoRA.
+        processor: its processor.
+        form: how items are written.
+
+    Raises:
+        ValueError: no Q-Former, weights that ZeRO-3 left out (C4), or another base; names the file.
+    """
+    path = Path(folder) / "adapter_model.safetensors"
+    tensors = read_tensors(path)
+    if (rest := path.with_name(REST)).is_file():
+        tensors |= {name: tensor for name, tensor in read_tensors(rest).items() if QFORMER_PREFIX in name}
+    lora, qformer, reader_count = _sort(path, tensors)
+    settings = read_json(Path(folder) / "adapter_config.json")
+    config = qformer_config(path, {name: tuple(t.shape) for name, t in qformer.items()}, {})
+    table: Any = model.get_input_embeddings().weight  # type: ignore[operator]
+    former = QFormer(config).to(device=table.device, dtype=table.dtype)
+    former.load_state_dict(qformer)
+    lora_settings = LoraSettings(settings["r"], settings["lora_alpha"], settings.get("lora_dropout", 0.0))
+    add_lora(model, lora_settings)
+    with torch.no_grad():
+        load_lora_state(model, lora, str(path))
+    notes = () if not reader_count else (f"{reader_count} LoRA tensors of the reader were left out (C3)",)
+    for note in notes:
+        log.warning("%s: %s", path, note)
+    counts = {"encoder": len(lora), "qformer": len(qformer), "reader": reader_count}
+    model_config: Any = model.config
+    info = ConvertInfo("C", model_config.model_type, counts, notes)
+    return MemoryEncoder(model, processor, former, lora_settings, form).eval(), info
+
+
+def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """LoRA of the encoder and Q-Former by our names, and how many tensors of the reader were passed over."""
+    lora: dict[str, Tensor] = {}
+    qformer: dict[str, Tensor] = {}
+    reader = 0
+    for stored, tensor in tensors.items():
+        name = stored.removeprefix(WRAPPED)
+        if tensor.numel() == 0:
+            raise ValueError(
+                f"{path}: {stored} is empty: ZeRO-3 left the weights out (authors_code.md C4); they are only "
+                "in non_lora_state_dict.bin, a pickle: convert that to safetensors where you trust it"
+            )
+        if name.startswith(READER_PREFIX):
+            reader += 1
+        elif name.startswith(QFORMER_PREFIX):
+            plain = name.removeprefix(QFORMER_PREFIX)
+            for wrapper in TRAINED_COPY:
+                plain = plain.removeprefix(wrapper)
+            if not plain.startswith(FIRST_COPY):
+                qformer[plain] = tensor
+        else:
+            lora[current_name(name)] = tensor
+    if not qformer:
+        raise ValueError(f"{path}: {missing_qformer(path.parent)}")
+    return lora, qformer, reader

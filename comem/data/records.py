@@ -1,0 +1,97 @@
+"""Training records as they stand in their files: read and checked, and moved with their paths."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from comem.io.files import write_atomic, write_json
+from comem.io.jsonl import RecordError, read_json, read_jsonl, sha256_of, unique
+from comem.io.manifest import run_manifest
+from comem.training.data import parse_example
+from comem.types import KnowledgeItem
+
+_PICTURES = ("image", "image_path", "images")
+
+
+def read_records(
+    path: str | Path, table: Mapping[str, KnowledgeItem] | None = None
+) -> dict[str, dict[str, Any]]:
+    """The records of a training file by id, each checked.
+
+    Raises:
+        RecordError: one breaks the schema, or an id comes twice; names file and record.
+        ValueError: the file holds none.
+    """
+    path = Path(path)
+    found = {str(row["id"]): row for row in unique(map(_named, read_jsonl(path)), "id", path)}
+    for number, row in enumerate(found.values(), start=1):
+        try:
+            parse_example(row, path.parent, table)
+        except ValueError as error:
+            raise RecordError(f"{path}: record {number}: {error}; see comem data check") from error
+    if not found:
+        raise ValueError(f"{path} holds no question; one JSON record a line is expected")
+    return found
+
+
+def _named(row: dict[str, Any]) -> dict[str, Any]:
+    """The record with its id under the name `id`."""
+    name = next((row[key] for key in ("id", "data_id", "question_id") if row.get(key) is not None), None)
+    return {"id": name, **{key: value for key, value in row.items() if key != "id"}}
+
+
+def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any]:
+    """The record with its pictures' paths relative to another folder."""
+
+    def move(value: Any) -> Any:
+        if isinstance(value, list):
+            return [move(one) for one in value]
+        return os.path.relpath(source / value, target) if isinstance(value, str) and value else value
+
+    def moved(part: Any) -> Any:
+        if not isinstance(part, Mapping):
+            return part
+        return {key: move(value) if key in _PICTURES else value for key, value in part.items()}
+
+    found = moved(row)
+    for key in ("conversations", "knowledge"):
+        if isinstance(row.get(key), list):
+            found[key] = [moved(part) for part in row[key]]
+    return found
+
+
+TRAIN, MANIFEST, SETTINGS = "train.jsonl", "manifest.json", "settings.json"
+
+
+def settle(folder: Path, settings: Mapping[str, Any], free: Sequence[str] = ()) -> None:
+    """Note the settings of a new folder; refuse a folder that was begun with others, the `free` ones aside.
+
+    Raises:
+        ValueError: they differ; names the settings that do.
+    """
+    path = folder / SETTINGS
+    wanted = json.loads(json.dumps(settings))
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, wanted)
+        return
+    found = read_json(path)
+    compared = {*found, *wanted} - {*free}
+    if differ := sorted(key for key in compared if found.get(key) != wanted.get(key)):
+        raise ValueError(
+            f"{folder} was begun with other settings ({', '.join(differ)}); choose another folder"
+        )
+
+
+def write_records(
+    folder: Path, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write train.jsonl and manifest.json, each as a whole; the manifest."""
+    write_atomic(folder / TRAIN, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
+    manifest = run_manifest({**facts, "sha256": sha256_of(folder / TRAIN)})
+    write_json(folder / MANIFEST, manifest)
+    return manifest

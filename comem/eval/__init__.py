@@ -1,0 +1,1 @@
+"""A benchmark's questions answered in a mode, into a run folder, scored and compared."""

@@ -1,1 +1,0 @@
-"""Scorers: the official definition of each benchmark, without torch."""

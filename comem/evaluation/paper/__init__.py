@@ -1,1 +1,0 @@
-"""What the authors' code computed, bugs included, so that its printed numbers can be compared with."""

@@ -1,0 +1,1 @@
+"""Files, images, progress and parallel work: what every other package stands on."""

@@ -1,0 +1,156 @@
+"""From knowledge items to what the encoder reads: chat text, pixels, one left-padded batch.
+
+An item is a two-turn chat without a system turn (authors_code.md 1.2): the user shows the image and
+says what it is, the assistant "answers" with the passage. The question is never part of it, so a
+memory depends on its item alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from comem.backbones.positions import pinned
+from comem.io.images import ImageError, open_image
+from comem.types import ImageRef, KnowledgeItem
+
+PROMPT = " Similar image and text knowledge for reference"
+PICTURE_PROMPT = " Image of the question"
+IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
+PAPER_PIXELS = (16 * 28 * 28, 64 * 28 * 28)  # 16 to 64 visual tokens (authors_code.md, section 2)
+
+
+@dataclass(frozen=True)
+class KnowledgeFormat:
+    """How an item is written for the encoder; part of the encoder's identity.
+
+    Attributes:
+        prompt: what the user turn says after the image.
+        max_chars: longer passages are cut.
+        min_pixels, max_pixels: limits for the image. None for the paper's 16·28² and 64·28², kept
+            inside the processor's own limits. (Released weights were in effect trained with 4·28²
+            and 16384·28²: authors_code.md M4.)
+        picture_prompt: what the user turn says after a question's own picture, which then becomes a memory
+            behind the items': for readers that see no pictures. None: such pictures are not encoded.
+    """
+
+    prompt: str = PROMPT
+    max_chars: int = 5000
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    picture_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_chars < 1:
+            raise ValueError(f"max_chars={self.max_chars}: must be at least 1")
+        low, high = self.min_pixels, self.max_pixels
+        if (low is not None and low < 1) or (high is not None and high < 1):
+            raise ValueError(f"pixel limits {low}..{high}: must be positive")
+        if low is not None and high is not None and low > high:
+            raise ValueError(f"min_pixels={low} is above max_pixels={high}")
+
+    @property
+    def reads_pictures(self) -> bool:
+        """Whether questions' own pictures become memories, too."""
+        return self.picture_prompt is not None
+
+    def of_pictures(self) -> KnowledgeFormat:
+        """How a question's own picture is written: as an item without passage, with its own prompt.
+
+        Raises:
+            ValueError: the encoder was not trained to read them.
+        """
+        if self.picture_prompt is None:
+            raise ValueError(
+                "this encoder does not read questions' pictures: train one for a text-only `reader`"
+            )
+        return replace(self, prompt=self.picture_prompt)
+
+    def pixel_limits(self, image_processor: Any) -> tuple[int, int]:
+        """The limits in effect with this image processor, in pixels."""
+        own = (image_processor.size["shortest_edge"], image_processor.size["longest_edge"])
+        low, high = (min(max(limit, own[0]), own[1]) for limit in PAPER_PIXELS)
+        low = low if self.min_pixels is None else self.min_pixels
+        high = high if self.max_pixels is None else self.max_pixels
+        return min(low, high), max(low, high)
+
+
+def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequence[str] = ()) -> str:
+    """The chat text of one item.
+
+    Args:
+        special_tokens: removed from the passage, which could otherwise end its own turn or claim an image.
+
+    Raises:
+        ValueError: if the item has neither text nor image.
+    """
+    passage = item.text
+    for token in special_tokens:
+        passage = passage.replace(token, "")
+    passage = passage[: form.max_chars]
+    if item.image is None and not passage.strip():
+        raise ValueError(f"knowledge item {item.id!r} has neither text nor image: nothing to remember")
+    image = IMAGE_SLOT if item.image is not None else ""
+    return f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
+
+
+def item_inputs(
+    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat, pictures: Sequence[ImageRef] = ()
+) -> dict[str, Tensor]:
+    """One left-padded batch for the encoder: the items, then the questions' pictures.
+
+    Args:
+        items: at least one, or a picture.
+        processor: of the encoder's model; expands the image slot to the image's grid.
+        pictures: of questions, for a reader that sees none.
+
+    Returns:
+        `input_ids`, `attention_mask`, `mm_token_type_ids`, each `(n, l)`, and, if any item has an
+        image, `pixel_values` and `image_grid_thw` `(images, 3)`.
+
+    Raises:
+        ValueError: no items, an item without anything, or an image that cannot be read; names the item.
+    """
+    if not items and not pictures:
+        raise ValueError("no knowledge items to encode")
+    special = _special_tokens(processor.tokenizer)
+    shown = [KnowledgeItem("picture of the question", "", picture) for picture in pictures]
+    texts = [render_item(item, form, special) for item in items]
+    texts += [render_item(item, form.of_pictures()) for item in shown]
+    images = [_pixels(item) for item in (*items, *shown) if item.image is not None]
+    low, high = form.pixel_limits(processor.image_processor)
+    kwargs: dict[str, Any] = {}
+    if images:
+        kwargs = {"images": images, "images_kwargs": {"size": {"shortest_edge": low, "longest_edge": high}}}
+    batch = processor(
+        text=texts, text_kwargs={"padding": True, "padding_side": "left"}, return_tensors="pt", **kwargs
+    )
+    inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    if "mm_token_type_ids" not in inputs:
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).int()
+    return inputs
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
+
+
+def _pixels(item: KnowledgeItem) -> Image.Image:
+    try:
+        image = open_image(item.image)  # type: ignore[arg-type]
+    except ImageError as error:
+        raise ImageError(f"knowledge item {item.id!r}: {error}") from error
+    if max(image.size) > 200 * min(image.size):  # the image processor's own limit, which names no item
+        raise ImageError(f"knowledge item {item.id!r}: image of {image.size} pixels, sides beyond 200 : 1")
+    return image
+
+
+def to_device(inputs: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """The batch on a device; to a GPU out of pinned memory, so that nobody waits for the copies."""
+    return {name: value.to(device, non_blocking=True) for name, value in pinned(inputs, device).items()}

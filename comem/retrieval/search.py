@@ -1,0 +1,309 @@
+"""Ranking an approximate index's candidates again, by the vectors themselves."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comem.io.files import StorageError
+from comem.retrieval.plan import IndexPlan
+from comem.retrieval.vectors import Vectors
+
+_BLOCK = 64  # queries ranked again at once: their candidates stay in the processor's cache
+_MAPPED = 1 << 15  # rows read before their pages are let go: the system maps up to 64 KiB around each
+
+
+class HalfVectors:
+    """The vectors in float16, memory-mapped: float16 `(n, d)` in an .npy file.
+
+    Args:
+        path: the file.
+        shape: what it has to hold.
+
+    Raises:
+        ValueError: damaged, or of another shape.
+
+    Rows are read here and there, so the system is told not to fetch what lies around; and what was read is
+    let go now and then, or much of the file would count as this process's memory.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, int]) -> None:
+        try:
+            self.array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: damaged ({error}); build the index again") from error
+        if self.array.shape != shape:
+            raise ValueError(f"{path}: holds {self.array.shape}, the index {shape}; build the index again")
+        self._mapping: Any = getattr(self.array, "_mmap", None)
+        self._advise("MADV_RANDOM")
+        self._read = 0  # rows since they were last let go
+
+    def rank(self, queries: np.ndarray, places: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The best k of each query's candidates by inner product, best first.
+
+        Args:
+            queries: float32 `(b, d)`.
+            places: int64 `(b, m)`; -1 for none.
+
+        Returns:
+            float32 scores and int64 places, both `(b, k)`.
+        """
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        found = np.empty((len(queries), k), dtype=np.int64)
+        for start in range(0, len(queries), _BLOCK):
+            rows = slice(start, start + _BLOCK)
+            block = places[rows]
+            vectors = self.array[np.maximum(block, 0)].astype(np.float32)  # (b, m, d)
+            exact = np.einsum("bmd,bd->bm", vectors, queries[rows])
+            exact[block < 0] = -np.inf
+            order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+            scores[rows] = np.take_along_axis(exact, order, axis=1)
+            found[rows] = np.take_along_axis(block, order, axis=1)
+            self._read += block.size
+            if self._read >= _MAPPED:
+                self._advise("MADV_DONTNEED")  # the system's cache keeps them
+                self._read = 0
+        return scores, found
+
+    def _advise(self, what: str) -> None:
+        """Tell the system how the file is read, where there is a way to."""
+        if self._mapping is not None and hasattr(mmap, what):
+            self._mapping.madvise(getattr(mmap, what))
+
+
+INDEX, REFINE, TRAINED = "index.faiss", "refine.npy", ".trained.faiss"
+_CHUNK = 1 << 14  # vectors compared at once
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How hard to search; none of it matters to an exact index.
+
+    Attributes:
+        probes: inverted lists looked into; 0 for one in 64 of them, at least 16 and at most 128.
+        ef: HNSW's list of candidates.
+        candidates: vectors ranked again by their float16 copies, for each of the k wanted.
+    """
+
+    probes: int = 0
+    ef: int = 64
+    candidates: int = 10
+
+    def __post_init__(self) -> None:
+        if self.probes < 0 or self.ef < 1 or self.candidates < 1:
+            raise ValueError(
+                f"probes {self.probes} must be 0 or more, ef {self.ef} and candidates"
+                f" {self.candidates} at least 1"
+            )
+
+
+def build_files(
+    vectors: Vectors, plan: IndexPlan, folder: Path, *, budget: int, seed: int = 0, progress: bool = True
+) -> None:
+    """Write index.faiss and, where the plan says so, refine.npy; both appear only when they are whole.
+
+    What was trained by an interrupted call for the same plan is used again.
+
+    Args:
+        budget: bytes that the vectors in work may take beside the index.
+
+    Raises:
+        ValueError: FAISS does not know the factory string, or there are too few vectors to train it.
+        StorageError: the disk is full.
+    """
+    from tqdm import tqdm
+
+    faiss = _faiss()
+    chunk = int(max(1024, min(len(vectors), budget // (16 * vectors.dimension))))
+    index = _trained(vectors, plan, folder, chunk, seed)
+    with (
+        _whole(folder / INDEX) as index_file,
+        _whole(folder / REFINE) as refine_file,
+        tqdm(total=len(vectors), desc="indexing", unit="vector", disable=not progress) as bar,
+        open(refine_file if plan.refine else os.devnull, "wb") as half,
+    ):
+        header = {"descr": "<f2", "fortran_order": False, "shape": (len(vectors), vectors.dimension)}
+        np.lib.format.write_array_header_1_0(half, header)
+        for part in vectors.chunks(chunk):
+            index.add(part)
+            if plan.refine:
+                half.write(part.astype("<f2").data)
+            bar.update(len(part))
+        half.flush()
+        faiss.write_index(index, str(index_file))
+    (folder / TRAINED).unlink(missing_ok=True)
+    (folder / f"{TRAINED}.json").unlink(missing_ok=True)
+
+
+class Engine:
+    """An index file, opened: memory-mapped, so that opening costs neither time nor memory.
+
+    Args:
+        folder: with index.faiss, and refine.npy where vectors are ranked again.
+        settings: how hard to search.
+
+    Raises:
+        ValueError: FAISS cannot read the file, or the vectors beside it are damaged or of another index.
+    """
+
+    def __init__(self, folder: Path, settings: SearchSettings | None = None) -> None:
+        self.index = _open(folder / INDEX)
+        settings = settings or SearchSettings()
+        self.candidates = settings.candidates
+        refine = folder / REFINE
+        self._half = HalfVectors(refine, (len(self), self.dimension)) if refine.is_file() else None
+        inner = _inner(self.index)
+        self._kind = "ivf" if hasattr(inner, "nprobe") else "hnsw" if hasattr(inner, "hnsw") else "flat"
+        if self._kind == "ivf":
+            inner.nprobe = min(inner.nlist, settings.probes or min(128, max(16, inner.nlist // 64)))
+        elif self._kind == "hnsw":
+            inner.hnsw.efSearch = settings.ef
+
+    def __len__(self) -> int:
+        return int(self.index.ntotal)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.index.d)
+
+    def search(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest of each query by inner product, best first.
+
+        Args:
+            queries: float32 `(b, d)`.
+            allowed: bool `(n,)`: only these places.
+
+        Returns:
+            float32 scores and int64 places, both `(b, k)`; places are -1 where there are no more.
+        """
+        k = min(k, len(self))
+        wanted = k if self._half is None else min(len(self), max(100, self.candidates * k))
+        params = None if allowed is None else self._filter(allowed)
+        scores, places = self.index.search(queries, wanted, params=params)
+        if allowed is not None and (places[:, : min(k, int(allowed.sum()))] < 0).any():
+            scores, places = self._search_harder(queries, wanted, allowed)
+        if self._half is None:
+            return scores[:, :k], places[:, :k]
+        return self._half.rank(queries, places, k)
+
+    def _search_harder(
+        self, queries: np.ndarray, k: int, allowed: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """When few places are allowed, an approximate search may miss them: look everywhere instead."""
+        if self._kind != "hnsw":
+            return self.index.search(queries, k, params=self._filter(allowed, everywhere=True))
+        places = np.flatnonzero(allowed)
+        scores = np.concatenate(
+            [
+                queries @ self.index.reconstruct_batch(places[start : start + _CHUNK]).T
+                for start in range(0, len(places), _CHUNK)
+            ],
+            axis=1,
+        )
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        missing = ((0, 0), (0, k - order.shape[1]))
+        found = np.pad(places[order], missing, constant_values=-1)
+        return np.pad(np.take_along_axis(scores, order, axis=1), missing, constant_values=-np.inf), found
+
+    def _filter(self, allowed: np.ndarray, everywhere: bool = False) -> Any:
+        """Search parameters that let only some places through; in the lists that are usual, or in all."""
+        faiss = _faiss()
+        bits = np.packbits(allowed, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+        inner = _inner(self.index)
+        if self._kind == "ivf":
+            probes = inner.nlist if everywhere else inner.nprobe
+            params: Any = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+        elif self._kind == "hnsw":
+            params = faiss.SearchParametersHNSW(sel=selector, efSearch=inner.hnsw.efSearch)
+        else:
+            params = faiss.SearchParameters(sel=selector)
+        if isinstance(self.index, faiss.IndexPreTransform):
+            params = faiss.SearchParametersPreTransform(index_params=params)
+        return params
+
+
+def _faiss() -> Any:
+    """The library; its own type hints lack much of it."""
+    import faiss
+
+    return faiss
+
+
+def _trained(vectors: Vectors, plan: IndexPlan, folder: Path, chunk: int, seed: int) -> Any:
+    """An empty index, trained on a sample; the training is kept until the index is whole."""
+    faiss = _faiss()
+    key = json.dumps(asdict(plan) | {"seed": seed, "count": len(vectors)}, sort_keys=True)
+    kept, of = folder / TRAINED, folder / f"{TRAINED}.json"
+    if kept.is_file() and of.is_file() and of.read_text() == key:
+        return _open(kept, mapped=False)
+    try:
+        index = faiss.index_factory(vectors.dimension, plan.factory, faiss.METRIC_INNER_PRODUCT)
+        if not index.is_trained:
+            _quicken(index)
+            index.train(vectors.sample(max(plan.train, 1), seed))
+            with _whole(kept) as partial:
+                faiss.write_index(index, str(partial))
+            of.write_text(key)
+    except RuntimeError as error:
+        raise ValueError(
+            f"FAISS cannot build {plan.factory!r} over {len(vectors)} vectors: {error}; 'Flat' always works"
+        ) from error
+    return index
+
+
+def _quicken(index: Any) -> None:
+    """Cluster on the GPUs where this FAISS has them; the index itself stays on the CPU."""
+    faiss, inner = _faiss(), _inner(index)
+    if getattr(faiss, "get_num_gpus", lambda: 0)() and hasattr(inner, "clustering_index"):
+        inner.clustering_index = faiss.index_cpu_to_all_gpus(faiss.IndexFlatL2(inner.d))
+
+
+def _inner(index: Any) -> Any:
+    """The index behind rotations."""
+    faiss = _faiss()
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def _open(path: Path, mapped: bool = True) -> Any:
+    """Read an index file; what FAISS can map (vectors, links, lists but the 4-bit ones) stays in the file."""
+    faiss = _faiss()
+    failure = None
+    for flags in [faiss.IO_FLAG_MMAP_IFC, 0] if mapped else [0]:
+        try:
+            return faiss.read_index(str(path), flags)
+        except RuntimeError as error:
+            failure = error
+    raise ValueError(f"{path}: FAISS cannot read it ({failure}); build it again") from failure
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A temporary file that takes the name `path` on success; what is there stays otherwise."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        try:
+            yield partial
+        except (OSError, RuntimeError) as error:
+            if "No space" not in str(error) and "write" not in str(error):
+                raise
+            raise StorageError(f"{partial}: cannot write ({error}); free some space, run again") from error
+        if partial.exists():
+            os.replace(partial, path)
+        else:
+            path.unlink(missing_ok=True)  # of an older index, and not wanted now
+    finally:
+        partial.unlink(missing_ok=True)

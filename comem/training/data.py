@@ -1,0 +1,375 @@
+"""How a question is taught in one step, past the paper: fewer embeddings, wrong items.
+
+What is drawn is a function of the seed, the step and the question's id: a resumed run, and a run on
+other processes, draw the same. Nothing is drawn by default (docs/past_the_paper.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import io
+import itertools
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from comem.io.jsonl import RecordError, read_jsonl
+from comem.training.settings import TrainSettings
+from comem.types import ImageRef, KnowledgeItem, Message
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """How one question is taught.
+
+    Attributes:
+        embeddings: how many of each item's embeddings the reader gets, the first ones; 0 for all.
+        plain: it learns what the reader says without items, instead of the answer.
+    """
+
+    embeddings: int = 0
+    plain: bool = False
+
+
+class Lessons:
+    """Draws each question's lesson and items for a step.
+
+    Args:
+        settings: of the run.
+        examples: the training set; wrong items are drawn from it.
+    """
+
+    def __init__(self, settings: TrainSettings, examples: Sequence[TrainingExample]) -> None:
+        self.seed, self.max_items = settings.seed, settings.max_items
+        self.elastic, self.wrong_items = settings.elastic, settings.wrong_items
+        self.pool: tuple[KnowledgeItem, ...] = ()
+        if self.wrong_items:
+            self.pool = tuple({item.id: item for example in examples for item in example.items}.values())
+
+    def __call__(self, step: int, example: TrainingExample) -> TrainingExample:
+        """The question as it is taught in this step; one without items as it stands."""
+        own = example.items[: self.max_items]
+        if not own:
+            return example
+        rng = random.Random(f"lesson/{self.seed}/{step}/{example.id}")
+        embeddings = rng.choice(self.elastic) if self.elastic else 0
+        if rng.random() < self.wrong_items and (others := self._others(rng, own, len(own))):
+            return dataclasses.replace(example, items=others, lesson=Lesson(embeddings, plain=True))
+        return dataclasses.replace(example, lesson=Lesson(embeddings))
+
+    def _others(
+        self, rng: random.Random, own: Sequence[KnowledgeItem], count: int
+    ) -> tuple[KnowledgeItem, ...]:
+        """So many items that show and say something else than a question's own; fewer if there are none."""
+        found: dict[str, KnowledgeItem] = {}
+        for _ in range(20 * count):
+            if len(found) == count or not self.pool:
+                break
+            item = rng.choice(self.pool)
+            if not any(_alike(item, other) for other in own):
+                found[item.id] = item
+        return tuple(found.values())
+
+
+def _alike(one: KnowledgeItem, other: KnowledgeItem) -> bool:
+    """Whether two items share their picture or their text, so that one may help where the other does."""
+    same_picture = one.image is not None and one.image == other.image
+    return one.id == other.id or same_picture or (bool(one.text) and one.text == other.text)
+
+
+_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
+_IMAGE_MARK = re.compile(r"\n?<image>\n?")
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
+
+
+@dataclass(frozen=True)
+class TrainingExample:
+    """A question with its answer (or a dialogue), each turn's pictures, and the items, best first.
+
+    `lesson` is how the step teaches it; as it is read, by its answer alone.
+    """
+
+    id: str
+    turns: tuple[tuple[str, str], ...]
+    pictures: tuple[tuple[ImageRef, ...], ...] = ()
+    items: tuple[KnowledgeItem, ...] = ()
+    answers: tuple[str, ...] = ()
+    language: str = "en"
+    lesson: Lesson = Lesson()
+    source: str = ""
+
+    def messages(self, last_answer: bool = True) -> list[Message]:
+        """The dialogue as chat turns, pictures first; without the last answer for generation."""
+        turns: list[Message] = []
+        for number, (question, answer) in enumerate(self.turns):
+            pictures = self.pictures[number] if number < len(self.pictures) else ()
+            turns.append(Message("user", (*pictures, question)))
+            turns.append(Message("assistant", (answer,)))
+        return turns if last_answer else turns[:-1]
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The pictures of all turns, in order."""
+        return tuple(itertools.chain(*self.pictures))
+
+
+def load_examples(path: str | Path, knowledge: str | Path | None = None) -> list[TrainingExample]:
+    """Read a file of questions.
+
+    Args:
+        path: JSONL (or .jsonl.gz) of the records above.
+        knowledge: file in which `knowledge_ids` are looked up, see `load_knowledge`.
+
+    Raises:
+        RecordError: naming file and line, for a record that breaks the schema or repeats an id.
+        ValueError: for an empty file.
+    """
+    path = Path(path)
+    table = load_knowledge(knowledge) if knowledge else None
+    examples: dict[str, TrainingExample] = {}
+    for number, row in enumerate(read_jsonl(path), start=1):
+        with _placed(path, number):
+            example = parse_example(row, path.parent, table)
+            if example.id in examples:
+                raise ValueError(f"the id {example.id!r} is there already; ids are unique in a file")
+            examples[example.id] = example
+    if not examples:
+        raise ValueError(f"{path} holds no question; one JSON record a line is expected")
+    return list(examples.values())
+
+
+def load_knowledge(path: str | Path) -> dict[str, KnowledgeItem]:
+    """Knowledge items by id, from JSONL `{"id", "text", "image", "language"}` or a WIT TSV (.tsv[.gz])."""
+    path = Path(path)
+    if ".tsv" in path.suffixes:
+        from comem.retrieval.corpus import read_wit
+
+        return {item.id: item for item in read_wit(path)}
+    items: dict[str, KnowledgeItem] = {}
+    for number, row in enumerate(read_jsonl(path), start=1):
+        with _placed(path, number):
+            item = _item(row, path.parent)
+            if item.id in items:
+                raise ValueError(f"the id {item.id!r} is there already; ids are unique in a file")
+            items[item.id] = item
+    return items
+
+
+def parse_example(
+    row: Mapping[str, Any], folder: Path, table: Mapping[str, KnowledgeItem] | None = None
+) -> TrainingExample:
+    """One record as a `TrainingExample`; `ValueError` says what is wrong with it."""
+    identifier = _first(row, "id", "data_id", "question_id")
+    if identifier is None:
+        raise ValueError("no field 'id'")
+    answers = _answers(row)
+    turns = _turns(row, answers)
+    images = _first(row, "image", "image_path", "images")
+    return TrainingExample(
+        id=_plain(identifier, "id"),
+        turns=turns,
+        pictures=(tuple(_image(one, folder) for one in _list(images)), *_later_pictures(row, folder)),
+        items=tuple(_items(row, folder, table)),
+        answers=answers or (turns[-1][1],),
+        language=_plain(row.get("language", "en"), "language"),
+        source=_plain(_first(row, "origin", "source") or "", "source"),
+    )
+
+
+def _turns(row: Mapping[str, Any], answers: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The (question, answer) pairs of a record in any of the three notations."""
+    conversations = row.get("conversations")
+    if conversations is None:
+        if "question" not in row or not answers:
+            raise ValueError("needs 'question' with 'answer' or 'answers', or 'conversations'")
+        pairs = [(row["question"], answers[0])]
+    elif not isinstance(conversations, list) or not conversations:
+        raise ValueError("'conversations' must be a non-empty list of turns")
+    elif all(isinstance(turn, dict) and "from" in turn for turn in conversations):
+        pairs = _llava_pairs(conversations)
+    elif all(isinstance(turn, dict) and {"question", "answer"} <= turn.keys() for turn in conversations):
+        pairs = [(turn["question"], turn["answer"]) for turn in conversations]
+    else:
+        raise ValueError("a turn has 'question' and 'answer', or 'from' and 'value'")
+    return tuple((_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
+
+
+def _later_pictures(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:
+    """The pictures of the second and later turns; the first turn's stand in the record itself."""
+    for turn in (row.get("conversations") or ())[1:]:
+        if "question" in turn:
+            yield tuple(_image(one, folder) for one in _list(turn.get("image")))
+
+
+def _llava_pairs(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
+    """LLaVA's alternating human and gpt turns as pairs."""
+    roles = [_ROLES.get(str(turn["from"])) for turn in conversations]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise ValueError(f"turns must alternate human, gpt; got {[turn['from'] for turn in conversations]}")
+    values = [turn.get("value") for turn in conversations]
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def _items(
+    row: Mapping[str, Any], folder: Path, table: Mapping[str, KnowledgeItem] | None
+) -> Iterator[KnowledgeItem]:
+    """The knowledge of a record: inline items, then looked-up ones."""
+    for item in _list(row.get("knowledge")):
+        yield _item(item, folder)
+    for identifier in _list(row.get("knowledge_ids")):
+        if table is None:
+            raise ValueError("has 'knowledge_ids' but no knowledge file was given; set knowledge=FILE")
+        if str(identifier) not in table:
+            raise ValueError(f"the knowledge id {identifier!r} is not in the knowledge file")
+        yield table[str(identifier)]
+
+
+def _item(row: Any, folder: Path) -> KnowledgeItem:
+    """One knowledge item of a record."""
+    if not isinstance(row, dict) or "id" not in row:
+        raise ValueError(f"a knowledge item is an object with 'id', 'text', 'image'; got {row!r:.80}")
+    text, image = row.get("text") or "", row.get("image")
+    if not isinstance(text, str):
+        raise ValueError(f"the text of the knowledge item {row['id']!r} is no text: {text!r:.80}")
+    if not text.strip() and not image:
+        raise ValueError(f"the knowledge item {row['id']!r} has neither text nor image")
+    ref = _image(image, folder) if image else None
+    language, source = (
+        _plain(row.get(name, usual), name) for name, usual in (("language", "en"), ("source", ""))
+    )
+    return KnowledgeItem(_plain(row["id"], "id"), text, ref, source, language)
+
+
+def _image(value: Any, folder: Path) -> ImageRef:
+    """A path of a record, relative to the file's folder."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"an image is a path; got {value!r:.80}")
+    return ImageRef(path=str(folder / value))
+
+
+def _text(value: Any, name: str) -> str:
+    """A question or answer without image marks; chat markup in it would break the labels."""
+    if not isinstance(value, str) or not _IMAGE_MARK.sub("", value).strip():
+        raise ValueError(f"the {name} must be a non-empty string; got {value!r:.80}")
+    if found := _SPECIAL.search(value):
+        raise ValueError(f"the {name} contains the chat markup {found.group()!r}; remove it")
+    return _IMAGE_MARK.sub("", value).strip()
+
+
+def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The accepted answers, the one to train on first."""
+    given = [*_list(row.get("answer")), *_list(row.get("answers"))]
+    return tuple(dict.fromkeys(_plain(answer, "answer") for answer in given))
+
+
+def _plain(value: Any, name: str) -> str:
+    """A text, or a number as one; what else stands in a file was not meant."""
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"the {name} must be a text; got {value!r:.80}")
+    return str(value)
+
+
+def _first(row: Mapping[str, Any], *names: str) -> Any:
+    return next((row[name] for name in names if row.get(name) is not None), None)
+
+
+def _list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+@contextmanager
+def _placed(path: Path, record: int) -> Iterator[None]:
+    """Turn a ValueError inside into a RecordError that starts with file:line."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{path}:{_line_of(path, record)}: {error}") from error
+
+
+def _line_of(path: Path, record: int) -> int:
+    """The line on which the record stands; counted only for an error, since blank lines are skipped."""
+    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+        filled = (line for line, raw in enumerate(file, start=1) if raw.strip())
+        return next(itertools.islice(filled, record - 1, None), record)
+
+
+QUESTION, PICTURE, ITEM, ITEM_PICTURE = "question", "picture", "item", "item's picture"
+PLAIN, PLAIN_PICTURE = "plain", "plain question's picture"
+
+
+def kinds(examples: Sequence[TrainingExample], max_items: int) -> frozenset[str]:
+    """Which of a question, its picture, an item, its picture, a plain question and its picture occur."""
+    plain = [example for example in examples if example.lesson.plain]
+    items = [item for example in examples for item in example.items[:max_items]]
+    held = {
+        QUESTION: bool(examples),
+        PICTURE: any(example.images for example in examples),
+        ITEM: bool(items),
+        ITEM_PICTURE: any(item.image is not None for item in items),
+        PLAIN: bool(plain),
+        PLAIN_PICTURE: any(example.images for example in plain),
+    }
+    return frozenset(kind for kind, present in held.items() if present)
+
+
+def fillers(missing: frozenset[str]) -> list[TrainingExample]:
+    """One short example that has what is missing; none if nothing is."""
+    if not missing:
+        return []
+    picture = ImageRef(data=_gray())
+    item = KnowledgeItem("filler", "-", picture if ITEM_PICTURE in missing else None)
+    lesson = Lesson(plain=bool(missing & {PLAIN, PLAIN_PICTURE}))
+    return [
+        TrainingExample(
+            id="filler",
+            turns=(("-", "-"),),
+            pictures=((picture,) if missing & {PICTURE, PLAIN_PICTURE} else (),),
+            items=(item,) if missing & {ITEM, ITEM_PICTURE} else (),
+            answers=("-",),
+            lesson=lesson,
+        )
+    ]
+
+
+def _gray() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (28, 28), "gray").save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def select(examples: Sequence[TrainingExample], settings: TrainSettings) -> list[TrainingExample]:
+    """The examples that the settings choose, in the file's order.
+
+    Raises:
+        ValueError: a language to leave out that no question is in, or nothing is left.
+    """
+    there = Counter(example.language for example in examples)
+    unknown = [code for code in settings.leave_out_languages if code not in there]
+    if unknown:
+        raise ValueError(
+            f"leave_out_languages: no question is in {', '.join(unknown)}; the file has {', '.join(there)}"
+        )
+    kept = [example for example in examples if example.language not in settings.leave_out_languages]
+    if settings.data_fraction < 1:
+        names = sorted(example.id for example in kept)
+        random.Random(f"data/{settings.seed}").shuffle(names)
+        drawn = set(names[: round(settings.data_fraction * len(names))])
+        kept = [example for example in kept if example.id in drawn]
+    if not kept:
+        raise ValueError(
+            f"none of {len(examples)} questions is left (data_fraction={settings.data_fraction}, "
+            f"leave_out_languages={list(settings.leave_out_languages)}); choose more"
+        )
+    return kept

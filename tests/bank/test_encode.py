@@ -1,0 +1,176 @@
+"""Encoding to disk survives what stops it: nothing is lost, nothing comes twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from comem.bank.encode import encode_to_bank
+from comem.io.files import StorageError
+from comem.memory.bank import MemoryBank
+from comem.memory.encoder import MemoryEncoder
+from comem.types import KnowledgeItem
+
+
+@pytest.fixture()
+def many() -> list[KnowledgeItem]:
+    return [KnowledgeItem(f"k{n:02d}", f"Fact number {n}." + "!" * (n % 5), None) for n in range(11)]
+
+
+@pytest.fixture()
+def counted(encoder: MemoryEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of the items that were really encoded."""
+    seen: list[str] = []
+    original = encoder.inputs
+    monkeypatch.setattr(
+        encoder, "inputs", lambda items: (seen.extend(i.id for i in items), original(items))[1]
+    )
+    return seen
+
+
+def check(path: Path, encoder: MemoryEncoder, many: list[KnowledgeItem]) -> None:
+    bank = MemoryBank.load(path, encoder.fingerprint())
+    assert bank.ids == tuple(item.id for item in many)
+    assert torch.allclose(bank.embeddings, encoder.encode(many).embeddings, atol=1e-5)
+    assert not path.with_name(path.name + ".parts").exists()
+
+
+def test_shards_become_one_bank(encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path) -> None:
+    done: list[int] = []
+    path = tmp_path / "bank.safetensors"
+    bank = encode_to_bank(encoder, iter(many), path, batch_size=2, shard_items=4, progress=done.append)
+    assert len(bank) == 11 and done == [4, 4, 3]
+    check(path, encoder, many)
+
+
+def test_an_interrupt_costs_at_most_one_shard(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
+) -> None:
+    path = tmp_path / "bank.safetensors"
+
+    def interrupted() -> Any:
+        yield from many[:9]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_to_bank(encoder, interrupted(), path, shard_items=4)
+    assert len(counted) == 8 and not path.exists()
+    done: list[int] = []
+    encode_to_bank(encoder, many, path, shard_items=4, progress=done.append)
+    assert sum(done) == 11
+    assert sorted(counted) == [item.id for item in many]  # nothing twice
+    check(path, encoder, many)
+
+
+def test_a_finished_bank_is_extended_not_redone(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
+) -> None:
+    path = tmp_path / "bank.safetensors"
+    encode_to_bank(encoder, many[:6], path)
+    written = path.stat().st_mtime_ns
+    encode_to_bank(encoder, many[:6], path)
+    assert path.stat().st_mtime_ns == written and len(counted) == 6
+    bank = encode_to_bank(encoder, many[4:], path)
+    assert bank.ids == tuple(i.id for i in many[4:]) + tuple(i.id for i in many[:4])
+    assert len(counted) == 11
+
+
+def test_a_kill_between_consolidation_and_clean_up(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bank.safetensors"
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *a, **k: None)
+        encode_to_bank(encoder, many, path, shard_items=4)
+    assert len(list((tmp_path / "bank.safetensors.parts").iterdir())) == 3
+    encode_to_bank(encoder, many, path, shard_items=4)
+    check(path, encoder, many)
+
+
+def test_repeated_ids_and_other_encoders_are_refused(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path
+) -> None:
+    path = tmp_path / "bank.safetensors"
+    with pytest.raises(ValueError, match=r"'k03' comes twice \(items 4 and 12\)"):
+        encode_to_bank(encoder, [*many, many[3]], path, shard_items=4)
+    with torch.no_grad():
+        encoder.qformer.latents.add_(1.0)
+    with pytest.raises(ValueError, match=r"parts.*made by another encoder"):
+        encode_to_bank(encoder, many, path)
+    with pytest.raises(ValueError, match="shard_items=0"):
+        encode_to_bank(encoder, many, path, shard_items=0)
+
+
+def test_a_merged_encoder_goes_on_with_its_own_bank(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path
+) -> None:
+    path = tmp_path / "bank.safetensors"
+    encode_to_bank(encoder, many[:6], path)
+    bank = encode_to_bank(encoder.merge(), many, path)
+    assert bank.ids == tuple(item.id for item in many)
+
+
+def test_nothing_to_encode(encoder: MemoryEncoder, tmp_path: Path) -> None:
+    assert len(encode_to_bank(encoder, [], tmp_path / "bank.safetensors")) == 0
+    assert len(MemoryBank.load(tmp_path / "bank.safetensors")) == 0
+
+
+@pytest.mark.slow
+def test_kill_9(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, tiny_processor: Any, counted: list[str]
+) -> None:
+    """A process that is killed in its second shard; another goes on."""
+    encoder.merge().save(tmp_path / "encoder")
+    script = textwrap.dedent("""
+        import os, signal, sys, torch
+        torch.set_num_threads(1)
+        from comem.bank.encode import encode_to_bank
+        from comem.memory.encoder import MemoryEncoder
+        from comem.types import KnowledgeItem
+        encoder = MemoryEncoder.load(sys.argv[1])
+        items = [KnowledgeItem(f"k{n:02d}", f"Fact number {n}." + "!" * (n % 5), None) for n in range(11)]
+        original, calls = encoder.inputs, []
+        def inputs(batch):
+            calls.append(batch)
+            if len(calls) == 4:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(batch)
+        encoder.inputs = inputs
+        encode_to_bank(encoder, items, sys.argv[2], batch_size=2, shard_items=4)
+    """)
+    path = tmp_path / "bank.safetensors"
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "encoder"), str(path)],
+        capture_output=True,
+        timeout=600,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert [p.name for p in (tmp_path / "bank.safetensors.parts").iterdir()] == ["000000.safetensors"]
+    again = MemoryEncoder.load(tmp_path / "encoder")
+    encode_to_bank(again, many, path, batch_size=2, shard_items=4)
+    check(path, again, many)
+
+
+def test_a_full_disk_costs_at_most_one_shard(
+    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str], full_disk: Any
+) -> None:
+    """A shard of 3 memories has 6 kB, the whole bank 22 kB: the shards fit, then the bank does not."""
+    path = tmp_path / "bank.safetensors"
+    with full_disk(5_000), pytest.raises(StorageError, match="free some space.*000000.safetensors"):
+        encode_to_bank(encoder, many, path, shard_items=3)
+    assert counted == ["k00", "k01", "k02"] and not path.exists()
+    with full_disk(10_000), pytest.raises(StorageError, match="free some space.*bank.safetensors'"):
+        encode_to_bank(encoder, many, path, shard_items=3)
+    del counted[:]
+    encode_to_bank(encoder, many, path, shard_items=3)
+    assert counted == []  # all shards had been kept
+    check(path, encoder, many)

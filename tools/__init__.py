@@ -1,0 +1,1 @@
+"""How the files that this repository ships were made; not part of the package."""
