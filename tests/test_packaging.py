@@ -74,7 +74,8 @@ def test_installed_versions_are_in_range() -> None:
 def test_command_and_data_are_declared() -> None:
     table = project()
     assert table["project"]["scripts"] == {"comem": "comem.cli:main"}
-    assert "toy/weights/**/*" in table["tool"]["setuptools"]["package-data"]["comem"]
+    data = table["tool"]["setuptools"]["package-data"]["comem"]
+    assert {"toy/weights/**/*", "io/templates/*.html"} <= set(data)
     assert table["project"]["requires-python"] == ">=3.10"
 
 

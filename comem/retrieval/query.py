@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from comem.io.files import write_atomic
-from comem.io.images import ImageError, open_image
+from comem.io.page import render
 from comem.retrieval.embedder import Embedder, Picture
 from comem.types import ImageRef, KnowledgeItem
 
 _EDGE = 96  # pixels of a thumbnail
-_STYLE = (
-    "body{font:15px sans-serif;margin:2em}td,th{padding:.4em .8em;text-align:left;vertical-align:top;"
-    "border-bottom:1px solid #ddd}p{max-width:50em}"
-)
 
 
 def query_vector(
@@ -50,29 +43,5 @@ def write_page(
     image: ImageRef | None = None,
 ) -> None:  # fmt: skip
     """Write the hits as one HTML file that needs no other: the pictures are inside, as small JPEGs."""
-    rows = [
-        f"<tr><td>{rank}<td>{score:.3f}<td>{_thumbnail(item.image)}<td>{html.escape(item.id)}"
-        f"<td>{html.escape(item.language)}<td>{html.escape(item.text)}"
-        for rank, (item, score) in enumerate(zip(items, scores, strict=True), start=1)
-    ]
-    head = "<tr><th>rank<th>score<th>picture<th>id<th>language<th>passage"
-    page = (
-        f"<!doctype html><meta charset=utf-8><title>comem index search</title><style>{_STYLE}</style>"
-        f"<p>{html.escape(asked)} {_thumbnail(image)}</p><table>{head}{''.join(rows)}</table>\n"
-    )
-    write_atomic(path, page)
-
-
-def _thumbnail(image: ImageRef | None) -> str:
-    """An img element, or why there is none."""
-    if image is None:
-        return ""
-    try:
-        picture = open_image(image)
-    except ImageError as error:
-        return f"<small>{html.escape(str(error))}</small>"
-    picture.thumbnail((_EDGE, _EDGE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f'<img alt="" src="data:image/jpeg;base64,{data}">'
+    hits = list(zip(items, scores, strict=True))
+    write_atomic(path, render("search", title=asked, asked=image, hits=hits, side=_EDGE))

@@ -130,7 +130,7 @@ def test_its_pictures_open_and_say_what_they_are(path: Path) -> None:
             opened.load()
             assert opened.format == "PNG" and max(opened.size) <= 320
     text = Page(path.read_text(encoding="utf-8")).text
-    assert "picture cannot be read" in text and "no picture" in text
+    assert "image cannot be read" in text and "no image" in text
 
 
 def test_texts_are_shown_as_they_are(path: Path) -> None:
