@@ -85,19 +85,24 @@ class Message:
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """A model's answer to one example, with what it cost.
+class Answer:
+    """A model's answer to one question, with what it cost: the same type from the backbone to the file.
 
-    `context_tokens` counts the positions that knowledge added to the prompt (passages and their
-    images, or memory embeddings); `seconds` is wall-clock for this question.
+    Attributes:
+        text: the answer without special tokens.
+        context_tokens: positions that knowledge adds to the plain question: memory or item turns.
+        prompt_tokens: all positions in front of the answer, padding not counted.
+        seconds: wall-clock of its batch, divided by the batch's size.
+        example_id: which question it answers; "" where the caller knows.
+        knowledge_ids: the items that were given with it.
     """
 
-    example_id: str
     text: str
-    knowledge_ids: tuple[str, ...] = ()
     context_tokens: int = 0
     prompt_tokens: int = 0
     seconds: float = 0.0
+    example_id: str = ""
+    knowledge_ids: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

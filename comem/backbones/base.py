@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, device, dtype
@@ -12,28 +11,12 @@ from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.generation import GREEDY, PAPER_SAMPLING, GenerationConfig
 from comem.backbones.keys_values import KVMemory
 from comem.backbones.specs import BackboneSpec
+from comem.types import Answer
 
 #: Per row its memory `(m, d)`, or None for a row without.
 Prefixes = Sequence[Tensor | None]
 #: Per row keys and values for some layers, or None for a row without.
 KVPrefixes = Sequence[KVMemory | None]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a backbone said and what it cost.
-
-    Attributes:
-        text: the answer without special tokens.
-        context_tokens: positions that knowledge adds to the plain question: memory or item turns.
-        prompt_tokens: all positions in front of the answer, padding not counted.
-        seconds: wall-clock of its batch, divided by the batch's size.
-    """
-
-    text: str
-    context_tokens: int
-    prompt_tokens: int
-    seconds: float
 
 
 class Backbone(Protocol):

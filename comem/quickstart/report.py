@@ -20,7 +20,7 @@ from comem.quickstart.result import Answered, Case, Row, row, worked_examples
 from comem.quickstart.settings import QuickSettings
 from comem.quickstart.table import result_table
 from comem.quickstart.work import contexts_of
-from comem.types import Prediction
+from comem.types import Answer
 
 if TYPE_CHECKING:
     from comem.types import Example
@@ -88,7 +88,7 @@ def compare(rows: Mapping[str, Row]) -> str:
     )
 
 
-def _predictions(folder: Path, examples: Sequence[Example]) -> tuple[list[Prediction], dict[str, float]]:
+def _predictions(folder: Path, examples: Sequence[Example]) -> tuple[list[Answer], dict[str, float]]:
     """What a run folder holds for these questions, and the scores of those that were answered."""
     file = folder / "predictions.jsonl"
     found = keyed(file, torn_tail=True)
@@ -100,7 +100,7 @@ def _predictions(folder: Path, examples: Sequence[Example]) -> tuple[list[Predic
         ids = tuple(raw.get("knowledge_ids", ()))
         context, prompt = int(raw.get("context_tokens", 0)), int(raw.get("prompt_tokens", 0))
         text, seconds = str(raw.get("prediction", "")), float(raw.get("seconds", 0))
-        predictions.append(Prediction(example.id, text, ids, context, prompt, seconds))
+        predictions.append(Answer(text, context, prompt, seconds, example.id, ids))
     return predictions, values
 
 

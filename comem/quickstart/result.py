@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comem.types import Example, KnowledgeItem, Prediction
+from comem.types import Answer, Example, KnowledgeItem
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Case:
     answers: tuple[Answered, ...]
 
 
-def row(label: str, predictions: Sequence[Prediction], values: Sequence[float], items: int = 0) -> Row:
+def row(label: str, predictions: Sequence[Answer], values: Sequence[float], items: int = 0) -> Row:
     """The means over the questions of one mode.
 
     Args:

@@ -13,7 +13,7 @@ from rich.console import Console
 from comem.quickstart.figure import draw_figure
 from comem.quickstart.result import Answered, Case, Row, row, worked_examples
 from comem.quickstart.table import result_table
-from comem.types import Example, ImageRef, KnowledgeItem, Prediction
+from comem.types import Answer, Example, ImageRef, KnowledgeItem
 
 ROWS = [Row("baseline", 0.03, 0, 0.01, 200), Row("rag", 0.9, 330, 0.05, 200, 3)]
 
@@ -31,13 +31,13 @@ def case(name: str, *right: bool) -> Case:
 
 
 def test_row_takes_means() -> None:
-    predictions = [Prediction("a", "x", context_tokens=10, seconds=1.0), Prediction("b", "y", seconds=3.0)]
+    predictions = [Answer("x", context_tokens=10, seconds=1.0), Answer("y", seconds=3.0)]
     assert row("rag", predictions, [1.0, 0.0], 3) == Row("rag", 0.5, 5.0, 2.0, 2, 3)
 
 
 def test_row_refuses_missing_scores() -> None:
     with pytest.raises(ValueError, match="comem: 1 predictions, 0 scores"):
-        row("comem", [Prediction("a", "x")], [])
+        row("comem", [Answer("x")], [])
 
 
 def test_worked_examples_show_each_pattern_the_usual_one_first() -> None:
