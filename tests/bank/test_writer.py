@@ -264,7 +264,7 @@ def test_a_quota(empty_store: Callable[..., Path]) -> None:
     code = (
         "import sys, numpy as np\n"
         "from comem.bank.writer import StoreWriter\n"
-        "from comem.io.jsonl import StorageError\n"
+        "from comem.io.files import StorageError\n"
         "writer = StoreWriter(sys.argv[1])\n"
         "try:\n"
         "    for n in range(100):\n"

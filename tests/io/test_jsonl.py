@@ -143,7 +143,8 @@ def test_a_file_limit_reached_in_mid_line_leaves_whole_lines(tmp_path: Path) -> 
     program = textwrap.dedent(
         """
         import resource, signal, sys
-        from comem.io.jsonl import JsonlAppender, StorageError, write_atomic
+        from comem.io.files import StorageError, write_atomic
+        from comem.io.jsonl import JsonlAppender
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         with JsonlAppender(sys.argv[1]) as file:

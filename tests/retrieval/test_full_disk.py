@@ -22,7 +22,7 @@ from comem.bank.forms import PLAIN_FORMS
 from comem.bank.format import EncoderInfo
 from comem.bank.verify import verify_store
 from comem.bank.writer import StoreWriter, create_store
-from comem.io.jsonl import StorageError
+from comem.io.files import StorageError
 from comem.retrieval.build import BuildSettings, build
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.sources import find_sources

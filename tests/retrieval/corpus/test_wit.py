@@ -15,13 +15,11 @@ from comem.retrieval.corpus import (
     CorpusError,
     CorpusStats,
     CutShardError,
+    passage,
     read_corpus,
     read_items,
     read_wit,
     unique_items,
-)
-from comem.retrieval.corpus import (
-    rules as passage,
 )
 
 

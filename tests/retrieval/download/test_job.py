@@ -169,7 +169,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
         "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\n"
         "from comem.retrieval.download.job import download_shards\n"
         "from comem.retrieval.download.settings import DownloadSettings as S\n"
-        "from comem.io.jsonl import StorageError\n"
+        "from comem.io.files import StorageError\n"
         "from pathlib import Path\n"
         "try:\n"
         f"    download_shards(Path({str(folder)!r}), [0], S('a@b.example'))\n"
