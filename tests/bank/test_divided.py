@@ -111,7 +111,7 @@ def test_two_ray_workers_write_the_same_though_one_is_killed(tmp_path: Path) -> 
     base = base_of(tmp_path / "kb")
     build_divided(base, FakeEncoder, tmp_path / "one", part_items=16, engine="local")
     with _cluster(2) as ray:
-        import memory.store.conftest as module
+        import tests.bank.conftest as module
 
         for each in (module, sys.modules[__name__]):
             ray.cloudpickle.register_pickle_by_value(each)
