@@ -99,7 +99,9 @@ class TrainSettings:
         wrong_items: share of the questions that get items of other questions instead of their own; they
             learn what the reader says without any, and not the answer, which nothing tells them.
         tensorboard: event files in the run folder; None is true where the package is installed.
-        wandb: log to Weights & Biases, too (needs wandb; its own variables choose project and mode).
+        trackers: where the numbers go, too: tensorboard, wandb, trackio, swanlab (accelerate's trackers; each
+            needs its package). WANDB_PROJECT, TRACKIO_PROJECT or SWANLAB_PROJECT names the project (comem).
+        wandb: the same as `trackers=[wandb]`.
     """
 
     model: str = "toy"
@@ -136,6 +138,7 @@ class TrainSettings:
     eval_every: int = 0
     eval_examples: int = 100
     tensorboard: bool | None = None
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio", "swanlab"], ...] = ()
     wandb: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
@@ -173,7 +176,9 @@ class TrainSettings:
 
 
 # Keys that may change between the parts of a resumed run: none of them touches a weight.
-FREE_KEYS = frozenset({"output", "workers", "save_every", "keep_last", "log_every", "tensorboard", "wandb"})
+FREE_KEYS = frozenset(
+    {"output", "workers", "save_every", "keep_last", "log_every", "tensorboard", "trackers", "wandb"}
+)
 
 
 def use_bf16(precision: str) -> bool:

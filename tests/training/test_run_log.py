@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from comem.training.log import RunLog, rewind_log
+from comem.training.run_log import RunLog, rewind_log
 from comem.training.settings import TrainSettings
 
 
