@@ -45,7 +45,7 @@ def open_trackers(settings: TrainSettings) -> list[GeneralTracker]:
 
 def _started(name: str, settings: TrainSettings) -> GeneralTracker:
     folder, config = Path(settings.output), as_dict(settings)
-    project = os.environ.get(f"{name.upper()}_PROJECT", "comem")
+    project, options = os.environ.get(f"{name.upper()}_PROJECT", "comem"), dict[str, Any]()
     if name == "tensorboard":
         project, options = name, {"logging_dir": str(folder)}
     else:
