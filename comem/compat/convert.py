@@ -13,7 +13,7 @@ from comem.backbones.hf import HFBackbone, load_backbone
 from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import CompatOptions, load_authors_checkpoint
 from comem.compat.inspect import Findings
-from comem.io.tensors import new_folder
+from comem.io.files import new_folder
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.items import KnowledgeFormat
 

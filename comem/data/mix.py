@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import as_dict, from_values, load_config
-from comem.data.records import MANIFEST, TRAIN, read_records, rebased, settle, write_records
+from comem.data.records import MANIFEST, SETTINGS, TRAIN, read_records, rebased, write_records
 from comem.data.synthesis import add_synthesise_arguments, run_synthesise
 from comem.data.translate import add_translate_arguments, run_translate
 from comem.data.translation import LANGUAGES
 from comem.io.console import out, print_facts
 from comem.io.jsonl import read_json, sha256_of
+from comem.io.run_folder import settle
 from comem.types import KnowledgeItem
 
 
@@ -65,7 +66,8 @@ def mix(
         name: {"file": str(part.file), "sha256": sha256_of(part.file), "target": part.target}
         for name, part in parts.items()
     }
-    settle(folder, {"parts": {name: {**facts, "file": ""} for name, facts in files.items()}, "seed": seed})
+    decisive = {"parts": {name: {**facts, "file": ""} for name, facts in files.items()}, "seed": seed}
+    settle(folder / SETTINGS, decisive)
     records: list[dict[str, Any]] = []
     homes: dict[str, str] = {}
     counts: dict[str, dict[str, Any]] = {}
@@ -256,7 +258,8 @@ def run_build(args: argparse.Namespace) -> int:
         _show(plan, args.output)
         return 0
     _check(plan)
-    settle(args.output, {key: value for key, value in as_dict(plan).items() if key != "parts"}, _FREE)
+    decisive = {key: value for key, value in as_dict(plan).items() if key != "parts"}
+    settle(args.output / SETTINGS, decisive, free=_FREE)
     for name in plan.parts:
         _say(f"synthesising from {name}")
         _call(add_synthesise_arguments, run_synthesise, plan.synthesis(name, args.output))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.io.files import write_atomic, write_json
-from comem.io.jsonl import RecordError, read_json, read_jsonl, sha256_of, unique
+from comem.io.jsonl import RecordError, read_jsonl, sha256_of, unique
 from comem.io.manifest import run_manifest
 from comem.training.data import parse_example
 from comem.types import KnowledgeItem
@@ -65,26 +65,6 @@ def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any
 
 
 TRAIN, MANIFEST, SETTINGS = "train.jsonl", "manifest.json", "settings.json"
-
-
-def settle(folder: Path, settings: Mapping[str, Any], free: Sequence[str] = ()) -> None:
-    """Note the settings of a new folder; refuse a folder that was begun with others, the `free` ones aside.
-
-    Raises:
-        ValueError: they differ; names the settings that do.
-    """
-    path = folder / SETTINGS
-    wanted = json.loads(json.dumps(settings))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, wanted)
-        return
-    found = read_json(path)
-    compared = {*found, *wanted} - {*free}
-    if differ := sorted(key for key in compared if found.get(key) != wanted.get(key)):
-        raise ValueError(
-            f"{folder} was begun with other settings ({', '.join(differ)}); choose another folder"
-        )
 
 
 def write_records(

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.data.records import MANIFEST, TRAIN, read_records, settle, write_records
+from comem.data.records import MANIFEST, SETTINGS, TRAIN, read_records, write_records
 from comem.data.translation import LANGUAGES, PROMPT, Sample, Translator, eligible, order, prompt, sample
 from comem.io.console import bar, print_facts
 from comem.io.jsonl import JsonlAppender, read_jsonl, sha256_of
+from comem.io.run_folder import settle
 from comem.types import Message
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def translate(
         raise ValueError(f"{source} holds no English question with one answer; there is nothing to translate")
     facts = {"languages": list(settings.languages), "samples": settings.samples, "seed": settings.seed}
     facts |= {"source": sha256_of(source), "prompt": PROMPT, **about}
-    settle(folder, facts, free=("endpoint",))
+    settle(folder / SETTINGS, facts, free=("endpoint",))
     with JsonlAppender(folder / REPLIES) as file:
         replies = {row["id"]: row["reply"] for row in read_jsonl(folder / REPLIES)}
         found = _fill(records, translator, settings, replies, file.write, (source.parent, folder), progress)

@@ -1,8 +1,4 @@
-"""Files of records: JSON and JSON lines that survive a crash.
-
-What writes whole files lies in `comem.io.files`, the manifest of a run in `comem.io.manifest`; both can be
-imported from here as well.
-"""
+"""Files of records: JSON and JSON lines that survive a crash."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
-"""Safetensors files and folders of them: read with errors that say what to do, written atomically."""
+"""Safetensors files: read with errors that say what to do, written atomically."""
 
 from __future__ import annotations
 
-import glob
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from comem.io.files import StorageError, no_space, sync_tree, write_atomic
+from comem.io.files import write_atomic
 from comem.io.jsonl import read_json
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -105,59 +102,3 @@ def stream_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
         with open_tensors(path) as file:
             for name in file.keys():  # noqa: SIM118
                 yield name, file.get_tensor(name)
-
-
-@contextmanager
-def new_folder(folder: str | Path) -> Iterator[Path]:
-    """Fill a temporary folder; on success it takes the name `folder`, on error nothing changes.
-
-    An older folder of that name is replaced as a whole: files of two saves never mix.
-
-    Raises:
-        StorageError: no space is left, whichever library met it; an older folder is as it was.
-    """
-    folder = Path(os.path.abspath(folder))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    retired = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    _sweep(folder)
-    try:
-        temporary.mkdir()
-        yield temporary
-        sync_tree(temporary)
-        if folder.exists():
-            os.replace(folder, retired)
-        os.replace(temporary, folder)
-    except BaseException as error:
-        if retired.exists() and not folder.exists():
-            os.replace(retired, folder)
-        if (number := no_space(error)) is None:
-            raise
-        left = "the older folder is as it was" if folder.exists() else "nothing was written"
-        message = f"{os.strerror(number)}; {left}: free some space, or write to another disk, and run again"
-        raise StorageError(number, message, str(folder)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Clear away what saves that were killed have left; an older folder caught in mid-swap comes back."""
-    for path in folder.parent.glob(f".{glob.escape(folder.name)}.*.*"):
-        pid, kind = path.name.split(".")[-2:]
-        if kind not in ("tmp", "old") or not pid.isdigit() or (_alive(int(pid)) and int(pid) != os.getpid()):
-            continue
-        if kind == "old" and not folder.exists():
-            os.replace(path, folder)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        pass
-    return True

@@ -13,6 +13,7 @@ from comem.benchmarks.text import extract_answer
 from comem.io.files import write_json
 from comem.io.jsonl import JsonlAppender, RecordError, read_json
 from comem.io.manifest import run_manifest
+from comem.io.run_folder import check_same
 from comem.linking.index import Match, TitleIndex
 
 Progress = Callable[[int], None]
@@ -142,12 +143,8 @@ def _settle(output: Path, index: TitleIndex, settings: LinkSettings) -> dict[str
     path = _manifest_path(output)
     if path.exists() and output.stat().st_size:
         manifest = dict(read_json(path))
-        old = manifest.get("config", {})
-        differing = [key for key in config if old.get(key) != config[key]]
-        if differing:
-            raise ValueError(
-                f"{output} was made with another {' and '.join(differing)}; choose another file or remove it"
-            )
+        lead, remedy = "was made with other settings", "choose another file or remove it"
+        check_same(output, manifest.get("config", {}), config, lead=lead, remedy=remedy)
         return manifest
     if output.stat().st_size:
         raise ValueError(f"{output} holds rows of an unknown run (no {path.name}); choose another file")

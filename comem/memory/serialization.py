@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from comem.backbones.specs import TOY_FOLDER
-from comem.io.files import write_json
+from comem.io.files import new_folder, write_json
 from comem.io.jsonl import read_json
-from comem.io.tensors import new_folder, open_tensors, read_tensors, tensor_files, write_tensors
+from comem.io.tensors import open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import MemoryEncoder, hidden_size
 from comem.memory.fingerprint import base_digest
 from comem.memory.items import KnowledgeFormat

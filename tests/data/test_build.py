@@ -104,7 +104,7 @@ def test_one_call_makes_the_whole_set(
     assert len(list(read_jsonl(tmp_path / "out" / "mixed" / "train.jsonl"))) == 10
     assert main(command("batch_size=5")) == 0  # decides no record
     assert main(command("items=2")) == 2
-    assert "begun with other settings (items)" in capsys.readouterr().err
+    assert "begun with other settings (items: 3 there, 2 now)" in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_commands(

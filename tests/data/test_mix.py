@@ -73,7 +73,7 @@ def test_what_does_not_go_together_is_named(write: Write, tmp_path: Path) -> Non
     with pytest.raises(RecordError, match=r"b/train\.jsonl: record 1: needs 'question' with 'answer'"):
         mix({"y": again}, tmp_path / "broken")
     mix({"x": first}, tmp_path / "whole")
-    with pytest.raises(ValueError, match=r"begun with other settings \(seed\)"):
+    with pytest.raises(ValueError, match=r"begun with other settings \(seed: 0 there, 3 now\)"):
         mix({"x": first}, tmp_path / "whole", seed=3)
 
 

@@ -108,7 +108,8 @@ def test_what_got_no_answer_is_named_and_asked_again(
         assert main([*command, "--dry-run"]) == 0 and "1 now (9 replies" in capsys.readouterr().out
         assert main(command) == 0 and sum(standin.asked.values()) == 11
         assert main([*command, "--seed", "3"]) == 2
-        assert "begun with other settings (decoding, seed)" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert "begun with other settings (decoding.seed: 0 there, 3 now; seed: 0 there, 3 now)" in said
         assert main([*words(source, standin, tmp_path / "new"), "--languages", "de"]) == 2
         assert "known are bg (Bulgarian)" in capsys.readouterr().err
 

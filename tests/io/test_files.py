@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from comem.io.files import StorageError, no_space, storage_errors, sync_tree, write_atomic, write_json
+from comem.io.files import (
+    StorageError,
+    no_space,
+    one_writer,
+    storage_errors,
+    sweep,
+    sync_tree,
+    whole_file,
+    write_atomic,
+    write_json,
+)
 from comem.io.jsonl import read_json
 
 
@@ -57,3 +70,54 @@ def test_sync_reaches_every_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     sync_tree(tmp_path / "f")
     assert {Path(name).name for name in synced} == {"f", "deep", "a.json"}
+
+
+def test_whole_file_takes_its_name_only_on_success(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.npy"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"first")
+        assert not path.exists() and temporary.parent == path.parent
+    with pytest.raises(KeyError), whole_file(path) as temporary:
+        temporary.write_bytes(b"second")
+        raise KeyError
+    assert path.read_bytes() == b"first" and [each.name for each in path.parent.iterdir()] == ["a.npy"]
+    with pytest.raises(StorageError, match="free some space"), whole_file(path):
+        raise RuntimeError("write error in a.npy: 5 != 10 (No space left on device)")  # as FAISS says it
+
+
+def test_one_sweep_removes_what_killed_processes_left(tmp_path: Path) -> None:
+    """Killed in the middle of a file and of a folder; a living process's and other files stay."""
+    code = """
+        import os, signal, sys
+        from comem.io.files import new_folder, whole_file
+        with whole_file(sys.argv[1] + "/deep/a.json") as file, new_folder(sys.argv[1] + "/b") as folder:
+            file.write_text("half")
+            (folder / "c").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path)], check=False)
+    of_01 = (".run.json.k2j3_a9x.tmp", ".items.parquet.999999999.part")
+    kept = (".hidden", "notes.tmp", f".live.{os.getppid()}.0badf00d.tmp")
+    for name in (*of_01, *kept):
+        (tmp_path / name).touch()
+    left = [path for path in tmp_path.rglob(".*.tmp") if path.name not in (*of_01, *kept)]
+    assert len(left) == 2
+    sweep(tmp_path, "b")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".b.")] == []
+    assert all((tmp_path / name).exists() for name in of_01)
+    sweep(tmp_path, recursive=True)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == sorted((*kept, "deep"))
+
+
+def test_who_is_refused_is_told_by_whom(tmp_path: Path) -> None:
+    code = "import sys, pathlib, comem.io.files as f\nwith f.one_writer(pathlib.Path(sys.argv[1])):"
+    code += "\n    print(flush=True)\n    sys.stdin.read()"
+    words = [sys.executable, "-c", code, str(tmp_path / ".lock")]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline() == b"\n"
+        refused = f"in use by process {child.pid}: another process is writing"
+        with pytest.raises(StorageError, match=refused), one_writer(tmp_path / ".lock"):
+            pass
+        child.kill()
+    with one_writer(tmp_path / ".lock"):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())

@@ -89,7 +89,7 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, index: TitleIndex) -> None:
 def test_what_does_not_belong_together_is_refused(tmp_path: Path, index: TitleIndex) -> None:
     source, output = write(tmp_path / "p.jsonl", answers("Paris", "Rome")), tmp_path / "out.jsonl"
     link_file(index, source, output)
-    with pytest.raises(ValueError, match="made with another keep"):
+    with pytest.raises(ValueError, match=r"made with other settings \(keep: 1 there, 3 now\)"):
         link_file(index, source, output, LinkSettings(keep=3))
     with pytest.raises(RecordError, match="'q1' has another answer"):
         link_file(index, write(tmp_path / "p.jsonl", answers("Paris", "Oslo")), output)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from comem.io.tensors import new_folder, tensor_files
+from comem.io.files import new_folder
+from comem.io.tensors import tensor_files
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import adapter_switch, lora_layers
 from comem.memory.serialization import load_weights

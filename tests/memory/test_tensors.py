@@ -17,13 +17,10 @@ from safetensors import SafetensorError
 from comem.backbones.hf import load_backbone
 from comem.cli import main
 from comem.config import save_config
-from comem.io.files import StorageError, write_json
-from comem.io.tensors import new_folder
-from comem.memory.encoder import MemoryEncoder
+from comem.io.files import StorageError, new_folder, write_json
 from comem.memory.lora import LoraSettings
 from comem.training.run import build_encoder
 from comem.training.settings import QFormerSettings, TrainSettings
-from comem.types import KnowledgeItem
 
 FULL = (
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
@@ -53,26 +50,6 @@ def test_no_space_left_for_a_folder(tmp_path: Path, error: Exception, older: boo
     assert ("the older folder is as it was" if older else "nothing was written") in said
     assert [p.name for p in tmp_path.iterdir()] == ["merged"] * older
     assert not older or (folder / "config.json").read_text() == "older"
-
-
-def test_no_space_left_while_a_merged_encoder_is_saved(
-    encoder: MemoryEncoder, items: list[KnowledgeItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "merged"
-    merged = encoder.merge()
-    merged.save(folder)
-    files = {p.name: p.stat().st_ino for p in folder.iterdir()}
-
-    def full(*_: object, **__: object) -> None:
-        raise FULL[1]
-
-    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", full)
-    with pytest.raises(StorageError, match="older folder is as it was.*merged'"):
-        merged.save(folder)
-    monkeypatch.undo()
-    assert {p.name: p.stat().st_ino for p in folder.iterdir()} == files
-    assert [p.name for p in tmp_path.iterdir()] == ["merged"]
-    assert MemoryEncoder.load(folder).fingerprint() == merged.fingerprint()
 
 
 def test_merge_where_files_may_not_grow(

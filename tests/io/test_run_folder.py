@@ -1,0 +1,42 @@
+"""The one check whether a folder holds the run that is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from comem.io.run_folder import check_inputs, check_same, checksums, differences, settle
+
+
+def test_settings_are_noted_and_then_compared(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "settings.json"
+    settings = {"seed": 0, "optim": {"lr": 0.1}, "languages": ("en", "bg"), "endpoint": "a"}
+    assert not settle(path, settings)
+    assert settle(path, settings) and settle(path, {**settings, "endpoint": "b"}, free=("endpoint",))
+    with pytest.raises(ValueError, match=r"begun with other settings \(optim.lr: 0.1 there, 0.2 now\)"):
+        settle(path, {**settings, "optim": {"lr": 0.2}})
+    assert settle(path, {**settings, "optim": {"lr": 0.2}}, free=("optim",))  # and all below it
+
+
+def test_every_difference_is_named_with_both_values() -> None:
+    there, now = {"a": 1, "gone": True, "same": [1]}, {"a": 2, "new": {"b": "x"}, "same": (1,)}
+    assert differences(there, now) == [
+        "a: 1 there, 2 now", "gone: True there, None now", "new.b: None there, 'x' now",
+    ]  # fmt: skip
+    assert differences(there, now, ("a", "gone", "new")) == []
+    with pytest.raises(ValueError, match="^part holds another run .*; use the same values or"):
+        check_same("part", there, now)
+
+
+def test_inputs_that_have_changed_are_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("1")
+    (tmp_path / "b").write_text("1")
+    inputs = {"data": tmp_path / "b", "images": tmp_path / "folder"}
+    before = checksums(inputs)
+    check_inputs(tmp_path, before, checksums(inputs))
+    check_inputs(tmp_path, before, {})
+    (tmp_path / "folder" / "a").write_text("2")
+    with pytest.raises(ValueError, match=r"images \(.*folder\) has changed since the run was begun"):
+        check_inputs(tmp_path, before, checksums(inputs))
