@@ -1,80 +1,142 @@
-"""The `comem` command: one sub-command per job, each loaded only when it is called.
-
-A sub-command `x` lives in the module that its row names, as two functions: `add_x_arguments(parser)` and
-`run_x(args) -> int | None`, the exit code. Both may do without the name where a module has one command only.
-"""
+"""The `comem` command: one sub-command per job, each loaded only when it is called."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from itertools import takewhile
+from typing import Any
 
 from comem import __version__
-from comem.tables import Table, UnknownNameError
+from comem.command_help import COMMON, columns, help_text
+from comem.command_line import UsageError, parse
+from comem.io.progress import bar
+from comem.registry import Registry, load_plugin, locate
 
+HELP = {"--help", "-h"}
 USER_ERROR = 2  # as argparse: something that the caller can mend
 INTERRUPTED = 130  # as a shell reports SIGINT
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where a sub-command lives (`module`) and what it does, in one line.
+    """A sub-command: the thin face of one typed function of one settings dataclass.
 
-    `examples` are shown by --help where the module brings none of its own.
+    Places are written "module:attribute", and are imported only when the command is called. A command without
+    settings is a group: it lists the commands whose names begin with its own.
+
+    Attributes:
+        summary: what it does, in one line.
+        settings: its settings, a frozen dataclass; its docstring is the help.
+        run: `run(settings) -> result`; may take the keyword `progress` (`comem.io.progress.Progress`).
+        show: `show(result, settings) -> exit code or None`; prints.
+        extra: a dataclass of options that are no settings (`--dry-run`): `run(settings, extra)`.
+        examples: shown by --help.
+        recipes: the folder of its recipes (`--config NAME`).
+        module: of a command that has no settings class yet: `add_x_arguments(parser)`, `run_x(args)`.
     """
 
-    module: str
     summary: str
+    settings: str = ""
+    run: str = ""
+    show: str = ""
+    extra: str = ""
     examples: tuple[str, ...] = ()
+    recipes: str = ""
+    module: str = ""
 
 
-COMMANDS: Table[Command] = Table(
+@dataclass(frozen=True)
+class Common:
+    """The options of every command."""
+
+    debug: bool
+    verbose: bool
+    plugins: tuple[str, ...]
+
+
+COMMANDS: Registry[Command] = Registry(
     "sub-command",
     {
-        "quickstart": Command("comem.quickstart.commands", "the whole method on the embedded world"),
+        "quickstart": Command("the whole method on the embedded world", module="comem.quickstart.commands"),
         "toy": Command(
-            "comem.toy.commands",
             "build the embedded world's data folder",
-            ("comem toy build data/toy", "comem toy build data/toy --size 500 --languages en es"),
+            module="comem.toy.commands",
+            examples=("comem toy build data/toy", "comem toy build data/toy --size 500 --languages en es"),
         ),
         "corpus": Command(
-            "comem.retrieval.corpus.commands", "build a knowledge base from WIT or from your own files"
+            "build a knowledge base from WIT or from your own files", module="comem.retrieval.corpus.commands"
         ),
         "index": Command(
-            "comem.retrieval.commands",
             "embed a knowledge base with CLIP and index it",
-            (
+            module="comem.retrieval.commands",
+            examples=(
                 "comem index build --corpus wit.tsv.gz --embedder ViT-L-14:openai --output wit-index",
                 "comem index build --corpus data/toy/wit.tsv.gz --embedder toy --output data/toy/index",
                 "comem index search --index data/toy/index --image data/toy/images/T00001_1.png",
             ),
         ),
         "retrieve": Command(
-            "comem.retrieval.commands",
             "find knowledge items for the images of questions",
-            (
+            module="comem.retrieval.commands",
+            examples=(
                 "comem retrieve --index data/toy/index --questions data/toy/test.jsonl -k 3 \\",
                 "    --output runs/retrieved.jsonl",
             ),
         ),
-        "data": Command("comem.data.commands", "check, convert and synthesise training data"),
-        "train": Command("comem.training.commands", "train the memory encoder (LoRA and Q-Former)"),
-        "merge": Command("comem.training.commands", "fold LoRA into a self-contained encoder"),
-        "convert": Command(
-            "comem.compat.commands", "the authors' checkpoints: what is in one, and our encoder folder of it"
+        "data": Command("check, convert and synthesise training data", module="comem.data.commands"),
+        "train": Command(
+            "train the memory encoder (LoRA and Q-Former)",
+            settings="comem.training.settings:TrainSettings",
+            run="comem.training.commands:run_train",
+            show="comem.training.commands:show_train",
+            extra="comem.training.commands:TrainPlan",
+            examples=(
+                "comem train --config toy data=data/toy-dialogues/dialogues.jsonl output=runs/toy",
+                "comem train --config paper data=train.jsonl micro_batch_size=1 --dry-run",
+                "comem train --config paper --data train.jsonl --optim.lr 1e-4 --lora.rank 32",
+            ),
+            recipes="train",
         ),
-        "bank": Command("comem.bank.commands", "memories on disk: build, info, verify, export, merge"),
-        "encode": Command("comem.commands", "encode knowledge items into a memory bank"),
-        "predict": Command("comem.eval.predict", "answer questions: baseline, rag or comem"),
+        "merge": Command(
+            "fold LoRA into a self-contained encoder",
+            settings="comem.training.commands:MergeSettings",
+            run="comem.training.commands:run_merge",
+            show="comem.training.commands:show_merge",
+            extra="comem.command_line:DryRun",
+            examples=(
+                "comem merge runs/toy models/toy-encoder",
+                "comem merge runs/7b models/7b-adapter --adapter",
+            ),
+        ),
+        "convert": Command(
+            "the authors' checkpoints: what is in one, and our encoder folder of it",
+            module="comem.compat.commands",
+        ),
+        "bank": Command("memories on disk: build, info, verify, export, merge", module="comem.bank.commands"),
+        "encode": Command(
+            "encode knowledge items into a memory bank",
+            settings="comem.commands:EncodeSettings",
+            run="comem.commands:encode",
+            show="comem.commands:show_encoded",
+            examples=(
+                "comem encode --encoder toy --index runs/index --output runs/bank.safetensors",
+                "comem encode --encoder models/7b-encoder --items wit.tsv.gz --output bank.safetensors \\",
+                "    --batch-size 4",
+            ),
+        ),
+        "predict": Command("answer questions: baseline, rag or comem", module="comem.eval.predict"),
         "evaluate": Command(
-            "comem.eval.commands",
-            "score predictions (needs no GPU, no torch)",
-            (
+            "score predictions by the benchmark's official definition, or as the paper's code did",
+            settings="comem.eval.commands:EvaluateSettings",
+            run="comem.eval.commands:evaluate",
+            show="comem.eval.commands:show_evaluation",
+            examples=(
                 "comem evaluate infoseek --predictions answers.jsonl --references infoseek_val.jsonl",
                 "comem evaluate viquae --predictions a.jsonl --references test.jsonl --compare b.jsonl",
                 "comem evaluate okvqa --predictions a.json --references val.json --scorer paper",
@@ -82,29 +144,44 @@ COMMANDS: Table[Command] = Table(
                 "    --references data/toy/test.jsonl --output report.json",
             ),
         ),
-        "oven": Command("comem.linking.commands", "link answers to Wikidata ids, as OVEN's score needs"),
-        "report": Command("comem.report.commands", "runs beside the paper's numbers: HTML page and figure"),
-        "profile": Command(
-            "comem.profiling.commands", "what answering costs: seconds, memory, operations, by mode"
+        "oven": Command(
+            "link answers to Wikidata ids, as OVEN's score needs", module="comem.linking.commands"
         ),
-        "parity": Command("comem.commands", "compare our modules with recorded outputs of the authors'"),
+        "report": Command(
+            "runs beside the paper's numbers: HTML page and figure", module="comem.report.commands"
+        ),
+        "profile": Command(
+            "what answering costs: seconds, memory, operations, by mode", module="comem.profiling.commands"
+        ),
+        "parity": Command(
+            "compare our modules with recorded outputs of the authors'",
+            settings="comem.commands:ParitySettings",
+            run="comem.commands:parity",
+            show="comem.commands:show_parity",
+            examples=(
+                "comem parity golden/qwen2_5_vl golden/qwen2_vl",
+                "comem parity golden/qwen2_vl --tolerance 1e-6",
+            ),
+        ),
     },
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; its exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    name = next((word for word in words if not word.startswith("-")), None)
-    debug = "--debug" in words
+    words, common = _common(list(sys.argv[1:] if argv is None else argv))
     try:
-        parser, module = build_parser(name)
-        args = parser.parse_args(words)
-        if module is None or name is None:
-            parser.print_help()
-            return 0 if not words else USER_ERROR
-        _set_up_logging(args.verbose)
-        return int(_function(module, f"run_{name}", "run")(args) or 0)
+        for plugin in common.plugins:  # before the command's own words: they may name its rows
+            load_plugin(plugin)
+        name, rest = _command(words)
+        asked = bool(HELP & set(words))
+        if name is None or (asked and not COMMANDS[name].module):  # argparse answers --help by itself
+            _write(describe(name))
+            if asked:
+                raise SystemExit(0)
+            return USER_ERROR if words else 0
+        _set_up_logging(common.verbose)
+        return run_command(name, rest)
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to go on")
         return INTERRUPTED
@@ -112,50 +189,122 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except (ValueError, OSError) as error:
-        if debug:
+        if common.debug:
             raise
         _say(f"error: {_one_line(error)}")
         return USER_ERROR
 
 
-def build_parser(name: str | None) -> tuple[argparse.ArgumentParser, ModuleType | None]:
-    """The parser; only the sub-command called `name` gets its arguments, so that the others cost nothing.
+def _common(words: list[str]) -> tuple[list[str], Common]:
+    """The words without the options that every command has, and these; they may stand anywhere."""
+    rest: list[str] = []
+    plugins: list[str] = []
+    debug = verbose = False
+    while words and words[0] != "--":
+        word = words.pop(0)
+        if word == "--debug":
+            debug = True
+        elif word in ("--verbose", "-v"):
+            verbose = True
+        elif word == "--plugin":
+            plugins += words[:1]
+            del words[:1]
+        elif word.startswith("--plugin="):
+            plugins.append(word.partition("=")[2])
+        else:
+            rest.append(word)
+    return rest + words, Common(debug, verbose, tuple(plugins))
+
+
+def _command(words: list[str]) -> tuple[str | None, list[str]]:
+    """The command that the first words name, and the other words; None for a group, or no words at all.
 
     Raises:
         UnknownNameError: no such sub-command (the nearest ones are offered).
+        UsageError: an option where a sub-command should stand.
     """
-    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    common.add_argument("--verbose", "-v", action="store_true", help="log what is done, with times")
+    if words[:1] == ["--version"]:
+        _write(f"comem {__version__}\n")
+        raise SystemExit(0)
+    named = list(takewhile(lambda word: not word.startswith("-"), words))
+    for length in range(len(named), 0, -1):
+        name = " ".join(named[:length])
+        if name in COMMANDS:
+            if _members(name) and len(named) > length:
+                COMMANDS.check(" ".join(named[: length + 1]))
+            return name, words[length:]
+    if named:
+        COMMANDS.check(named[0])
+    if words and not HELP & set(words):
+        raise UsageError(f"{words[0]} stands before the sub-command; write comem SUB-COMMAND {words[0]}")
+    return None, words
+
+
+def describe(name: str | None) -> str:
+    """What --help shows of the command of that name, of a group, or of all."""
+    if name is None:
+        rows = [(key, command.summary) for key, command in COMMANDS.items() if " " not in key]
+        title = "CoMEM: continuous memory for vision-language models."
+    else:
+        command = COMMANDS[name]
+        title = _sentence(command.summary)
+        if command.module:
+            return _old_parser(name, command).format_help()
+        if command.settings:
+            return help_text(name, title, *_classes(command), command.examples)
+        rows = [(key, COMMANDS[key].summary) for key in _members(name)]
+    usage = f"usage: comem {name or 'SUB-COMMAND'} …"
+    end = "comem SUB-COMMAND --help explains one, with examples. New here? comem quickstart --fast"
+    examples = ["", "examples:", *(f"  {each}" for each in COMMANDS[name].examples)] if name else []
+    lines = [usage, "", title, "", "sub-commands:", *columns(rows), *examples, "", "of every command:"]
+    return "\n".join([*lines, *columns((*COMMON, ("--version", "show the version"))), "", end, ""])
+
+
+def _members(group: str) -> list[str]:
+    return [key for key in COMMANDS if key.startswith(f"{group} ")]
+
+
+def run_command(name: str, words: list[str]) -> int:
+    """Parse a command's own words, run it, show its result; the exit code.
+
+    Raises:
+        ValueError: whatever is wrong with words, settings or data.
+    """
+    command = COMMANDS[name]
+    if command.module:
+        args = _old_parser(name, command).parse_args(words)
+        return int(_old_function(command, f"run_{name}", "run")(args) or 0)
+    if not command.settings:
+        _write(describe(name))
+        return USER_ERROR
+    cls, extra = _classes(command)
+    settings, more = parse(cls, words, command.recipes, extra)
+    work: Callable[..., Any] = locate(command.run)
+    facts = {"progress": bar} if "progress" in inspect.signature(work).parameters else {}
+    result = work(settings, *([more] if extra else []), **facts)
+    return int((locate(command.show)(result, settings) if command.show else None) or 0)
+
+
+def _classes(command: Command) -> tuple[type, type | None]:
+    return locate(command.settings), locate(command.extra) if command.extra else None
+
+
+def _old_parser(name: str, command: Command) -> argparse.ArgumentParser:
+    """The argparse parser of a command that has no settings class yet."""
     parser = argparse.ArgumentParser(
-        prog="comem",
-        parents=[common],
-        description="CoMEM: continuous memory for vision-language models.",
-        epilog="comem SUB-COMMAND --help explains one, with examples. New here? comem quickstart --fast",
+        prog=f"comem {name}",
+        description=_sentence(command.summary),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(verbose=False, debug=False)
-    parser.add_argument("--version", action="version", version=f"comem {__version__}")
-    chosen = COMMANDS[name] if name is not None else None
-    group = parser.add_subparsers(title="sub-commands", metavar="SUB-COMMAND")
-    module: ModuleType | None = None
-    for key, command in COMMANDS.items():
-        child = group.add_parser(
-            key,
-            help=command.summary,
-            description=_sentence(command.summary),
-            parents=[common],
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        if command is chosen:
-            module = importlib.import_module(command.module)
-            _function(module, f"add_{key}_arguments", "add_arguments")(child)
-            if command.examples and not child.epilog:
-                child.epilog = "\n  ".join(["examples:", *command.examples])
-    return parser, module
+    _old_function(command, f"add_{name}_arguments", "add_arguments")(parser)
+    if command.examples and not parser.epilog:
+        parser.epilog = "\n  ".join(["examples:", *command.examples])
+    return parser
 
 
-def _function(module: ModuleType, *names: str) -> Callable[..., int | None]:
-    """The first of the functions that the module has."""
+def _old_function(command: Command, *names: str) -> Callable[..., Any]:
+    """The first of the functions that its module has."""
+    module = importlib.import_module(command.module)
     return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
@@ -163,10 +312,12 @@ def _sentence(text: str) -> str:
     return text[0].upper() + text[1:] + "."
 
 
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+
+
 def _one_line(error: Exception) -> str:
     """The message without line breaks; an OSError without one names its kind."""
-    if isinstance(error, UnknownNameError):
-        return " ".join(str(error.args[0]).split())
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from comem.io.files import write_atomic
-from comem.tables import nearest
+from comem.registry import nearest
 
 C = TypeVar("C")
 EXTENDS = "extends"
@@ -22,25 +22,95 @@ class ConfigError(ValueError):
     """A setting that does not exist or has the wrong type; the message says where it stands."""
 
 
-def load_config(cls: type[C], path: str | Path | None = None, overrides: Sequence[str] = ()) -> C:
-    """A `cls` from its defaults, then the YAML file, then the overrides.
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    factory: Any = dataclasses.MISSING,
+    positional: bool = False,
+    also: Sequence[str] = (),
+    metavar: str = "",
+    group: str = "",
+    choices: str = "",
+) -> Any:
+    """A dataclass field with what the command line is to know beyond its name, type and docstring.
+
+    Args:
+        default, factory: as of `dataclasses.field`; a field without either is required.
+        positional: given by its place instead of by its name.
+        also: more names, "-b" or "--backbone".
+        metavar: what stands for the value in the help.
+        group: the heading under which the help lists it.
+        choices: a registry as "module:attribute"; the value, or each of several, is the name of a row.
+    """
+    notes = {"positional": positional, "also": tuple(also), "metavar": metavar, "group": group}
+    facts = {"metadata": {**notes, "choices": choices}}
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, **facts)
+    return dataclasses.field(default=default, **facts)
+
+
+def load_config(
+    cls: type[C],
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> C:
+    """A `cls` from its defaults, then the YAML file, then the overrides, then what was given.
 
     Args:
         cls: a dataclass; fields may be dataclasses again.
         path: a YAML file with a mapping, or None. Its key `extends` names another such file, relative to it,
             whose values hold where this one has none.
         overrides: `key=value` with dots for nested fields; the value is read as YAML.
+        given: values by dotted key that hold over all others.
 
     Raises:
         ConfigError: an unknown key (the nearest known ones are offered), a value of the wrong type, a
             required field without a value, or a file that is not a YAML mapping.
     """
     values: dict[str, Any] = read_yaml(path) if path is not None else {}
-    source = str(path) if path is not None else "the defaults"
+    source = str(path) if path is not None else ""
     _build(cls, values, source, "", partial=True)  # so that a message names the file, not the override
     for override in overrides:
         _apply(cls, values, override)
-    return _build(cls, values, f"{source} and the overrides" if overrides else source, "")
+    for key, value in (given or {}).items():
+        _put(values, key.split("."), value)
+    changed = " and the overrides" if path is not None and (overrides or given) else ""
+    return _build(cls, values, f"{source}{changed}", "")
+
+
+def recipes() -> dict[str, Path]:
+    """The configurations that come with the package, by name: "train/paper" is recipes/train/paper.yaml."""
+    roots = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "configs")
+    root = next((each for each in roots if each.is_dir()), roots[0])
+    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
+
+
+def find_config(name: str | Path, folder: str = "") -> Path:
+    """A config file as given, or else the recipe of that name.
+
+    Args:
+        name: a path, or a recipe's name ("train/paper").
+        folder: where recipes are looked for whose name is given without one ("paper").
+
+    Raises:
+        ConfigError: neither is there; the nearest recipes are offered.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.exists():
+        return path
+    known = recipes()
+    for each in (str(name), f"{folder}/{name}"):
+        if each in known:
+            return known[each]
+    raise ConfigError(
+        f"{name}: no such config file, nor a recipe; {nearest(str(name), _short(known, folder))}"
+    )
+
+
+def _short(known: Mapping[str, Path], folder: str) -> list[str]:
+    """The names of recipes, those of the folder without it."""
+    return [each.removeprefix(f"{folder}/") for each in known if not folder or each.startswith(f"{folder}/")]
 
 
 def from_values(cls: type[C], values: Any, source: str) -> C:
@@ -126,16 +196,20 @@ def _apply(cls: type, values: dict[str, Any], override: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from error
-    *parents, last = key.strip().split(".")
-    target = values
-    check: dict[str, Any] = {last: value}
-    for name in reversed(parents):
-        check = {name: check}
+    names = key.strip().split(".")
+    check: dict[str, Any] = {}
+    _put(check, names, value)
     _build(cls, check, f"override {override!r}", "", partial=True)
+    _put(values, names, value)
+
+
+def _put(values: dict[str, Any], names: Sequence[str], value: Any) -> None:
+    """Set one nested value."""
+    *parents, last = names
     for name in parents:
-        inner = target.get(name)
-        target[name] = target = dict(inner) if isinstance(inner, Mapping) else {}
-    target[last] = value
+        inner = values.get(name)
+        values[name] = values = dict(inner) if isinstance(inner, Mapping) else {}
+    values[last] = value
 
 
 def _build(cls: type[C], values: Mapping[str, Any], source: str, prefix: str, partial: bool = False) -> C:
@@ -145,7 +219,7 @@ def _build(cls: type[C], values: Mapping[str, Any], source: str, prefix: str, pa
     for name in values:
         if name not in fields:
             hint = nearest(str(name), list(fields))
-            raise ConfigError(f"{source}: unknown key {prefix + str(name)!r}; {hint}")
+            raise _error(source, f"unknown key {prefix + str(name)!r}; {hint}")
     checked = {
         name: _convert(value, hints[name], source, prefix + name, partial) for name, value in values.items()
     }
@@ -153,11 +227,16 @@ def _build(cls: type[C], values: Mapping[str, Any], source: str, prefix: str, pa
         return typing.cast(C, None)
     missing = [name for name, field in fields.items() if name not in checked and _required(field)]
     if missing:
-        raise ConfigError(f"{source}: no value for {', '.join(prefix + name for name in missing)}")
+        raise _error(source, f"no value for {', '.join(prefix + name for name in missing)}")
     try:
         return cls(**checked)
     except ValueError as error:  # the dataclass's own checks
-        raise ConfigError(f"{source}: {error}") from error
+        raise _error(source, f"{error}") from error
+
+
+def _error(source: str, text: str) -> ConfigError:
+    """The error, with where the value stands if that is a file or an override."""
+    return ConfigError(f"{source}: {text}" if source else text)
 
 
 def _required(field: dataclasses.Field[Any]) -> bool:
@@ -177,7 +256,7 @@ def _convert(value: Any, hint: Any, source: str, key: str, partial: bool) -> Any
     elif origin is Literal:
         if value in inner:
             return value
-        raise ConfigError(f"{source}: {key} is {value!r}; allowed: {', '.join(map(str, inner))}")
+        raise _error(source, f"{key} is {value!r}; allowed: {', '.join(map(str, inner))}")
     elif origin in (Union, types.UnionType):
         return _convert_union(value, inner, source, key, partial)
     elif origin in (list, tuple, Sequence) or hint in (list, tuple):
@@ -188,7 +267,7 @@ def _convert(value: Any, hint: Any, source: str, key: str, partial: bool) -> Any
             return dict(value)
     elif _fits(value, hint):
         return hint(value) if hint in (float, Path) else value
-    raise ConfigError(f"{source}: {key} is {value!r}; expected {_name(hint)}")
+    raise _error(source, f"{key} is {value!r}; expected {_name(hint)}")
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], source: str, key: str, partial: bool) -> Any:
@@ -202,7 +281,7 @@ def _convert_union(value: Any, options: tuple[Any, ...], source: str, key: str, 
             return _convert(value, option, source, key, partial)
         except ConfigError:
             continue
-    raise ConfigError(f"{source}: {key} is {value!r}; expected {' or '.join(map(_name, options))}")
+    raise _error(source, f"{key} is {value!r}; expected {' or '.join(map(_name, options))}")
 
 
 def _convert_items(
@@ -210,7 +289,7 @@ def _convert_items(
 ) -> list[Any] | tuple[Any, ...]:
     if kind is tuple and inner and inner[-1] is not Ellipsis:
         if len(value) != len(inner):
-            raise ConfigError(f"{source}: {key} has {len(value)} values; expected {len(inner)}")
+            raise _error(source, f"{key} has {len(value)} values; expected {len(inner)}")
         hints = list(inner)
     else:
         hints = [inner[0] if inner else Any] * len(value)

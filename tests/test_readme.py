@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from comem.cli import COMMANDS, build_parser
+from comem import command_line
+from comem.cli import COMMANDS, _old_parser
+from comem.command_help import COMMON
+from comem.registry import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,7 +82,13 @@ def test_commands_exist(page: Path) -> None:
 
 def options(command: str, action: str) -> set[str]:
     """The options of a sub-command, and of its own sub-command if `action` names one."""
-    parser: argparse.ArgumentParser = children(build_parser(command)[0])[command]
+    row = COMMANDS.get(f"{command} {action}") or COMMANDS[command]
+    if row.settings:
+        classes = [locate(place) for place in (row.settings, row.extra) if place]
+        found = {name for cls in classes for option in command_line.options(cls) for name in option.names}
+        shared = {name for names, _ in COMMON for name in re.findall(r"--?[a-z]+", names)}
+        return found | shared | {f"--no-{name[2:]}" for name in found}
+    parser = _old_parser(command, row)
     known = set(parser._option_string_actions)
     inner = children(parser)
     assert not inner or not action or action.startswith("-") or action in inner, f"{command} {action}"

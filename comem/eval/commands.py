@@ -2,88 +2,131 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.score_files import ScoreFiles
 from comem.benchmarks.statistics import Bootstrap
-from comem.eval.score import SCORER_SETS, SCORERS, comparison, score_files
+from comem.config import option
+from comem.eval.score import SCORER_SETS, comparison, score_files
 from comem.eval.show import show, show_comparison
 from comem.io.files import write_json
+from comem.types import Report
 
-__all__ = ["add_evaluate_arguments", "run_evaluate", "show"]
+__all__ = ["EvaluateSettings", "Evaluation", "evaluate", "show", "show_evaluation"]
 
 _PARTS = ("query", "entity")
 
 
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `comem evaluate`."""
-    parser.description = (
-        "Score predictions by the benchmark's official definition, or as the paper's code did."
-    )
-    parser.add_argument("benchmark", metavar="BENCHMARK", help=f"one of: {', '.join(SCORERS)}")
-    for kind in ("predictions", "references", "compare"):
-        for part in ("", *_PARTS):
-            option, only = (f"-{part}", " (oven)") if part else ("", "")
-            what = "predictions of another run, to compare with" if kind == "compare" else kind
-            text = f"{f'the {part} set: ' if part else ''}{what}{only}"
-            parser.add_argument(f"--{kind}{option}", type=Path, metavar="FILE", help=text)
-    parser.add_argument("--question-types", type=Path, metavar="FILE", help="InfoSeek's question types")
-    parser.add_argument("--split", metavar="NAME", help="only the references of this split")
-    parser.add_argument(
-        "--scorer", default="official", metavar="NAME",
-        help=f"{' or '.join(SCORER_SETS)} (%(default)s); paper: as the authors' code computed, bugs included",
-    )  # fmt: skip
-    parser.add_argument(
-        "--whole", action="store_true",
-        help="compare whole texts: take no answer out of boxes and final-answer lines",
-    )  # fmt: skip
-    parser.add_argument(
-        "--bootstrap", type=int, default=1000, metavar="N", help="draws for intervals (%(default)s; 0: none)"
-    )
-    parser.add_argument(
-        "--level", type=float, default=95.0, metavar="PERCENT", help="of intervals (%(default)g)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of intervals (%(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the report as JSON here")
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Scoring a benchmark's files.
+
+    Needs no GPU and no torch.
+
+    Attributes:
+        benchmark: whose scorer.
+        predictions: predictions.
+        predictions_query: the query set: predictions (oven).
+        predictions_entity: the entity set: predictions (oven).
+        references: references.
+        references_query: the query set: references (oven).
+        references_entity: the entity set: references (oven).
+        compare: predictions of another run, to compare with.
+        compare_query: the query set: predictions of another run (oven).
+        compare_entity: the entity set: predictions of another run (oven).
+        question_types: InfoSeek's question types.
+        split: only the references of this split.
+        scorer: official, or paper: as the authors' code computed, bugs included.
+        whole: compare whole texts: take no answer out of boxes and final-answer lines.
+        bootstrap: draws for intervals (0: none).
+        level: of intervals, in percent.
+        seed: of intervals.
+        output: write the report as JSON here.
+    """
+
+    benchmark: str = option(positional=True, choices="comem.eval.score:SCORERS")
+    predictions: Path | None = option(None, metavar="FILE")
+    predictions_query: Path | None = option(None, metavar="FILE")
+    predictions_entity: Path | None = option(None, metavar="FILE")
+    references: Path | None = option(None, metavar="FILE")
+    references_query: Path | None = option(None, metavar="FILE")
+    references_entity: Path | None = option(None, metavar="FILE")
+    compare: Path | None = option(None, metavar="FILE")
+    compare_query: Path | None = option(None, metavar="FILE")
+    compare_entity: Path | None = option(None, metavar="FILE")
+    question_types: Path | None = option(None, metavar="FILE")
+    split: str | None = option(None, metavar="NAME")
+    scorer: str = option("official", choices="comem.eval.score:SCORER_SETS", metavar="NAME")
+    whole: bool = False
+    bootstrap: int = 1000
+    level: float = option(95.0, metavar="PERCENT")
+    seed: int = 0
+    output: Path | None = option(None, metavar="FILE")
+
+    def files(self, kind: str) -> dict[str, Path]:
+        """The files of a kind ("predictions", "references", "compare") by part, "" for the only one."""
+        names = {"": kind, **{part: f"{kind}_{part}" for part in _PARTS}}
+        return {part: getattr(self, name) for part, name in names.items() if getattr(self, name) is not None}
 
 
-def run_evaluate(args: argparse.Namespace) -> int:
-    """Score, compare, print the tables, write the JSON.
+@dataclass(frozen=True)
+class Evaluation:
+    """A report, and how it compares with that of another run, if one was given.
+
+    Attributes:
+        report: the scores.
+        comparison: by metric.
+    """
+
+    report: Report
+    comparison: Mapping[str, Mapping[str, Any]] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As it is written to JSON."""
+        report = self.report
+        rows = {"benchmark": report.benchmark, "count": report.count, **report.metrics}
+        return rows if self.comparison is None else {**rows, "comparison": self.comparison}
+
+
+def evaluate(settings: EvaluateSettings) -> Evaluation:
+    """Score, compare, write the JSON.
+
+    Example:
+        >>> files = {"predictions": Path("a.jsonl"), "references": Path("test.jsonl")}
+        >>> evaluate(EvaluateSettings("viquae", **files)).report.metrics["f1"]
 
     Raises:
         ValueError: an unknown benchmark, a missing option, or a file that cannot be scored.
     """
-    row = SCORER_SETS[args.scorer][args.benchmark]
-    bootstrap = Bootstrap(args.bootstrap, args.level, args.seed)
+    bootstrap = Bootstrap(settings.bootstrap, settings.level, settings.seed)
     files = ScoreFiles(
-        predictions=_given(args, "predictions"),
-        references=_given(args, "references"),
-        question_types=args.question_types,
-        whole=args.whole,
-        split=args.split,
+        predictions=settings.files("predictions"),
+        references=settings.files("references"),
+        question_types=settings.question_types,
+        whole=settings.whole,
+        split=settings.split,
     )
-    report = score_files(args.benchmark, files, args.scorer, bootstrap)
-    result: dict[str, Any] = {"benchmark": report.benchmark, "count": report.count, **report.metrics}
-    others = _given(args, "compare")
-    if others:
-        other = score_files(args.benchmark, _compared(files, others), args.scorer, Bootstrap(0))
-        result["comparison"] = comparison(report, other, bootstrap)
-    show(report, row)
-    if others:
-        show_comparison(result["comparison"], bootstrap.level)
-    if args.output is not None:
-        write_json(args.output, result)
-    return 0
+    found = Evaluation(score_files(settings.benchmark, files, settings.scorer, bootstrap))
+    if others := settings.files("compare"):
+        compared = _compared(files, others)
+        other = score_files(settings.benchmark, compared, settings.scorer, Bootstrap(0))
+        found = Evaluation(found.report, comparison(found.report, other, bootstrap))
+    if settings.output is not None:
+        write_json(settings.output, found.as_dict())
+    return found
+
+
+def show_evaluation(found: Evaluation, settings: EvaluateSettings) -> None:
+    """Print the tables."""
+    show(found.report, SCORER_SETS[settings.scorer][settings.benchmark])
+    if found.comparison is not None:
+        show_comparison(found.comparison, settings.level)
 
 
 def _compared(files: ScoreFiles, others: dict[str, Path]) -> ScoreFiles:
     """The other run's files; references that lie in the first run's predictions serve it, too."""
     return dataclasses.replace(files, predictions=others, references=files.references or files.predictions)
-
-
-def _given(args: argparse.Namespace, kind: str) -> dict[str, Path]:
-    options = {"": kind, **{part: f"{kind}_{part}" for part in _PARTS}}
-    return {part: getattr(args, name) for part, name in options.items() if getattr(args, name) is not None}

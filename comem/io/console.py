@@ -28,6 +28,16 @@ def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: st
     return table
 
 
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    """Print a table whose first column is text and the others are figures."""
+    out().print(make_table(headings, rows, title), markup=False)
+
+
+def print_line(text: str, style: str | None = None) -> None:
+    """Print one line as it stands."""
+    out().print(text, style=style, markup=False)
+
+
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Labels and values, one a line."""
     table = Table.grid(padding=(0, 2))

@@ -1,99 +1,97 @@
-"""`comem train` and `comem merge`."""
+"""`comem train` and `comem merge`: what they do with the command line's settings, and what is printed."""
 
 from __future__ import annotations
 
-import argparse
 import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from comem.config import load_config
-from comem.training.settings import TrainSettings
+from comem.command_line import DryRun
+from comem.config import option
+from comem.io.console import print_facts
+
+if TYPE_CHECKING:
+    from comem.memory.encoder import MemoryEncoder
+    from comem.training.interrupt import Interrupted
+    from comem.training.plan import Plan
+    from comem.training.settings import TrainSettings
+    from comem.training.trainer import TrainResult
 
 logger = logging.getLogger(__name__)
 
-_TRAIN_HELP = """\
-examples:
-  comem train --config configs/train/toy.yaml data=data/toy-dialogues/dialogues.jsonl output=runs/toy
-  comem train --config configs/train/paper.yaml data=train.jsonl micro_batch_size=1 --dry-run
-Run the same command again to resume. Every KEY is listed in comem/training/settings.py;
-nested ones have a dot: optim.lr=1e-4 lora.rank=32 qformer.num_queries=16.
-"""
 
-_MERGE_HELP = """\
-examples:
-  comem merge runs/toy models/toy-encoder
-  comem merge runs/7b models/7b-adapter --adapter
-"""
+@dataclass(frozen=True)
+class TrainPlan(DryRun):
+    """Looking at a training run before it starts.
+
+    Attributes:
+        dry_run: print the plan: parameters, memory, hours.
+        tflops: 10¹² operations a second, for the hours of --dry-run: an assumption.
+    """
+
+    tflops: float = 300.0
 
 
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem train`."""
-    parser.epilog = _TRAIN_HELP
-    parser.add_argument("--config", "-c", metavar="FILE", help="YAML file, see configs/train/")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings that replace the file's")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan: parameters, memory, hours")
-    parser.add_argument(
-        "--tflops", type=float, default=300.0, metavar="N",
-        help="10¹² operations a second with which --dry-run reckons hours: an assumption (default: 300)",
-    )  # fmt: skip
-
-
-def run_train(args: argparse.Namespace) -> int:
-    """Train, or print the plan; 130 after Ctrl-C."""
-    settings = load_config(TrainSettings, args.config, args.overrides)
-    if args.dry_run:
+def run_train(settings: TrainSettings, plan: TrainPlan) -> TrainResult | Interrupted | Plan:
+    """Train, or only plan; after Ctrl-C what has been saved."""
+    if plan.dry_run:
         from comem.training.plan import make_plan
 
-        _table(make_plan(settings, args.tflops).lines())
-        return 0
+        return make_plan(settings, plan.tflops)
     from comem.training.interrupt import Interrupted
-    from comem.training.ranks import state
     from comem.training.run import train
 
     try:
-        result = train(settings)
+        return train(settings)
     except Interrupted as stop:
-        logger.warning("%s", stop)
-        return stop.exit_code
-    if not state().is_main_process:
-        return 0
-    rows = [("run folder", str(result.folder)), ("encoder", str(result.checkpoint))]
-    rows += [("steps", f"{result.steps:,} in {result.seconds:,.0f} s")]
-    rows += [(name, f"{value:.4f}") for name, value in result.metrics.items()]
-    _table([*rows, ("next", f"comem merge {result.folder} {result.folder / 'merged'}")])
+        return stop
+
+
+def show_train(result: TrainResult | Interrupted | Plan, settings: TrainSettings) -> int:
+    """Print where the run lies; 130 after Ctrl-C."""
+    from comem.training.interrupt import Interrupted
+    from comem.training.plan import Plan
+    from comem.training.ranks import state
+
+    if isinstance(result, Interrupted):
+        logger.warning("%s", result)
+        return result.exit_code
+    if isinstance(result, Plan):
+        print_facts(result.lines())
+    elif state().is_main_process:
+        rows = [("run folder", str(result.folder)), ("encoder", str(result.checkpoint))]
+        rows += [("steps", f"{result.steps:,} in {result.seconds:,.0f} s")]
+        rows += [(name, f"{value:.4f}") for name, value in result.metrics.items()]
+        print_facts([*rows, ("next", f"comem merge {result.folder} {result.folder / 'merged'}")])
     return 0
 
 
-def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem merge`."""
-    parser.epilog = _MERGE_HELP
-    parser.add_argument("run", help="run folder of comem train, or one of its checkpoints")
-    parser.add_argument("out", help="folder to write; new or empty")
-    parser.add_argument("--adapter", action="store_true", help="keep a small adapter beside the base model")
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-        help="of the merged weights (default: as the base is stored)",
-    )  # fmt: skip
-    parser.add_argument("--dry-run", action="store_true", help="print what would be merged, and stop")
+@dataclass(frozen=True)
+class MergeSettings:
+    """From a run folder to an encoder folder.
+
+    Attributes:
+        run: run folder of comem train, or one of its checkpoints.
+        out: folder to write; new or empty.
+        adapter: keep a small adapter beside the base model.
+        dtype: of the merged weights; auto: as the base is stored.
+    """
+
+    run: Path = option(positional=True)
+    out: Path = option(positional=True)
+    adapter: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-def run_merge(args: argparse.Namespace) -> int:
-    """Merge a run into an encoder folder."""
+def run_merge(settings: MergeSettings, dry: DryRun) -> MemoryEncoder | list[tuple[str, str]]:
+    """Merge a run into an encoder folder, or say what would be merged."""
     from comem.training.merge import merge_plan, merge_run
 
-    if args.dry_run:
-        _table(merge_plan(args.run, args.out, args.adapter, args.dtype))
-        return 0
-    merge_run(args.run, args.out, args.adapter, args.dtype)
-    _table([("encoder", str(args.out))])
-    return 0
+    work = merge_plan if dry.dry_run else merge_run
+    return work(settings.run, settings.out, settings.adapter, settings.dtype)
 
 
-def _table(rows: list[tuple[str, str]]) -> None:
-    """Rows of label and value on stdout."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    for label, value in rows:
-        table.add_row(label, value)
-    Console(soft_wrap=True).print(table, markup=False, highlight=False)
+def show_merge(result: MemoryEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
+    """Print the plan, or where the encoder lies."""
+    print_facts(result if isinstance(result, list) else [("encoder", str(settings.out))])

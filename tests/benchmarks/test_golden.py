@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comem.eval.commands import add_evaluate_arguments, run_evaluate
+from comem.cli import run_command
 from comem.eval.score import SCORERS
 
 FILES = {
@@ -32,9 +31,7 @@ FILES = {
 
 
 def evaluate_command(*arguments: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_evaluate_arguments(parser)
-    return run_evaluate(parser.parse_args(arguments))
+    return run_command("evaluate", list(arguments))
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from comem.benchmarks import infoseek
 from comem.benchmarks.infoseek import COMBINED
 from comem.benchmarks.score_files import ScoreFiles
 from comem.benchmarks.statistics import Bootstrap, with_statistics
-from comem.eval.commands import add_evaluate_arguments, run_evaluate
+from comem.cli import run_command
 from comem.io.jsonl import RecordError
 
 
@@ -66,9 +65,7 @@ def golden_arguments(folder: Path, output: Path) -> list[str]:
 
 
 def evaluate_command(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser()
-    add_evaluate_arguments(parser)
-    return run_evaluate(parser.parse_args(arguments))
+    return run_command("evaluate", arguments)
 
 
 def test_the_command_reproduces_the_official_numbers(
@@ -87,8 +84,7 @@ def test_the_command_reproduces_the_official_numbers(
 def test_scoring_needs_no_torch(golden_dir: Path, tmp_path: Path) -> None:
     arguments = golden_arguments(golden_dir / "scores" / "infoseek", tmp_path / "out.json")
     program = (
-        "import argparse, sys; from comem.eval.commands import *; p = argparse.ArgumentParser(); "
-        f"add_evaluate_arguments(p); run_evaluate(p.parse_args({arguments!r})); "
+        f"import sys; from comem.cli import run_command; run_command('evaluate', {arguments!r}); "
         "sys.exit('torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]

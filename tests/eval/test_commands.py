@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from comem.eval.commands import add_evaluate_arguments, run_evaluate
+from comem.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS: dict[str, dict[str, str]] = {
@@ -41,9 +40,7 @@ def arguments(golden: Path, name: str) -> list[str]:
 
 
 def command(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    add_evaluate_arguments(parser)
-    return run_evaluate(parser.parse_args(words))
+    return run_command("evaluate", list(words))
 
 
 def report(tmp_path: Path, *words: str) -> dict[str, Any]:

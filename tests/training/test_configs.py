@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from comem.cli import run_command
+from comem.command_line import parse
 from comem.config import as_dict, load_config, save_config
-from comem.training.commands import add_merge_arguments, add_train_arguments, run_train
+from comem.training.commands import MergeSettings
 from comem.training.plan import make_plan
 from comem.training.settings import TrainSettings
 
@@ -101,9 +102,7 @@ def test_dry_run_prints_the_plan(
     settings: Callable[..., TrainSettings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_config(settings(), tmp_path / "c.yaml")
-    parser = argparse.ArgumentParser()
-    add_train_arguments(parser)
-    assert run_train(parser.parse_args(["--config", str(tmp_path / "c.yaml"), "epochs=3", "--dry-run"])) == 0
+    assert run_command("train", ["--config", str(tmp_path / "c.yaml"), "epochs=3", "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert "trainable" in shown and "4 questions, 4 knowledge items" in shown
     assert "at 300 TFLOP/s: an assumption (--tflops), not measured" in shown
@@ -142,6 +141,5 @@ def test_plan_without_data(settings: Callable[..., TrainSettings]) -> None:
 
 
 def test_merge_arguments() -> None:
-    parser = argparse.ArgumentParser()
-    add_merge_arguments(parser)
-    assert parser.parse_args(["run", "out", "--adapter"]).adapter
+    settings, _ = parse(MergeSettings, ["run", "out", "--adapter"])
+    assert settings.adapter
