@@ -278,6 +278,7 @@ def run_command(name: str, words: list[str]) -> int:
         _write(describe(name))
         return USER_ERROR
     cls, extra = _classes(command)
+    settings: Any
     settings, more = parse(cls, words, command.recipes, extra)
     work: Callable[..., Any] = locate(command.run)
     facts = {"progress": bar} if "progress" in inspect.signature(work).parameters else {}
@@ -305,7 +306,8 @@ def _old_parser(name: str, command: Command) -> argparse.ArgumentParser:
 def _old_function(command: Command, *names: str) -> Callable[..., Any]:
     """The first of the functions that its module has."""
     module = importlib.import_module(command.module)
-    return next(getattr(module, name) for name in names if hasattr(module, name))
+    found: Callable[..., Any] = next(getattr(module, name) for name in names if hasattr(module, name))
+    return found
 
 
 def _sentence(text: str) -> str:

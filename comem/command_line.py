@@ -112,7 +112,6 @@ class Option:
         return self.metavar or (self.key.upper() if self.positional else kinds.get(inner, "VALUE"))
 
 
-@functools.cache
 def options(cls: type, prefix: str = "") -> tuple[Option, ...]:
     """The settings of a dataclass, nested ones with dots, in the order of its fields.
 
@@ -216,7 +215,7 @@ def _parse_words(known: Sequence[Option], words: Sequence[str]) -> dict[str, Any
         kind = (
             inspect.Parameter.POSITIONAL_OR_KEYWORD if option.positional else inspect.Parameter.KEYWORD_ONLY
         )
-        hint = Annotated[option.hint, told]
+        hint: Any = Annotated[option.hint, told]
         parameters.append(
             inspect.Parameter(option.key.replace(".", "__"), kind, default=None, annotation=hint)
         )

@@ -42,11 +42,11 @@ def option(
         group: the heading under which the help lists it.
         choices: a registry as "module:attribute"; the value, or each of several, is the name of a row.
     """
-    notes = {"positional": positional, "also": tuple(also), "metavar": metavar, "group": group}
-    facts = {"metadata": {**notes, "choices": choices}}
+    notes: dict[str, object] = {"positional": positional, "also": tuple(also), "metavar": metavar}
+    notes |= {"group": group, "choices": choices}
     if factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=factory, **facts)
-    return dataclasses.field(default=default, **facts)
+        return dataclasses.field(default_factory=factory, metadata=notes)
+    return dataclasses.field(default=default, metadata=notes)
 
 
 def load_config(
