@@ -108,7 +108,7 @@ COMMANDS: Registry[Command] = Registry(
             settings="comem.training.commands:MergeSettings",
             run="comem.training.commands:run_merge",
             show="comem.training.commands:show_merge",
-            extra="comem.command_line:DryRun",
+            extra="comem.config:DryRun",
             examples=(
                 "comem merge runs/toy models/toy-encoder",
                 "comem merge runs/7b models/7b-adapter --adapter",

@@ -40,17 +40,6 @@ class UsageError(ValueError):
 
 
 @dataclass(frozen=True)
-class DryRun:
-    """For commands that can say what they would do.
-
-    Attributes:
-        dry_run: say what would be done, and stop.
-    """
-
-    dry_run: bool = False
-
-
-@dataclass(frozen=True)
 class Option:
     """A setting as the command line knows it.
 

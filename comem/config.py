@@ -22,6 +22,17 @@ class ConfigError(ValueError):
     """A setting that does not exist or has the wrong type; the message says where it stands."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DryRun:
+    """For commands that can say what they would do.
+
+    Attributes:
+        dry_run: say what would be done, and stop.
+    """
+
+    dry_run: bool = False
+
+
 def option(
     default: Any = dataclasses.MISSING,
     *,

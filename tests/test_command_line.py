@@ -9,8 +9,8 @@ from typing import Literal
 import pytest
 
 from comem.command_help import help_text
-from comem.command_line import DryRun, UsageError, options, parse
-from comem.config import ConfigError, option
+from comem.command_line import UsageError, options, parse
+from comem.config import ConfigError, DryRun, option
 from comem.registry import Registry, UnknownNameError
 
 MODES: Registry[int] = Registry("mode", {"rag": 1, "comem": 2})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from comem.eval.score import Scorer
+from comem.io.console import print_line, print_table
 from comem.types import Report
 
 #: Shown elsewhere, or only in the JSON.
@@ -22,13 +23,13 @@ def show(report: Report, scorer: Scorer) -> None:
     heading = f"{intervals['level']:g} % interval" if intervals else ""
     names = [*scorer.headline, *(name for name in metrics if name not in scorer.headline)]
     rows = [row for name in names for row in _rows(name, metrics.get(name), intervals)]
-    _print(title, ("metric", "value", heading), rows)
+    print_table(("metric", "value", heading), rows, title)
     for name, label in (("by_group", "group"), ("by_language", "language")):
         if name in metrics:
             _print_groups(label, metrics[name])
-    _say(f"definition: {metrics.get('definition', scorer.definition)}")
+    print_line(f"definition: {metrics.get('definition', scorer.definition)}")
     for note in metrics.get("notes", ()):
-        _say(f"note: {note}", style="yellow")
+        print_line(f"note: {note}", style="yellow")
 
 
 def _rows(name: str, value: Any, intervals: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -61,7 +62,7 @@ def _print_groups(label: str, table: Mapping[str, Mapping[str, Any]]) -> None:
         (name or "–", f"{row['answered']}/{row['total']}", *(_cell(row, metric) for metric in metrics))
         for name, row in table.items()
     ]
-    _print(f"by {label}", headings, rows)
+    print_table(headings, rows, f"by {label}")
 
 
 def _cell(row: Mapping[str, Any], metric: str) -> str:
@@ -82,7 +83,7 @@ def show_comparison(found: Mapping[str, Mapping[str, Any]], level: float) -> Non
         "metric", "both answered", "this run", "other run", f"difference ({level:g} %)",
         "only this / other right", "McNemar p",
     )  # fmt: skip
-    _print("paired comparison", headings, rows)
+    print_table(headings, rows, "paired comparison")
 
 
 def _number(value: Any) -> str:
@@ -91,21 +92,3 @@ def _number(value: Any) -> str:
 
 def _interval(ends: Sequence[float] | None) -> str:
     return f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
-
-
-def _print(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number == 0 else "right")
-    for row in rows:
-        table.add_row(*row)
-    Console().print(table)
-
-
-def _say(text: str, style: str | None = None) -> None:
-    from rich.console import Console
-
-    Console().print(text, style=style, highlight=False, markup=False)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from comem.command_line import DryRun
-from comem.config import option
+from comem.config import DryRun, option
 from comem.io.console import print_facts
 
 if TYPE_CHECKING:
