@@ -15,7 +15,7 @@ LOG_SECONDS = 10.0  # between two lines of progress where there is no terminal
 
 def out() -> Console:
     """Standard output; made anew each time, so that a redirected stream is respected."""
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, markup=False)  # data may hold brackets
 
 
 def make_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
