@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from comem.benchmarks import aokvqa, cvqa, evqa, infoseek, mrag_bench, okvqa, oven, viquae
-from comem.benchmarks.base import Benchmark
+from comem.benchmarks.base import Benchmark, Scorer, per_example
 from comem.tables import Table
 
 BENCHMARKS: Table[Benchmark] = Table(
@@ -17,9 +17,8 @@ BENCHMARKS: Table[Benchmark] = Table(
         **viquae.ROWS,
         **cvqa.ROWS,
         **evqa.ROWS,
-        "flags": infoseek.FLAGS,
-        "toy": infoseek.TOY,
+        **infoseek.OTHER_ROWS,
     },
 )
 
-__all__ = ["BENCHMARKS", "Benchmark"]
+__all__ = ["BENCHMARKS", "Benchmark", "Scorer", "per_example"]

@@ -14,13 +14,13 @@ Each record is asked twice, as `ID:direct_answer` and `ID:multiple_choice`; the 
 from __future__ import annotations
 
 import ast
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark
+from comem.benchmarks.base import Benchmark, Scorer
 from comem.benchmarks.files import (
+    DataFiles,
     HubFiles,
     embedded_image,
     find_parquet,
@@ -31,11 +31,63 @@ from comem.benchmarks.files import (
 )
 from comem.benchmarks.score_files import ScoreFiles, checked_text, keyed, match
 from comem.benchmarks.statistics import scores_of
-from comem.benchmarks.text import marked_answer, normalize
+from comem.benchmarks.text import (
+    AUTHORS,
+    WARNING_MISSING,
+    WARNING_ONE_SIDED,
+    authors_answer,
+    extract_answer,
+    marked_answer,
+    normalize,
+)
+from comem.benchmarks.viquae import report_of
 from comem.io.jsonl import RecordError, read_json, unique
 from comem.types import Example, ImageRef, Report, Score
 
 TASKS = ("direct_answer", "multiple_choice")
+
+
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "aokvqa") -> Report:
+    """Both official scores; a task that was not asked is left out.
+
+    Args:
+        answers: by question and task, `question_id:multiple_choice`.
+        rows: the records, likewise; each task's own.
+        benchmark: the name in the report.
+    """
+    questions, answered = ({split_id(key)[0]: key for key in keys} for keys in (rows, answers))
+    match(answered, questions)
+    metrics: dict[str, Any] = {}
+    scores: dict[str, list[Score]] = {}
+    for task in (task for task in TASKS if any(split_id(key)[1] == task for key in rows)):
+        counted = {key: row for key, row in rows.items() if split_id(key)[1] == task and _counts(row, task)}
+        values = {key: earned(answers[key], row, task) for key, row in counted.items() if key in answers}
+        scores[task] = scores_of(values, counted)
+        every = [score.value for score in scores[task]]
+        metrics[task] = sum(every) / len(every) * 100 if every else 0.0
+        metrics[f"{task}_missing_wrong"] = metrics[task]  # the official score is this already
+        metrics[f"{task}_answered_only"] = sum(every) / len(values) * 100 if values else 0.0
+        metrics |= {f"{task}_answered": len(values), f"{task}_total": len(counted)}
+    metrics["answered"] = len(questions.keys() & answered)
+    metrics["total"] = len(questions)
+    return Report(benchmark, metrics, len(questions), scores)
+
+
+def _counts(row: Mapping[str, Any], task: str) -> bool:
+    """Whether a question counts in a task.
+
+    Raises:
+        RecordError: it has no answers, as in the test set.
+    """
+    if row.get("correct_choice_idx") is None or row.get("direct_answers") is None:
+        raise RecordError(
+            f"reference {row.get('question_id')!r} has no answers; is this the test set? Send it to the "
+            "leaderboard"
+        )
+    return task == "multiple_choice" or not row.get("difficult_direct_answer")
 
 
 def earned(answer: str, row: Mapping[str, Any], task: str) -> float:
@@ -45,57 +97,56 @@ def earned(answer: str, row: Mapping[str, Any], task: str) -> float:
     return min(1.0, sum(answer == human for human in row["direct_answers"]) / 3.0)
 
 
-def evaluate(
-    predictions: Mapping[str, Mapping[str, str]],
-    references: Mapping[str, Mapping[str, Any]],
-    benchmark: str = "aokvqa",
-) -> Report:
-    """Score `{question_id: {direct_answer, multiple_choice}}` (either may be missing) against the rows."""
-    match(predictions, references)
-    metrics: dict[str, Any] = {}
-    scores: dict[str, list[Score]] = {}
-    for task in TASKS:
-        rows = {name: row for name, row in references.items() if _asked(row, task)}
-        given = {name: predictions[name][task] for name in rows if task in predictions.get(name, {})}
-        values = {name: earned(answer, rows[name], task) for name, answer in given.items()}
-        scores[task] = scores_of(values, rows)
-        every = [score.value for score in scores[task]]
-        metrics[task] = sum(every) / len(every) * 100 if every else 0.0
-        metrics[f"{task}_missing_wrong"] = metrics[task]  # the official score is this already
-        metrics[f"{task}_answered_only"] = sum(every) / len(given) * 100 if given else 0.0
-        metrics |= {f"{task}_answered": len(given), f"{task}_total": len(rows)}
-    metrics["answered"] = sum(name in predictions for name in references)
-    metrics["total"] = len(references)
-    return Report(benchmark, metrics, len(references), scores)
+def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "aokvqa") -> Report:
+    """As coded: any of the direct answers as they stand, difficult ones too, no multiple choice."""
+    direct = {key: row for key, row in rows.items() if split_id(key)[1] == "direct_answer"}
+    answers = {key: [str(each).strip() for each in row["direct_answers"]] for key, row in direct.items()}
+    values = {
+        key: float(authors_answer(outputs[key]) in filter(None, answers[key]))
+        for key in match({k: v for k, v in outputs.items() if split_id(k)[1] == "direct_answer"}, answers)
+    }
+    return report_of({"direct_answer": values}, answers, benchmark)
 
 
-def _asked(row: Mapping[str, Any], task: str) -> bool:
-    """Whether a question counts in a task."""
-    return task == "multiple_choice" or not row.get("difficult_direct_answer")
+def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Answers and reference rows by question and task.
 
-
-def read_task_predictions(path: str | Path, whole: bool = False) -> dict[str, dict[str, str]]:
-    """Predictions in the official form, `{question_id: {direct_answer: …, multiple_choice: …}}`.
-
-    Or as rows with an id: with these two fields; or with a `prediction`, which is then a direct answer, or
-    what the id's end says, `question_id:multiple_choice` (the rows of `comem predict`).
-    Answers are compared as they stand, but for those that a box or a final-answer line marks.
+    Predictions have the official form, `{question_id: {direct_answer: …, multiple_choice: …}}`; or are rows
+    with an id: with these two fields; or with a `prediction`, which is then a direct answer, or what the
+    id's end says, `question_id:multiple_choice` (the rows of `comem predict`). The official form is compared
+    as it stands, but for answers that a box or a final-answer line marks; others name choices (`short`).
 
     Raises:
-        RecordError: another form, or an answer that is not text.
+        RecordError: another form, an answer that is not text, or references without answers.
     """
-    content = _tasks_by_id(path)
-    result: dict[str, dict[str, str]] = {}
-    for name, tasks in content.items():
+    path, rows = files.path("predictions"), files.reference_rows("question_id")
+    for name, row in rows.items():
+        missing = [key for key in ("choices", "correct_choice_idx", "direct_answers") if row.get(key) is None]
+        if missing:
+            path = files.path("references")
+            raise RecordError(f"{path}: {name!r} has no {', '.join(missing)}; the test set has no answers")
+    by_task = {f"{name}:{task}": row for name, row in rows.items() for task in TASKS}
+    official = str(path).removesuffix(".gz").endswith(".json")
+    outputs: dict[str, str] = {}
+    for name, tasks in _tasks_by_id(path, official).items():
         if not isinstance(tasks, Mapping) or not set(tasks) & set(TASKS):
             raise RecordError(f"{path}: {name!r} is {tasks!r:.60}; expected {' and '.join(TASKS)}")
-        texts = {task: checked_text(tasks[task], str(name), path) for task in TASKS if task in tasks}
-        result[str(name)] = texts if whole else {task: _answer(text) for task, text in texts.items()}
-    return result
+        given = {task: checked_text(tasks[task], str(name), path) for task in TASKS if task in tasks}
+        outputs |= {f"{name}:{task}": text for task, text in given.items()}
+    if not files.whole:
+        marked = {key: marked_answer(text) for key, text in outputs.items()}
+        outputs |= {key: said for key, said in marked.items() if said is not None}
+    if not official:  # what a model said
+        outputs |= {
+            key: to_choice(text, by_task[key]["choices"])
+            for key, text in outputs.items()
+            if split_id(key)[1] == "multiple_choice" and key in by_task
+        }
+    return outputs, by_task
 
 
-def _tasks_by_id(path: str | Path) -> Mapping[str, Any]:
-    if str(path).removesuffix(".gz").endswith(".json"):
+def _tasks_by_id(path: Path, official: bool) -> Mapping[str, Any]:
+    if official:
         content = read_json(path)
         if isinstance(content, Mapping):
             return content
@@ -128,49 +179,10 @@ def to_choice(text: str, choices: Sequence[str]) -> str:
     return by_text.get(normalize(text)) or by_letter.get(text.strip(" ().:").lower(), text)
 
 
-def with_choices(
-    predictions: Mapping[str, Mapping[str, str]], references: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, str]]:
-    """The same predictions, multiple-choice answers as the choices that they name (see `to_choice`)."""
-    return {
-        name: {
-            task: to_choice(text, references[name]["choices"])
-            if task == "multiple_choice" and name in references
-            else text
-            for task, text in tasks.items()
-        }
-        for name, tasks in predictions.items()
-    }
-
-
-def _answer(text: str) -> str:
-    marked = marked_answer(text)
-    return text if marked is None else marked
-
-
-def read_references(files: ScoreFiles) -> dict[str, dict[str, Any]]:
-    """The reference rows by question_id.
-
-    Raises:
-        RecordError: a row has no answers, as in the test set.
-    """
-    references = files.reference_rows("question_id")
-    for name, row in references.items():
-        missing = [key for key in ("choices", "correct_choice_idx", "direct_answers") if row.get(key) is None]
-        if missing:
-            path = files.path("references")
-            raise RecordError(f"{path}: {name!r} has no {', '.join(missing)}; the test set has no answers")
-    return references
-
-
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score the official files as they stand."""
-    references = read_references(files)
-    path = files.path("predictions")
-    predictions = read_task_predictions(path, files.whole)
-    if not str(path).removesuffix(".gz").endswith(".json"):  # no official file: what a model said
-        predictions = with_choices(predictions, references)
-    return evaluate(predictions, references)
+def short(text: str, row: Mapping[str, Any]) -> str:
+    """The short answer in an output; of multiple choice, the choice that it names."""
+    said = extract_answer(text)
+    return to_choice(said, row["choices"]) if row.get("task") == "multiple_choice" else said
 
 
 _COLUMNS = ("question_id", "image", "question", "choices")
@@ -179,31 +191,28 @@ _ANSWERS = ("correct_choice_idx", "direct_answers", "difficult_direct_answer")
 _ORIGINAL = {"validation": "val", "train": "train", "test": "test"}
 
 
-def load(
-    path: str | Path, *, image_folder: str | Path | None, split: str | None, question_types: str | Path | None
-) -> Iterator[Example]:
-    """Examples of either format (see `Benchmark.load`); the group is the task."""
-    split, _, task = (split or "validation").partition(":")
+def load(files: DataFiles) -> Iterator[Example]:
+    """Examples of either format; the group is the task."""
+    split, _, task = (files.split or "validation").partition(":")
     if task and task not in TASKS:
         raise ValueError(f"aokvqa has no task {task!r}; it has {', '.join(TASKS)}")
-    tasks = (task,) if task else TASKS
-    for row, image, place in _records(Path(path), split, image_folder):
-        yield from (_example(row, image, place, each) for each in tasks)
+    for row, image, place in _records(files.path, split, files.images):
+        yield from (_example(row, image, place, each) for each in ((task,) if task else TASKS))
 
 
 def _records(
-    path: Path, split: str, image_folder: str | Path | None
+    path: Path, split: str, images: Path | None
 ) -> Iterator[tuple[dict[str, Any], ImageRef | None, Path]]:
     original = f"aokvqa_v1p0_{_ORIGINAL[split]}.json"
     if path.name.endswith((".json", ".json.gz")) or any(path.glob(f"{original}*")):
         file = locate(path, (original,))
         for row in unique(_list(file), "question_id", file):
-            yield row, _coco_image(row, split, image_folder), file
+            yield row, _coco_image(row, split, images), file
         return
     files = find_parquet(path, split)
-    for row in unique(read_parquet(files, _COLUMNS, _ANSWERS), "question_id", files[0].parent):
-        image = embedded_image(row.pop("image"), files[0].parent, str(row["question_id"]))
-        yield row, image, files[0].parent
+    place = files[0].parent
+    for row in unique(read_parquet(files, _COLUMNS, _ANSWERS), "question_id", place):
+        yield row, embedded_image(row.pop("image"), place, str(row["question_id"])), place
 
 
 def _list(file: Path) -> Iterable[dict[str, Any]]:
@@ -213,12 +222,12 @@ def _list(file: Path) -> Iterable[dict[str, Any]]:
     return rows
 
 
-def _coco_image(row: Mapping[str, Any], split: str, folder: str | Path | None) -> ImageRef | None:
+def _coco_image(row: Mapping[str, Any], split: str, folder: Path | None) -> ImageRef | None:
     """COCO's picture, in the folder itself or in its `val2017`."""
     if folder is None or row.get("image_id") is None:
         return None
     name = f"{int(row['image_id']):012d}.jpg"
-    inside = Path(folder) / f"{_ORIGINAL[split]}2017" / name
+    inside = folder / f"{_ORIGINAL[split]}2017" / name
     return ImageRef(path=str(inside)) if inside.is_file() else named_image(folder, name, folder)
 
 
@@ -239,7 +248,7 @@ def _example(row: Mapping[str, Any], image: ImageRef | None, place: Path, task: 
         answers=right if task == "multiple_choice" else tuple(dict.fromkeys(direct or ())),
         choices=tuple(choices) if task == "multiple_choice" else (),
         group=task,
-        meta={**meta, "question_id": name, "choices": choices, "direct_answers": direct},
+        meta={**meta, "question_id": name, "task": task, "choices": choices, "direct_answers": direct},
     )
 
 
@@ -256,46 +265,29 @@ def _answers(row: Mapping[str, Any], name: str, place: Path) -> list[str] | None
     return [str(each) for each in value] if isinstance(value, (list, tuple)) and value else None
 
 
-def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-    """Both official scores; a task that was not asked is left out.
-
-    Raises:
-        ValueError: the split has no answers, or no prediction belongs to it.
-    """
-    rows = {str(example.meta["question_id"]): example.meta for example in examples}
-    for name, row in rows.items():
-        if row.get("correct_choice_idx") is None or row.get("direct_answers") is None:
-            raise RecordError(
-                f"reference {name!r} has no answers; is this the test set? Send it to the leaderboard"
-            )
-    given: dict[str, dict[str, str]] = {}
-    for key, text in predictions.items():
-        name, task = split_id(key)
-        given.setdefault(name, {})[task] = text
-    report = evaluate(with_choices(given, rows), rows)
-    absent = set(TASKS) - {example.group for example in examples}
-    metrics, scores = (
-        {key: value for key, value in found.items() if not key.startswith(tuple(absent))}
-        for found in (report.metrics, report.scores)
-    )
-    named = {
-        task: [dataclasses.replace(score, example_id=f"{score.example_id}:{task}") for score in found]
-        for task, found in scores.items()
-    }
-    return dataclasses.replace(report, metrics=metrics, scores=named)
-
-
 ROWS = {
     "aokvqa": Benchmark(
         name="aokvqa",
+        loader=load,
+        scorer=Scorer(
+            evaluate,
+            "allenai/aokvqa: direct answer min(count/3, 1), multiple choice accuracy; missing ones earn 0",
+            missing_wrong=True,
+        ),
+        authors=Scorer(
+            evaluate_as_authors,
+            AUTHORS,
+            whole=True,
+            warning="exact match with any direct answer, difficult ones too, not min(count/3, 1); no "
+            f"multiple choice; {WARNING_ONE_SIDED}; {WARNING_MISSING}",
+        ),
+        reader=read,
+        short=short,
         source="https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, validation (1,145 questions); "
         "original: https://allenai.org/project/a-okvqa",
         licence="Apache-2.0 (annotations); pictures: Flickr's terms, as COCO",
         paper="Schwenk et al. 2022, arXiv 2206.01718",
-        languages=("en",),
         style="concise",
-        loader=load,
-        scorer=score,
         groups="task: direct_answer, multiple_choice",
         headline=TASKS,
         splits=("validation", "train", "test"),

@@ -1,69 +1,124 @@
-"""What a row of the benchmark table is."""
+"""What a row of the benchmark table is: where the data is, how to ask, how to score."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
-from comem.benchmarks.files import HubFiles
+from comem.benchmarks.files import DataFiles, HubFiles
 from comem.benchmarks.prompts import PROMPTS, ask
+from comem.benchmarks.score_files import ScoreFiles, match
+from comem.benchmarks.statistics import Bootstrap, Combine, mean_report, with_statistics
+from comem.benchmarks.text import extract_answer
+from comem.tables import Table
 from comem.types import Example, Report
 
 
-class Loader(Protocol):
-    """From a benchmark's published files to examples."""
+@dataclass(frozen=True)
+class Scorer:
+    """One definition of a benchmark's score.
 
-    def __call__(
-        self,
-        path: str | Path,
-        *,
-        image_folder: str | Path | None,
-        split: str | None,
-        question_types: str | Path | None,
-    ) -> Iterator[Example]: ...
+    Args:
+        score: from answers by id, what is known of the questions by id (`Benchmark.rows`) and the
+            benchmark's name to the report.
+        definition: the definition, in a line, with its source.
+        whole: it works on whole outputs; otherwise on the short answers in them.
+        combined: numbers made of the groups' means, for their intervals.
+        missing_wrong: the metrics count missing predictions as wrong, and so do their intervals.
+        warning: what is wrong with the numbers.
+    """
+
+    score: Callable[[Any, Any, str], Report]
+    definition: str = ""
+    whole: bool = False
+    combined: Mapping[str, Combine] = dataclasses.field(default_factory=dict)
+    missing_wrong: bool = False
+    warning: str = ""
+
+    def finished(self, report: Report, name: str, bootstrap: Bootstrap | None = None) -> Report:
+        """The report with its statistics, the scorer's name and definition, and what is wrong with it."""
+        report = with_statistics(report, bootstrap or Bootstrap(), self.combined, self.missing_wrong)
+        notes = list(report.metrics.get("notes", ()))
+        if self.warning:
+            notes.insert(0, f"the {name} scorer is not the benchmark's: {self.warning}")
+        facts = {"scorer": name, "definition": self.definition, "notes": notes}
+        return dataclasses.replace(report, metrics={**report.metrics, **facts})
 
 
-class ExampleScorer(Protocol):
-    """From short answers by example id, and the examples, to the benchmark's report."""
+def per_example(value: Callable[[str, Example], float], definition: str = "mean of the answers") -> Scorer:
+    """A scorer made of what one short answer earns, between 0 and 1; `accuracy` is the mean.
 
-    def __call__(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> Report: ...
+    Example:
+        >>> per_example(lambda answer, example: float(answer.lower() in example.answers))
+
+    Raises:
+        ValueError: (when scoring) an answer earns less than 0 or more than 1.
+    """
+
+    def score(answers: Mapping[str, str], examples: Mapping[str, Example], benchmark: str) -> Report:
+        values = {name: float(value(answers[name], examples[name])) for name in match(answers, examples)}
+        for name, earned in values.items():
+            if not 0 <= earned <= 1:
+                raise ValueError(f"{benchmark}: the answer to {name!r} earns {earned:g}; give 0 to 1")
+        group, language = (lambda name: examples[name].group), (lambda name: examples[name].language)
+        return mean_report(benchmark, "accuracy", values, examples, group, language)
+
+    return Scorer(score, definition)
 
 
 @dataclass(frozen=True)
 class Benchmark:
     """One row of the table: where a benchmark comes from, how it is read, asked, grouped and scored.
 
+    Example:
+        A benchmark of one's own needs a loader and what an answer earns:
+
+        >>> def load(files):
+        ...     for row in read_jsonl(files.path):
+        ...         yield Example(row["id"], row["question"], ImageRef(row["image"]), (row["answer"],))
+        >>> def earned(answer, example):
+        ...     return float(answer.lower() == example.answers[0].lower())
+        >>> BENCHMARKS.register("mine", Benchmark("mine", load, per_example(earned)))
+
     Args:
         name: its name in the table.
+        loader: from files to examples.
+        scorer: the official definition.
+        authors: what the code of CoMEM's authors computed (`--scorer paper`); None where they did not.
+        reader: from published files to answers and reference rows by id; the rows are the examples' `meta`
+            then. None: files are scored with the loader's examples.
+        short: from an output and what is known of its question to the short answer.
         source: where the data is published (hub id or address), with the exact split.
         licence: its terms.
         paper: where it is described.
         languages: the languages of its questions.
         style: how its questions are asked by default (a row of `PROMPTS`); the styles say without and with
             knowledge, and the required form of the answer.
-        loader: from files to examples.
-        scorer: the official definition over answers and examples.
         groups: what an example's `group` is.
         headline: the metrics that a table shows, the most important first.
         splits: the published splits, the one that is evaluated first; empty where the rows name their split.
         hub: its files on the hub, or None where it is published elsewhere.
         files: the file or files to fetch, and from where, in a sentence.
-        images: where the pictures are, when they are not in the files.
+        images: where the images are, when they are not in the files.
         fallback_language: whose prompts serve languages that a style lacks.
-        evaluation: the row of `comem evaluate` that scores its files, where that has another name.
     """
 
     name: str
-    source: str
-    licence: str
-    paper: str
-    languages: tuple[str, ...]
-    style: str
-    loader: Loader = dataclasses.field(repr=False)
-    scorer: ExampleScorer = dataclasses.field(repr=False)
+    loader: Callable[[DataFiles], Iterator[Example]] = dataclasses.field(repr=False)
+    scorer: Scorer = dataclasses.field(repr=False)
+    authors: Scorer | None = dataclasses.field(default=None, repr=False)
+    reader: Callable[[ScoreFiles], tuple[Any, Any]] | None = dataclasses.field(default=None, repr=False)
+    short: Callable[[str, Any], str] = dataclasses.field(
+        default=lambda text, row: extract_answer(text), repr=False
+    )
+    source: str = ""
+    licence: str = ""
+    paper: str = ""
+    languages: tuple[str, ...] = ("en",)
+    style: str = "short"
     groups: str = "split"
     headline: tuple[str, ...] = ("accuracy",)
     splits: tuple[str, ...] = ()
@@ -71,11 +126,12 @@ class Benchmark:
     files: str = ""
     images: str = ""
     fallback_language: str | None = None
-    evaluation: str = ""
 
-    def __post_init__(self) -> None:
-        if not self.evaluation:
-            object.__setattr__(self, "evaluation", self.name)
+    @property
+    def scorers(self) -> Table[Scorer]:
+        """Its scorers by name: official, and paper where there is one."""
+        found = {"official": self.scorer, "paper": self.authors}
+        return Table("scorer", {name: scorer for name, scorer in found.items() if scorer is not None})
 
     def load(
         self,
@@ -100,8 +156,9 @@ class Benchmark:
         """
         if self.splits and split is not None and split.partition(":")[0] not in self.splits:
             raise ValueError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits)}")
-        where = self.fetch(split) if path is None else path
-        return self.loader(where, image_folder=image_folder, split=split, question_types=question_types)
+        where = self.fetch(split) if path is None else Path(path)
+        images, types = (None if each is None else Path(each) for each in (image_folder, question_types))
+        return self.loader(DataFiles(where, images, split, types))
 
     def fetch(self, split: str | None = None) -> Path:
         """The folder with the hub's files of a split.
@@ -116,11 +173,11 @@ class Benchmark:
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
 
-    def require_pictures(self, examples: Sequence[Example]) -> None:
-        """A model that sees pictures must not be asked without them unnoticed.
+    def require_images(self, examples: Sequence[Example]) -> None:
+        """A model that sees images must not be asked without them unnoticed.
 
         Raises:
-            ValueError: an example comes without a picture; says where the pictures are.
+            ValueError: an example comes without an image; says where the images are.
         """
         without = [example.id for example in examples if example.image is None]
         if without:
@@ -137,6 +194,44 @@ class Benchmark:
             language = self.fallback_language
         return ask(example.question, language, grounded, style, example.choices)
 
-    def score(self, predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-        """Score short answers (see `comem.benchmarks.text.extract_answer`) by example id."""
-        return self.scorer(predictions, examples)
+    def rows(self, examples: Sequence[Example]) -> dict[str, Any]:
+        """What scorers know of the questions, by id: the published rows, or else the examples themselves."""
+        return {each.id: each if self.reader is None else each.meta for each in examples}
+
+    def score(
+        self,
+        outputs: Mapping[str, str],
+        examples: Sequence[Example],
+        scorer: str = "official",
+        whole: bool = False,
+    ) -> Report:
+        """Score a model's outputs by example id.
+
+        Args:
+            outputs: by id; the short answers are taken out of them.
+            examples: the questions.
+            scorer: official or paper.
+            whole: take no answer out of boxes and final-answer lines.
+
+        Raises:
+            ValueError: no such scorer, no output belongs to an example, or the answers are not known.
+        """
+        row, rows = self.scorers[scorer], self.rows(examples)
+        if not (whole or row.whole):
+            outputs = {n: self.short(text, rows[n]) if n in rows else text for n, text in outputs.items()}
+        return row.score(outputs, rows, self.name)
+
+    def score_files(self, files: ScoreFiles, scorer: str = "official") -> Report:
+        """Score files as they stand.
+
+        Raises:
+            ValueError: no such scorer, or files that cannot be scored.
+        """
+        row = self.scorers[scorer]
+        if self.reader is not None:
+            files = dataclasses.replace(files, whole=files.whole or row.whole)
+            return row.score(*self.reader(files), self.name)
+        outputs = dataclasses.replace(files, whole=True).answers()
+        references, types = files.path("references"), files.question_types
+        examples = list(self.load(references, split=files.split, question_types=types))
+        return self.score(outputs, examples, scorer, files.whole)

@@ -16,12 +16,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import HubFiles, embedded_image, find_parquet, question_text, read_parquet
-from comem.benchmarks.score_files import ScoreFiles, match, read_predictions
-from comem.benchmarks.statistics import scores_of
+from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.files import (
+    DataFiles,
+    HubFiles,
+    embedded_image,
+    find_parquet,
+    question_text,
+    read_parquet,
+)
+from comem.benchmarks.score_files import match, read_files
+from comem.benchmarks.statistics import mean_report, means_by
+from comem.benchmarks.text import AUTHORS, WARNING_MISSING, after_colon, first_box
 from comem.io.jsonl import RecordError, unique
-from comem.types import Example, Report, Score
+from comem.types import Example, Report
 
 #: A conclusion stands in so many last characters.
 _TAIL = 200
@@ -94,52 +102,43 @@ def right_option(row: Mapping[str, Any], name: str) -> int:
     if not isinstance(options, list) or not options:
         raise RecordError(f"question {name!r} has no Options; expected the list of its answers")
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(options):
-        raise RecordError(f"question {name!r} has Label {label!r}; expected 0 to {len(options) - 1}")
+        raise RecordError(
+            f"question {name!r} has Label {label!r}; expected 0 to {len(options) - 1}. Where all are -1, this "
+            "copy of CVQA withholds the answers: send the predictions to "
+            "https://eval.ai/web/challenges/challenge-page/2305, or fetch the data again"
+        )
     return label
 
 
-def evaluate(
-    answers: Mapping[str, str], references: Mapping[str, Mapping[str, Any]], benchmark: str = "cvqa"
-) -> Report:
-    """Score short answers by ID against the records by ID."""
-    names = match(answers, references)
-    chosen = {name: parse_option(answers[name], references[name]["Options"]) for name in names}
-    values = {name: float(chosen[name] == right_option(references[name], name)) for name in names}
-    return report_of(values, references, benchmark, sum(choice is None for choice in chosen.values()))
+Rows = Mapping[str, Mapping[str, Any]]
 
 
-def report_of(
-    values: Mapping[str, float], references: Mapping[str, Mapping[str, Any]], benchmark: str, unparsable: int
-) -> Report:
-    """The report over what each answered question earned."""
-    pairs = {name: pair_of(row) for name, row in references.items()}
-    scores = scores_of(values, references, lambda name: "-".join(pairs[name]), lambda name: pairs[name][0])
-    groups: dict[str, list[Score]] = {}
-    for score in scores:
-        groups.setdefault(score.group, []).append(score)
-    by_pair = {name: _percent(group) for name, group in sorted(groups.items())}
-    metrics: dict[str, Any] = {
-        "overall": _percent(scores),
-        "by_pair": by_pair,
-        "macro": sum(by_pair.values()) / len(by_pair),
-        "overall_missing_wrong": 100 * sum(values.values()) / len(references),
-        "answered": len(values),
-        "total": len(references),
-        "unparsable": unparsable,
-    }
-    return Report(benchmark, metrics, len(references), {"overall": scores})
+def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "cvqa") -> Report:
+    """Score short answers by ID against the records by ID: accuracy over all questions, and by pair."""
+    chosen = {name: parse_option(answers[name], rows[name]["Options"]) for name in match(answers, rows)}
+    values = {name: float(choice == right_option(rows[name], name)) for name, choice in chosen.items()}
+    return report_of(values, rows, benchmark, sum(choice is None for choice in chosen.values()))
 
 
-def _percent(scores: Sequence[Score]) -> float:
-    """Right answers in percent of those given."""
-    answered = [score.value for score in scores if score.answered]
-    return 100 * sum(answered) / len(answered) if answered else 0.0
+def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "cvqa") -> Report:
+    """As coded: the first box, else what follows the last colon, must be the number and no more."""
+    values, unparsable = {}, 0
+    for name in match(outputs, rows):
+        content = first_box(outputs[name])
+        said = after_colon(outputs[name]) if content is None else content
+        values[name] = float(said == str(right_option(rows[name], name) + 1))
+        unparsable += said not in {str(number + 1) for number in range(len(rows[name]["Options"]))}
+    return report_of(values, rows, benchmark, unparsable)
 
 
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score predictions beside references as JSON lines or a JSON list of the published records."""
-    answers = read_predictions(files.path("predictions"), whole=files.whole)
-    return evaluate(answers, files.reference_rows())
+def report_of(values: Mapping[str, float], rows: Rows, benchmark: str, unparsable: int) -> Report:
+    """The report over what each answered question earned; a pair without an answer has 0."""
+    pairs = {name: pair_of(row) for name, row in rows.items()}
+    answered = means_by(values, lambda name: "-".join(pairs[name]))
+    by_pair = {pair: answered.get(pair, 0.0) for pair in sorted({"-".join(pair) for pair in pairs.values()})}
+    more = {"by_pair": by_pair, "macro": sum(by_pair.values()) / len(by_pair), "unparsable": unparsable}
+    group, language = (lambda name: "-".join(pairs[name])), (lambda name: pairs[name][0])
+    return mean_report(benchmark, "overall", values, rows, group, language, **more)
 
 
 PAPER_PAIRS = ("Chinese-China", "Spanish-Spain", "Russian-Russia", "Bulgarian-Bulgaria", "Portuguese-Brazil")
@@ -157,15 +156,13 @@ _COLUMNS = ("image", "ID", "Subset", "Question", "Options", "Label")
 _OPTIONAL = ("Translated Question", "Translated Options", "Category", "Image Type", "Image Source", "License")
 
 
-def load(
-    path: str | Path, *, image_folder: str | Path | None, split: str | None, question_types: str | Path | None
-) -> Iterator[Example]:
-    """Examples of the parquet files (see `Benchmark.load`); the group is the pair, `Language-Country`."""
-    pair = (split or "").partition(":")[2]
-    wanted = PAPER_PAIRS if split is None else (pair,) if pair else None
-    files = find_parquet(path, "test")
-    place, seen, count = files[0].parent, dict[str, None](), 0
-    for row in unique(read_parquet(files, _COLUMNS, _OPTIONAL), "ID", place):
+def load(files: DataFiles) -> Iterator[Example]:
+    """Examples of the parquet files; the group is the pair, `Language-Country`."""
+    pair = (files.split or "").partition(":")[2]
+    wanted = PAPER_PAIRS if files.split is None else (pair,) if pair else None
+    parquet = find_parquet(files.path, "test")
+    place, seen, count = parquet[0].parent, dict[str, None](), 0
+    for row in unique(read_parquet(parquet, _COLUMNS, _OPTIONAL), "ID", place):
         language, country = pair_of(row)
         group = f"{language}-{country}"
         seen[group] = None
@@ -198,32 +195,27 @@ def _example(row: Mapping[str, Any], language: str, group: str, place: Path) -> 
     )
 
 
-def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-    """Accuracy by pair, and over all questions (micro).
-
-    Raises:
-        ValueError: labels are withheld, or no prediction belongs to an example.
-    """
-    for example in examples:
-        if example.meta.get("Label") == -1:
-            raise RecordError(
-                f"reference {example.id!r} has Label -1: this copy of CVQA withholds the answers. Send the "
-                "predictions to https://eval.ai/web/challenges/challenge-page/2305, or fetch the data again"
-            )
-    return evaluate(predictions, {example.id: example.meta for example in examples})
-
-
 ROWS = {
     "cvqa": Benchmark(
         name="cvqa",
+        loader=load,
+        scorer=Scorer(
+            evaluate, "afaji/cvqa: multiple-choice accuracy over all questions, and by country-language pair"
+        ),
+        authors=Scorer(
+            evaluate_as_authors,
+            AUTHORS,
+            whole=True,
+            warning='the box, or what follows the last colon, must be the bare number: "\\boxed{ 2 }", '
+            f'"Respuesta final: 2" and "\\boxed{{2. perro}}" are wrong; {WARNING_MISSING}',
+        ),
+        reader=read_files,
         source="https://huggingface.co/datasets/afaji/cvqa, test (10,374 questions; the paper's five pairs: "
         f"{', '.join(PAPER_PAIRS)})",
         licence="each question its own (in the record); all free for research",
         paper="Romero et al. 2024, arXiv 2406.05967",
         languages=("bg", "es", "pt", "ru", "zh"),
         style="number",
-        loader=load,
-        scorer=score,
         groups="country-language pair, as Spanish-Spain",
         headline=("overall",),
         splits=("test",),

@@ -21,10 +21,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import image_by_id, locate, nothing_asked, question_text
-from comem.benchmarks.score_files import ScoreFiles, match, read_predictions
-from comem.benchmarks.statistics import scores_of
+from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.files import DataFiles, image_by_id, locate, of_split, question_text
+from comem.benchmarks.score_files import ScoreFiles, match
+from comem.benchmarks.statistics import mean_report, means_by
 from comem.io.jsonl import RecordError, read_json
 from comem.types import Example, ImageRef, Report
 
@@ -75,27 +75,16 @@ def _parts(texts: Iterable[str]) -> set[str]:
 
 
 def evaluate(
-    predictions: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "evqa"
+    answers: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "evqa"
 ) -> Report:
-    """Score short answers by id against the CSV's rows by id."""
+    """Exact match of short answers by id with the CSV's rows by id: the official score without BEM."""
     kinds = {name: str(row.get("question_type", "")) for name, row in rows.items()}
-    earned = {
-        name: float(
-            is_right(predictions[name], accepted(rows[name], name), kinds[name] == "multi_answer")
-        )
-        for name in match(predictions, rows)
-    }  # fmt: skip
-    by_type: dict[str, list[float]] = {}
-    for name, value in earned.items():
-        by_type.setdefault(kinds[name], []).append(value)
-    metrics = {
-        "exact_match": 100 * sum(earned.values()) / len(earned),
-        "by_question_type": {kind: 100 * sum(found) / len(found) for kind, found in sorted(by_type.items())},
-        "exact_match_missing_wrong": 100 * sum(earned.values()) / len(rows),
-        "answered": len(earned), "total": len(rows), "notes": [NOTE],
-    }  # fmt: skip
-    scores = {"exact_match": scores_of(earned, rows, lambda name: kinds[name])}
-    return Report(benchmark, metrics, len(rows), scores)
+    values = {
+        name: float(is_right(answers[name], accepted(rows[name], name), kinds[name] == "multi_answer"))
+        for name in match(answers, rows)
+    }
+    more: dict[str, Any] = {"by_question_type": means_by(values, kinds.__getitem__), "notes": [NOTE]}
+    return mean_report(benchmark, "exact_match", values, rows, kinds.__getitem__, **more)
 
 
 def read_csv(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -123,42 +112,26 @@ def read_csv(path: str | Path) -> Iterator[dict[str, Any]]:
         raise RecordError(f"{path}: no such file; check the path") from error
 
 
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score the official files as they stand."""
+def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Answers and rows by id."""
     path = files.path("references")
     rows = files.reference_rows("data_id", rows=read_csv(path) if path.suffix == ".csv" else None)
-    return evaluate(read_predictions(files.path("predictions"), whole=files.whole), rows)
+    return files.answers(), rows
 
 
 SPLITS = ("test", "val", "train")
 _LANDMARK_FOLDERS = (
-    "landmarks/train",
-    "landmarks/index",
-    "landmarks/test",
-    "landmarks",
-    "train",
-    "index",
-    "",
-)
+    "landmarks/train", "landmarks/index", "landmarks/test", "landmarks", "train", "index", "",
+)  # fmt: skip
 _SPECIES_FOLDERS = ("inaturalist", "")
 _SPECIES_LISTS = ("train.json", "val.json", "train_mini.json", "public_test.json")
 
 
-def load(
-    path: str | Path, *, image_folder: str | Path | None, split: str | None, question_types: str | Path | None
-) -> Iterator[Example]:
-    """Examples of a CSV file (see `Benchmark.load`); the group is the question type."""
-    file = locate(path, (f"{split or SPLITS[0]}.csv",))
-    folder = Path(image_folder) if image_folder is not None else None
-    found: set[str] = set()
-    wanted = 0
-    for row in read_csv(file):
-        found.add(row["split"])
-        if split is None or row["split"] == split:
-            wanted += 1
-            yield _example(row, file, folder)
-    if not wanted:
-        raise nothing_asked(file, split, sorted(found))
+def load(files: DataFiles) -> Iterator[Example]:
+    """Examples of a CSV file; the group is the question type."""
+    file = locate(files.path, (f"{files.split or SPLITS[0]}.csv",))
+    for row in of_split(read_csv(file), file, files.split, "split", str.__eq__):
+        yield _example(row, file, files.images)
 
 
 def _example(row: Mapping[str, Any], file: Path, folder: Path | None) -> Example:
@@ -211,21 +184,19 @@ def _species(folder: Path) -> dict[str, str]:
     return found
 
 
-def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-    """Exact match, the official score without BEM (see `comem.benchmarks.evqa`)."""
-    return evaluate(predictions, {example.id: example.meta for example in examples})
-
-
 ROWS = {
     "evqa": Benchmark(
         name="evqa",
+        loader=load,
+        scorer=Scorer(
+            evaluate,
+            "google-research/encyclopedic_vqa without BEM: exact match; lists from an IoU of 0.5 on",
+        ),
+        reader=read,
         source="https://github.com/google-research/google-research/tree/master/encyclopedic_vqa, test.csv",
         licence="not stated beside the files; pictures: each data set's own",
         paper="Mensink et al. 2023, ICCV, arXiv 2306.09224",
-        languages=("en",),
         style="concise",
-        loader=load,
-        scorer=score,
         groups="question_type",
         headline=("exact_match",),
         splits=SPLITS,

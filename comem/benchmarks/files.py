@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,26 @@ from typing import Any
 from comem.io.jsonl import RecordError
 from comem.types import ImageRef
 
+logger = logging.getLogger(__name__)
+
 IMAGE_SUFFIXES = (".jpg", ".JPEG", ".png", ".jpeg", ".JPG", ".webp")
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """Where a loader finds a benchmark's questions.
+
+    Args:
+        path: the published file, or the folder that holds it under its published name.
+        images: where images lie that the file names by id; None for none.
+        split: only this split; None for the one that is evaluated first, or all.
+        question_types: a file of question types, where the benchmark has one.
+    """
+
+    path: Path
+    images: Path | None = None
+    split: str | None = None
+    question_types: Path | None = None
 
 
 def locate(path: str | Path, names: Sequence[str]) -> Path:
@@ -57,6 +76,13 @@ def named_image(folder: str | Path | None, name: object, file: str | Path) -> Im
     return ImageRef(path=str((Path(folder) if folder is not None else Path(file).parent) / str(name)))
 
 
+def row_image(row: Mapping[str, Any], file: Path, folder: Path | None) -> ImageRef | None:
+    """A row's image: its `image_path` in the folder or beside the file, else its `image_id` in the folder."""
+    if row.get("image_path"):
+        return named_image(folder, row["image_path"], file)
+    return image_by_id(folder, str(row["image_id"])) if folder is not None and row.get("image_id") else None
+
+
 def question_text(row: Mapping[str, Any], key: str, name: str, file: str | Path) -> str:
     """A record's question.
 
@@ -69,12 +95,36 @@ def question_text(row: Mapping[str, Any], key: str, name: str, file: str | Path)
     return asked
 
 
-def nothing_asked(file: Path, split: str | None, found: Sequence[str]) -> RecordError:
-    """The error for a file without a question, or without one in the split that is wanted."""
-    if not found:
-        return RecordError(f"{file}: the file has no questions; is it the right one, and whole?")
-    there = ", ".join(map(repr, found))
-    return RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+def is_in_split(name: str, split: str) -> bool:
+    """`val_unseen_entity` is in the splits val_unseen_entity, unseen_entity and val."""
+    return name == split or name.startswith(f"{split}_") or name.endswith(f"_{split}")
+
+
+def of_split(
+    rows: Iterable[dict[str, Any]],
+    file: Path,
+    split: str | None,
+    key: str = "data_split",
+    is_in: Callable[[str, str], bool] = is_in_split,
+) -> Iterator[dict[str, Any]]:
+    """The rows of a split, or all.
+
+    Raises:
+        RecordError: (at the end) there are none; names the splits that there are.
+    """
+    seen: dict[str, None] = {}
+    nothing = True
+    for row in rows:
+        name = str(row.get(key, ""))
+        seen[name] = None
+        if split is None or is_in(name, split):
+            nothing = False
+            yield row
+    if not seen:
+        raise RecordError(f"{file}: the file has no questions; is it the right one, and whole?")
+    if nothing:
+        there = ", ".join(map(repr, seen))
+        raise RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
 
 
 _ROWS = 32  # in one read: a row holds a picture
@@ -160,7 +210,7 @@ def read_parquet(
 
 
 def _first(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def embedded_image(cell: Any, file: str | Path, name: str) -> ImageRef:
@@ -175,9 +225,6 @@ def embedded_image(cell: Any, file: str | Path, name: str) -> ImageRef:
         if cell.get("path"):
             return ImageRef(path=str(Path(file).parent / str(cell["path"])))
     raise RecordError(f"{file}: {name!r} has no picture; the published file embeds one, fetch it again")
-
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -209,25 +256,15 @@ class HubFiles:
                 self.repo, repo_type="dataset", revision=self.revision, allow_patterns=[pattern]
             )
         except Exception as error:  # the hub, its HTTP library and the disk raise many kinds
-            raise ValueError(
-                f"{self.repo} cannot be fetched ({_line(error)}). {self.remedy(split)}"
-            ) from error
+            reason = _first(error).strip().rstrip(".")
+            raise ValueError(f"{self.repo} cannot be fetched ({reason}). {self.remedy(split)}") from error
         return Path(folder)
 
     def remedy(self, split: str) -> str:
         """How to get the files by hand."""
-        pattern = self.pattern.format(split=split)
-        offline = " (HF_HUB_OFFLINE is set: unset it to download here)" if _offline() else ""
+        offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+        here = " (HF_HUB_OFFLINE is set: unset it to download here)" if offline else ""
         return (
-            f"Where there is a network{offline}, run: hf download {self.repo} --repo-type dataset "
-            f"--include '{pattern}' --local-dir DIR; then give --data DIR"
+            f"Where there is a network{here}, run: hf download {self.repo} --repo-type dataset "
+            f"--include '{self.pattern.format(split=split)}' --local-dir DIR; then give --data DIR"
         )
-
-
-def _offline() -> bool:
-    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-
-
-def _line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip().rstrip(".") if lines else type(error).__name__

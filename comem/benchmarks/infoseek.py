@@ -15,13 +15,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import image_by_id, locate, nothing_asked, question_text
-from comem.benchmarks.score_files import ScoreFiles, keyed, match, read_predictions
+from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image
+from comem.benchmarks.score_files import ScoreFiles, keyed, match
 from comem.benchmarks.statistics import harmonic_mean, harmonic_means, scores_of
-from comem.benchmarks.text import normalize
+from comem.benchmarks.text import (
+    AUTHORS,
+    WARNING_CUTS,
+    WARNING_MISSING,
+    after_colon,
+    authors_answer,
+    normalize,
+)
 from comem.io.jsonl import RecordError, read_jsonl, unique
-from comem.types import Example, ImageRef, Report, Score
+from comem.types import Example, Report
 
 if TYPE_CHECKING:
     from comem.benchmarks.statistics import Array
@@ -106,9 +113,8 @@ class Cell:
 Cells = Mapping[tuple[str, str], Cell]
 
 
-def count(questions: Iterable[Question], scores: Iterable[Score]) -> dict[tuple[str, str], Cell]:
-    """Counts by split and type."""
-    values = {score.example_id: score.value for score in scores if score.answered}
+def count(questions: Iterable[Question], values: Mapping[str, float]) -> dict[tuple[str, str], Cell]:
+    """Counts by split and type; `values` has what each answered question earned."""
     counts: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for asked in questions:
         count = counts[asked.split, asked.kind]
@@ -175,14 +181,12 @@ class Question:
     range: tuple[float, float] = (0.0, 0.0)
 
 
-def question(
-    row: Mapping[str, Any], kind: str | None = None, normal: Callable[[str], str] = normalize
-) -> Question:
+def question(row: Mapping[str, Any], normal: Callable[[str], str] = normalize) -> Question:
     """A reference row as the scorer needs it.
 
     Args:
-        row: data_id, answer_eval, data_split and perhaps question_type, as published.
-        kind: the question's type; without it the row's own, else what the form of answer_eval says.
+        row: data_id, answer_eval, data_split and perhaps question_type, as published; without a type, the
+            form of answer_eval says it.
         normal: how accepted answers are normalised.
 
     Raises:
@@ -191,7 +195,7 @@ def question(
     name, accepted = str(row.get("data_id")), row.get("answer_eval")
     if accepted is None or accepted == []:
         raise RecordError(f"reference {name!r} has no answer_eval; is this the test set, without answers?")
-    kind = (kind or row.get("question_type") or infer_kind(accepted)).lower()
+    kind = (row.get("question_type") or infer_kind(accepted)).lower()
     if kind not in TYPES:
         raise RecordError(f"reference {name!r}: question type {kind!r}; known: String, Time, Numerical")
     split = str(row.get("data_split", ""))
@@ -225,56 +229,51 @@ def is_correct(answer: str, asked: Question) -> bool:
     return matches(read_number(answer), asked.range)
 
 
-def score_each(predictions: Mapping[str, str], questions: Iterable[Question]) -> list[Score]:
-    """A score for every question that was answered; the group is its split."""
-    return [
-        Score(asked.id, float(is_correct(predictions[asked.id], asked)), asked.split)
-        for asked in questions
-        if asked.id in predictions
-    ]
+def is_correct_for_authors(answer: str, asked: Question) -> bool:
+    """Whether an answer is right as the authors coded it.
 
-
-@dataclass(frozen=True)
-class Rules:
-    """How answers are compared: what is done to accepted answers, and when an answer is right."""
-
-    normal: Callable[[str], str] = normalize
-    right: Callable[[str, Question], bool] = is_correct
+    It is cut behind its last colon before its box is looked for. Times are right when one text lies in
+    the other.
+    """
+    cut = after_colon(answer)
+    if asked.kind == "numerical":
+        return matches(read_number(cut), asked.range)
+    said = authors_answer(cut)
+    if asked.kind == "time":
+        return any(said and text and (said in text or text in said) for text in asked.answers)
+    return said in asked.answers
 
 
 def evaluate(
-    predictions: Mapping[str, str],
-    references: Sequence[Mapping[str, Any]],
-    question_types: Mapping[str, str] | None = None,
+    answers: Mapping[str, str],
+    rows: Mapping[str, Mapping[str, Any]],
     benchmark: str = "infoseek",
-    rules: Rules = Rules(),  # noqa: B008 - frozen
+    normal: Callable[[str], str] = normalize,
+    right: Callable[[str, Question], bool] = is_correct,
 ) -> Report:
     """Score answers by the official definition.
 
     Args:
-        predictions: short answers by data_id.
-        references: rows as published.
-        question_types: String, Time or Numerical by data_id; optional (see `question`).
+        answers: short answers by data_id.
+        rows: as published, by data_id.
         benchmark: the name in the report.
-        rules: how answers are compared; officially by default.
+        normal: what is done to accepted answers.
+        right: when an answer is right.
 
     Returns:
         The official keys (final_score, unseen_question_score, unseen_entity_score, in percent, rounded
         to two digits on the way as officially), answered and total, the same with missing answers
         counted as wrong (`…_missing_wrong`), accuracy over all splits, per split and per type.
     """
-    types = question_types or {}
-    rows = {str(row["data_id"]): row for row in references}
-    questions = {name: question(row, types.get(name), rules.normal) for name, row in rows.items()}
-    names = match(predictions, questions)
-    values = {name: float(rules.right(predictions[name], questions[name])) for name in names}
+    questions = {name: question(row, normal) for name, row in rows.items()}
+    values = {name: float(right(answers[name], questions[name])) for name in match(answers, questions)}
     scores = scores_of(
         values,
         questions,
         lambda name: questions[name].split,
         lambda name: str(rows[name].get("language", "")),
     )
-    cells = count(questions.values(), scores)
+    cells = count(questions.values(), values)
     metrics: dict[str, Any] = {}
     for suffix, missing_wrong in (("", False), ("_missing_wrong", True)):
         splits = {key: split_scores(cells, split, missing_wrong) for split, key in UNSEEN.items()}
@@ -282,14 +281,13 @@ def evaluate(
         metrics[f"final_score{suffix}"] = round(final, 2)
         metrics |= {key + suffix: scores for key, scores in splits.items()}
         metrics[f"accuracy{suffix}"] = sum(cells.values(), Cell()).percent(missing_wrong)
-    metrics |= {"answered": sum(cell.answered for cell in cells.values()), "total": len(questions)}
-    metrics["by_split"] = table(cells, 0)
-    metrics["by_type"] = table(cells, 1)
-    metrics["notes"] = _notes(cells, references, types)
+    metrics |= {"answered": len(values), "total": len(questions)}
+    metrics |= {"by_split": table(cells, 0), "by_type": table(cells, 1)}
+    metrics["notes"] = _notes(cells, rows.values())
     return Report(benchmark, metrics, len(questions), {"accuracy": scores})
 
 
-def _notes(cells: Cells, references: Sequence[Mapping[str, Any]], types: Mapping[str, str]) -> list[str]:
+def _notes(cells: Cells, rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """What a reader of the numbers must know."""
     notes = []
     splits = {split for split, _ in cells}
@@ -299,100 +297,67 @@ def _notes(cells: Cells, references: Sequence[Mapping[str, Any]], types: Mapping
     others = sorted(split for split in splits if not split.endswith(tuple(UNSEEN)))
     if others:
         notes.append(f"splits that count as unseen_entity, as officially: {', '.join(map(repr, others))}")
-    untyped = [row for row in references if str(row["data_id"]) not in types and not row.get("question_type")]
+    untyped = sum(not row.get("question_type") for row in rows)
     if untyped:
-        notes.append(f"{len(untyped)} question types inferred: ranges Numerical, else String (as Time)")
+        notes.append(f"{untyped} question types inferred: ranges Numerical, else String (as Time)")
     unanswered = sum(cell.total - cell.answered for cell in cells.values())
     if unanswered:
         notes.append(f"{unanswered} questions are unanswered: the official score leaves them out")
     return notes
 
 
-def evaluate_files(files: ScoreFiles, benchmark: str = "infoseek") -> Report:
-    """Score the official files as they stand (see `read_references`)."""
-    references, types = read_references(files)
-    predictions = read_predictions(files.path("predictions"), whole=files.whole)
-    return evaluate(predictions, list(references.values()), types, benchmark)
-
-
-def read_references(files: ScoreFiles) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The reference rows and the question types, by data_id.
+def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Answers and reference rows by data_id; the rows with the types of the types file.
 
     Raises:
         RecordError: a file is broken, an id comes twice, or a reference has no type in the types file.
     """
-    references = files.reference_rows("data_id")
-    types: dict[str, str] = {}
+    rows = files.reference_rows("data_id")
     if files.question_types is not None:
-        rows = keyed(files.question_types, key="data_id")
-        types = {name: str(row.get("question_type")) for name, row in rows.items()}
-        untyped = [name for name in references if name not in types]
+        types = keyed(files.question_types, key="data_id")
+        untyped = [name for name in rows if name not in types]
         if untyped:
             raise RecordError(
                 f"{files.question_types}: {len(untyped)} references have no type, the first is {untyped[0]!r}"
             )
-    return references, types
+        for name, row in rows.items():
+            row["question_type"] = str(types[name].get("question_type"))
+    return files.answers(), rows
 
 
 _LANGUAGES = {
-    "en": "",
-    "bg": "_bulgarian",
-    "zh": "_chinese",
-    "pt": "_portuguese",
-    "ru": "_russian",
-    "es": "_spanish",
-}
+    "en": "", "bg": "_bulgarian", "zh": "_chinese", "pt": "_portuguese", "ru": "_russian", "es": "_spanish",
+}  # fmt: skip
 
 
-def load(
-    path: str | Path,
-    *,
-    image_folder: str | Path | None,
-    split: str | None,
-    question_types: str | Path | None,
-    names: Sequence[str],
-    language: str = "en",
-) -> Iterator[Example]:
-    """Examples from a file in InfoSeek's format (see `Benchmark.load`)."""
-    file, by_rows = _choose(path, names, split)
-    types = keyed(question_types, "data_id") if question_types is not None else {}
-    seen: dict[str, None] = {}
-    wanted = 0
-    for row in unique(read_jsonl(file), "data_id", file):
-        found = str(row.get("data_split", ""))
-        seen[found] = None
-        if by_rows and split is not None and not _in_split(found, split):
-            continue
-        wanted += 1
+def load(files: DataFiles, names: Sequence[str], language: str = "en") -> Iterator[Example]:
+    """Examples from a file in InfoSeek's format, in a folder of the first of these names."""
+    file, split = _choose(files, names)
+    types = keyed(files.question_types, "data_id") if files.question_types is not None else {}
+    for row in of_split(unique(read_jsonl(file), "data_id", file), file, split):
         kind = types.get(str(row["data_id"]), {}).get("question_type")
-        yield _example({**row, "question_type": kind} if kind else row, file, image_folder, language)
-    if not wanted:
-        raise nothing_asked(file, split, list(seen))
+        yield _example({**row, "question_type": kind} if kind else row, file, files.images, language)
 
 
-def _choose(path: str | Path, names: Sequence[str], split: str | None) -> tuple[Path, bool]:
-    """The file, and whether the split is still to be picked among its rows.
+def _choose(files: DataFiles, names: Sequence[str]) -> tuple[Path, str | None]:
+    """The file, and the split that is still to be picked among its rows.
 
     In a folder with a file for each split, the split names the file.
     """
-    if Path(path).is_dir() and any("{split}" in name for name in names):
+    split = files.split
+    if files.path.is_dir() and any("{split}" in name for name in names):
         by_split = [name.replace("{split}", (split or "val").split("_")[0]) for name in names]
-        return locate(path, by_split), "_" in (split or "")
-    return locate(path, names), True
+        return locate(files.path, by_split), split if "_" in (split or "") else None
+    return locate(files.path, names), split
 
 
-def _in_split(found: str, split: str) -> bool:
-    """`val_unseen_entity` is in the splits val_unseen_entity, unseen_entity and val."""
-    return found == split or found.startswith(f"{split}_") or found.endswith(f"_{split}")
-
-
-def _example(row: Mapping[str, Any], file: Path, image_folder: str | Path | None, language: str) -> Example:
+def _example(row: Mapping[str, Any], file: Path, images: Path | None, language: str) -> Example:
     name = str(row["data_id"])
     answers = row.get("answer") or ()
     return Example(
         id=name,
         question=question_text(row, "question", name, file),
-        image=_image(row, file, image_folder),
+        image=row_image(row, file, images),
         answers=tuple(map(str, answers)) if isinstance(answers, (list, tuple)) else (str(answers),),
         language=str(row.get("language") or language),
         group=str(row.get("data_split", "")),
@@ -400,19 +365,21 @@ def _example(row: Mapping[str, Any], file: Path, image_folder: str | Path | None
     )
 
 
-def _image(row: Mapping[str, Any], file: Path, image_folder: str | Path | None) -> ImageRef | None:
-    """The image: by its path beside the file (or in the folder), else by its id in the folder."""
-    if row.get("image_path"):
-        base = Path(image_folder) if image_folder is not None else file.parent
-        return ImageRef(path=str(base / str(row["image_path"])))
-    if image_folder is not None and row.get("image_id"):
-        return image_by_id(image_folder, str(row["image_id"]))
-    return None
-
-
-def score(predictions: Mapping[str, str], examples: Sequence[Example], *, benchmark: str) -> Report:
-    """The official score; the published fields are in the examples' `meta`."""
-    return evaluate(predictions, [example.meta for example in examples], benchmark=benchmark)
+_OFFICIAL = Scorer(
+    evaluate,
+    "edchengg/infoseek_eval: exact match, or number in range (IoU >= 0.5); harmonic mean of the unseen "
+    "splits",
+    combined=COMBINED,
+)
+_AUTHORS = Scorer(
+    partial(evaluate, normal=authors_answer, right=is_correct_for_authors),
+    AUTHORS,
+    whole=True,
+    combined=COMBINED,
+    warning=f"{WARNING_CUTS}, in predictions and accepted answers alike, so that different answers become "
+    'equal: always answering "Paris" scores 3.59 % of the textual questions where 0.21 % is right; times '
+    f'match by substring ("19" is 1990); text before the last colon is dropped; {WARNING_MISSING}',
+)
 
 
 def _row(
@@ -420,9 +387,11 @@ def _row(
 ) -> Benchmark:
     return Benchmark(
         name=name,
-        style=style,
         loader=partial(load, names=names, language=language),
-        scorer=partial(score, benchmark=name),
+        scorer=_OFFICIAL,
+        authors=_AUTHORS,
+        reader=read,
+        style=style,
         **{"languages": (language,), **facts},
     )
 
@@ -441,32 +410,29 @@ _INFOSEEK: dict[str, Any] = {
 }
 
 ROWS = {
-    ("infoseek" if language == "en" else f"infoseek_{language}"): _row(
-        "infoseek" if language == "en" else f"infoseek_{language}",
-        (f"infoseek_{{split}}{suffix}.jsonl",),
-        language,
-        **_INFOSEEK,
-    )
+    name: _row(name, (f"infoseek_{{split}}{suffix}.jsonl",), language, **_INFOSEEK)
     for language, suffix in _LANGUAGES.items()
+    for name in ("infoseek" if language == "en" else f"infoseek_{language}",)
 }
 
-FLAGS = _row(
-    "flags",
-    ("questions.jsonl",),
-    style="short",
-    files="a folder with questions.jsonl and images/",
-    source="245 flags with facts as WIT rows and InfoSeek-style questions (facts: mledoze/countries)",
-    licence="flags: public domain; facts: ODbL 1.0",
-    paper="none",
-)
-
-TOY = _row(
-    "toy",
-    ("{split}.jsonl",),
-    style="short",
-    files="the folder that comem toy build makes",
-    source="generated: comem toy build OUT",
-    licence="Apache-2.0",
-    paper="none",
-    languages=tuple(_LANGUAGES),
-)
+OTHER_ROWS = {
+    "flags": _row(
+        "flags",
+        ("questions.jsonl",),
+        style="short",
+        files="a folder with questions.jsonl and images/",
+        source="245 flags with facts as WIT rows and InfoSeek-style questions (facts: mledoze/countries)",
+        licence="flags: public domain; facts: ODbL 1.0",
+        paper="none",
+    ),
+    "toy": _row(
+        "toy",
+        ("{split}.jsonl",),
+        style="short",
+        files="the folder that comem toy build makes",
+        source="generated: comem toy build OUT",
+        licence="Apache-2.0",
+        paper="none",
+        languages=tuple(_LANGUAGES),
+    ),
+}

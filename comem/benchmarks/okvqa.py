@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark
+from comem.benchmarks.base import Benchmark, Scorer
 from comem.benchmarks.files import (
+    DataFiles,
     HubFiles,
     embedded_image,
     find_parquet,
@@ -27,8 +29,9 @@ from comem.benchmarks.files import (
     question_text,
     read_parquet,
 )
-from comem.benchmarks.score_files import ScoreFiles, match, read_predictions
-from comem.benchmarks.statistics import scores_of
+from comem.benchmarks.score_files import ScoreFiles, match
+from comem.benchmarks.statistics import mean_report, means_by
+from comem.benchmarks.text import AUTHORS, WARNING_MISSING, WARNING_ONE_SIDED, authors_answer
 from comem.io.jsonl import RecordError, read_json, unique
 from comem.types import Example, ImageRef, Report
 
@@ -104,35 +107,47 @@ def _process(text: str) -> str:
     return _cached(text) if len(text) <= _CACHED_LENGTH else process_words(process_punctuation(text))
 
 
-def evaluate(
-    predictions: Mapping[str, str], annotations: Mapping[str, Mapping[str, Any]], benchmark: str = "okvqa"
-) -> Report:
+Rows = Mapping[str, Mapping[str, Any]]
+
+
+def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "okvqa") -> Report:
     """Score short answers by question_id against the annotations by question_id."""
-    names = match(predictions, annotations)
-    earned = {
-        name: soft_accuracy(predictions[name], human_answers(annotations[name], name)) for name in names
+    names = match(answers, rows)
+    values = {name: soft_accuracy(answers[name], human_answers(rows[name], name)) for name in names}
+    return report_of(values, rows, benchmark)
+
+
+def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "okvqa") -> Report:
+    """As coded: the normalised output against accepted answers as they stand."""
+    values = {}
+    for name in match(outputs, rows):
+        accepted = numpy_answers([str(each["answer"]) for each in human_answers(rows[name], name)])
+        values[name] = float(authors_answer(outputs[name]) in accepted)
+    return report_of(values, rows, benchmark)
+
+
+def numpy_answers(answers: Sequence[str]) -> list[str]:
+    """The accepted answers as the authors' scorer reads them: printed by numpy, split at "'".
+
+    An answer with an apostrophe falls apart: "don't know" gives `"don` and `t know"`.
+    """
+    printed = " ".join(map(repr, answers)).replace("[", "").replace("]", "")
+    return [part.strip() for part in printed.split("'") if part.strip()]
+
+
+def report_of(values: Mapping[str, float], rows: Rows, benchmark: str) -> Report:
+    """The report over what each answered question earned, rounded as officially."""
+
+    def kind(name: str, key: str = "question_type") -> str:
+        return str(rows[name].get(key, ""))
+
+    tables: dict[str, Any] = {
+        metric: {group: round(mean, 2) for group, mean in means_by(values, partial(kind, key=key)).items()}
+        for metric, key in (("perQuestionType", "question_type"), ("perAnswerType", "answer_type"))
     }
-    return report_of(earned, annotations, benchmark)
-
-
-def report_of(
-    earned: Mapping[str, float], annotations: Mapping[str, Mapping[str, Any]], benchmark: str
-) -> Report:
-    """The report over what each answered question earned."""
-    metrics: dict[str, Any] = {"overall": _percent(list(earned.values()))}
-    for key, field in (("perQuestionType", "question_type"), ("perAnswerType", "answer_type")):
-        groups: dict[str, list[float]] = {}
-        for name, value in earned.items():
-            groups.setdefault(str(annotations[name].get(field, "")), []).append(value)
-        metrics[key] = {group: _percent(values) for group, values in sorted(groups.items())}
-    metrics["overall_missing_wrong"] = round(100 * sum(earned.values()) / len(annotations), 2)
-    metrics |= {"answered": len(earned), "total": len(annotations)}
-    scores = scores_of(earned, annotations, lambda name: str(annotations[name].get("question_type", "")))
-    return Report(benchmark, metrics, len(annotations), {"overall": scores})
-
-
-def _percent(values: Sequence[float]) -> float:
-    return round(100 * sum(values) / len(values), 2)
+    report = mean_report(benchmark, "overall", values, rows, kind, **tables)
+    rounded = {key: round(report.metrics[key], 2) for key in ("overall", "overall_missing_wrong")}
+    return replace(report, metrics={**report.metrics, **rounded})
 
 
 def human_answers(annotation: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
@@ -147,50 +162,38 @@ def human_answers(annotation: Mapping[str, Any], name: str) -> Sequence[Mapping[
     return answers
 
 
-def read_annotations(files: ScoreFiles) -> dict[str, dict[str, Any]]:
-    """The annotations (`--references`) by question_id."""
+def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Answers and annotations (`--references`) by question_id."""
     path = files.path("references")
     if str(path).removesuffix(".gz").endswith(".jsonl"):
-        return files.reference_rows("question_id")
+        return files.answers(), files.reference_rows("question_id")
     content = read_json(path)
     rows = content.get("annotations") if isinstance(content, Mapping) else content
     if not isinstance(rows, list):
         raise RecordError(f'{path}: expected VQA annotations, {{"annotations": […]}}')
-    return files.reference_rows("question_id", rows=rows)
-
-
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score the official files as they stand."""
-    annotations = read_annotations(files)
-    return evaluate(read_predictions(files.path("predictions"), whole=files.whole), annotations)
+    return files.answers(), files.reference_rows("question_id", rows=rows)
 
 
 _COLUMNS = ("question_id", "image", "question", "answers")
 _TYPES = ("question_type", "answer_type")
 
 
-def load(
-    path: str | Path, *, image_folder: str | Path | None, split: str | None, question_types: str | Path | None
-) -> Iterator[Example]:
-    """Examples of either format (see `Benchmark.load`); the group is the question type."""
-    split = split or "val2014"
-    if _is_original(Path(path), split):
-        yield from _load_original(Path(path), split, image_folder)
+def load(files: DataFiles) -> Iterator[Example]:
+    """Examples of either format; the group is the question type."""
+    path, split = files.path, files.split or "val2014"
+    if path.name.endswith((".json", ".json.gz")) or (
+        path.is_dir() and any(path.glob(f"OpenEnded_mscoco_{split}_questions.json*"))
+    ):
+        yield from _load_original(path, split, files.images)
         return
-    files = find_parquet(path, split)
-    place = files[0].parent
-    for row in unique(read_parquet(files, _COLUMNS, _TYPES), "question_id", place):
+    parquet = find_parquet(path, split)
+    place = parquet[0].parent
+    for row in unique(read_parquet(parquet, _COLUMNS, _TYPES), "question_id", place):
         name = str(row["question_id"])
         yield _example(row, row["answers"], embedded_image(row["image"], place, name), place)
 
 
-def _is_original(path: Path, split: str) -> bool:
-    if path.suffix == ".json" or path.name.endswith(".json.gz"):
-        return True
-    return path.is_dir() and any(path.glob(f"OpenEnded_mscoco_{split}_questions.json*"))
-
-
-def _load_original(path: Path, split: str, image_folder: str | Path | None) -> Iterator[Example]:
+def _load_original(path: Path, split: str, images: Path | None) -> Iterator[Example]:
     """The JSON pair; a path to one of the two stands for their folder."""
     folder = path if path.is_dir() else path.parent
     asked = locate(folder, (f"OpenEnded_mscoco_{split}_questions.json",))
@@ -201,7 +204,7 @@ def _load_original(path: Path, split: str, image_folder: str | Path | None) -> I
         if name not in annotations:
             raise RecordError(f"{answered}: question {name!r} is not in it; fetch both files of {split}")
         number = f"COCO_{split}_{int(row.get('image_id', 0)):012d}.jpg"
-        image = named_image(image_folder, number, asked) if image_folder is not None else None
+        image = named_image(images, number, asked) if images is not None else None
         yield _example({**annotations[name], **row}, annotations[name].get("answers"), image, asked)
 
 
@@ -230,22 +233,24 @@ def _example(row: Mapping[str, Any], answers: Any, image: ImageRef | None, place
     )
 
 
-def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-    """VQA soft accuracy (see `comem.benchmarks.okvqa`)."""
-    return evaluate(predictions, {example.id: example.meta for example in examples})
-
-
 ROWS = {
     "okvqa": Benchmark(
         name="okvqa",
+        loader=load,
+        scorer=Scorer(evaluate, "GT-Vision-Lab/VQA: soft accuracy with its answer processing"),
+        authors=Scorer(
+            evaluate_as_authors,
+            AUTHORS,
+            whole=True,
+            warning=f"exact match with any of the ten answers, not VQA accuracy; {WARNING_ONE_SIDED}; "
+            f"accepted answers with an apostrophe fall apart; {WARNING_MISSING}",
+        ),
+        reader=read,
         source="https://huggingface.co/datasets/lmms-lab/OK-VQA, val2014 (5,046 questions); "
         "original: https://okvqa.allenai.org",
         licence="CC BY 4.0 (annotations); pictures: Flickr's terms, as COCO",
         paper="Marino et al. 2019, arXiv 1906.00067",
-        languages=("en",),
         style="concise",
-        loader=load,
-        scorer=score,
         groups="question_type",
         headline=("overall",),
         splits=("val2014", "train2014"),

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from comem.benchmarks.files import is_in_split
 from comem.benchmarks.text import extract_answer
 from comem.io.jsonl import RecordError, read_json, read_jsonl, unique
 
@@ -49,6 +50,10 @@ class ScoreFiles:
             raise ValueError(f"this benchmark is scored with {option} FILE; it is missing")
         return found
 
+    def answers(self, part: str = "") -> dict[str, str]:
+        """The predictions by id (see `read_predictions`)."""
+        return read_predictions(self.path("predictions", part), whole=self.whole)
+
     def reference_rows(
         self, key: str | None = None, part: str = "", rows: Iterable[dict[str, Any]] | None = None
     ) -> dict[str, dict[str, Any]]:
@@ -59,6 +64,11 @@ class ScoreFiles:
         """
         path = self.path("references", part)
         return in_split(keyed(path, key, rows=rows), self.split, path)
+
+
+def read_files(files: ScoreFiles, key: str | None = None) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Answers and reference rows by id, from files of records; `key` names the references' id."""
+    return files.answers(), files.reference_rows(key)
 
 
 def in_split(
@@ -72,11 +82,7 @@ def in_split(
     if split is None:
         return dict(rows)
     there = {name: str(row.get("data_split", row.get("split", ""))) for name, row in rows.items()}
-    found = {
-        name: rows[name]
-        for name, of in there.items()
-        if of == split or of.startswith(f"{split}_") or of.endswith(f"_{split}")
-    }
+    found = {name: rows[name] for name, of in there.items() if is_in_split(of, split)}
     if not found:
         known = ", ".join(sorted({of or "no split" for of in there.values()})) or "no references"
         raise RecordError(f"{path}: no reference is in split {split!r}; the file has {known}")

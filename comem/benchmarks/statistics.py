@@ -8,7 +8,7 @@ questions as for a hundred.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +107,41 @@ def scores_of(
     ]  # fmt: skip
 
 
+def means_by(values: Mapping[str, float], key: Callable[[str], str]) -> dict[str, float]:
+    """The mean of the questions' values in percent, by what `key` says of their ids; sorted."""
+    groups: dict[str, list[float]] = {}
+    for name, value in values.items():
+        groups.setdefault(key(name), []).append(value)
+    return {group: 100 * sum(part) / len(part) for group, part in sorted(groups.items())}
+
+
+def mean_report(
+    benchmark: str,
+    metric: str,
+    values: Mapping[str, float],
+    names: Collection[str],
+    group: Callable[[str], str] | None = None,
+    language: Callable[[str], str] | None = None,
+    **more: Any,
+) -> Report:
+    """The report whose metric is the mean of what the answered questions earned, in percent.
+
+    Args:
+        benchmark: its name.
+        metric: the metric's name; with `_missing_wrong` behind it, the mean over all questions.
+        values: what each answered question earned, by id.
+        names: the ids of all questions, in order.
+        group, language: from an id to its group and language.
+        more: further metrics.
+    """
+    total = sum(values.values())
+    metrics = {
+        metric: 100 * total / len(values), **more, f"{metric}_missing_wrong": 100 * total / len(names),
+        "answered": len(values), "total": len(names),
+    }  # fmt: skip
+    return Report(benchmark, metrics, len(names), {metric: scores_of(values, names, group, language)})
+
+
 def with_statistics(
     report: Report,
     bootstrap: Bootstrap,
@@ -125,20 +160,20 @@ def with_statistics(
         return report
     metrics = dict(report.metrics)
     if bootstrap.samples:
-        counted = _as_answered(report.scores) if missing_wrong else report.scores
+        scores: Mapping[str, Sequence[Score]] = report.scores
+        if missing_wrong:
+            scores = {
+                name: [replace(score, answered=True) for score in given] for name, given in scores.items()
+            }
         metrics["confidence"] = {
             "level": bootstrap.level, "samples": bootstrap.samples, "seed": bootstrap.seed,
-            **_intervals(counted, bootstrap, combined or {}),
+            **_intervals(scores, bootstrap, combined or {}),
         }  # fmt: skip
     for name, key in (("by_group", _group), ("by_language", _language)):
         table = _table(report.scores, key, bootstrap)
         if len(table) > 1:
             metrics[name] = table
-    return Report(report.benchmark, metrics, report.count, report.scores)
-
-
-def _as_answered(scores: Mapping[str, Sequence[Score]]) -> dict[str, list[Score]]:
-    return {name: [replace(score, answered=True) for score in given] for name, given in scores.items()}
+    return replace(report, metrics=metrics)
 
 
 def _group(score: Score) -> str:

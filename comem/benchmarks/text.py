@@ -1,4 +1,11 @@
-"""Answers out of free text, and the normalisers that the official scorers compare with."""
+r"""Answers out of free text, and the normalisers of the official scorers and of the authors'.
+
+What is wrong with the authors' (WenyiWU0111/CoMEM, CoMEM-inference; the same functions stand in five of its
+files): the normaliser cuts a text behind "is", "the", "of" and "by" wherever these letters stand, also inside
+words: "Paris" becomes "", "Netherlands" "rlands", "island" "land". The extractor takes the first `\boxed{…}`
+up to its first closing brace, so `\boxed{\text{Paris}}` gives "textparis", hence "" again; without a box it
+takes what follows the last colon.
+"""
 
 from __future__ import annotations
 
@@ -124,3 +131,54 @@ def plain(text: str) -> str:
     text = _ESCAPED.sub(lambda match: {"{": "\ue000", "}": "\ue001"}.get(match[1], match[1]), text)
     text = text.replace("{", "").replace("}", "").replace("\ue000", "{").replace("\ue001", "}")
     return " ".join(text.split()).strip(_DECORATION)
+
+
+_CUT_BEHIND = ("is", "the", "of", "by")
+
+
+def authors_normalize(text: str) -> str:
+    """The authors' normaliser: lower case, no ASCII punctuation, cut, no articles, single spaces."""
+    text = text.lower().translate(_DELETE_PUNCTUATION)
+    for letters in _CUT_BEHIND:
+        text = text.rpartition(letters)[2]
+    return " ".join(_ARTICLES.sub(" ", text).split())
+
+
+def first_box(text: str) -> str | None:
+    """The first box up to its first closing brace, on one line, as the authors read it."""
+    for line in text.split("\n"):
+        _, box, rest = line.partition("\\boxed{")
+        content, brace, _ = rest.partition("}")
+        if box and brace:
+            return content
+    return None
+
+
+def after_colon(text: str) -> str:
+    """What follows the last colon; everything without one."""
+    return text.rpartition(":")[2]
+
+
+def authors_answer(text: str) -> str:
+    """The authors' short answer: boxed or behind the last colon, normalised."""
+    return _authors_cached(text) if len(text) <= _CACHED_LENGTH else _authors_answer(text)
+
+
+def _authors_answer(text: str) -> str:
+    content = first_box(text)
+    return authors_normalize(after_colon(text) if content is None else content)
+
+
+_authors_cached = lru_cache(maxsize=200_000)(_authors_answer)
+
+#: What is wrong with every number that the authors' scorers give; `WARNING_CUTS` with two-sided comparisons.
+WARNING_MISSING = "missing predictions are left out"
+WARNING_CUTS = (
+    'its normaliser cuts texts behind "is", "the", "of" and "by" even inside words ("Paris" becomes "", '
+    '"Netherlands" becomes "rlands") and its box ends at the first closing brace'
+)
+WARNING_ONE_SIDED = (
+    "only the prediction is normalised, so no accepted answer with a capital or a hyphen matches; "
+    + WARNING_CUTS
+)
+AUTHORS = "as the authors' code (WenyiWU0111/CoMEM) computes it"

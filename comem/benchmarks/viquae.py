@@ -8,15 +8,21 @@ archive of their own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from comem.benchmarks.base import Benchmark
-from comem.benchmarks.files import HubFiles, locate, named_image, question_text
-from comem.benchmarks.score_files import ScoreFiles, match, read_predictions
+from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.files import DataFiles, HubFiles, locate, named_image, question_text
+from comem.benchmarks.score_files import match, read_files
 from comem.benchmarks.statistics import scores_of
-from comem.benchmarks.text import normalize
+from comem.benchmarks.text import (
+    AUTHORS,
+    WARNING_MISSING,
+    WARNING_ONE_SIDED,
+    after_colon,
+    authors_answer,
+    normalize,
+)
 from comem.io.jsonl import RecordError, read_jsonl, unique
 from comem.types import Example, Report
 
@@ -40,16 +46,27 @@ def _f1(prediction: str, accepted: str) -> float:
 
 
 def evaluate(
-    predictions: Mapping[str, str], answers: Mapping[str, Sequence[str]], benchmark: str = "viquae"
+    answers: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "viquae"
 ) -> Report:
-    """Score short answers by id against the accepted answers by id."""
-    names = match(predictions, answers)
+    """Score short answers by id against the records by id: SQuAD exact match and F1, the best of each."""
     earned: dict[str, dict[str, float]] = {"exact_match": {}, "f1": {}}
-    for name in names:
-        said, accepted = normalize(predictions[name]), [normalize(answer) for answer in answers[name]]
+    for name in match(answers, rows):
+        said = normalize(answers[name])
+        accepted = [normalize(answer) for answer in accepted_answers(rows[name], name)]
         earned["exact_match"][name] = float(said in accepted)
         earned["f1"][name] = max(_f1(said, answer) for answer in accepted)
-    return report_of(earned, answers, benchmark)
+    return report_of(earned, rows, benchmark)
+
+
+def evaluate_as_authors(
+    outputs: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "viquae"
+) -> Report:
+    """As coded: cut behind the last colon, then against accepted answers as they stand; no F1."""
+    values = {}
+    for name in match(outputs, rows):
+        accepted = [answer.strip() for answer in accepted_answers(rows[name], name)]
+        values[name] = float(authors_answer(after_colon(outputs[name])) in filter(None, accepted))
+    return report_of({"exact_match": values}, rows, benchmark)
 
 
 def report_of(earned: Mapping[str, Mapping[str, float]], names: Collection[str], benchmark: str) -> Report:
@@ -75,25 +92,12 @@ def accepted_answers(row: Mapping[str, Any], name: str) -> list[str]:
     return [str(answer) for answer in answers]
 
 
-def read_answers(files: ScoreFiles) -> dict[str, list[str]]:
-    """The accepted answers by id."""
-    return {name: accepted_answers(row, name) for name, row in files.reference_rows().items()}
-
-
-def evaluate_files(files: ScoreFiles) -> Report:
-    """Score the official files as they stand."""
-    answers = read_answers(files)
-    return evaluate(read_predictions(files.path("predictions"), whole=files.whole), answers)
-
-
-def load(
-    path: str | Path, *, image_folder: str | Path | None, split: str | None, question_types: str | Path | None
-) -> Iterator[Example]:
-    """Examples of the JSON lines (see `Benchmark.load`)."""
-    split = split or "test"
-    file = locate(path, (f"{split}.jsonl",))
+def load(files: DataFiles) -> Iterator[Example]:
+    """Examples of the JSON lines."""
+    split = files.split or "test"
+    file = locate(files.path, (f"{split}.jsonl",))
     beside = file.parent / "images"
-    folder = image_folder if image_folder is not None else beside if beside.is_dir() else None
+    folder = files.images if files.images is not None else beside if beside.is_dir() else None
     count = 0
     for row in unique(read_jsonl(file), "id", file):
         name, count = str(row["id"]), count + 1
@@ -109,21 +113,22 @@ def load(
         raise RecordError(f"{file}: holds no questions; fetch it again")
 
 
-def score(predictions: Mapping[str, str], examples: Sequence[Example]) -> Report:
-    """SQuAD exact match and F1, the best over the accepted answers."""
-    return evaluate(predictions, {example.id: example.answers for example in examples})
-
-
 ROWS = {
     "viquae": Benchmark(
         name="viquae",
+        loader=load,
+        scorer=Scorer(evaluate, "PaulLerner/ViQuAE: SQuAD exact match and F1"),
+        authors=Scorer(
+            evaluate_as_authors,
+            AUTHORS,
+            whole=True,
+            warning=f"no F1; text before the last colon is dropped; {WARNING_ONE_SIDED}; {WARNING_MISSING}",
+        ),
+        reader=read_files,
         source="https://huggingface.co/datasets/PaulLerner/viquae_dataset, test (1,257 questions)",
         licence="CC BY 4.0 (annotations); pictures: Wikimedia Commons, each its own",
         paper="Lerner et al. 2022, SIGIR, doi 10.1145/3477495.3531753",
-        languages=("en",),
         style="concise",
-        loader=load,
-        scorer=score,
         headline=("exact_match", "f1"),
         splits=("test", "validation", "train"),
         hub=HubFiles("PaulLerner/viquae_dataset", "{split}.jsonl"),

@@ -231,7 +231,7 @@ def run_synthesise(args: argparse.Namespace) -> int:
         raise ValueError("synthesise runs in one process, not under accelerate launch")
     mode, config = open_mode(args, benchmark)
     if mode.backbone.spec.sees_images:
-        benchmark.require_pictures(examples)
+        benchmark.require_images(examples)
     args.output = output / RUN
     config |= {"candidates": args.candidates, "seed": args.seed}
     answer_part(args, Questions(benchmark, data, examples), mode, config, part)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.score_files import ScoreFiles
 from comem.benchmarks.statistics import Bootstrap
 from comem.config import option
-from comem.eval.score import SCORER_SETS, comparison, score_files
+from comem.eval.score import comparison, score_files
 from comem.eval.show import show, show_comparison
 from comem.io.files import write_json
 from comem.types import Report
@@ -48,7 +49,7 @@ class EvaluateSettings:
         output: write the report as JSON here.
     """
 
-    benchmark: str = option(positional=True, choices="comem.eval.score:SCORERS")
+    benchmark: str = option(positional=True, choices="comem.benchmarks:BENCHMARKS")
     predictions: Path | None = option(None, metavar="FILE")
     predictions_query: Path | None = option(None, metavar="FILE")
     predictions_entity: Path | None = option(None, metavar="FILE")
@@ -60,7 +61,7 @@ class EvaluateSettings:
     compare_entity: Path | None = option(None, metavar="FILE")
     question_types: Path | None = option(None, metavar="FILE")
     split: str | None = option(None, metavar="NAME")
-    scorer: str = option("official", choices="comem.eval.score:SCORER_SETS", metavar="NAME")
+    scorer: str = option("official", metavar="NAME")
     whole: bool = False
     bootstrap: int = 1000
     level: float = option(95.0, metavar="PERCENT")
@@ -122,7 +123,7 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 
 def show_evaluation(found: Evaluation, settings: EvaluateSettings) -> None:
     """Print the tables."""
-    show(found.report, SCORER_SETS[settings.scorer][settings.benchmark])
+    show(found.report, BENCHMARKS[settings.benchmark].headline)
     if found.comparison is not None:
         show_comparison(found.comparison, settings.level)
 

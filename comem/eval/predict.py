@@ -184,11 +184,10 @@ def merge_and_score(args: argparse.Namespace, questions: Questions, shard: Shard
 def score(args: argparse.Namespace, questions: Questions) -> None:
     """Score the run folder and print the score."""
     from comem.eval.commands import show
-    from comem.eval.score import SCORERS
     from comem.eval.scoring import evaluate
 
     report = evaluate(questions.benchmark, questions.examples, args.output)
-    show(report, SCORERS[questions.benchmark.evaluation])
+    show(report, questions.benchmark.headline)
     print_facts([("run folder", str(args.output))])
 
 
@@ -220,7 +219,7 @@ def _predict(args: argparse.Namespace) -> None:
     if not args.merge:
         mode, config = open_mode(args, benchmark)
         if mode.opens_question_pictures:
-            benchmark.require_pictures(examples)
+            benchmark.require_images(examples)
         answer_part(args, questions, mode, config, shard)
         if (memories := getattr(mode, "bank", None)) is not None:
             print_facts([("memories", memories.describe())])

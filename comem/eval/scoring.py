@@ -10,7 +10,6 @@ from comem.benchmarks import Benchmark
 from comem.benchmarks.score_files import keyed, match, read_predictions
 from comem.benchmarks.statistics import Bootstrap
 from comem.eval.run_folder import ERRORS, METRICS, PREDICTIONS
-from comem.eval.score import SCORER_SETS, finished
 from comem.io.files import write_json
 from comem.io.jsonl import done_ids
 from comem.types import Example, Report
@@ -39,7 +38,8 @@ def evaluate(
     """
     path = Path(run_folder)
     file = path / PREDICTIONS if path.is_dir() or not path.suffix else path
-    report = _scored(benchmark, examples, file, scorer, bootstrap)
+    found = benchmark.score(read_predictions(file, whole=True), examples, scorer)
+    report = benchmark.scorers[scorer].finished(found, scorer, bootstrap)
     rows = keyed(file, torn_tail=True)
     scored = [rows[name] for name in match(rows, {example.id: example for example in examples})]
     metrics = {
@@ -51,19 +51,3 @@ def evaluate(
     name = METRICS if scorer == "official" else f"metrics_{scorer}.json"
     write_json(file.parent / name, {"benchmark": report.benchmark, "count": report.count, **metrics})
     return Report(report.benchmark, metrics, report.count, report.scores)
-
-
-def _scored(
-    benchmark: Benchmark, examples: Sequence[Example], file: Path, scorer: str, bootstrap: Bootstrap | None
-) -> Report:
-    """The report of one of the scorers, with its statistics."""
-    row = SCORER_SETS[scorer][benchmark.evaluation]
-    if scorer == "official":
-        return finished(benchmark.score(read_predictions(file), list(examples)), row, scorer, bootstrap)
-    if row.rows is None:
-        raise ValueError(
-            f"the {scorer} scorer of {benchmark.name} works on linked answers: comem oven link, then "
-            f"comem evaluate {benchmark.evaluation} --scorer {scorer}"
-        )
-    outputs, references = read_predictions(file, whole=True), {each.id: each.meta for each in examples}
-    return finished(row.rows(outputs, references, benchmark.name), row, scorer, bootstrap)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from comem.eval.score import Scorer
 from comem.io.console import print_line, print_table
 from comem.types import Report
 
@@ -14,20 +13,20 @@ _NOT_ROWS = ("notes", "confidence", "scorer", "definition", "by_group", "by_lang
 _COUNTS = ("answered", "total")
 
 
-def show(report: Report, scorer: Scorer) -> None:
+def show(report: Report, headline: Sequence[str]) -> None:
     """Print a report: the headline figures first, with their intervals; then groups, languages and notes."""
     metrics = report.metrics
     answered = f"{metrics['answered']} of {metrics['total']} questions" if "total" in metrics else ""
     title = f"{report.benchmark}: {answered or report.count} answered" if answered else report.benchmark
     intervals = metrics.get("confidence", {})
     heading = f"{intervals['level']:g} % interval" if intervals else ""
-    names = [*scorer.headline, *(name for name in metrics if name not in scorer.headline)]
+    names = [*headline, *(name for name in metrics if name not in headline)]
     rows = [row for name in names for row in _rows(name, metrics.get(name), intervals)]
     print_table(("metric", "value", heading), rows, title)
     for name, label in (("by_group", "group"), ("by_language", "language")):
         if name in metrics:
             _print_groups(label, metrics[name])
-    print_line(f"definition: {metrics.get('definition', scorer.definition)}")
+    print_line(f"definition: {metrics['definition']}")
     for note in metrics.get("notes", ()):
         print_line(f"note: {note}", style="yellow")
 

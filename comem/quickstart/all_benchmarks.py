@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FOLDERS = {
     name: name.partition("_")[0] if name.startswith(("infoseek", "oven")) else name
     for name in BENCHMARKS
-    if name not in ("toy", "flags")
+    if name not in ("toy", "flags", "oven")
 }
 #: The embedded backbone answers in words, and was never shown options or instructions.
 STYLE = "bare"
@@ -108,7 +108,7 @@ def load_examples(folder: Path, name: str) -> list[Example]:
     """A row's questions in the run folder, with their pictures."""
     data = folder / "data"
     examples = list(BENCHMARKS[name].load(data / FOLDERS[name], image_folder=data / "images"))
-    BENCHMARKS[name].require_pictures(examples)
+    BENCHMARKS[name].require_images(examples)
     return examples
 
 
@@ -144,7 +144,7 @@ def _answer(settings: AllSettings, bench: Workbench, name: str) -> None:
         config = {"model": TOY, "prompt": STYLE, "k": settings.items, "encoder": bank.fingerprint}
         used = contexts if built.grounded else None
         answer_and_score(benchmark, examples, built, used, folder / "answers" / name / mode, config, BATCH)
-    if benchmark.evaluation == "oven":
+    if name.startswith("oven_"):
         _link(folder, name)
 
 

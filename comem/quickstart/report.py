@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comem.benchmarks import infoseek
+from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.score_files import keyed, read_predictions
 from comem.io.console import make_table, out
 from comem.io.files import write_json
@@ -92,8 +92,8 @@ def _predictions(folder: Path, examples: Sequence[Example]) -> tuple[list[Answer
     """What a run folder holds for these questions, and the scores of those that were answered."""
     file = folder / "predictions.jsonl"
     found = keyed(file, torn_tail=True)
-    scores = infoseek.score_each(read_predictions(file), [infoseek.question(e.meta) for e in examples])
-    values = {score.example_id: score.value for score in scores}
+    scores = BENCHMARKS["toy"].score(read_predictions(file, whole=True), examples).scores["accuracy"]
+    values = {score.example_id: score.value for score in scores if score.answered}
     predictions = []
     for example in examples:
         raw = found.get(example.id, {})

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.eval.score import SCORERS
 from comem.io.jsonl import RecordError, read_json
 from comem.report.paper_numbers import Printed, printed
 
@@ -87,7 +86,7 @@ def read_result(file: Path) -> Result:
 
 
 def _order(benchmark: str) -> tuple[int, str]:
-    known = [*BENCHMARKS, *SCORERS]
+    known = list(BENCHMARKS)
     return (known.index(benchmark) if benchmark in known else len(known), benchmark)
 
 
@@ -97,9 +96,7 @@ def _mode_order(mode: str) -> tuple[int, str]:
 
 def headline(benchmark: str) -> tuple[str, ...]:
     """The metrics that are shown of a benchmark, the most important first."""
-    if benchmark in BENCHMARKS:
-        return BENCHMARKS[benchmark].headline
-    return SCORERS[benchmark].headline if benchmark in SCORERS else ()
+    return BENCHMARKS[benchmark].headline if benchmark in BENCHMARKS else ()
 
 
 def measures(result: Result) -> list[Measure]:

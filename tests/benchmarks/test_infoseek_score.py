@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from comem.benchmarks import infoseek
+from comem.benchmarks import BENCHMARKS, infoseek
 from comem.benchmarks.infoseek import COMBINED
 from comem.benchmarks.score_files import ScoreFiles
 from comem.benchmarks.statistics import Bootstrap, with_statistics
@@ -91,12 +91,16 @@ def test_scoring_needs_no_torch(golden_dir: Path, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", program], check=True, cwd=root, capture_output=True)
 
 
+def by_id(*rows: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["data_id"]: row for row in rows}
+
+
 def reference(name: str, split: str = "val_unseen_entity", **fields: Any) -> dict[str, Any]:
     return {"data_id": name, "answer_eval": ["Paris"], "data_split": split, **fields}
 
 
 def test_missing_answers_are_left_out_officially_and_counted_beside_it() -> None:
-    rows = [reference("a"), reference("b"), reference("c", "val_unseen_question")]
+    rows = by_id(reference("a"), reference("b"), reference("c", "val_unseen_question"))
     metrics = infoseek.evaluate({"a": "paris!", "c": "The Paris"}, rows).metrics
     assert (metrics["final_score"], metrics["final_score_missing_wrong"]) == (100.0, 66.67)
     assert (metrics["answered"], metrics["total"]) == (2, 3)
@@ -106,14 +110,14 @@ def test_missing_answers_are_left_out_officially_and_counted_beside_it() -> None
 
 
 def test_splits_without_references_and_other_splits_are_said() -> None:
-    metrics = infoseek.evaluate({"a": "Paris"}, [reference("a"), reference("t", "train")]).metrics
+    metrics = infoseek.evaluate({"a": "Paris"}, by_id(reference("a"), reference("t", "train"))).metrics
     assert (metrics["final_score"], metrics["accuracy"]) == (0.0, 100.0)
     assert any("unseen_question split: the official final score is 0" in note for note in metrics["notes"])
     assert any("count as unseen_entity, as officially: 'train'" in note for note in metrics["notes"])
 
 
 def test_other_splits_count_as_unseen_entity_as_officially() -> None:
-    rows = [reference("a"), reference("t", "train"), reference("q", "val_unseen_question")]
+    rows = by_id(reference("a"), reference("t", "train"), reference("q", "val_unseen_question"))
     report = infoseek.evaluate({"a": "Paris", "t": "Rome", "q": "Paris"}, rows)
     assert report.metrics["unseen_entity_score"]["score"] == 50.0
     assert report.metrics["final_score"] == 66.67
@@ -124,12 +128,12 @@ def test_other_splits_count_as_unseen_entity_as_officially() -> None:
 
 def test_nothing_to_score_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="none of the 1 predictions belongs.*'x'.*'a'"):
-        infoseek.evaluate({"x": "Paris"}, [reference("a")])
+        infoseek.evaluate({"x": "Paris"}, by_id(reference("a")))
     with pytest.raises(ValueError, match="none of the 0 predictions"):
-        infoseek.evaluate({}, [reference("a")])
+        infoseek.evaluate({}, by_id(reference("a")))
     with pytest.raises(ValueError, match="there are no references"):
-        infoseek.evaluate({"x": "Paris"}, [])
-    infoseek.evaluate({"x": "Paris", "a": "Paris"}, [reference("a")])
+        infoseek.evaluate({"x": "Paris"}, {})
+    infoseek.evaluate({"x": "Paris", "a": "Paris"}, by_id(reference("a")))
     assert "1 predictions belong to no reference" in caplog.text
 
 
@@ -155,7 +159,7 @@ def test_bad_predictions_are_named(tmp_path: Path, predictions: list[Any], messa
         {"": write(tmp_path / "r.jsonl", reference("a"))},
     )
     with pytest.raises(ValueError, match=message):
-        infoseek.evaluate_files(files)
+        BENCHMARKS["infoseek"].score_files(files)
 
 
 def test_other_files_and_options(tmp_path: Path) -> None:
@@ -164,23 +168,23 @@ def test_other_files_and_options(tmp_path: Path) -> None:
     predictions = tmp_path / "p.json"
     predictions.write_text(json.dumps([{"data_id": "a", "prediction": r"Hm. \boxed{\text{Paris}}"}]))
     files = ScoreFiles({"": predictions}, {"": references})
-    assert infoseek.evaluate_files(files).metrics["accuracy"] == 100.0
+    assert BENCHMARKS["infoseek"].score_files(files).metrics["accuracy"] == 100.0
     assert (
-        infoseek.evaluate_files(ScoreFiles({"": predictions}, {"": references}, whole=True)).metrics[
+        BENCHMARKS["infoseek"].score_files(ScoreFiles({"": predictions}, {"": references}, whole=True)).metrics[
             "accuracy"
         ]
         == 0.0
     )
     with pytest.raises(RecordError, match="1 references have no type, the first is 'b'"):
-        infoseek.evaluate_files(ScoreFiles({"": predictions}, {"": references}, types))
+        BENCHMARKS["infoseek"].score_files(ScoreFiles({"": predictions}, {"": references}, types))
     with pytest.raises(ValueError, match="--references FILE; it is missing"):
-        infoseek.evaluate_files(ScoreFiles({"": predictions}, {}))
+        BENCHMARKS["infoseek"].score_files(ScoreFiles({"": predictions}, {}))
     with pytest.raises(ValueError, match="unknown benchmark 'infosek'; did you mean infoseek"):
         evaluate_command(["infosek"])
 
 
 def test_long_predictions_take_no_time() -> None:
-    rows = [reference("a"), reference("n", answer_eval=[{"range": [0, 1]}])]
+    rows = by_id(reference("a"), reference("n", answer_eval=[{"range": [0, 1]}]))
     start = time.perf_counter()
     for text in ("9" * 100_000, "9-" * 50_000, "1,000" * 20_000, "the " * 25_000):
         infoseek.evaluate({"a": text, "n": text}, rows)

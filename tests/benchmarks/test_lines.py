@@ -96,7 +96,7 @@ def test_viquae_loads_and_scores(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="2 of 2 questions of viquae have no picture.*--images DIR.*images.tar.gz"
     ):
-        VIQUAE.require_pictures(examples)
+        VIQUAE.require_images(examples)
     (tmp_path / "images").mkdir()
     first = next(VIQUAE.load(tmp_path / "test.jsonl"))
     assert first.image and first.image.path == str(tmp_path / "images" / "512px-Jackie_Wilson.png")

@@ -45,6 +45,6 @@ def test_choices(output: str, choices: dict[str, str], letter: str | None) -> No
 
 @pytest.mark.parametrize(("prediction", "accepted", "exact", "f1"), CASES["squad"])
 def test_words(prediction: str, accepted: list[str], exact: float, f1: float) -> None:
-    metrics = squad.evaluate({"a": prediction}, {"a": accepted}).metrics
+    metrics = squad.evaluate({"a": prediction}, {"a": {"output": {"answer": accepted}}}).metrics
     assert metrics["exact_match"] == 100 * exact
     assert metrics["f1"] == pytest.approx(100 * f1, abs=1e-9)

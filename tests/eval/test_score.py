@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comem.benchmarks import aokvqa, mrag_bench, oven
+from comem.benchmarks import BENCHMARKS, aokvqa, mrag_bench, oven
 from comem.benchmarks import okvqa as vqa
 from comem.benchmarks import viquae as squad
 from comem.benchmarks.score_files import ScoreFiles
@@ -95,7 +95,8 @@ def test_squad_f1(prediction: str, accepted: str, expected: float) -> None:
 def test_aokvqa_counts_missing_as_wrong_and_leaves_difficult_ones_out() -> None:
     row = {"choices": ["a", "b"], "correct_choice_idx": 1, "direct_answers": ["b"] * 2 + ["c"] * 8}
     references = {"1": row, "2": row, "3": {**row, "difficult_direct_answer": True}}
-    metrics = aokvqa.evaluate({"1": {"direct_answer": "b", "multiple_choice": "b"}}, references).metrics
+    by_task = {f"{name}:{task}": row for name, row in references.items() for task in aokvqa.TASKS}
+    metrics = aokvqa.evaluate({f"1:{task}": "b" for task in aokvqa.TASKS}, by_task).metrics
     assert metrics["direct_answer"] == pytest.approx(100 / 3)  # 2/3 of one of two
     assert metrics["multiple_choice"] == pytest.approx(100 / 3)  # one of three
     assert metrics["multiple_choice_answered_only"] == 100.0
@@ -120,33 +121,33 @@ def write(path: Path, content: Any) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("module", "predictions", "references", "message"),
+    ("name", "predictions", "references", "message"),
     [
-        (squad, [{"id": "a", "prediction": "x"}], [{"id": "a", "output": {}}], "'a' has no answers"),
-        (squad, [{"id": "b", "prediction": "x"}], [{"id": "a", "output": {"answer": ["x"]}}], "none of the"),
-        (vqa, [{"question_id": 1, "answer": "x"}], [{"question_id": 1}], "'1' has no answers"),
-        (vqa, [{"question_id": 1, "answer": "x"}], {"questions": []}, "expected VQA annotations"),
-        (aokvqa, [], [{"question_id": "q"}], "'q' has no choices"),
-        (aokvqa, ["x"], [], "expected {question_id"),
-        (aokvqa, {"q": "x"}, [], "'q' is 'x'; expected direct_answer and multiple_choice"),
-        (aokvqa, {"q": {"direct_answer": None}}, [], "prediction of 'q' is null"),
-        (mrag_bench, [{"id": 1, "output": "A"}], [{"id": 1}], "'1' has no choices"),
-        (mrag_bench, [{"id": 1}], [{"id": 1}], "prediction of '1' is null"),
+        ("viquae", [{"id": "a", "prediction": "x"}], [{"id": "a", "output": {}}], "'a' has no answers"),
+        ("viquae", [{"id": "b", "prediction": "x"}], [{"id": "a", "output": {"answer": ["x"]}}], "none of the"),
+        ("okvqa", [{"question_id": 1, "answer": "x"}], [{"question_id": 1}], "'1' has no answers"),
+        ("okvqa", [{"question_id": 1, "answer": "x"}], {"questions": []}, "expected VQA annotations"),
+        ("aokvqa", [], [{"question_id": "q"}], "'q' has no choices"),
+        ("aokvqa", ["x"], [], "expected {question_id"),
+        ("aokvqa", {"q": "x"}, [], "'q' is 'x'; expected direct_answer and multiple_choice"),
+        ("aokvqa", {"q": {"direct_answer": None}}, [], "prediction of 'q' is null"),
+        ("mrag_bench", [{"id": 1, "output": "A"}], [{"id": 1}], "'1' has no choices"),
+        ("mrag_bench", [{"id": 1}], [{"id": 1}], "prediction of '1' is null"),
     ],
 )
 def test_files_out_of_order_are_named(
-    tmp_path: Path, module: Any, predictions: Any, references: Any, message: str
+    tmp_path: Path, name: str, predictions: Any, references: Any, message: str
 ) -> None:
     files = ScoreFiles(
         {"": write(tmp_path / "p.json", predictions)}, {"": write(tmp_path / "r.json", references)}
     )
     with pytest.raises(ValueError, match=message):
-        module.evaluate_files(files)
+        BENCHMARKS[name].score_files(files)
 
 
 def test_oven_files_out_of_order_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", [{"data_id": "a", "prediction": "x"}])
     with pytest.raises(RecordError, match="p.jsonl: 'a' has no pred_entity_id; link the answers first"):
-        oven.evaluate_files(ScoreFiles({"query": path, "entity": path}, {"query": path, "entity": path}))
+        BENCHMARKS["oven"].score_files(ScoreFiles({"query": path, "entity": path}, {"query": path, "entity": path}))
     with pytest.raises(ValueError, match="--predictions-query FILE; it is missing"):
-        oven.evaluate_files(ScoreFiles({"": path}, {"": path}))
+        BENCHMARKS["oven"].score_files(ScoreFiles({"": path}, {"": path}))

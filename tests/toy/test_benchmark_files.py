@@ -28,7 +28,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_row_reads_its_file_and_gold_scores_full(files: Path, name: str) -> None:
     row = BENCHMARKS[name]
     examples = list(row.load(files / FOLDERS[name], image_folder=files / "images"))
-    row.require_pictures(examples)
+    row.require_images(examples)
     assert len(examples) == {"cvqa": 30, "aokvqa": 12}.get(name, 6)
     assert {example.language for example in examples} == set(row.languages)
     assert all(example.image and open_image(example.image).size == (28, 28) for example in examples)

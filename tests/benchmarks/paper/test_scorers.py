@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from comem.benchmarks import paper
+from comem.benchmarks import BENCHMARKS, aokvqa, cvqa, mrag_bench, okvqa, viquae
 from comem.benchmarks.score_files import ScoreFiles
-from comem.eval.score import PAPER_SCORERS, SCORERS, score_files
+from comem.eval.score import score_files
 from comem.io.jsonl import read_jsonl
 
 INFOSEEK = Path(__file__).resolve().parents[4] / "shared" / "data" / "infoseek" / "infoseek_val.jsonl.gz"
@@ -33,9 +33,11 @@ def test_always_paris(tmp_path: Path) -> None:
 
 
 def test_every_benchmark_has_both_scorers_and_a_warning() -> None:
-    assert set(SCORERS) == {*PAPER_SCORERS, "evqa"}, "the authors trained on EVQA, and never scored it"
-    assert all(row.warning and row.evaluate for row in PAPER_SCORERS.values())
-    assert not any(row.warning for row in SCORERS.values())
+    both = {name: row for name, row in BENCHMARKS.items() if row.authors is not None}
+    assert set(BENCHMARKS) == {*both, "evqa"}, "the authors trained on EVQA, and never scored it"
+    sets = ("oven_query", "oven_entity")  # scored together, as oven
+    assert all(row.scorers["paper"].warning for name, row in both.items() if name not in sets)
+    assert not any(row.scorers["official"].warning for row in BENCHMARKS.values())
 
 
 def vqa_row(*answers: str) -> dict[str, Any]:
@@ -55,7 +57,7 @@ def vqa_row(*answers: str) -> dict[str, Any]:
     ],
 )
 def test_okvqa(output: str, answers: list[str], expected: float) -> None:
-    assert paper.okvqa_rows({"q": output}, {"q": vqa_row(*answers)}).metrics["overall"] == expected
+    assert okvqa.evaluate_as_authors({"q": output}, {"q": vqa_row(*answers)}).metrics["overall"] == expected
 
 
 def test_answers_printed_by_numpy_fall_apart_at_apostrophes() -> None:
@@ -63,7 +65,7 @@ def test_answers_printed_by_numpy_fall_apart_at_apostrophes() -> None:
     answers = ["yes", "don't know", "[x]", "surf board"]
     printed = str(np.array(answers)).replace("[", "").replace("]", "").split("'")
     expected = [part.strip() for part in printed if part.strip()]
-    assert paper.numpy_answers(answers) == expected == ["yes", '"don', 't know"', "x", "surf board"]
+    assert okvqa.numpy_answers(answers) == expected == ["yes", '"don', 't know"', "x", "surf board"]
 
 
 def test_aokvqa_counts_any_answer_and_difficult_questions() -> None:
@@ -72,15 +74,15 @@ def test_aokvqa_counts_any_answer_and_difficult_questions() -> None:
         "q": {**row, "direct_answers": ["dog"] + ["cat"] * 9},
         "r": {**row, "direct_answers": ["Rome", " "]},
     }
-    metrics = paper.aokvqa_rows({"q": "a dog", "r": "Rome"}, rows).metrics
+    metrics = aokvqa.evaluate_as_authors({"q": "a dog", "r": "Rome"}, rows).metrics
     assert metrics["direct_answer"] == 50.0 and "multiple_choice" not in metrics
     task = {f"{name}:{task}": rows[name] for name in rows for task in ("direct_answer", "multiple_choice")}
-    assert paper.aokvqa_rows(dict.fromkeys(task, "dog"), task).metrics["total"] == 2
+    assert aokvqa.evaluate_as_authors(dict.fromkeys(task, "dog"), task).metrics["total"] == 2
 
 
 def test_viquae_compares_with_raw_answers() -> None:
     rows = {name: {"output": {"answer": [name]}} for name in ("rome", "Rome", "oslo")}
-    metrics = paper.viquae_rows({"rome": r"It is: \boxed{Rome}", "Rome": "Rome"}, rows).metrics
+    metrics = viquae.evaluate_as_authors({"rome": r"It is: \boxed{Rome}", "Rome": "Rome"}, rows).metrics
     assert (metrics["exact_match"], metrics["exact_match_missing_wrong"]) == (50.0, pytest.approx(100 / 3))
     assert "f1" not in metrics
 
@@ -91,7 +93,7 @@ def test_viquae_compares_with_raw_answers() -> None:
 )
 def test_mrag_bench_takes_the_first_character(output: str, right: bool) -> None:
     row = {"gt_choice": "B", "choices": {"A": "x", "B": "y"}, "scenario": "Scope"}
-    assert paper.mrag_rows({"1": output}, {"1": row}).metrics["overall"] == 100.0 * right
+    assert mrag_bench.evaluate_as_authors({"1": output}, {"1": row}).metrics["overall"] == 100.0 * right
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_mrag_bench_takes_the_first_character(output: str, right: bool) -> None:
 )  # fmt: skip
 def test_cvqa_wants_the_bare_number(output: str, right: bool) -> None:
     row = {"ID": "a", "Subset": "('Spanish', 'Spain')", "Options": ["x", "y"], "Label": 1}
-    assert paper.cvqa_rows({"a": output}, {"a": row}).metrics["overall"] == 100.0 * right
+    assert cvqa.evaluate_as_authors({"a": output}, {"a": row}).metrics["overall"] == 100.0 * right
 
 
 def test_infoseek_other_splits_count_as_unseen_entity() -> None:
@@ -111,7 +113,7 @@ def test_infoseek_other_splits_count_as_unseen_entity() -> None:
     rows = {name: {**row, "data_id": name} for name in "ab"} | {
         "c": {**row, "data_id": "c", "data_split": "val_unseen_question"}
     }
-    metrics = paper.infoseek_rows({"a": "Rome", "b": "x", "c": "Rome"}, rows, "infoseek").metrics
+    metrics = BENCHMARKS["infoseek"].scorers["paper"].score({"a": "Rome", "b": "x", "c": "Rome"}, rows, "infoseek").metrics
     assert metrics["unseen_entity_score"]["score"] == 50.0
     assert metrics["final_score"] == 66.67
 

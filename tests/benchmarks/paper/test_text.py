@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from comem.benchmarks.paper import extract, normalize, right
+from comem.benchmarks.infoseek import Question, is_correct_for_authors
+from comem.benchmarks.text import authors_answer as extract
+from comem.benchmarks.text import authors_normalize as normalize
 
 NORMALIZED = [
     ("Paris", ""),
@@ -56,7 +58,7 @@ def test_extract(text: str, expected: str) -> None:
     ],
 )
 def test_infoseek_answers(answer: str, kind: str, accepted: list[str], expected: bool) -> None:
-    assert right(answer, kind, tuple(map(extract, accepted)), (0, 0)) is expected
+    assert is_correct_for_authors(answer, Question("q", "", kind, tuple(map(extract, accepted)))) is expected
 
 
 @pytest.mark.parametrize(
@@ -64,7 +66,7 @@ def test_infoseek_answers(answer: str, kind: str, accepted: list[str], expected:
     [("3 million", (2.0, 4.0), True), ("no idea", (-1.0, 1.0), True), ("height: 5 m", (5.0, 5.0), True)],
 )
 def test_infoseek_numbers(answer: str, numbers: tuple[float, float], expected: bool) -> None:
-    assert right(answer, "numerical", (), numbers) is expected
+    assert is_correct_for_authors(answer, Question("q", "", "numerical", range=numbers)) is expected
 
 
 @pytest.mark.parametrize(
