@@ -103,8 +103,8 @@ def right_option(row: Mapping[str, Any], name: str) -> int:
         raise RecordError(f"question {name!r} has no Options; expected the list of its answers")
     if isinstance(label, bool) or not isinstance(label, int) or not 0 <= label < len(options):
         raise RecordError(
-            f"question {name!r} has Label {label!r}; expected 0 to {len(options) - 1}. Where all are -1, this "
-            "copy of CVQA withholds the answers: send the predictions to "
+            f"question {name!r} has Label {label!r}; expected 0 to {len(options) - 1}. Where all are -1, "
+            "this copy of CVQA withholds the answers: send the predictions to "
             "https://eval.ai/web/challenges/challenge-page/2305, or fetch the data again"
         )
     return label

@@ -16,6 +16,7 @@ from comem.types import Report, Score
 
 if TYPE_CHECKING:
     import numpy as np
+
     Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _TINY = 1e-12

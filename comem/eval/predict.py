@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from comem.eval.assemble import answer, lay_out, retrieve
 from comem.io.console import print_facts
-from comem.memory.serialization import open_encoder
 
 if TYPE_CHECKING:
     from comem.backbones.base import GenerationConfig
@@ -235,6 +234,7 @@ def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dic
     from comem.bank.cache import open_memories
     from comem.benchmarks.prompts import PROMPTS
     from comem.engine.scheduler import accelerated
+    from comem.memory.serialization import open_encoder
     from comem.modes import MODES, KVSettings
 
     style = args.prompt or benchmark.style

@@ -99,5 +99,7 @@ def test_records_out_of_order_are_named(change: dict[str, Any], message: str) ->
 def test_files(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"data_id": "a", "prediction": r"\boxed{2}"}) + "\n")
     (tmp_path / "r.jsonl").write_text(json.dumps(row("a")) + "\n")
-    report = BENCHMARKS["cvqa"].score_files(ScoreFiles({"": tmp_path / "p.jsonl"}, {"": tmp_path / "r.jsonl"}))
+    report = BENCHMARKS["cvqa"].score_files(
+        ScoreFiles({"": tmp_path / "p.jsonl"}, {"": tmp_path / "r.jsonl"})
+    )
     assert report.metrics["overall"] == 100.0

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from comem.cli import run_command
 from comem.benchmarks import BENCHMARKS
+from comem.cli import run_command
 
 FILES = {
     "infoseek": {

@@ -170,9 +170,9 @@ def test_other_files_and_options(tmp_path: Path) -> None:
     files = ScoreFiles({"": predictions}, {"": references})
     assert BENCHMARKS["infoseek"].score_files(files).metrics["accuracy"] == 100.0
     assert (
-        BENCHMARKS["infoseek"].score_files(ScoreFiles({"": predictions}, {"": references}, whole=True)).metrics[
-            "accuracy"
-        ]
+        BENCHMARKS["infoseek"]
+        .score_files(ScoreFiles({"": predictions}, {"": references}, whole=True))
+        .metrics["accuracy"]
         == 0.0
     )
     with pytest.raises(RecordError, match="1 references have no type, the first is 'b'"):

@@ -124,7 +124,12 @@ def write(path: Path, content: Any) -> Path:
     ("name", "predictions", "references", "message"),
     [
         ("viquae", [{"id": "a", "prediction": "x"}], [{"id": "a", "output": {}}], "'a' has no answers"),
-        ("viquae", [{"id": "b", "prediction": "x"}], [{"id": "a", "output": {"answer": ["x"]}}], "none of the"),
+        (
+            "viquae",
+            [{"id": "b", "prediction": "x"}],
+            [{"id": "a", "output": {"answer": ["x"]}}],
+            "none of the",
+        ),
         ("okvqa", [{"question_id": 1, "answer": "x"}], [{"question_id": 1}], "'1' has no answers"),
         ("okvqa", [{"question_id": 1, "answer": "x"}], {"questions": []}, "expected VQA annotations"),
         ("aokvqa", [], [{"question_id": "q"}], "'q' has no choices"),
@@ -148,6 +153,8 @@ def test_files_out_of_order_are_named(
 def test_oven_files_out_of_order_are_named(tmp_path: Path) -> None:
     path = write(tmp_path / "p.jsonl", [{"data_id": "a", "prediction": "x"}])
     with pytest.raises(RecordError, match="p.jsonl: 'a' has no pred_entity_id; link the answers first"):
-        BENCHMARKS["oven"].score_files(ScoreFiles({"query": path, "entity": path}, {"query": path, "entity": path}))
+        BENCHMARKS["oven"].score_files(
+            ScoreFiles({"query": path, "entity": path}, {"query": path, "entity": path})
+        )
     with pytest.raises(ValueError, match="--predictions-query FILE; it is missing"):
         BENCHMARKS["oven"].score_files(ScoreFiles({"": path}, {"": path}))

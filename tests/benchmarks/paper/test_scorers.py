@@ -113,7 +113,12 @@ def test_infoseek_other_splits_count_as_unseen_entity() -> None:
     rows = {name: {**row, "data_id": name} for name in "ab"} | {
         "c": {**row, "data_id": "c", "data_split": "val_unseen_question"}
     }
-    metrics = BENCHMARKS["infoseek"].scorers["paper"].score({"a": "Rome", "b": "x", "c": "Rome"}, rows, "infoseek").metrics
+    metrics = (
+        BENCHMARKS["infoseek"]
+        .scorers["paper"]
+        .score({"a": "Rome", "b": "x", "c": "Rome"}, rows, "infoseek")
+        .metrics
+    )
     assert metrics["unseen_entity_score"]["score"] == 50.0
     assert metrics["final_score"] == 66.67
 
