@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from comem.benchmarks import aokvqa, cvqa, evqa, infoseek, mrag_bench, okvqa, oven, viquae
 from comem.benchmarks.base import Benchmark, Scorer, per_example
-from comem.tables import Table
+from comem.registry import Registry
 
-BENCHMARKS: Table[Benchmark] = Table(
+BENCHMARKS: Registry[Benchmark] = Registry(
     "benchmark",
     {
         **infoseek.ROWS,

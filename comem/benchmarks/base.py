@@ -13,7 +13,7 @@ from comem.benchmarks.prompts import PROMPTS, ask
 from comem.benchmarks.score_files import ScoreFiles, match
 from comem.benchmarks.statistics import Bootstrap, Combine, mean_report, with_statistics
 from comem.benchmarks.text import extract_answer
-from comem.tables import Table
+from comem.registry import Registry
 from comem.types import Example, Report
 
 
@@ -128,10 +128,10 @@ class Benchmark:
     fallback_language: str | None = None
 
     @property
-    def scorers(self) -> Table[Scorer]:
+    def scorers(self) -> Registry[Scorer]:
         """Its scorers by name: official, and paper where there is one."""
         found = {"official": self.scorer, "paper": self.authors}
-        return Table("scorer", {name: scorer for name, scorer in found.items() if scorer is not None})
+        return Registry("scorer", {name: scorer for name, scorer in found.items() if scorer is not None})
 
     def load(
         self,

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comem.tables import Table
+from comem.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ NUMBER: dict[str, Prompt] = {language: _numbered(language) for language in PAPER
 SHORT: dict[str, Prompt] = dict.fromkeys(PAPER, Prompt("{question}", "{question}", Choices("- {text}", "\n")))
 BARE: dict[str, Prompt] = dict.fromkeys(PAPER, Prompt("{question}", "{question}", None))
 
-PROMPTS: Table[Mapping[str, Prompt]] = Table(
+PROMPTS: Registry[Mapping[str, Prompt]] = Registry(
     "prompt style",
     {"paper": PAPER, "concise": CONCISE, "entity": ENTITY, "letter": LETTER, "number": NUMBER, "short": SHORT,
      "bare": BARE},
@@ -210,4 +210,4 @@ def ask(
     Raises:
         UnknownNameError: no such style, or no prompt in this language.
     """
-    return Table("prompt language", PROMPTS[style])[language].fill(question, grounded, choices)
+    return Registry("prompt language", PROMPTS[style])[language].fill(question, grounded, choices)

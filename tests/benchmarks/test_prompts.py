@@ -7,7 +7,7 @@ import pytest
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.prompts import LANGUAGES, PAPER, PROMPTS, ask
 from comem.benchmarks.text import extract_answer
-from comem.tables import UnknownNameError
+from comem.registry import UnknownNameError
 from comem.types import Example
 
 
