@@ -10,7 +10,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,22 +20,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
+from comem.memory.settings import LoraSettings as LoraSettings
+
 ADAPTER = "default"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """The paper's LoRA: rank 16, alpha 32, dropout 0.05, no biases (authors_code.md, section 2)."""
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"LoRA rank={self.rank}: must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA dropout={self.dropout}: must be in [0, 1)")
 
 
 def lora_targets(model: nn.Module) -> dict[str, nn.Linear]:

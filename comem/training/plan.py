@@ -17,8 +17,9 @@ from comem.memory.qformer import QFormer, QFormerConfig
 from comem.training.collator import TrainingBatch
 from comem.training.data import TrainingExample, load_examples, select
 from comem.training.order import Order
+from comem.training.ranks import use_bf16
 from comem.training.run import build_collator, knowledge_format, qformer_config
-from comem.training.settings import TrainSettings, use_bf16
+from comem.training.settings import TrainSettings
 
 
 def batch_flops(

@@ -47,6 +47,13 @@ def state() -> PartialState:
     return PartialState(cpu=cpu)
 
 
+def use_bf16(precision: str) -> bool:
+    """Whether to compute in bf16: on a GPU that can, unless the settings say otherwise."""
+    if precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return precision == "bf16"
+
+
 def several() -> bool:
     """Whether there is more than one process."""
     return bool(state().num_processes > 1)

@@ -28,9 +28,9 @@ from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
 from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
-from comem.training.ranks import check_launch, on_main, shard, sharded
+from comem.training.ranks import check_launch, on_main, shard, sharded, use_bf16
 from comem.training.run_folder import locked, settle
-from comem.training.settings import QFormerSettings, TrainSettings, use_bf16
+from comem.training.settings import QFormerSettings, TrainSettings
 from comem.training.trainer import Trainer, TrainResult
 
 

@@ -5,36 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-import torch
-
-from comem.memory.lora import LoraSettings
+from comem.memory.settings import LoraSettings
+from comem.memory.settings import QFormerSettings as QFormerSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
-
-
-@dataclass(frozen=True)
-class QFormerSettings:
-    """Size of the Q-Former; its width follows from the backbone (authors_code.md 1.3).
-
-    `output_scale` is the start value of the learned output scale: "auto" is the mean norm of the
-    backbone's token embeddings (learns faster), None the authors' plain LayerNorm. `near_identity` starts
-    each query as the mean of the hidden states (`QFormer.start_near_identity`) instead of near zero.
-    """
-
-    num_queries: int = 8
-    depth: int = 8
-    heads: int = 16
-    ff_mult: int = 4
-    shared: bool = True
-    output_scale: float | Literal["auto"] | None = None
-    near_identity: bool = False
 
 
 @dataclass(frozen=True)
 class OptimSettings:
     """AdamW and its schedule; the defaults are the paper's (authors_code.md 2).
 
-    `lora_lr`, `qformer_lr` and `latents_lr` replace `lr` for their group when given.
+    Attributes:
+        lr: peak learning rate.
+        lora_lr: of LoRA, in place of `lr`.
+        qformer_lr: of the Q-Former, in place of `lr`.
+        latents_lr: of the Q-Former's queries, in place of `lr`.
+        weight_decay: of matrices; norms, biases, scales and queries do not decay.
+        beta1: decay of AdamW's first moment.
+        beta2: decay of its second moment.
+        eps: of AdamW's denominator.
+        clip: largest norm of the whole gradient.
+        warmup: fraction of the run in which the rate rises from zero.
+        schedule: how it falls after that, to zero; "constant" does not.
     """
 
     lr: float = 5e-5
@@ -67,41 +59,51 @@ class TrainSettings:
         reader: another model that answers, named like `model`: of another size, or another checkpoint.
             The Q-Former then projects to its width. Empty: the model itself, in one copy of its weights.
         init: an adapter folder to start from instead of fresh LoRA and Q-Former weights.
-        data: JSONL file of questions (`comem.training.data` documents the record).
+        data: JSONL file of questions (docs/training_data.md describes the record).
         knowledge: JSONL (or WIT TSV) file in which `knowledge_ids` are looked up.
         output: the run folder.
         data_fraction: the part of the questions that is trained on, drawn by `seed`; smaller parts lie within
             larger ones. More than all of them takes more data (comem data build).
         leave_out_languages: codes of the languages whose questions are left out.
+        seed: of fresh weights, the order of the questions, dropout, and whatever else is drawn.
         max_items: knowledge items per question, best first; the paper trains with 3.
         max_tokens: longest question with answer, in tokens, memory not counted.
         batch_size: questions per optimizer step, over all processes.
         micro_batch_size: questions per forward pass; 0 means all of the process's share at once.
         shuffle: draw the examples in a new order in each pass; false takes them as the file has them.
-        epochs: passes over the data; `max_steps` > 0 caps the steps.
+        epochs: passes over the data.
+        max_steps: at most so many optimizer steps; 0 for no limit.
         max_seconds: > 0 trains at most that long, the schedule following the clock; such a run
             depends on the machine's speed and is not reproducible to the bit.
         precision: "auto" is bf16 on a GPU that has it, else fp32.
         checkpointing: recompute activations in the backward pass (less memory, more time).
-        question_picture: "memory" has the encoder read the question's own picture, too, whose memory follows
-            the items'; "none" leaves it to the reader; "auto" is "memory" for a reader that sees no pictures.
+        question_picture: "memory" has the encoder read the question's own image, too, whose memory follows
+            the items'; "none" leaves it to the reader; "auto" is "memory" for a reader that sees no images.
         attn: attention of the base: "sdpa", "flash_attention_2" (needs flash-attn) or "eager"; empty is sdpa.
         liger: Liger's kernels (needs liger-kernel and a GPU); false is torch's own.
         loss_chunk: answer tokens whose logits exist at a time, the rest recomputed; 0 is all at once.
         quantization: "4bit" holds the frozen base in NF4 (QLoRA, for cards of 24 GB; needs bitsandbytes).
-        min_pixels, max_pixels: limits for the knowledge images; None is the encoder's default.
-        save_every: steps between checkpoints (0: only at the end); `keep_last` of them stay. SIGUSR1, or
-            a file `save_now` touched in the run folder, saves after the current step.
-        eval_data: JSONL file for the evaluation every `eval_every` steps (0: only at the end),
-            loss and generated answers over the first `eval_examples` records.
-        elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
-            question of a step draws how many of an item's embeddings it gets, the first ones.
-        wrong_items: share of the questions that get items of other questions instead of their own; they
-            learn what the reader says without any, and not the answer, which nothing tells them.
+        min_pixels: of the knowledge images, which are enlarged to it; None is the encoder's default.
+        max_pixels: of the knowledge images, which are made smaller; None is the encoder's default.
+        workers: processes that read and prepare batches ahead; 0 prepares them in the training process.
+        save_every: steps between checkpoints (0: only at the end). SIGUSR1, or a file `save_now` touched in
+            the run folder, saves after the current step.
+        keep_last: checkpoints that stay, the newest ones; the best one stays, too.
+        log_every: steps between two reports to the trackers; metrics.jsonl has every step.
+        eval_data: JSONL file for the evaluation: loss and generated answers.
+        eval_every: steps between evaluations (0: only at the end).
+        eval_examples: so many records of `eval_data`, the first ones.
         tensorboard: event files in the run folder; None is true where the package is installed.
         trackers: where the numbers go, too: tensorboard, wandb, trackio, swanlab (accelerate's trackers; each
             needs its package). WANDB_PROJECT, TRACKIO_PROJECT or SWANLAB_PROJECT names the project (comem).
         wandb: the same as `trackers=[wandb]`.
+        lora: LoRA on the encoder.
+        qformer: the Q-Former.
+        optim: AdamW and its schedule.
+        elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
+            question of a step draws how many of an item's embeddings it gets, the first ones.
+        wrong_items: share of the questions that get items of other questions instead of their own; they
+            learn what the reader says without any, and not the answer, which nothing tells them.
     """
 
     model: str = "toy"
@@ -179,10 +181,3 @@ class TrainSettings:
 FREE_KEYS = frozenset(
     {"output", "workers", "save_every", "keep_last", "log_every", "tensorboard", "trackers", "wandb"}
 )
-
-
-def use_bf16(precision: str) -> bool:
-    """Whether to compute in bf16: on a GPU that can, unless the settings say otherwise."""
-    if precision == "auto":
-        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    return precision == "bf16"

@@ -32,10 +32,10 @@ from comem.training.data import Lessons, TrainingExample
 from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
 from comem.training.model import MemoryTrainingModel, step_seed
 from comem.training.order import Order, Steps
-from comem.training.ranks import largest, on_main, same_start, sharded, sum_gradients
+from comem.training.ranks import largest, on_main, same_start, sharded, sum_gradients, use_bf16
 from comem.training.run_log import RunLog, rewind_log
 from comem.training.schedule import lr_factor, parameter_groups, progress
-from comem.training.settings import TrainSettings, use_bf16
+from comem.training.settings import TrainSettings
 
 
 @torch.no_grad()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import yaml
 from comem.cli import run_command
 from comem.command_line import parse
 from comem.config import as_dict, load_config, save_config
+from comem.memory.settings import LoraSettings, QFormerSettings
 from comem.training.commands import MergeSettings
 from comem.training.plan import make_plan
-from comem.training.settings import TrainSettings
+from comem.training.settings import OptimSettings, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "train").rglob("*.yaml"))
@@ -28,6 +31,19 @@ def test_recipe_loads(path: Path) -> None:
     from comem.backbones.specs import BACKBONES
 
     assert load_config(TrainSettings, path).model in BACKBONES
+
+
+def test_help_of_train_imports_no_torch() -> None:
+    code = (
+        "import sys\nfrom comem.cli import describe\nassert '--optim.latents-lr' in describe('train')\n"
+        "assert not {'torch', 'transformers', 'peft', 'accelerate'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("cls", [TrainSettings, OptimSettings, LoraSettings, QFormerSettings])
+def test_every_setting_is_explained(cls: Any) -> None:
+    assert [f.name for f in fields(cls) if f"        {f.name}: " not in cls.__doc__] == []
 
 
 def test_the_papers_numbers_are_the_defaults() -> None:
