@@ -63,7 +63,18 @@ class Common:
 COMMANDS: Registry[Command] = Registry(
     "sub-command",
     {
-        "quickstart": Command("the whole method on the embedded world", module="comem.quickstart.commands"),
+        "quickstart": Command(
+            "the whole method on the embedded world",
+            settings="comem.quickstart:QuickSettings",
+            run="comem.quickstart:quickstart",
+            show="comem.quickstart:show",
+            examples=(
+                "comem quickstart --fast              two minutes: a small world, a few seconds of training",
+                "comem quickstart                     ten minutes",
+                "comem quickstart --all-benchmarks    every benchmark in every mode: fifteen minutes",
+                "comem quickstart --flags ../shared/data/flags --output runs/with-flags",
+            ),
+        ),
         "toy": Command(
             "build the embedded world's data folder",
             module="comem.toy.commands",

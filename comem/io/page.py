@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from comem.io.images import ImageError, open_image
 from comem.types import ImageRef
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ def embed(image: ImageRef | bytes | None, side: int | None = None, kind: str = "
         return Embedded()
     if isinstance(image, bytes) and side is None:
         return Embedded(_uri(image, kind))
+    from comem.io.images import ImageError, open_image  # Pillow: not for a command's --help
+
     try:
         opened = open_image(image).copy()  # the pixels of a reference belong to others
     except ImageError as error:

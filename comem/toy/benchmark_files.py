@@ -30,7 +30,6 @@ from typing import Any
 from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
 from comem.toy.dataset import question, save_picture, write_wit
-from comem.toy.draw import draw
 from comem.toy.world import Entity, World
 
 
@@ -100,6 +99,8 @@ class Questions:
 
     def png(self, town: Entity, view: int) -> dict[str, Any]:
         """A picture as the `datasets` library embeds it."""
+        from comem.toy.draw import draw
+
         buffer = io.BytesIO()
         draw(town, view, self.settings.picture_size).save(buffer, "PNG", compress_level=1)
         return {"bytes": buffer.getvalue(), "path": f"{town.id}_{view}.png"}
@@ -122,6 +123,10 @@ def picture(output: Path, town: Entity, view: int, size: int) -> None:
 Row = dict[str, Any]
 
 _SUFFIXES = {"bg": "_bulgarian", "zh": "_chinese", "pt": "_portuguese", "ru": "_russian", "es": "_spanish"}
+#: The benchmarks' rows that read the files, and the folder of each.
+FOLDERS = {"infoseek": "infoseek", **{f"infoseek_{language}": "infoseek" for language in _SUFFIXES}}
+FOLDERS |= {"oven_entity": "oven", "oven_query": "oven"}
+FOLDERS |= {name: name for name in "mrag_bench okvqa aokvqa viquae cvqa evqa".split()}
 #: Facts whose value is a word, with others to choose from.
 WORDS = tuple(lexicon.VALUES)
 SCENARIOS = (

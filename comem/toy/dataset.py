@@ -23,7 +23,6 @@ from typing import Any
 
 from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
-from comem.toy.draw import draw
 from comem.toy.world import Entity, World
 
 WIT_COLUMNS = (
@@ -141,6 +140,8 @@ def _line(row: dict[str, Any]) -> str:
 
 def save_picture(path: Path, entity: Entity, view: int, size: int = 112) -> None:
     """Draw one view to a PNG file, atomically."""
+    from comem.toy.draw import draw  # Pillow: not for a command's --help
+
     buffer = io.BytesIO()
     draw(entity, view, size).save(buffer, "PNG", compress_level=1)
     write_atomic(path, buffer.getvalue())

@@ -22,4 +22,4 @@ train=("$python" -m comem train --config configs/train/toy.yaml)
 "${train[@]}" data="$work/some/dialogues.jsonl" init="$work/encoder_one" output="$work/run_some" optim.lr=1.5e-3 "$@"
 "$python" -m comem merge "$work/run_some" "$weights" --adapter
 cat "$work"/run_{one,some}/metrics.jsonl > "$weights/training_log.jsonl"
-"$python" -m comem.quickstart.measure --memory "$weights" --output "$weights/evaluation.json"
+"$python" -m tools.toy.measure --memory "$weights" --output "$weights/evaluation.json"

@@ -8,17 +8,14 @@ from typing import Any
 
 import pytest
 
+from comem import modes, quickstart
 from comem.benchmarks import BENCHMARKS
-from comem.quickstart import all_benchmarks
-from comem.quickstart.all_benchmarks import FOLDERS, AllSettings, all_steps
-from comem.quickstart.all_report import show_all
-from comem.quickstart.steps import run_steps
-from comem.quickstart.work import Workbench
+from comem.quickstart import FOLDERS, QuickSettings, Workbench, all_outcome, all_steps, run_steps, show
 from comem.toy.benchmark_files import FilesSettings
 
 
 def test_every_row_but_the_embedded_ones_has_a_step(tmp_path: Path) -> None:
-    steps = all_steps(AllSettings(tmp_path), Workbench())
+    steps = all_steps(QuickSettings(all_benchmarks=True, output=tmp_path), Workbench())
     answered = [step.name.removeprefix("answer_") for step in steps if step.name.startswith("answer_")]
     assert answered == [name for name in BENCHMARKS if name not in ("toy", "flags", "oven")]
     assert len({step.name for step in steps}) == len(steps)
@@ -47,19 +44,20 @@ def test_runs_from_files_to_report(
     chosen = {
         name: FOLDERS[name] for name in ("infoseek_es", "oven_entity", "oven_query", "mrag_bench", "cvqa")
     }
-    monkeypatch.setattr(all_benchmarks, "FOLDERS", chosen)
-    monkeypatch.setattr(all_benchmarks, "MODES", {"baseline": _build("baseline"), "comem": _build("comem")})
-    monkeypatch.setattr(AllSettings, "files", FilesSettings(size=40, questions=3, picture_size=56))
-    monkeypatch.setattr(all_benchmarks, "_training_steps", lambda settings, bench: [])
+    monkeypatch.setattr(quickstart, "FOLDERS", chosen)
+    monkeypatch.setattr(modes, "MODES", {"baseline": _build("baseline"), "comem": _build("comem")})
+    monkeypatch.setattr(QuickSettings, "files", FilesSettings(size=40, questions=3, picture_size=56))
+    monkeypatch.setattr(quickstart, "shipped_memory", lambda: tmp_path)
+    monkeypatch.setattr(quickstart, "_made_by", dict)
     monkeypatch.setattr(Workbench, "encode", lambda self, encoder, index, output: _tiny_bank(output))
     monkeypatch.setattr(Workbench, "backbone", None)
     bench = Workbench()
-    steps = all_steps(AllSettings(tmp_path), bench)
-    run_steps(steps, tmp_path, lambda line: None)
+    steps = all_steps(QuickSettings(all_benchmarks=True, output=tmp_path), bench)
+    run_steps(steps, tmp_path)
     again: list[str] = []
-    run_steps(steps, tmp_path, again.append)
+    run_steps(steps, tmp_path, say=again.append)
     assert all(line.endswith("kept from the last run") for line in again) and len(again) == len(steps)
-    show_all(tmp_path, ("baseline", "comem"))
+    show(all_outcome(tmp_path), QuickSettings(output=tmp_path))
     results = json.loads((tmp_path / "report" / "report.json").read_text())["results"]
     scores = {
         (each["benchmark"], each["mode"]): {m["metric"]: m["value"] for m in each["measures"]}

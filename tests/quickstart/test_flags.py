@@ -10,13 +10,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comem import quickstart
 from comem.io.jsonl import read_json
 from comem.memory.bank import MemoryBank
-from comem.quickstart import flags
-from comem.quickstart.report import _rows
-from comem.quickstart.settings import QuickSettings
-from comem.quickstart.steps import run_steps
-from comem.quickstart.work import Workbench, contexts_of
+from comem.quickstart import (
+    FLAG_LINES,
+    QuickSettings,
+    Workbench,
+    contexts_of,
+    flag_examples,
+    flag_steps,
+    rows_of,
+    run_steps,
+)
 
 COUNTRIES = ["ad", "be", "jp", "pt"]
 LANGUAGES = ["en", "es"]
@@ -54,30 +60,30 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     backbone = load_backbone("toy")
     sizes = scaled_qformer(backbone.model, depth=1, heads=4)
     MemoryEncoder.new(backbone.model, backbone.processor, LoraSettings(2, 4), sizes).save(tmp_path / "memory")
-    monkeypatch.setattr(flags, "shipped_memory", lambda: tmp_path / "memory")
+    monkeypatch.setattr(quickstart, "shipped_memory", lambda: tmp_path / "memory")
     return tmp_path / "memory"
 
 
 @pytest.mark.slow
 def test_real_rows_go_all_the_way(few: Path, memory: Path, tmp_path: Path) -> None:
-    settings = QuickSettings(tmp_path / "run", fast=True, flags=few)
-    run_steps(flags.flag_steps(settings, Workbench()), settings.folder, lambda text: None)
+    settings = QuickSettings(fast=True, output=tmp_path / "run", flags=few)
+    run_steps(flag_steps(settings, Workbench()), settings.folder)
     root = settings.folder / "flags"
     recall = read_json(root / "recall.json")["recall"]
     assert recall and all(values["recall@1"] >= 0.75 for values in recall.values())
-    asked = flags.flag_examples(settings)
+    asked = flag_examples(settings)
     assert len(asked) == len((few / "questions.jsonl").read_text().splitlines()) >= len(COUNTRIES)
     contexts = contexts_of(root / "index", root / "retrieved" / "test.jsonl")
     for example in asked:  # the very picture of the question is in the index
         assert Path(str(contexts[example.id].items[0].image.path)).name == Path(str(example.image.path)).name  # type: ignore[union-attr]
     bank = MemoryBank.load(root / "banks" / "shipped.safetensors")
     assert len(bank) == len(COUNTRIES) * len(LANGUAGES)
-    rows = _rows(root / "answers", {name: label for name, (label, _) in flags.LINES.items()}, asked, 3)
-    assert {name: row.count for name, row in rows.items()} == dict.fromkeys(flags.LINES, len(asked))
+    rows, _ = rows_of(root, FLAG_LINES, asked)
+    assert {name: row.count for name, row in rows.items()} == dict.fromkeys(FLAG_LINES, len(asked))
     assert rows["comem"].context_tokens == 3 * 8 < rows["rag"].context_tokens / 5
     assert rows["baseline"].context_tokens == 0
 
 
 def test_without_the_folder_there_are_no_steps(tmp_path: Path) -> None:
-    settings = QuickSettings(tmp_path)
-    assert flags.flag_steps(settings, Workbench()) == [] and flags.flag_examples(settings) == []
+    settings = QuickSettings(output=tmp_path, no_flags=True)
+    assert flag_steps(settings, Workbench()) == [] and flag_examples(settings) == []

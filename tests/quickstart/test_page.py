@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comem.quickstart.page import write_page
-from comem.quickstart.result import Answered, Case, Row
+from comem.quickstart import Answered, Case, Row, write_page
 from comem.types import Example, ImageRef, KnowledgeItem
 
 # HTML Living Standard, 13.1.2: elements without content and end tag.
@@ -81,7 +80,8 @@ def picture(colour: str = "red") -> ImageRef:
 @pytest.fixture()
 def path(tmp_path: Path) -> Path:
     """A page of ordinary, hostile and broken cases."""
-    Image.new("RGB", (40, 30)).save(tmp_path / "figure.png")
+    figure = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(figure, format="PNG")
     rows = [Row("baseline", 0.03, 0, 0.01, 200), Row(HOSTILE, 0.9, 330, 0.05, 200, 3)]
     item = KnowledgeItem("k1", HOSTILE, picture("blue"), language='zh" onclick="x')
     cases = [
@@ -92,9 +92,7 @@ def path(tmp_path: Path) -> Path:
         ),
         Case(Example("z", "?", ImageRef(data=b"nothing")), (), (Answered("empty", "  ", False),)),
     ]
-    write_page(
-        tmp_path / "page.html", HOSTILE, [HOSTILE, "a < b"], [("towns", rows)], tmp_path / "figure.png", cases
-    )
+    write_page(tmp_path / "page.html", HOSTILE, [HOSTILE, "a < b"], {"towns": rows}, figure.getvalue(), cases)
     return tmp_path / "page.html"
 
 

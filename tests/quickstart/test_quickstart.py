@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.quickstart import commands, report, towns
-from comem.quickstart.result import Row
-from comem.quickstart.settings import QuickSettings
+from comem.quickstart import TOWNS_TITLE, QuickSettings, Row, Workbench, compare, town_steps
 from comem.toy.dataset import DataSettings
 
 
@@ -30,7 +28,7 @@ def test_from_nothing_to_the_page_and_again(
     shown = capsys.readouterr().out
     assert "comem (fresh)" in shown and f"run folder: {tmp_path / 'run'}" in shown
     numbers = json.loads((tmp_path / "run" / "results.json").read_text())
-    rows = {row["label"]: row for row in numbers[report.TOWNS]}
+    rows = {row["label"]: row for row in numbers[TOWNS_TITLE]}
     assert rows["baseline"]["context_tokens"] == 0 and rows["comem (fresh)"]["context_tokens"] == 3 * 8
     assert rows["rag"]["context_tokens"] > 5 * 24 and rows["rag"]["count"] == 4
     page = (tmp_path / "run" / "page.html").read_text(encoding="utf-8")
@@ -53,19 +51,19 @@ def test_comparison_uses_the_better_trained_memory() -> None:
         "rag": Row("rag", 0.9, 240, 0.1, 100, 3),
         "comem_fresh": Row("comem (fresh)", 0.3, 24, 0.1, 100, 3),
     }
-    assert "comem (fresh): 33 % of RAG's accuracy with 10.0 times fewer" in report.compare(rows)
+    assert "comem (fresh): 33 % of RAG's accuracy with 10.0 times fewer" in compare(rows)
     rows["comem_shipped"] = Row("comem (shipped)", 0.81, 24, 0.1, 100, 3)
-    assert "comem (shipped): 90 % of RAG's accuracy" in report.compare(rows)
+    assert "comem (shipped): 90 % of RAG's accuracy" in compare(rows)
 
 
 def test_steps_name_what_they_depend_on(tmp_path: Path) -> None:
     """Another world, another number of items or another training runs the later steps again."""
-    fast = towns.town_steps(QuickSettings(tmp_path, fast=True), None)  # type: ignore[arg-type]
-    full = towns.town_steps(QuickSettings(tmp_path), None)  # type: ignore[arg-type]
+    fast = town_steps(QuickSettings(fast=True, output=tmp_path), Workbench())
+    full = town_steps(QuickSettings(output=tmp_path), Workbench())
     changed = [a.name for a, b in zip(fast, full, strict=True) if a.settings != b.settings]
     assert changed == ["world", "train"]
     json.dumps([dict(step.settings) for step in full])
 
 
 def test_default_folders_differ() -> None:
-    assert commands.default_folder(True) != commands.default_folder(False)
+    assert len({QuickSettings(fast, every).folder for fast in (True, False) for every in (True, False)}) == 4

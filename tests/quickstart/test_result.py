@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 
 import pytest
 from PIL import Image
 from rich.console import Console
 
-from comem.quickstart.figure import draw_figure
-from comem.quickstart.result import Answered, Case, Row, row, worked_examples
-from comem.quickstart.table import result_table
+from comem.io.console import make_table
+from comem.quickstart import Answered, Case, Row, draw_figure, row, table, worked_examples
 from comem.types import Answer, Example, ImageRef, KnowledgeItem
 
 ROWS = [Row("baseline", 0.03, 0, 0.01, 200), Row("rag", 0.9, 330, 0.05, 200, 3)]
@@ -48,18 +46,17 @@ def test_worked_examples_show_each_pattern_the_usual_one_first() -> None:
 
 def test_table_has_a_line_a_mode() -> None:
     console = Console(width=120, file=io.StringIO(), record=True)
-    console.print(result_table(ROWS, "unseen towns"))
+    title, headings, rows = table("unseen towns", ROWS)
+    console.print(make_table(headings, rows, title))
     text = console.export_text()
     assert "unseen towns (200 questions)" in text
     assert re.search(r"baseline\W+3\.0 %\W+0\W+–\W+0\.010", text)
     assert re.search(r"rag\W+90\.0 %\W+330\W+110\W+0\.050", text)
 
 
-def test_figure_is_a_picture(tmp_path: Path) -> None:
-    draw_figure(ROWS, tmp_path / "figure.png", "unseen towns")
-    with Image.open(tmp_path / "figure.png") as drawn:
+def test_figure_is_a_picture() -> None:
+    with Image.open(io.BytesIO(draw_figure(ROWS, "unseen towns"))) as drawn:
         assert drawn.format == "PNG" and min(drawn.size) > 200
         assert len(drawn.convert("RGB").getcolors(1 << 24) or []) > 10
     with pytest.raises(ValueError, match="at least one row"):
-        draw_figure([], tmp_path / "empty.png", "")
-    assert not (tmp_path / "empty.png").exists()
+        draw_figure([], "")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comem.quickstart.steps import STATE, Step, run_steps
+from comem.quickstart import STATE, Step, run_steps
 
 
 class Log:
@@ -28,7 +28,7 @@ class Log:
 
     def go(self, first: int = 1, second: int = 1) -> list[str]:
         self.ran.clear()
-        run_steps([self.step("a", x=first), self.step("b", x=second)], self.folder, self.said.append)
+        run_steps([self.step("a", x=first), self.step("b", x=second)], self.folder, say=self.said.append)
         return list(self.ran)
 
 
@@ -76,5 +76,5 @@ def test_half_written_state_counts_as_none(log: Log) -> None:
 def test_refuses_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ValueError, match="give another --output"):
-        run_steps([], tmp_path, print)
+        run_steps([], tmp_path)
     assert (tmp_path / "thesis.tex").read_text() == "precious"

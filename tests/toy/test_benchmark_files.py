@@ -10,8 +10,7 @@ import pytest
 from comem.benchmarks import BENCHMARKS
 from comem.io.images import open_image
 from comem.linking.titles import read_titles
-from comem.quickstart.all_benchmarks import FOLDERS
-from comem.toy.benchmark_files import FilesSettings, build_files
+from comem.toy.benchmark_files import FOLDERS, FilesSettings, build_files
 
 SETTINGS = FilesSettings(size=40, questions=6, picture_size=28)
 

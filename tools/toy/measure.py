@@ -1,4 +1,4 @@
-"""What the embedded models can do on towns that they never saw: `python -m comem.quickstart.measure`.
+"""What the embedded models can do on towns that they never saw: `python -m tools.toy.measure`.
 
 Each test question comes with the right item among three, in random order, one of the two others
 resembling it; no retrieval is involved. The guess is a constant answer to each kind of question.

@@ -1,0 +1,787 @@
+"""`comem quickstart`: the whole method on the embedded world, as a script over the library's functions.
+
+A world of towns is drawn and indexed; items are retrieved for questions about towns that no model has seen; a
+memory is trained and merged; every item is encoded into a bank; the questions are answered in three modes.
+Then the same on real flags, where a folder of them is given. The embedded models have never seen a flag or a
+sentence of ordinary text: retrieval is the part that can work there, and the answers are printed as they are.
+With `all_benchmarks` the same world is asked in every benchmark's published format, in every mode.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from comem.benchmarks import BENCHMARKS
+from comem.benchmarks.score_files import ScoreFiles, keyed, read_predictions
+from comem.config import option
+from comem.eval.run_folder import METRICS, RUN
+from comem.io.console import print_line, print_table
+from comem.io.files import write_atomic, write_json
+from comem.io.jsonl import RecordError, read_json
+from comem.io.manifest import run_manifest
+from comem.io.page import render
+from comem.io.progress import Advance, Progress, quiet
+from comem.io.run_folder import differences
+from comem.toy.benchmark_files import FOLDERS, FilesSettings, build_files
+from comem.toy.dataset import DataSettings, build
+from comem.toy.dialogues import DialogueSettings, build_dialogues
+from comem.types import Answer, Example, KnowledgeItem, RetrievedContext
+
+if TYPE_CHECKING:
+    from comem.training.interrupt import Interrupted
+    from comem.training.settings import TrainSettings
+
+#: Takes one line for the user.
+Say = Callable[[str], object]
+FLAGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "flags"  # optional, beside a clone
+TOY, UNSEEN = "toy", "val_unseen_entity"
+ITEMS, BATCH, MAX_NEW_TOKENS = 3, 16, 24  # the embedded backbone answers in a few words
+#: How all benchmarks are asked: the backbone answers in words, and was never shown options or instructions.
+STYLE = "bare"
+TOWNS_TITLE, FLAGS_TITLE = "Towns that no model has seen before", "Real flags, real text"
+BASELINE, RAG = ("baseline", "baseline", ""), ("rag", "rag", "")
+SHIPPED, FRESH = ("comem (shipped)", "comem", "shipped"), ("comem (fresh)", "comem", "fresh")
+#: Run folder of each line of the table → (label, mode, bank).
+TOWN_LINES = {"baseline": BASELINE, "rag": RAG, "comem_shipped": SHIPPED, "comem_fresh": FRESH}
+FLAG_LINES = {"baseline": BASELINE, "rag": RAG, "comem": SHIPPED}
+
+
+@dataclass(frozen=True)
+class QuickSettings:
+    """From an empty folder to the page of results: ten minutes on two cores.
+
+    Everything is written to the run folder. Interrupted? The same command goes on; finished steps are kept.
+
+    Attributes:
+        fast: two minutes instead of ten: a small world, a few seconds of training.
+        all_benchmarks: every benchmark in every mode, in its own format.
+        output: the run folder (default: runs/quickstart[-fast]); the same settings go on in it.
+        seed: of the training.
+        flags: a folder of real flags in WIT format (default: ../shared/data/flags).
+        no_flags: leave the real flags out.
+
+    Raises:
+        ValueError: a folder without flags, or both options about them.
+    """
+
+    fast: bool = False
+    all_benchmarks: bool = False
+    output: Path | None = option(None, metavar="DIR")
+    seed: int = 0
+    flags: Path | None = option(None, metavar="DIR")
+    no_flags: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flags is not None and self.no_flags:
+            raise ValueError("flags and no_flags exclude each other: give one of the two")
+        if self.flags is not None and not (self.flags / "questions.jsonl").is_file():
+            raise ValueError(f"{self.flags}: no questions.jsonl there; give another folder, or --no-flags")
+
+    @property
+    def folder(self) -> Path:
+        """Where the run goes; the short one beside the long one, so that neither discards the other."""
+        kind = "all-benchmarks" if self.all_benchmarks else "quickstart"
+        return self.output or Path("runs") / (f"{kind}-fast" if self.fast else kind)
+
+    @property
+    def real_flags(self) -> Path | None:
+        return None if self.no_flags else self.flags or (FLAGS if FLAGS.is_dir() else None)
+
+    @property
+    def data(self) -> DataSettings:
+        """The world's files; two thirds of the test questions are about towns that no training saw."""
+        if self.fast:
+            return DataSettings(size=300, train_questions=600, test_questions=90)
+        return DataSettings(size=1000, train_questions=3000, test_questions=300)
+
+    @property
+    def files(self) -> FilesSettings:
+        return FilesSettings() if self.fast else FilesSettings(size=240, questions=48)
+
+    @property
+    def dialogues(self) -> DialogueSettings:
+        """What the memory is trained on: the same world's training towns, with facts drawn anew each time."""
+        count, easy = (600, 600) if self.fast else (9000, 4800)
+        return DialogueSettings(count, easy=easy, entities=self.data.size, languages=("en",), seed=self.seed)
+
+    @property
+    def train_seconds(self) -> float:
+        return 20.0 if self.fast else 280.0
+
+    def training(self, dialogues: Path, output: Path) -> TrainSettings:
+        """The recipe of the embedded memory (configs/train/toy.yaml), stopped by the clock."""
+        from comem.memory.lora import LoraSettings
+        from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
+
+        return TrainSettings(
+            data=str(dialogues), output=str(output), seed=self.seed, max_items=ITEMS, batch_size=12,
+            shuffle=False,  # the easy ones come first
+            epochs=2.0,  # the clock ends it sooner on two cores
+            max_seconds=self.train_seconds,
+            lora=LoraSettings(dropout=0.0),
+            qformer=QFormerSettings(depth=4, heads=4, output_scale="auto", near_identity=True),
+            optim=OptimSettings(lr=2e-3, beta2=0.98, weight_decay=0.0, clip=1.0),
+        )  # fmt: skip
+
+
+#: Title, headings, rows.
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run shows: tables, notes, and files by what they hold."""
+
+    tables: Sequence[Table]
+    notes: Sequence[str]
+    files: Mapping[str, Path]
+
+
+def quickstart(
+    settings: QuickSettings, progress: Progress = quiet, say: Say = print_line
+) -> Outcome | Interrupted:
+    """Run what has not been run yet, saying so, and write what came of it.
+
+    Returns:
+        What there is to show; Interrupted if the training was stopped, and the same call goes on.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    start, folder, bench = time.monotonic(), settings.folder, Workbench(progress)
+    say(f"quickstart: loading the libraries; all outputs go to {folder}")
+    from transformers.utils import logging
+
+    from comem.training.interrupt import Interrupted
+
+    logging.disable_progress_bar()  # "Loading weights", over in a blink each time
+    if settings.all_benchmarks:
+        steps = all_steps(settings, bench)
+    else:
+        steps = [*town_steps(settings, bench), *flag_steps(settings, bench)]
+        if settings.real_flags is None:
+            say("quickstart: no folder of real flags (--flags DIR): only the embedded world")
+    if shipped_memory() is None:
+        say("quickstart: no shipped memory in this package: only the one trained now")
+    try:
+        run_steps(steps, folder, start, say)
+    except Interrupted as stop:  # the training's own way to stop, with a checkpoint
+        return stop
+    found = all_outcome(folder) if settings.all_benchmarks else outcome(settings)
+    say(f"quickstart: done in {time.monotonic() - start:.0f} s")
+    return found
+
+
+def show(found: Outcome | Interrupted, settings: QuickSettings) -> int:
+    """Print the tables, the notes, and where the files are; 130 after Ctrl-C."""
+    if not isinstance(found, Outcome):
+        print_line(f"quickstart: {found}")
+        return found.exit_code
+    for title, headings, rows in found.tables:
+        print_table(headings, rows, title)
+    for note in (*found.notes, *(f"{label}: {path}" for label, path in found.files.items())):
+        print_line(note)
+    return 0
+
+
+# --- steps: one whose settings and outputs are as they were is passed over ---
+
+STATE = "steps.json"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step.
+
+    Attributes:
+        name: its key in steps.json.
+        title: what it does, for people.
+        run: the work; its inputs are the outputs of the steps before it.
+        outputs: files and folders that it makes, relative to the run folder.
+        settings: what, besides the steps before it, decides the result.
+    """
+
+    name: str
+    title: str
+    run: Callable[[], object]
+    outputs: tuple[str, ...]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_steps(steps: Sequence[Step], folder: Path, since: float | None = None, say: Say = print_line) -> None:
+    """Run what has to be run, in order, saying so.
+
+    A step that was begun with the same settings goes on with what it has: each job resumes by itself. With
+    others, the outputs of it and of all steps after it are removed first.
+
+    Args:
+        since: `time.monotonic()` of the start; the elapsed times count from it.
+
+    Raises:
+        ValueError: the folder holds something else than such a run.
+    """
+    state, start = _state(folder), time.monotonic() if since is None else since
+    for number, step in enumerate(steps, start=1):
+        known = state.get(step.name, {})
+        if "settings" not in known or differences(known["settings"], step.settings):
+            for later in steps[number - 1 :]:
+                state.pop(later.name, None)
+                for path in (folder / name for name in later.outputs):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        kept = step.name in state and known["done"] and all((folder / name).exists() for name in step.outputs)
+        heading = f"[{time.monotonic() - start:6.1f} s] {number}/{len(steps)} {step.title}"
+        say(f"{heading}: kept from the last run" if kept else heading)
+        if kept:
+            continue
+        begun = time.monotonic()
+        state[step.name] = {"settings": dict(step.settings), "done": False}
+        write_json(folder / STATE, state)
+        step.run()
+        state[step.name] |= {"done": True, "seconds": round(time.monotonic() - begun, 2)}
+        write_json(folder / STATE, state)
+
+
+def _state(folder: Path) -> dict[str, Any]:
+    """What earlier runs did; an unreadable state counts as none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / STATE).is_file():
+        if any(folder.iterdir()):
+            raise ValueError(f"{folder} holds something that is no run of this kind; give another --output")
+        write_json(folder / STATE, {})
+    try:
+        state = read_json(folder / STATE)
+    except RecordError:
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+# --- the jobs ---
+
+
+class Workbench:
+    """The embedded models, loaded when first needed, and the jobs that use them; each resumes by itself."""
+
+    def __init__(self, progress: Progress = quiet) -> None:
+        self.progress = progress
+
+    @cached_property
+    def backbone(self) -> Any:
+        from comem.backbones.hf import load_backbone
+        from comem.engine.backbone import fast
+
+        return fast(load_backbone(TOY))
+
+    @cached_property
+    def embedder(self) -> Any:
+        from comem.retrieval.embedder import load_embedder
+
+        return load_embedder(TOY)
+
+    def index(self, corpus: Path, output: Path) -> None:
+        """Knowledge base and CLIP index of a WIT table."""
+        from comem.retrieval.build import BuildSettings
+        from comem.retrieval.build import build as build_index
+
+        build_index([corpus], output, BuildSettings(embedder=TOY), embedder=self.embedder)
+
+    def retrieve(self, index: Path, examples: Sequence[Example], output: Path) -> None:
+        """The nearest items of each question by its image, in the questions' languages, as a file."""
+        from comem.retrieval.index import VectorIndex
+        from comem.retrieval.retriever import FaissRetriever, retrieve_to_file
+
+        languages = sorted({example.language for example in examples})
+        retriever = FaissRetriever(VectorIndex(index), self.embedder, languages=languages)
+        with self.progress("retrieving", len(examples), unit="questions") as advance:
+            retrieve_to_file(retriever, _counted(examples, advance), ITEMS, output)
+
+    def encode(self, encoder: Path, index: Path, output: Path) -> None:
+        """A bank of all items of an index."""
+        from comem.bank.encode import encode_to_bank
+        from comem.memory.serialization import open_encoder
+        from comem.retrieval.knowledge import KnowledgeBase
+
+        base = KnowledgeBase(index)
+        with self.progress("encoding", len(base)) as advance:
+            items = base.items(range(len(base)))
+            encode_to_bank(open_encoder(encoder), items, output, BATCH, progress=advance)
+
+    def answer(
+        self, benchmark: str, examples: Sequence[Example], mode: str,
+        contexts: Mapping[str, RetrievedContext], folder: Path, bank: Path | None, **asked: Any,
+    ) -> None:  # fmt: skip
+        """Answer in a mode, into a run folder, and score."""
+        from comem.backbones.base import GenerationConfig
+        from comem.eval.assemble import answer_and_score
+        from comem.memory.bank import MemoryBank
+        from comem.modes import MODES
+
+        row, memories = BENCHMARKS[benchmark], MemoryBank.load(bank) if bank else None
+        ask = partial(row.ask, style=asked["prompt"]) if asked else row.ask
+        generation = GenerationConfig(MAX_NEW_TOKENS)
+        built = MODES[mode](self.backbone, None, memories, prompt=ask, generation=generation)
+        config = {"model": TOY, **asked, "encoder": memories.fingerprint if memories else None}
+        used = contexts if built.grounded else None
+        answer_and_score(row, examples, built, used, folder, config, BATCH)
+
+
+def _counted(examples: Sequence[Example], advance: Advance) -> Iterator[Example]:
+    for example in examples:
+        yield example
+        advance()
+
+
+def contexts_of(index: Path, results: Path) -> dict[str, RetrievedContext]:
+    """What was retrieved, by question id, from a file or the files of a folder."""
+    from comem.retrieval.knowledge import KnowledgeBase
+    from comem.retrieval.retriever import load_contexts
+
+    base, files = KnowledgeBase(index), sorted(results.glob("*.jsonl")) if results.is_dir() else [results]
+    return {name: found for file in files for name, found in load_contexts(file, base).items()}
+
+
+def shipped_memory() -> Path | None:
+    """The memory that lies in the package, if there is one."""
+    from comem.memory.serialization import toy_memory
+
+    return toy_memory() if (toy_memory() / "comem_encoder.json").is_file() else None
+
+
+def _made_by() -> dict[str, Any]:
+    memory = shipped_memory()
+    return {"shipped": read_json(memory / "comem_encoder.json")["fingerprint"] if memory else None}
+
+
+# --- the embedded world, and real flags ---
+
+
+def unseen_examples(folder: Path) -> list[Example]:
+    """The questions about towns that neither backbone nor memory has ever seen."""
+    return list(BENCHMARKS[TOY].load(folder / "data" / "test.jsonl", split=UNSEEN))
+
+
+def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
+    """World, index, retrieval, training, merge, banks, answers."""
+    folder, shipped = settings.folder, shipped_memory()
+    data = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings.data).items()}
+    banks = {"fresh": folder / "encoder"} | ({"shipped": shipped} if shipped else {})
+
+    def world() -> None:
+        build(folder / "data", settings.data)
+        build_dialogues(folder / "data", settings.dialogues)
+
+    def training() -> None:
+        from comem.training.run import train
+
+        train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"))
+
+    def merge() -> None:
+        from comem.training.merge import merge_run
+
+        shutil.rmtree(folder / "encoder", ignore_errors=True)  # a merge is quick and starts from nothing
+        merge_run(folder / "train", folder / "encoder")
+
+    return [
+        Step("world", "drawing the world: towns, images, passages, questions, dialogues", world, ("data",),
+             data | {"dialogues": settings.dialogues.count}),
+        Step("index", "indexing the passages by their images (CLIP + FAISS)",
+             partial(bench.index, folder / "data" / "wit.tsv.gz", folder / "index"), ("index",)),
+        Step("retrieve", "retrieving items for the questions, by image", lambda: bench.retrieve(
+             folder / "index", unseen_examples(folder), folder / "retrieved" / "test.jsonl"),
+             ("retrieved",), {"k": ITEMS}),
+        Step("train", f"training a memory for {settings.train_seconds:.0f} s (LoRA, Q-Former)", training,
+             ("train",), asdict(settings.training(Path("dialogues"), Path("run")))),
+        Step("merge", "merging LoRA into a self-contained encoder", merge, ("encoder",)),
+        *_asking(folder, "", TOWN_LINES, banks, TOY, lambda: unseen_examples(folder), bench),
+    ]  # fmt: skip
+
+
+def flag_examples(settings: QuickSettings) -> list[Example]:
+    """Questions about the flags, spread over the file; 24 where it has to be fast."""
+    if settings.real_flags is None:
+        return []
+    examples = list(BENCHMARKS["flags"].load(settings.real_flags))
+    count = 24 if settings.fast else len(examples)
+    return examples[:: max(1, len(examples) // count)][:count]
+
+
+def flag_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
+    """Index, recall, retrieval, bank, answers; none without the folder."""
+    source, root, shipped = settings.real_flags, settings.folder / "flags", shipped_memory()
+    if source is None:
+        return []
+    which = {"flags": str(source.resolve()), "questions": 24 if settings.fast else None}
+
+    def recall() -> None:
+        from comem.retrieval.evaluate import evaluate_folder, to_json
+
+        report = evaluate_folder(source / "images", bench.embedder, seed=settings.seed)
+        write_json(root / "recall.json", to_json(report))
+
+    return [
+        Step("flags_index", "real flags: indexing all rows",
+             partial(bench.index, source / "wit_flags.tsv.gz", root / "index"), ("flags/index",), which),
+        Step("flags_recall", "real flags: finding distorted images again", recall, ("flags/recall.json",)),
+        Step("flags_retrieve", "real flags: retrieving items for the questions", lambda: bench.retrieve(
+             root / "index", flag_examples(settings), root / "retrieved" / "test.jsonl"),
+             ("flags/retrieved",)),
+        *_asking(root, "flags", FLAG_LINES, {"shipped": shipped} if shipped else {}, "flags",
+                 lambda: flag_examples(settings), bench),
+    ]  # fmt: skip
+
+
+def _asking(
+    root: Path, prefix: str, lines: Mapping[str, tuple[str, str, str]], encoders: Mapping[str, Path],
+    benchmark: str, load: Callable[[], list[Example]], bench: Workbench,
+) -> Iterator[Step]:  # fmt: skip
+    """The banks, and the answers of every line whose bank there is."""
+    name, place, title = (f"{prefix}_", f"{prefix}/", "real flags: ") if prefix else ("", "", "")
+
+    def encode() -> None:
+        for bank, encoder in encoders.items():
+            bench.encode(encoder, root / "index", root / "banks" / f"{bank}.safetensors")
+
+    def answer(line: str) -> None:
+        _, mode, bank = lines[line]
+        contexts = contexts_of(root / "index", root / "retrieved")
+        path = root / "banks" / f"{bank}.safetensors" if bank else None
+        bench.answer(benchmark, load(), mode, contexts, root / "answers" / line, path)
+
+    if encoders:
+        yield Step(f"{name}encode", f"{title}encoding every item once, into memory banks", encode,
+                   (f"{place}banks",), _made_by())  # fmt: skip
+    for line, (label, _, bank) in lines.items():
+        if not bank or bank in encoders:
+            yield Step(f"{name or 'answer_'}{line}", f"{title}answering: {label}", partial(answer, line),
+                       (f"{place}answers/{line}",))  # fmt: skip
+
+
+# --- what came of it ---
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        label: the mode, and which memory where there are several.
+        accuracy: share of right answers, 0 to 1; missing answers count as wrong.
+        context_tokens: mean number of positions that knowledge added to a prompt.
+        seconds: mean wall-clock seconds per question, encoding excluded where a bank was used.
+        count: questions.
+        items: knowledge items per question.
+    """
+
+    label: str
+    accuracy: float
+    context_tokens: float
+    seconds: float
+    count: int
+    items: int = 0
+
+
+class Answered(NamedTuple):
+    """What one mode answered, and whether that was right."""
+
+    label: str
+    text: str
+    right: bool
+
+
+class Case(NamedTuple):
+    """A worked example: the question, what was retrieved, and each mode's answer."""
+
+    example: Example
+    items: tuple[KnowledgeItem, ...]
+    answers: tuple[Answered, ...]
+
+
+HEADINGS = ("mode", "accuracy", "context tokens", "per item", "seconds per question")
+
+
+def cells(row: Row) -> tuple[str, ...]:
+    """A row as text, rounded to what its number of questions can tell."""
+    per_item = f"{row.context_tokens / row.items:.0f}" if row.items and row.context_tokens else "–"
+    tokens = f"{row.context_tokens:.0f}"
+    return row.label, f"{100 * row.accuracy:.1f} %", tokens, per_item, f"{row.seconds:.3f}"
+
+
+def table(title: str, rows: Sequence[Row]) -> Table:
+    """The rows as a table for terminal and page."""
+    counts = " / ".join(str(count) for count in sorted({row.count for row in rows}))
+    return f"{title} ({counts} questions)", HEADINGS, [cells(row) for row in rows]
+
+
+def row(label: str, answers: Sequence[Answer], values: Sequence[float], items: int = 0) -> Row:
+    """The means over the questions of one mode.
+
+    Raises:
+        ValueError: no answers, or not one score for each.
+    """
+    if not answers or len(values) != len(answers):
+        raise ValueError(f"{label}: {len(answers)} predictions, {len(values)} scores; give one for each")
+    tokens, seconds = fmean(a.context_tokens for a in answers), fmean(a.seconds for a in answers)
+    return Row(label, fmean(values), tokens, seconds, len(answers), items)
+
+
+def rows_of(
+    root: Path, lines: Mapping[str, tuple[str, str, str]], examples: Sequence[Example]
+) -> tuple[dict[str, Row], dict[str, list[Answered]]]:
+    """A row for each line that was answered, and what each answered to each question."""
+    rows, answered = {}, {example.id: list[Answered]() for example in examples}
+    for name, (label, mode, _) in lines.items():
+        file = root / "answers" / name / "predictions.jsonl"
+        if not file.is_file():
+            continue
+        raw = keyed(file, torn_tail=True)
+        found = BENCHMARKS[TOY].score(read_predictions(file, whole=True), examples).scores["accuracy"]
+        scores = {score.example_id: score.value for score in found if score.answered}
+        answers, values = [], [scores.get(example.id, 0.0) for example in examples]
+        for example, value in zip(examples, values, strict=True):
+            kept = raw.get(example.id, {})
+            text, tokens = str(kept.get("prediction", "")), int(kept.get("context_tokens", 0))
+            answers.append(Answer(text, tokens, seconds=float(kept.get("seconds", 0))))
+            answered[example.id].append(Answered(label, text, value == 1.0))
+        rows[name] = row(label, answers, values, 0 if mode == "baseline" else ITEMS)
+    return rows, answered
+
+
+def outcome(settings: QuickSettings) -> Outcome:
+    """Tables and notes of a finished run; results.json, figure.png and page.html are written."""
+    folder, examples, flags = settings.folder, unseen_examples(settings.folder), settings.folder / "flags"
+    rows, answered = rows_of(folder, TOWN_LINES, examples)
+    shown, notes = {TOWNS_TITLE: list(rows.values())}, [legend(settings), compare(rows)]
+    if settings.real_flags is not None:
+        shown[FLAGS_TITLE] = list(rows_of(flags, FLAG_LINES, flag_examples(settings))[0].values())
+        notes.append(
+            "The embedded models have read neither flags nor ordinary text: the answers about them are poor, "
+            "and printed as they are."
+        )
+    plain = {title: [asdict(each) for each in found] for title, found in shown.items()}
+    decided = {"fast": settings.fast, "seed": settings.seed, "items": ITEMS}
+    manifest = run_manifest({"settings": decided})
+    write_json(folder / "results.json", plain | {"notes": notes, "run": manifest})
+    drawn = draw_figure(shown[TOWNS_TITLE], TOWNS_TITLE)
+    write_atomic(folder / "figure.png", drawn)
+    contexts = contexts_of(folder / "index", folder / "retrieved")
+    cases = [Case(e, contexts[e.id].items, tuple(answered[e.id])) for e in examples]
+    write_page(folder / "page.html", "CoMEM quickstart", notes, shown, drawn, worked_examples(cases, 3))
+    tables = [table(title, found) for title, found in shown.items()]
+    if (flags / "recall.json").is_file():
+        recall = read_json(flags / "recall.json")["recall"]
+        names = list(next(iter(recall.values())))
+        found_again = [(kind, *(f"{values[name]:.3f}" for name in names)) for kind, values in recall.items()]
+        tables.append(("Real flags: found again by their images", ("distortion", *names), found_again))
+    files = {"figure": "figure.png", "worked examples": "page.html", "numbers": "results.json"}
+    where = {label: folder / name for label, name in files.items()}
+    return Outcome(tables, notes, where | {"run folder": folder.resolve()})
+
+
+def legend(settings: QuickSettings) -> str:
+    """What the labels mean."""
+    return (
+        f"baseline: the question alone. rag: {ITEMS} retrieved items in the prompt. comem: the same "
+        "items as 8 memory embeddings each; (shipped): with the memory in this package, trained ahead; "
+        f"(fresh): with the one trained in this run, for {settings.train_seconds:.0f} seconds."
+    )
+
+
+def compare(rows: Mapping[str, Row]) -> str:
+    """CoMEM beside RAG in one sentence, with the better trained memory that there is."""
+    memory, rag = rows.get("comem_shipped") or rows["comem_fresh"], rows["rag"]
+    share = f"{100 * memory.accuracy / rag.accuracy:.0f} %" if rag.accuracy else "–"
+    fewer = rag.context_tokens / memory.context_tokens if memory.context_tokens else float("nan")
+    return (
+        f"{memory.label}: {share} of RAG's accuracy with {fewer:.1f} times fewer context tokens; "
+        f"without knowledge {100 * rows['baseline'].accuracy:.1f} %."
+    )
+
+
+def worked_examples(cases: Sequence[Case], count: int = 3) -> list[Case]:
+    """A fair choice: the first of each pattern of right and wrong answers, the most frequent pattern first.
+
+    Picking only successes would flatter the method; this shows what usually happens, then what else does.
+    """
+    patterns: dict[tuple[bool, ...], list[Case]] = {}
+    for case in cases:
+        patterns.setdefault(tuple(answer.right for answer in case.answers), []).append(case)
+    by_frequency = sorted(patterns.values(), key=len, reverse=True)
+    longest = max(map(len, by_frequency), default=0)
+    return [group[i] for i in range(longest) for group in by_frequency if i < len(group)][:count]
+
+
+def write_page(
+    path: Path, title: str, notes: Sequence[str], tables: Mapping[str, Sequence[Row]], figure: bytes,
+    cases: Sequence[Case],
+) -> None:  # fmt: skip
+    """Write the page: notes, tables by their titles, a figure (PNG), and worked examples."""
+    shown = [table(name, rows) for name, rows in tables.items()]
+    about = {"title": title, "notes": notes, "tables": shown, "figure": figure, "cases": cases}
+    write_atomic(path, render("quickstart", **about, side=320))
+
+
+def draw_figure(rows: Sequence[Row], title: str) -> bytes:
+    """Accuracy and context tokens of each mode side by side, as PNG.
+
+    Raises:
+        ValueError: nothing to draw.
+    """
+    if not rows:
+        raise ValueError("the figure needs at least one row")
+    # Not pyplot: it would keep the figure in global state and may ask for a display.
+    from matplotlib.figure import Figure
+
+    ink, muted = "#1f2937", "#6b7280"
+    figure = Figure(figsize=(9.0, 1.5 + 0.5 * len(rows)), dpi=120, layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=ink)
+    tokens = [row.context_tokens for row in rows]
+    panels = (
+        ([100 * row.accuracy for row in rows], "#2563eb", "accuracy (%)", "{:.1f}", 112.0),
+        (tokens, "#d97706", "context tokens per question", "{:.0f}", 1.15 * max(1.0, *tokens)),
+    )
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, (values, colour, label, form, end) in zip(both, panels, strict=True):
+        bars = axes.barh(range(len(rows)), values, height=0.6, color=colour)
+        axes.bar_label(bars, labels=[form.format(v) for v in values], padding=3, fontsize=9, color=ink)
+        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)  # the first row on top
+        axes.set_xlim(0, end)
+        axes.set_xlabel(label, color=muted)
+        axes.tick_params(colors=muted, length=0)
+        axes.tick_params(axis="y", labelcolor=ink)
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+# --- every benchmark in every mode ---
+
+OVEN = ("query", "entity")
+NOTES = (
+    "The embedded models on the embedded world, in the benchmarks' formats: the numbers say that everything "
+    "runs, and how the modes compare here; beside the paper's they mean nothing. Questions are asked bare: "
+    "this backbone has read neither instructions nor options.",
+    "mrag_bench: the official rules look for a letter, which it never says; overall_named counts an option "
+    "that is named by its text.",
+    "oven_*: title_match counts titles named word for word; oven: the official score of the linked answers.",
+)
+_COSTS = {"context_tokens": 1, "prompt_tokens": 1, "seconds": 3}
+_TRAINING = ("world", "index", "retrieve", "train", "merge")
+
+
+def all_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
+    """Files, index, retrieval; a memory, where the package ships none; a bank; and one step a benchmark."""
+    from comem.modes import MODES
+
+    folder, shipped = settings.folder, shipped_memory()
+    inner = replace(settings, output=folder / "training", all_benchmarks=False, no_flags=True, flags=None)
+    training = [] if shipped else [
+        replace(step, name=f"memory_{step.name}", title=f"no memory is shipped: {step.title}",
+                outputs=tuple(f"training/{path}" for path in step.outputs))
+        for step in town_steps(inner, bench) if step.name in _TRAINING
+    ]  # fmt: skip
+    encoder = shipped or folder / "training" / "encoder"
+
+    def retrieve() -> None:
+        """Items in the language of each question: in all six, the three nearest would be one town."""
+        for name in FOLDERS:
+            examples = load_examples(folder, name)
+            for language in sorted({example.language for example in examples}):
+                chosen = [example for example in examples if example.language == language]
+                bench.retrieve(folder / "index", chosen, folder / "retrieved" / name / f"{language}.jsonl")
+
+    def answer(name: str) -> None:
+        examples = load_examples(folder, name)
+        contexts = contexts_of(folder / "index", folder / "retrieved" / name)
+        for mode in MODES:
+            bench.answer(name, examples, mode, contexts, folder / "answers" / name / mode,
+                         folder / "bank.safetensors", prompt=STYLE, k=ITEMS)  # fmt: skip
+        if name.startswith("oven_"):
+            link(folder, name, tuple(MODES))
+
+    return [
+        Step("files", "writing the embedded world's questions in every benchmark's format",
+             lambda: build_files(folder / "data", settings.files), ("data",), asdict(settings.files)),
+        Step("index", "indexing the passages by their images (CLIP + FAISS)",
+             lambda: bench.index(folder / "data" / "wit.tsv.gz", folder / "index"), ("index",)),
+        Step("retrieve", f"retrieving {ITEMS} items for every question, by image", retrieve, ("retrieved",),
+             {"k": ITEMS}),
+        *training,
+        Step("encode", "encoding every item once, into a memory bank",
+             lambda: bench.encode(encoder, folder / "index", folder / "bank.safetensors"),
+             ("bank.safetensors",), _made_by()),
+        *(Step(f"answer_{name}", f"answering {name}: {', '.join(MODES)}", partial(answer, name),
+               (f"answers/{name}",), {"modes": list(MODES)}) for name in FOLDERS),
+    ]  # fmt: skip
+
+
+def load_examples(folder: Path, name: str) -> list[Example]:
+    """A row's questions in the run folder, with their images."""
+    data, row = folder / "data", BENCHMARKS[name]
+    examples = list(row.load(data / FOLDERS[name], image_folder=data / "images"))
+    row.require_images(examples)
+    return examples
+
+
+def link(folder: Path, name: str, modes: Sequence[str]) -> None:
+    """Wikidata ids of the answers, as the official score of OVEN wants them."""
+    from comem.linking.build import build_title_index
+    from comem.linking.link import LinkSettings, link_file
+    from comem.linking.titles import TOKENIZERS
+
+    titles = folder / "data" / "oven" / "Wiki6M_ver_1_0_title_only.jsonl"
+    index = build_title_index(titles, folder / "titles", TOKENIZERS["words"](None))
+    for mode in modes:
+        answers = folder / "answers" / name / mode
+        link_file(index, answers / "predictions.jsonl", answers / "linked.jsonl", LinkSettings())
+
+
+def score_oven(folder: Path, mode: str) -> None:
+    """Both sets of OVEN, linked, as a scored folder of their own beside theirs."""
+    from comem.eval.score import score_files
+
+    answers, data = folder / "answers", folder / "data" / "oven"
+    files = ScoreFiles(
+        predictions={part: answers / f"oven_{part}" / mode / "linked.jsonl" for part in OVEN},
+        references={part: data / f"oven_{part}_val.jsonl" for part in OVEN},
+    )
+    report, place = score_files("oven", files), answers / "oven" / mode
+    run = read_json(answers / "oven_query" / mode / RUN)
+    write_json(place / RUN, {**run, "config": {**run["config"], "benchmark": "oven"}})
+    write_json(place / METRICS, {"benchmark": "oven", "count": report.count, **report.metrics})
+
+
+def all_outcome(folder: Path, modes: Sequence[str] = ()) -> Outcome:
+    """OVEN's official score, the report, and what a question cost, each benchmark counting alike."""
+    from comem.modes import MODES
+    from comem.report.page import FIGURE, PAGE, write_report
+    from comem.report.results import NONE, overview
+
+    modes, answers = modes or tuple(MODES), folder / "answers"
+    if all((answers / f"oven_{part}").is_dir() for part in OVEN):
+        for mode in modes:
+            score_oven(folder, mode)
+    results = write_report([answers], folder / "report", "Every benchmark in every mode", NOTES)
+    found, costs = overview(results), []
+    for mode in modes:
+        means = [each.metrics["mean"] for each in results if each.mode == mode and "mean" in each.metrics]
+        costs.append((mode, *(f"{fmean(each[key] for each in means):.{n}f}" for key, n in _COSTS.items())))
+    headings = ("benchmark · metric", *(column.label for column in found.columns))
+    scores = [  # without intervals, for which a terminal is too narrow
+        (f"{name} · {metric}", *(f"{value.value:.2f}" if value else NONE for value in values))
+        for name, metric, values in found.rows
+    ]
+    tables = (
+        ("Every benchmark in every mode (percent, official scores)", headings, scores),
+        ("What a question costs, on the average", ("mode", *_COSTS), costs),
+    )
+    files = {"page, with intervals": folder / "report" / PAGE, "figure": folder / "report" / FIGURE}
+    return Outcome(tables, NOTES, files | {"run folders": answers / "BENCHMARK" / "MODE"})
