@@ -17,6 +17,7 @@ from comem.command_help import COMMON, columns, help_text
 from comem.command_line import UsageError, parse
 from comem.io.progress import bar
 from comem.registry import Registry, load_plugin, locate
+from comem.training.interrupt import Interrupted
 
 HELP = {"--help", "-h"}
 USER_ERROR = 2  # as argparse: something that the caller can mend
@@ -36,6 +37,7 @@ class Command:
         run: `run(settings) -> result`; may take the keyword `progress` (`comem.io.progress.Progress`).
         show: `show(result, settings) -> exit code or None`; prints.
         extra: a dataclass of options that are no settings (`--dry-run`): `run(settings, extra)`.
+        plan: what --dry-run does, `plan(settings, extra)`; `run` is then called without `extra`.
         examples: shown by --help.
         recipes: the folder of its recipes (`--config NAME`).
         module: of a command that has no settings class yet: `add_x_arguments(parser)`, `run_x(args)`.
@@ -46,6 +48,7 @@ class Command:
     run: str = ""
     show: str = ""
     extra: str = ""
+    plan: str = ""
     examples: tuple[str, ...] = ()
     recipes: str = ""
     module: str = ""
@@ -104,9 +107,10 @@ COMMANDS: Registry[Command] = Registry(
         "train": Command(
             "train the memory encoder (LoRA and Q-Former)",
             settings="comem.training.settings:TrainSettings",
-            run="comem.training.commands:run_train",
-            show="comem.training.commands:show_train",
-            extra="comem.training.commands:TrainPlan",
+            run="comem.training.run:train",
+            plan="comem.training.plan:make_plan",
+            show="comem.training.run:show_train",
+            extra="comem.training.settings:PlanOptions",
             examples=(
                 "comem train --config toy data=data/toy-dialogues/dialogues.jsonl output=runs/toy",
                 "comem train --config paper data=train.jsonl micro_batch_size=1 --dry-run",
@@ -116,9 +120,10 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "merge": Command(
             "fold LoRA into a self-contained encoder",
-            settings="comem.training.commands:MergeSettings",
-            run="comem.training.commands:run_merge",
-            show="comem.training.commands:show_merge",
+            settings="comem.training.settings:MergeSettings",
+            run="comem.training.merge:merge",
+            plan="comem.training.merge:merge_plan",
+            show="comem.training.merge:show_merge",
             extra="comem.config:DryRun",
             examples=(
                 "comem merge runs/toy models/toy-encoder",
@@ -196,6 +201,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to go on")
         return INTERRUPTED
+    except Interrupted as stop:
+        _say(str(stop))
+        return stop.exit_code
     except BrokenPipeError:  # the reader of a pipe has gone (… | head): nobody is left to tell
         sys.stderr.close()
         return 1
@@ -290,10 +298,12 @@ def run_command(name: str, words: list[str]) -> int:
         return USER_ERROR
     cls, extra = _classes(command)
     settings: Any
+    more: Any
     settings, more = parse(cls, words, command.recipes, extra)
-    work: Callable[..., Any] = locate(command.run)
+    planned = bool(command.plan) and more.dry_run
+    work: Callable[..., Any] = locate(command.plan if planned else command.run)
     facts = {"progress": bar} if "progress" in inspect.signature(work).parameters else {}
-    result = work(settings, *([more] if extra else []), **facts)
+    result = work(settings, *([more] if extra and (planned or not command.plan) else []), **facts)
     return int((locate(command.show)(result, settings) if command.show else None) or 0)
 
 

@@ -36,7 +36,6 @@ from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.types import Answer, Example, KnowledgeItem, RetrievedContext
 
 if TYPE_CHECKING:
-    from comem.training.interrupt import Interrupted
     from comem.training.settings import TrainSettings
 
 #: Takes one line for the user.
@@ -147,20 +146,19 @@ class Outcome:
 
 def quickstart(
     settings: QuickSettings, progress: Progress = quiet, say: Say = print_line
-) -> Outcome | Interrupted:
+) -> Outcome:
     """Run what has not been run yet, saying so, and write what came of it.
 
     Returns:
-        What there is to show; Interrupted if the training was stopped, and the same call goes on.
+        What there is to show.
 
     Raises:
         ValueError: the folder holds something else.
+        Interrupted: the training was stopped; the same call goes on.
     """
     start, folder, bench = time.monotonic(), settings.folder, Workbench(progress)
     say(f"quickstart: loading the libraries; all outputs go to {folder}")
     from transformers.utils import logging
-
-    from comem.training.interrupt import Interrupted
 
     logging.disable_progress_bar()  # "Loading weights", over in a blink each time
     if settings.all_benchmarks:
@@ -171,25 +169,18 @@ def quickstart(
             say("quickstart: no folder of real flags (--flags DIR): only the embedded world")
     if shipped_memory() is None:
         say("quickstart: no shipped memory in this package: only the one trained now")
-    try:
-        run_steps(steps, folder, start, say)
-    except Interrupted as stop:  # the training's own way to stop, with a checkpoint
-        return stop
+    run_steps(steps, folder, start, say)
     found = all_outcome(folder) if settings.all_benchmarks else outcome(settings)
     say(f"quickstart: done in {time.monotonic() - start:.0f} s")
     return found
 
 
-def show(found: Outcome | Interrupted, settings: QuickSettings) -> int:
-    """Print the tables, the notes, and where the files are; 130 after Ctrl-C."""
-    if not isinstance(found, Outcome):
-        print_line(f"quickstart: {found}")
-        return found.exit_code
+def show(found: Outcome, settings: QuickSettings) -> None:
+    """Print the tables, the notes, and where the files are."""
     for title, headings, rows in found.tables:
         print_table(headings, rows, title)
     for note in (*found.notes, *(f"{label}: {path}" for label, path in found.files.items())):
         print_line(note)
-    return 0
 
 
 # --- steps: one whose settings and outputs are as they were is passed over ---
@@ -380,13 +371,14 @@ def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
     def training() -> None:
         from comem.training.run import train
 
-        train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"))
+        train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"), bench.progress)
 
     def merge() -> None:
-        from comem.training.merge import merge_run
+        from comem.training.merge import merge as merge_run
+        from comem.training.settings import MergeSettings
 
         shutil.rmtree(folder / "encoder", ignore_errors=True)  # a merge is quick and starts from nothing
-        merge_run(folder / "train", folder / "encoder")
+        merge_run(MergeSettings(folder / "train", folder / "encoder"))
 
     return [
         Step("world", "drawing the world: towns, images, passages, questions, dialogues", world, ("data",),

@@ -8,26 +8,20 @@ import torch
 
 from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
+from comem.config import DryRun
+from comem.io.console import print_facts
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.serialization import ADAPTER, QFORMER
 from comem.training import checkpoint as ckpt
 from comem.training.plan import on_meta
 from comem.training.run_folder import recorded
-from comem.training.settings import TrainSettings
+from comem.training.settings import MergeSettings, TrainSettings
 
 
-def merge_run(run: str | Path, out: str | Path, adapter: bool = False, dtype: str = "auto") -> MemoryEncoder:
+def merge(settings: MergeSettings) -> MemoryEncoder:
     """Write the encoder that a run has trained.
 
-    Its best checkpoint is taken if the run was evaluated, else its last one. The Q-Former goes along
-    (the authors' merge loses it: authors_code.md C2).
-
-    Args:
-        run: a run folder, or one of its checkpoints.
-        out: the folder to write; must not exist, or be empty.
-        adapter: keep LoRA and Q-Former as an adapter beside the base model, instead of folding.
-        dtype: of the merged weights; "auto" as the base is stored. Folding is exact to 1e-5 in
-            float32 only; in bf16 the sum is rounded. A run on a 4-bit base gives bf16.
+    The Q-Former goes along (the authors' merge loses it: authors_code.md C2).
 
     Returns:
         The encoder as written.
@@ -36,53 +30,57 @@ def merge_run(run: str | Path, out: str | Path, adapter: bool = False, dtype: st
         ValueError: no complete checkpoint, `out` holds something already, or the run's base was in 4 bits
             and an adapter is asked for: an adapter belongs to the very base that it was trained on.
     """
-    out = Path(out)
-    checkpoint, settings = _settled(Path(run), out, adapter)
-    if settings.quantization:
-        dtype = "bfloat16"  # as `train` loads it: what is quantised is the rounded weight
-    backbone = load_backbone(settings.model, dtype=dtype, quantization=settings.quantization)
+    checkpoint, run = _settled(settings)
+    # a 4-bit base as `train` loads it: what is quantised is the rounded weight
+    dtype = "bfloat16" if run.quantization else settings.dtype
+    backbone = load_backbone(run.model, dtype=dtype, quantization=run.quantization)
     encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
-    if not adapter:
+    if not settings.adapter:
         encoder = encoder.merge()
-    encoder.save(out)
+    encoder.save(settings.out)
     return encoder
 
 
-def merge_plan(
-    run: str | Path, out: str | Path, adapter: bool = False, dtype: str = "auto"
-) -> list[tuple[str, str]]:
-    """What `merge_run` would do, as labels and values; no weights are read.
+def merge_plan(settings: MergeSettings, options: DryRun = DryRun()) -> list[tuple[str, str]]:  # noqa: B008 (frozen)
+    """What `merge` would do, as labels and values; no weights are read.
 
     Raises:
-        ValueError: as `merge_run`.
+        ValueError: as `merge`.
     """
-    checkpoint, settings = _settled(Path(run), Path(out), adapter)
+    checkpoint, run = _settled(settings)
     state = ckpt.read_state(checkpoint)
-    kept = [checkpoint / name for name in ((ADAPTER, QFORMER) if adapter else (QFORMER,))]
-    size = sum(path.stat().st_size for path in kept)
-    if not adapter:
-        model = on_meta(resolve_backbone(settings.model))
-        stored = model.config.get_text_config().dtype or model.config.dtype or torch.float32
-        width = torch.empty(0, dtype=getattr(torch, dtype) if dtype != "auto" else stored).element_size()
-        size += width * sum(parameter.numel() for parameter in model.parameters())
+    size = sum((checkpoint / name).stat().st_size for name in (QFORMER, *([ADAPTER] * settings.adapter)))
+    if not settings.adapter:
+        model = on_meta(resolve_backbone(run.model))
+        dtype = model.config.get_text_config().dtype or model.config.dtype or torch.float32
+        if settings.dtype != "auto":
+            dtype = getattr(torch, settings.dtype)
+        size += dtype.itemsize * sum(parameter.numel() for parameter in model.parameters())
     rated = ", ".join(f"{name} {value:.4f}" for name, value in state.metrics.items())
+    kind = "an adapter beside the base" if settings.adapter else "a self-contained encoder, LoRA folded in"
     return [
         ("checkpoint", f"{checkpoint}, step {state.step:,}" + (f" ({rated})" if rated else "")),
-        ("base", settings.model),
-        ("writes", f"{out}, about {size / 2**30:,.3f} GiB"),
-        ("as", "an adapter beside the base" if adapter else "a self-contained encoder, LoRA folded in"),
+        ("base", run.model),
+        ("writes", f"{settings.out}, about {size / 2**30:,.3f} GiB"),
+        ("as", kind),
     ]
 
 
-def _settled(run: Path, out: Path, adapter: bool) -> tuple[Path, TrainSettings]:
+def show_merge(result: MemoryEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
+    """Print the plan, or where the encoder lies."""
+    print_facts(result if isinstance(result, list) else [("encoder", str(settings.out))])
+
+
+def _settled(settings: MergeSettings) -> tuple[Path, TrainSettings]:
     """The checkpoint and its run's settings; refuses what cannot be merged before a weight is read."""
+    out = Path(settings.out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
-    checkpoint, root = _checkpoint(run)
-    settings = recorded(root)
-    if adapter and settings.quantization:
-        raise ValueError(f"{root} was trained on a {settings.quantization} base; merge it without --adapter")
-    return checkpoint, settings
+    checkpoint, root = _checkpoint(Path(settings.run))
+    run = recorded(root)
+    if settings.adapter and run.quantization:
+        raise ValueError(f"{root} was trained on a {run.quantization} base; merge it without --adapter")
+    return checkpoint, run
 
 
 def _checkpoint(run: Path) -> tuple[Path, Path]:

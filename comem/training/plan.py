@@ -19,7 +19,7 @@ from comem.training.data import TrainingExample, load_examples, select
 from comem.training.order import Order
 from comem.training.ranks import use_bf16
 from comem.training.run import build_collator, knowledge_format, qformer_config
-from comem.training.settings import TrainSettings
+from comem.training.settings import PlanOptions, TrainSettings
 
 
 def batch_flops(
@@ -81,9 +81,6 @@ TRAINABLE_BYTES = 16
 # with checkpointing only the layer's input.
 KEPT, KEPT_CHECKPOINTED = 34, 2
 
-
-# An assumption: about 40 % of what an H100's bf16 products reach (790 TFLOP/s).
-TFLOPS = 300.0
 _SAMPLE = 16  # questions whose lengths are looked at
 
 
@@ -116,7 +113,7 @@ class Plan:
     micro_batch: int = 1
     tokens: float = 0.0
     flops: float = 0.0
-    tflops: float = TFLOPS
+    tflops: float = PlanOptions.tflops
 
     @property
     def trainable(self) -> int:
@@ -159,12 +156,8 @@ class Plan:
         ]
 
 
-def make_plan(settings: TrainSettings, tflops: float = TFLOPS) -> Plan:
-    """The plan of a run; the model is only built on the meta device, from its config.
-
-    Args:
-        tflops: assumed operations a second, in 10¹².
-    """
+def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> Plan:  # noqa: B008 (frozen)
+    """The plan of a run; the model is only built on the meta device, from its config."""
     found = load_examples(settings.data, settings.knowledge or None) if settings.data else []
     examples = select(found, settings) if found else []
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
@@ -196,7 +189,7 @@ def make_plan(settings: TrainSettings, tflops: float = TFLOPS) -> Plan:
         micro_batch=min(settings.micro_batch_size or settings.batch_size, max(len(examples), 1)),
         tokens=tokens,
         flops=flops,
-        tflops=tflops,
+        tflops=options.tflops,
     )
 
 

@@ -9,14 +9,16 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.config import as_dict
-from comem.io.files import write_json
+from comem.io.console import print_facts
+from comem.io.files import one_writer, write_json
 from comem.io.manifest import run_manifest
+from comem.io.progress import Progress, bar
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import MemoryEncoder, hidden_size
 from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
@@ -28,10 +30,15 @@ from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
 from comem.training.kernels import use_kernels
 from comem.training.model import MemoryTrainingModel
-from comem.training.ranks import check_launch, on_main, shard, sharded, use_bf16
-from comem.training.run_folder import locked, settle
+from comem.training.ranks import check_launch, on_main, shard, sharded, state, use_bf16
+from comem.training.run_folder import settle
 from comem.training.settings import QFormerSettings, TrainSettings
 from comem.training.trainer import Trainer, TrainResult
+
+if TYPE_CHECKING:
+    from comem.training.plan import Plan
+
+logger = logging.getLogger(__name__)
 
 
 def build_encoder(
@@ -147,16 +154,17 @@ def build_collator(
     )
 
 
-logger = logging.getLogger(__name__)
-
-
-def train(settings: TrainSettings) -> TrainResult:
+def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
     """Train in `settings.output`, from its newest complete checkpoint if it has one.
 
     The folder gets config.yaml, run.json (versions, seed), metrics.jsonl (a line a step),
     metrics.json (the summary) and checkpoints/, each an adapter folder as `MemoryEncoder.save` writes.
 
-    Several processes (accelerate launch) share each step's questions; the main one alone writes.
+    Several processes (accelerate launch) share each step's questions; the main one alone writes and shows.
+
+    Args:
+        settings: of the run.
+        progress: shows how far it is; `comem.io.progress.quiet` for silence.
 
     Raises:
         ValueError: bad data or settings, a folder in use or of another configuration; NaN.
@@ -191,7 +199,7 @@ def train(settings: TrainSettings) -> TrainResult:
             use_kernels(network, settings.liger)  # last: it asks where the weights are
         model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id, settings.loss_chunk)
         collator = build_collator(settings, backbone, encoder.form, reader)
-        return Trainer(settings, model, collator, examples, asked, reader, resume).run()
+        return Trainer(settings, model, collator, examples, asked, reader, resume).run(progress)
 
 
 def _check_something_to_encode(
@@ -208,7 +216,7 @@ def _check_something_to_encode(
 
 def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:
     """Lock and settle the folder until `held` is closed; the checkpoint to go on from, or nothing."""
-    held.enter_context(locked(folder))
+    held.enter_context(one_writer(folder / ".lock"))
     settle(folder, settings)
     ckpt.sweep(folder / "checkpoints")
     resume = ckpt.latest(folder / "checkpoints")
@@ -221,6 +229,12 @@ def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:
 
 def _finished(folder: Path, checkpoint: Path) -> TrainResult:
     """The result of a run that has nothing left to do."""
-    state = ckpt.read_state(checkpoint)
-    logger.warning("%s is finished after %d steps; nothing to do", folder, state.step)
-    return TrainResult(folder, checkpoint, state.step, state.elapsed, math.nan, state.metrics)
+    there = ckpt.read_state(checkpoint)
+    logger.warning("%s is finished after %d steps; nothing to do", folder, there.step)
+    return TrainResult(folder, checkpoint, there.step, there.elapsed, math.nan, there.metrics)
+
+
+def show_train(result: TrainResult | Plan, settings: TrainSettings) -> None:
+    """Print where the run lies, or what it would be; of several processes the main one does."""
+    if state().is_main_process:
+        print_facts(result.lines())

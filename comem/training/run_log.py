@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl, the progress bar, and accelerate's trackers."""
+"""What a run says while it trains: metrics.jsonl and accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import secrets
-import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
-from tqdm.auto import tqdm
 
 from comem.config import as_dict
 from comem.io.files import write_atomic, write_json
@@ -73,21 +71,18 @@ def _run_id(folder: Path, name: str) -> str:
 
 
 class RunLog:
-    """The log of one process; only the main one writes and shows anything.
+    """The log of one process; only the main one writes anything.
 
     Args:
         settings: `output`, `log_every` and the trackers count.
-        total, done: optimizer steps of the run, and those before this start.
         main: whether this is the main process.
     """
 
-    def __init__(self, settings: TrainSettings, total: int, done: int, main: bool) -> None:
-        folder = Path(settings.output)
-        self.every, self.main = settings.log_every, main
-        self.lines = JsonlAppender(folder / "metrics.jsonl", durable=False) if main else None
+    def __init__(self, settings: TrainSettings, main: bool) -> None:
+        path = Path(settings.output) / "metrics.jsonl"
+        self.every = settings.log_every
+        self.lines = JsonlAppender(path, durable=False) if main else None
         self.trackers = open_trackers(settings) if main else []
-        pause = 0.1 if sys.stderr.isatty() else 10.0  # a log file wants few lines
-        self.bar = tqdm(total=total, initial=done, unit="step", disable=not main, mininterval=pause)
 
     def write(self, row: Mapping[str, float]) -> None:
         """A step's row (with `loss`) or an evaluation's.
@@ -98,9 +93,6 @@ class RunLog:
         if self.lines is None:
             return
         self.lines.write(row)
-        if "loss" in row:
-            self.bar.update()
-            self.bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
         if int(row["step"]) % self.every == 0 or "loss" not in row:
             values = {f"train/{name}": value for name, value in row.items() if name != "step"}
             for tracker in self.trackers:
@@ -112,7 +104,6 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.close()
         if self.lines is not None:
             self.lines.close()
         for tracker in self.trackers:

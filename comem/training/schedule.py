@@ -10,7 +10,7 @@ from torch import nn
 from comem.training.settings import OptimSettings
 
 
-def progress(step: int, total_steps: int, elapsed: float = 0.0, max_seconds: float = 0.0) -> float:
+def run_part(step: int, total_steps: int, elapsed: float = 0.0, max_seconds: float = 0.0) -> float:
     """How far the run is, in [0, 1]: by steps, or by the clock where that is further.
 
     A step counts from its middle, (step + ½) / total, so neither the first nor the last one is

@@ -1,10 +1,12 @@
-"""The configuration of a training run: what `configs/train/*.yaml` and `key=value` can set."""
+"""The settings of `train` (what `configs/train/*.yaml` and `key=value` can set) and `merge`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
+from comem.config import DryRun, option
 from comem.memory.settings import LoraSettings
 from comem.memory.settings import QFormerSettings as QFormerSettings
 
@@ -181,3 +183,36 @@ class TrainSettings:
 FREE_KEYS = frozenset(
     {"output", "workers", "save_every", "keep_last", "log_every", "tensorboard", "trackers", "wandb"}
 )
+
+
+@dataclass(frozen=True)
+class PlanOptions(DryRun):
+    """Looking at a training run before it starts.
+
+    Attributes:
+        dry_run: print the plan: parameters, memory, hours.
+        tflops: 10¹² operations a second, for the hours of --dry-run: an assumption, about 40 % of what an
+            H100's bf16 products reach.
+    """
+
+    tflops: float = 300.0
+
+
+@dataclass(frozen=True)
+class MergeSettings:
+    """From a run folder to an encoder folder.
+
+    The run's best checkpoint is taken if it was evaluated, else its last one. Folding is exact to 1e-5 in
+    float32 only; in bf16 the sum is rounded. A run on a 4-bit base gives bf16.
+
+    Attributes:
+        run: run folder of comem train, or one of its checkpoints.
+        out: folder to write; new or empty.
+        adapter: keep LoRA and Q-Former as a small adapter beside the base model, instead of folding.
+        dtype: of the merged weights; auto: as the base is stored.
+    """
+
+    run: Path = option(positional=True)
+    out: Path = option(positional=True)
+    adapter: bool = False
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

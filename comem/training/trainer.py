@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from comem.io.files import write_json
+from comem.io.progress import Progress, bar, quiet
 from comem.memory.lora import adapters_off
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator, TrainingBatch
@@ -34,7 +35,7 @@ from comem.training.model import MemoryTrainingModel, step_seed
 from comem.training.order import Order, Steps
 from comem.training.ranks import largest, on_main, same_start, sharded, sum_gradients, use_bf16
 from comem.training.run_log import RunLog, rewind_log
-from comem.training.schedule import lr_factor, parameter_groups, progress
+from comem.training.schedule import lr_factor, parameter_groups, run_part
 from comem.training.settings import TrainSettings
 
 
@@ -114,6 +115,13 @@ class TrainResult:
     loss: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
+    def lines(self) -> list[tuple[str, str]]:
+        """Label and value, for printing."""
+        rows = [("run folder", str(self.folder)), ("encoder", str(self.checkpoint))]
+        rows += [("steps", f"{self.steps:,} in {self.seconds:,.0f} s")]
+        rows += [(name, f"{value:.4f}") for name, value in self.metrics.items()]
+        return [*rows, ("next", f"comem merge {self.folder} {self.folder / 'merged'}")]
+
 
 class Trainer:
     """Trains the memory of a `MemoryTrainingModel` in a run folder that is settled and locked already.
@@ -160,7 +168,7 @@ class Trainer:
         same_start(self.trainable)
         self.skipped, self.read, self.unread, self.checked = 0, 0, 0, False
 
-    def run(self) -> TrainResult:
+    def run(self, progress: Progress = bar) -> TrainResult:
         """Train to the end, or to the next interruption.
 
         Raises:
@@ -172,10 +180,14 @@ class Trainer:
         """
         on_main(lambda: rewind_log(self.folder / "metrics.jsonl", self.state.step))
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
-        main, settings = self.accelerator.is_main_process, self.settings
-        with Interrupt(self.folder) as interrupt, RunLog(settings, self.total, self.state.step, main) as log:
+        show = progress if self.accelerator.is_main_process else quiet
+        with (
+            Interrupt(self.folder) as interrupt,
+            show("training", self.total, done=self.state.step, unit="steps") as advance,
+            RunLog(self.settings, self.accelerator.is_main_process) as log,
+        ):
             for step, batches in self._saved_before_errors(self._steps()):
-                if self._progress(step) >= 1.0 and step > 0:
+                if self._part(step) >= 1.0 and step > 0:
                     break
                 row = self._step(step, batches)
                 loss = row["loss"]
@@ -184,6 +196,7 @@ class Trainer:
                 elapsed, signal, wish = largest((now, interrupt.signal, interrupt.wants_save()))
                 self.state = ckpt.RunState(step + 1, elapsed)
                 log.write(row)
+                advance(1, loss=loss)
                 self._after_step(step + 1, log)
                 if wish or signal:
                     self._save()
@@ -199,8 +212,8 @@ class Trainer:
             self.state.metrics,
         )
 
-    def _progress(self, step: int) -> float:
-        return progress(step, self.total, self.state.elapsed, self.settings.max_seconds)
+    def _part(self, step: int) -> float:
+        return run_part(step, self.total, self.state.elapsed, self.settings.max_seconds)
 
     def _steps(self) -> Iterator[tuple[int, list[TrainingBatch]]]:
         """The remaining steps with their micro-batches."""
@@ -243,7 +256,7 @@ class Trainer:
         began = time.monotonic()
         batches = [self._checked(batch) for batch in batches]
         torch.manual_seed(step_seed(self.settings.seed, step, self.accelerator.process_index))
-        factor = lr_factor(self._progress(step), self.settings.optim)
+        factor = lr_factor(self._part(step), self.settings.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         self.model.train()

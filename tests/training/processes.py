@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from comem.config import save_config
+from comem.io.files import one_writer
 from comem.memory.lora import LoraSettings
 from comem.training import checkpoint as ckpt
-from comem.training.run_folder import locked
 from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,7 +168,7 @@ def run_all(folder: Path, model: Path) -> int:
         ends = {"signal": int(launch.signal), "at": launch.at}
         plan.append({"config": str(config), "processes": launch.processes, "environ": environ, **ends})
     (folder / "plan.json").write_text(json.dumps(plan))
-    with locked(folder / "busy"):
+    with one_writer(folder / "busy" / ".lock"):
         _work(folder / "plan.json")
     return os.getpid()
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from comem.io.files import StorageError
+from comem.io.files import StorageError, one_writer
 from comem.training import checkpoint as ckpt
 from comem.training.checkpoint import RunState
-from comem.training.run_folder import locked, recorded, settle
+from comem.training.run_folder import recorded, settle
 from comem.training.settings import OptimSettings, TrainSettings
 
 
@@ -162,12 +162,12 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     )
     child = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path / ".lock")], stdout=subprocess.PIPE)
     assert child.stdout is not None and child.stdout.readline() == b"held\n"
-    with pytest.raises(ValueError, match=f"in use by process {child.pid}"), locked(tmp_path):
+    with pytest.raises(StorageError, match=f"in use by process {child.pid}"), one_writer(tmp_path / ".lock"):
         pass
     child.kill()
     child.wait()
     child.stdout.close()
-    with locked(tmp_path):  # the file is still there, its owner is not
+    with one_writer(tmp_path / ".lock"):  # the file is still there, its owner is not
         pass
 
 

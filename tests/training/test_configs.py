@@ -16,9 +16,8 @@ from comem.cli import run_command
 from comem.command_line import parse
 from comem.config import as_dict, load_config, save_config
 from comem.memory.settings import LoraSettings, QFormerSettings
-from comem.training.commands import MergeSettings
 from comem.training.plan import make_plan
-from comem.training.settings import OptimSettings, TrainSettings
+from comem.training.settings import MergeSettings, OptimSettings, PlanOptions, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs" / "train").rglob("*.yaml"))
@@ -140,7 +139,7 @@ def test_plan_reckons_work_from_the_data(settings: Callable[..., TrainSettings])
     from comem.training.run import train
 
     config = settings(attn="eager", max_steps=1)
-    plan = make_plan(config, tflops=1e-6)
+    plan = make_plan(config, PlanOptions(tflops=1e-6))
     with FlopCounterMode(display=False) as counter:
         train(config)
     # of two layers the first has no use for its inputs' gradient in the vision tower

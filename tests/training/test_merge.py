@@ -16,9 +16,9 @@ from comem.io.files import write_json
 from comem.memory.encoder import MemoryEncoder
 from comem.training import checkpoint as ckpt
 from comem.training.data import load_examples
-from comem.training.merge import merge_plan, merge_run
+from comem.training.merge import merge, merge_plan
 from comem.training.run import build_encoder, train
-from comem.training.settings import TrainSettings
+from comem.training.settings import MergeSettings, TrainSettings
 
 Make = Callable[..., TrainSettings]
 
@@ -30,14 +30,14 @@ def test_merged_and_adapter_memory_equal_the_run(settings: Make, tmp_path: Path)
     items = [example.items[0] for example in load_examples(settings().data)]
     trained = build_encoder(settings(), load_backbone(settings().model), result.checkpoint)
     expected = trained.encode(items).embeddings
-    merge_run(result.folder, tmp_path / "merged")
-    merge_run(result.folder, tmp_path / "adapter", adapter=True)
+    merge(MergeSettings(result.folder, tmp_path / "merged"))
+    merge(MergeSettings(result.folder, tmp_path / "adapter", adapter=True))
     for name in ("merged", "adapter"):
         memory = MemoryEncoder.load(tmp_path / name).encode(items).embeddings
         torch.testing.assert_close(memory, expected, atol=1e-5, rtol=0)
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="not empty"):
-        merge_run(result.folder, tmp_path / "merged")
+        merge(MergeSettings(result.folder, tmp_path / "merged"))
 
 
 def test_the_merged_folder_needs_nothing_else(
@@ -51,7 +51,7 @@ def test_the_merged_folder_needs_nothing_else(
     assert "step 1" in shown and "eval_loss" in shown and not (tmp_path / "merged").exists()
     assert main([*words, "--dtype", "bfloat16"]) == 0
     size = sum(path.stat().st_size for path in (tmp_path / "merged").glob("*.safetensors"))
-    planned = merge_plan(result.folder, tmp_path / "other", dtype="bfloat16")[2][1]
+    planned = merge_plan(MergeSettings(result.folder, tmp_path / "other", dtype="bfloat16"))[2][1]
     assert float(planned.split()[-2]) == pytest.approx(size / 2**30, abs=1e-3)
     shutil.rmtree(base)
     shutil.move(tmp_path / "merged", tmp_path / "moved")
@@ -62,7 +62,7 @@ def test_the_merged_folder_needs_nothing_else(
 
 def test_nothing_to_merge(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no run folder"):
-        merge_run(tmp_path, tmp_path / "out")
+        merge(MergeSettings(tmp_path, tmp_path / "out"))
 
 
 def test_the_best_checkpoint_is_merged(settings: Make, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_best_checkpoint_is_merged(settings: Make, tmp_path: Path) -> None:
     for path, loss, accuracy in ((first, 9.0, 1.0), (last, 0.1, 0.5)):
         rated = replace(states[path], metrics={"eval_loss": loss, "eval_accuracy": accuracy})
         write_json(path / "state.json", asdict(rated))
-    merge_run(result.folder, tmp_path / "merged")
+    merge(MergeSettings(result.folder, tmp_path / "merged"))
     mine, best, other = (
         load_file(path / "qformer.safetensors") for path in (tmp_path / "merged", first, last)
     )

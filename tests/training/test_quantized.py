@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from comem.backbones.hf import load_backbone
 from comem.memory.encoder import MemoryEncoder
-from comem.training.merge import merge_run
+from comem.training.merge import merge
 from comem.training.run import train
-from comem.training.settings import TrainSettings
+from comem.training.settings import MergeSettings, TrainSettings
 from comem.types import KnowledgeItem
 
 Make = Callable[..., TrainSettings]
@@ -31,7 +31,7 @@ def test_an_adapter_of_a_4bit_base_is_refused(settings: Make, tmp_path: Path) ->
     path = Path(config.output) / "config.yaml"
     path.write_text(path.read_text().replace("quantization: ''", "quantization: 4bit"))
     with pytest.raises(ValueError, match="4bit base; merge it without --adapter"):
-        merge_run(config.output, tmp_path / "adapter", adapter=True)
+        merge(MergeSettings(Path(config.output), tmp_path / "adapter", adapter=True))
 
 
 @pytest.mark.slow
@@ -51,7 +51,7 @@ def test_qlora_learns_resumes_and_merges(settings: Make, tmp_path: Path) -> None
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
     backbone = load_backbone(config.model, dtype="bfloat16", quantization="4bit")
     unmerged = MemoryEncoder.load(result.checkpoint, reader=backbone.model, processor=backbone.processor)
-    merged = merge_run(result.folder, tmp_path / "merged")
+    merged = merge(MergeSettings(result.folder, tmp_path / "merged"))
     item = [KnowledgeItem("a", "It is ab.", None)]
     again = MemoryEncoder.load(tmp_path / "merged")
     one, two, three = (e.encode(item).embeddings.float() for e in (unmerged, merged, again))

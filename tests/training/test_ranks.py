@@ -40,7 +40,7 @@ def test_processes_with_and_without_knowledge_and_pictures_were_among_them(runs:
 def test_a_folder_in_use_stops_all_processes(runs: Runs) -> None:
     main, other = runs.errors("busy")
     holder = (runs.root / "holder").read_text()
-    assert main.startswith("ValueError") and f"in use by process {holder}" in main
+    assert main.startswith("StorageError") and f"in use by process {holder}" in main
     assert other.startswith("MainProcessError") and "in use by process" in other
 
 

@@ -6,19 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from comem.training.schedule import lr_factor, parameter_groups, progress
+from comem.training.schedule import lr_factor, parameter_groups, run_part
 from comem.training.settings import OptimSettings
 
 
 def test_progress_counts_from_the_middle_of_a_step() -> None:
-    assert progress(0, 4) == 0.125
-    assert progress(3, 4) == 0.875
+    assert run_part(0, 4) == 0.125
+    assert run_part(3, 4) == 0.875
 
 
 def test_progress_follows_the_clock_where_it_is_further() -> None:
-    assert progress(0, 100, elapsed=30, max_seconds=60) == 0.5
-    assert progress(80, 100, elapsed=30, max_seconds=60) == pytest.approx(0.805)
-    assert progress(1, 100, elapsed=90, max_seconds=60) == 1.0
+    assert run_part(0, 100, elapsed=30, max_seconds=60) == 0.5
+    assert run_part(80, 100, elapsed=30, max_seconds=60) == pytest.approx(0.805)
+    assert run_part(1, 100, elapsed=90, max_seconds=60) == 1.0
 
 
 @pytest.mark.parametrize("schedule, middle", [("cosine", 0.5), ("linear", 0.5), ("constant", 1.0)])

@@ -15,11 +15,11 @@ from comem.backbones.hf import load_backbone
 from comem.memory.serialization import open_encoder
 from comem.modes.comem import ComemMode
 from comem.training.data import load_examples
-from comem.training.merge import merge_run
+from comem.training.merge import merge
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import make_plan
 from comem.training.run import build_collator, build_encoder, train
-from comem.training.settings import QFormerSettings, TrainSettings
+from comem.training.settings import MergeSettings, QFormerSettings, TrainSettings
 from comem.types import Example, RetrievedContext
 
 Make = Callable[..., TrainSettings]
@@ -104,8 +104,8 @@ def test_train_merge_predict(run: Make, reader_folder: Path, tmp_path: Path) -> 
     config = run(max_steps=12, optim=replace(run().optim, lr=2e-2))
     result = train(replace(config, eval_data=config.data))
     assert result.metrics["eval_loss"] > 0 and result.checkpoint.is_dir()
-    merged = merge_run(result.folder, tmp_path / "merged")
-    merge_run(result.folder, tmp_path / "adapter", adapter=True)
+    merged = merge(MergeSettings(result.folder, tmp_path / "merged"))
+    merge(MergeSettings(result.folder, tmp_path / "adapter", adapter=True))
 
     reader = load_backbone(reader_folder)
     (example, *_) = load_examples(config.data)

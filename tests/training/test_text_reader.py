@@ -25,11 +25,11 @@ from comem.memory.serialization import open_encoder
 from comem.modes.comem import ComemMode
 from comem.training.collator import IGNORED, TrainingBatch
 from comem.training.data import TrainingExample, load_examples
-from comem.training.merge import merge_run
+from comem.training.merge import merge
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import make_plan
 from comem.training.run import build_collator, build_encoder, train
-from comem.training.settings import TrainSettings
+from comem.training.settings import MergeSettings, TrainSettings
 from comem.types import Example, RetrievedContext
 
 Make = Callable[..., TrainSettings]
@@ -215,8 +215,8 @@ def test_train_evaluate_merge_answer(
     ]
     assert losses[-1] < 0.9 * losses[0]
 
-    merge_run(result.folder, tmp_path / "merged")
-    merge_run(result.folder, tmp_path / "adapter", adapter=True)
+    merge(MergeSettings(result.folder, tmp_path / "merged"))
+    merge(MergeSettings(result.folder, tmp_path / "adapter", adapter=True))
     about = json.loads((tmp_path / "adapter" / "comem_encoder.json").read_text())
     assert about["form"]["picture_prompt"] == PICTURE_PROMPT
     reader, examples = load_backbone(text_folder), load_examples(config.data)

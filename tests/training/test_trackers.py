@@ -102,7 +102,7 @@ def test_a_run_log_writes_every_so_many_steps(settings: Make, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "wandb", fake)  # type: ignore[arg-type]
     config = settings(wandb=True, tensorboard=False, log_every=2)
     Path(config.output).mkdir(parents=True, exist_ok=True)
-    with run_log.RunLog(config, total=4, done=0, main=True) as log:
+    with run_log.RunLog(config, main=True) as log:
         for step in range(1, 5):
             log.write({"step": step, "loss": float(step)})
     assert [step for _, step in fake.logged] == [2, 4] and fake.finished == 1

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from comem.backbones.hf import load_backbone
 from comem.backbones.specs import BackboneError
+from comem.cli import main
 from comem.config import save_config
 from comem.training import checkpoint as ckpt
 from comem.training.interrupt import Interrupted
@@ -71,9 +72,9 @@ def trainers(monkeypatch: pytest.MonkeyPatch) -> list[Trainer]:
     started: list[Trainer] = []
     original = Trainer.run
 
-    def run(self: Trainer) -> Any:
+    def run(self: Trainer, *given: Any) -> Any:
         started.append(self)
-        return original(self)
+        return original(self, *given)
 
     monkeypatch.setattr(Trainer, "run", run)
     return started
@@ -218,6 +219,24 @@ def test_another_configuration_is_refused(settings: Make) -> None:
     train(settings(max_steps=1))
     with pytest.raises(ValueError, match=r"another configuration:\n  optim.lr: 0.005 there, 0.1 now"):
         train(settings(max_steps=1, optim=OptimSettings(lr=0.1)))
+
+
+def test_an_interrupted_command_says_so_and_its_progress_goes_on(
+    settings: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_config(settings(save_every=0, max_steps=3), tmp_path / "run.yaml")
+    with before_step(1, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        assert main(["train", "--config", str(tmp_path / "run.yaml")]) == 143
+    assert "stopped by SIGTERM after step 2" in capsys.readouterr().err
+    stages: list[Any] = []
+
+    @contextmanager
+    def note(title: str, total: int | None = None, *, done: int = 0, unit: str = "items") -> Iterator[Any]:
+        stages.extend([title, total, done, unit])
+        yield lambda count=1, /, **figures: stages.append((count, sorted(figures)))
+
+    train(settings(save_every=0, max_steps=3), note)
+    assert stages == ["training", 3, 2, "steps", (1, ["loss"])]
 
 
 def test_max_seconds_ends_the_run(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
