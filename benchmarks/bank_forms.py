@@ -103,7 +103,7 @@ def _world(folder: Path, seed: int, args: argparse.Namespace) -> tuple[Any, list
     from comem.toy.dataset import build as build_world
 
     sizes = {"size": args.items, "train_questions": 2, "test_questions": args.questions}
-    build_world(folder / "data", DataSettings(seed=seed, **sizes))
+    build_world(DataSettings(folder / "data", seed=seed, **sizes))
     build([folder / "data" / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"))
     examples = list(BENCHMARKS["toy"].load(folder / "data" / "test.jsonl"))[: args.questions]
     retriever = open_faiss(folder / "index")

@@ -20,7 +20,7 @@ from comem.backbones.hf import load_backbone
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.memory.serialization import open_encoder
-from comem.toy.draw import picture
+from comem.toy.draw import image_of
 from comem.toy.world import World
 from comem.types import KnowledgeItem
 
@@ -30,7 +30,7 @@ def main() -> None:
     args = _arguments()
     encoder = open_encoder("toy", load_backbone("toy")).eval()
     towns = World().split("test")[: args.items]
-    items = [KnowledgeItem(t.id, f"{t.name}: {t.passage()}", picture(t, 0)) for t in towns]
+    items = [KnowledgeItem(t.id, f"{t.name}: {t.passage()}", image_of(t, 0)) for t in towns]
     batch, singles = encoder.inputs(items), [encoder.inputs([item]) for item in items]
     seconds = _measure(
         {

@@ -78,10 +78,34 @@ COMMANDS: Registry[Command] = Registry(
                 "comem quickstart --flags ../shared/data/flags --output runs/with-flags",
             ),
         ),
-        "toy": Command(
-            "build the embedded world's data folder",
-            module="comem.toy.commands",
+        "toy": Command("the embedded world as files", examples=("comem toy build data/toy",)),
+        "toy build": Command(
+            "write images, a WIT table and InfoSeek-style questions",
+            settings="comem.toy.dataset:DataSettings",
+            run="comem.toy.dataset:build",
+            show="comem.toy.commands:show_counts",
             examples=("comem toy build data/toy", "comem toy build data/toy --size 500 --languages en es"),
+        ),
+        "toy dialogues": Command(
+            "write dialogues to train a memory encoder on",
+            settings="comem.toy.dialogues:DialogueSettings",
+            run="comem.toy.dialogues:build_dialogues",
+            show="comem.toy.commands:show_counts",
+            examples=("comem toy dialogues data/dialogues --items 1 2 3 --count 4000",),
+        ),
+        "toy benchmarks": Command(
+            "write questions in the published format of every benchmark",
+            settings="comem.toy.benchmark_files:FilesSettings",
+            run="comem.toy.benchmark_files:build_files",
+            show="comem.toy.commands:show_counts",
+            examples=("comem toy benchmarks data/benchmarks --questions 50",),
+        ),
+        "toy text-reader": Command(
+            "write a model's language part as a text-only reader",
+            settings="comem.toy.commands:TextReaderSettings",
+            run="comem.toy.commands:write_text_reader",
+            show="comem.toy.commands:show_counts",
+            examples=("comem toy text-reader models/toy-text",),
         ),
         "corpus": Command(
             "build a knowledge base from WIT or from your own files", module="comem.retrieval.corpus.commands"

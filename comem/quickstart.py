@@ -98,18 +98,21 @@ class QuickSettings:
     def data(self) -> DataSettings:
         """The world's files; two thirds of the test questions are about towns that no training saw."""
         if self.fast:
-            return DataSettings(size=300, train_questions=600, test_questions=90)
-        return DataSettings(size=1000, train_questions=3000, test_questions=300)
+            return DataSettings(self.folder / "data", size=300, train_questions=600, test_questions=90)
+        return DataSettings(self.folder / "data", size=1000, train_questions=3000, test_questions=300)
 
     @property
     def files(self) -> FilesSettings:
-        return FilesSettings() if self.fast else FilesSettings(size=240, questions=48)
+        sizes = {} if self.fast else {"size": 240, "questions": 48}
+        return FilesSettings(self.folder / "data", **sizes)
 
     @property
     def dialogues(self) -> DialogueSettings:
         """What the memory is trained on: the same world's training towns, with facts drawn anew each time."""
         count, easy = (600, 600) if self.fast else (9000, 4800)
-        return DialogueSettings(count, easy=easy, entities=self.data.size, languages=("en",), seed=self.seed)
+        return DialogueSettings(
+            self.folder / "data", count, easy=easy, entities=self.data.size, languages=("en",), seed=self.seed
+        )
 
     @property
     def train_seconds(self) -> float:
@@ -345,6 +348,11 @@ def shipped_memory() -> Path | None:
     return toy_memory() if (toy_memory() / "comem_encoder.json").is_file() else None
 
 
+def _sizes(settings: Any) -> dict[str, Any]:
+    """Settings without the folder."""
+    return {key: value for key, value in asdict(settings).items() if key != "output"}
+
+
 def _made_by() -> dict[str, Any]:
     memory = shipped_memory()
     return {"shipped": read_json(memory / "comem_encoder.json")["fingerprint"] if memory else None}
@@ -361,12 +369,11 @@ def unseen_examples(folder: Path) -> list[Example]:
 def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
     """World, index, retrieval, training, merge, banks, answers."""
     folder, shipped = settings.folder, shipped_memory()
-    data = {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(settings.data).items()}
     banks = {"fresh": folder / "encoder"} | ({"shipped": shipped} if shipped else {})
 
     def world() -> None:
-        build(folder / "data", settings.data)
-        build_dialogues(folder / "data", settings.dialogues)
+        build(settings.data)
+        build_dialogues(settings.dialogues)
 
     def training() -> None:
         from comem.training.run import train
@@ -382,7 +389,7 @@ def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
 
     return [
         Step("world", "drawing the world: towns, images, passages, questions, dialogues", world, ("data",),
-             data | {"dialogues": settings.dialogues.count}),
+             _sizes(settings.data) | {"dialogues": settings.dialogues.count}),
         Step("index", "indexing the passages by their images (CLIP + FAISS)",
              partial(bench.index, folder / "data" / "wit.tsv.gz", folder / "index"), ("index",)),
         Step("retrieve", "retrieving items for the questions, by image", lambda: bench.retrieve(
@@ -701,7 +708,7 @@ def all_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
 
     return [
         Step("files", "writing the embedded world's questions in every benchmark's format",
-             lambda: build_files(folder / "data", settings.files), ("data",), asdict(settings.files)),
+             lambda: build_files(settings.files), ("data",), _sizes(settings.files)),
         Step("index", "indexing the passages by their images (CLIP + FAISS)",
              lambda: bench.index(folder / "data" / "wit.tsv.gz", folder / "index"), ("index",)),
         Step("retrieve", f"retrieving {ITEMS} items for every question, by image", retrieve, ("retrieved",),

@@ -66,7 +66,7 @@ def test_help_lists_every_sub_command(capsys: pytest.CaptureFixture[str]) -> Non
     with pytest.raises(SystemExit):
         main(["--help"])
     shown = capsys.readouterr().out
-    assert all(f" {name}" in shown for name in COMMANDS)
+    assert all(f" {name}" in shown for name in COMMANDS if " " not in name)  # groups list their own
 
 
 def test_without_arguments_shows_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,4 +102,4 @@ def children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPars
 
 def test_the_table_of_commands_is_complete() -> None:
     listed = set(re.findall(r"`comem (\w+)", README))
-    assert set(COMMANDS) - {"quickstart"} <= listed
+    assert {name for name in COMMANDS if " " not in name} - {"quickstart"} <= listed

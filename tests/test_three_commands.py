@@ -59,7 +59,7 @@ def start() -> Callable[..., Any]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    build_world(folder, DataSettings(size=10, train_questions=10, test_questions=3, picture_size=56))
+    build_world(DataSettings(folder, size=10, train_questions=10, test_questions=3, image_size=56))
     build_index([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
     return folder
 

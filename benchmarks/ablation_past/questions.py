@@ -10,7 +10,7 @@ from pathlib import Path
 
 from comem.toy import lexicon
 from comem.toy.dialogues import DialogueSettings, build_dialogues, likeness
-from comem.toy.draw import picture
+from comem.toy.draw import image_of
 from comem.toy.world import Entity, World
 from comem.training.data import TrainingExample
 from comem.types import ImageRef, KnowledgeItem
@@ -41,7 +41,7 @@ class Case:
 
 def build(folder: Path, dialogues: int, towns: Sequence[int]) -> None:
     """Write the dialogues, in six languages, each about so many towns as is drawn; facts are drawn anew."""
-    build_dialogues(folder, DialogueSettings(dialogues, tuple(towns), turns=6, entities=TOWNS, views=VIEWS))
+    build_dialogues(DialogueSettings(folder, dialogues, tuple(towns), turns=6, entities=TOWNS, views=VIEWS))
 
 
 def cases(count: int) -> list[Case]:
@@ -58,8 +58,8 @@ def _case(number: int, town: Entity, language: str, towns: Sequence[Entity], rng
     alike = max(others, key=lambda other: likeness(town, other))
     wrong = [alike, *(other for other in others if other is not alike)][:WRONG]
     example = TrainingExample(
-        f"q{number}", ((question, town.value(fact, language)),), ((picture(town, rng.randrange(1, VIEWS)),),),
-        language=language,
+        f"q{number}", ((question, town.value(fact, language)),),
+        ((image_of(town, rng.randrange(1, VIEWS)),),), language=language,
     )  # fmt: skip
     return Case(example, _item(town.index, language), tuple(_item(o.index, language) for o in wrong))
 
@@ -71,7 +71,7 @@ def _world() -> World:
 
 @cache
 def _view(index: int) -> ImageRef:
-    return picture(_world().entities[index], 0)
+    return image_of(_world().entities[index], 0)
 
 
 @cache

@@ -20,39 +20,42 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from comem.config import option
 from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
-from comem.toy.dataset import question, save_picture, write_wit
+from comem.toy.dataset import question, write_lines, write_wit
 from comem.toy.world import Entity, World
 
 
 @dataclass(frozen=True)
 class FilesSettings:
-    """How much is written.
+    """A folder for each benchmark, and images/, references/, wit.tsv.gz.
 
     Attributes:
+        output: the folder of all these; images that are there are kept.
         size: towns of the world; ten of a hundred are never asked about.
         questions: questions of each benchmark (CVQA: of each language).
         seed: the world's seed.
-        picture_size: edge length in pixels.
+        image_size: edge length in pixels.
     """
 
+    output: Path = option(positional=True, metavar="DIR")
     size: int = 120
     questions: int = 12
     seed: int = 0
-    picture_size: int = 112
+    image_size: int = option(112, also=("--picture-size",))
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question: a town, one of its facts, and a picture that no knowledge item has."""
+    """One question: a town, one of its facts, and an image that no knowledge item has."""
 
     town: Entity
     fact: str
@@ -81,29 +84,65 @@ class Asked:
         return chosen
 
 
-class Questions:
-    """Draws questions, a third of them about towns of the training split, and their pictures."""
+Row = dict[str, Any]
 
-    def __init__(self, world: World, settings: FilesSettings) -> None:
-        self.world, self.settings = world, settings
 
-    def draw(self, output: Path, purpose: str, facts: Sequence[str] = tuple(lexicon.FACTS)) -> list[Asked]:
-        """So many questions about these facts, each town and fact once, with their pictures drawn."""
-        rng = random.Random(f"{purpose}/{self.settings.seed}")
-        count = self.settings.questions
+@dataclass(frozen=True)
+class Files:
+    """Draws questions, a third of them about towns of the training split, and writes files of them."""
+
+    settings: FilesSettings
+
+    @cached_property
+    def world(self) -> World:
+        return World(self.settings.seed, self.settings.size)
+
+    def draw(self, purpose: str, facts: Sequence[str] = tuple(lexicon.FACTS)) -> list[Asked]:
+        """So many questions about these facts, each town and fact once, with their images drawn."""
+        rng, count = random.Random(f"{purpose}/{self.settings.seed}"), self.settings.questions
         seen = _sample(self.world.split("train"), facts, count // 3, rng)
         chosen = seen + _sample(self.world.split("test"), facts, count - len(seen), rng)
         for each in chosen:
-            picture(output, each.town, each.view, self.settings.picture_size)
+            self.image(each.town, each.view)
         return chosen
 
-    def png(self, town: Entity, view: int) -> dict[str, Any]:
-        """A picture as the `datasets` library embeds it."""
-        from comem.toy.draw import draw
+    def image(self, town: Entity, view: int) -> None:
+        """Draw one view of a town into the images folder, unless it is there."""
+        from comem.toy.draw import save_image
 
+        save_image(self.settings.output, town, view, self.settings.image_size)
+
+    def png(self, town: Entity, view: int) -> Row:
+        """An image as the `datasets` library embeds it."""
+        from comem.toy.draw import png
+
+        return {"bytes": png(town, view, self.settings.image_size), "path": f"{town.id}_{view}.png"}
+
+    def lines(self, name: str, rows: Iterable[Row]) -> None:
+        write_lines(self.settings.output / name, rows)
+
+    def parquet(self, folder: str, split: str, rows: Sequence[Row]) -> None:
+        """One shard in the form in which the `datasets` library writes the hub's."""
+        import pyarrow.parquet
+        from datasets import Features
+
+        features = Features({name: _feature(name, value) for name, value in rows[0].items()})
+        # Not Dataset.to_parquet: it draws a progress bar for every file.
+        table = pyarrow.Table.from_pylist(list(rows), schema=features.arrow_schema)
         buffer = io.BytesIO()
-        draw(town, view, self.settings.picture_size).save(buffer, "PNG", compress_level=1)
-        return {"bytes": buffer.getvalue(), "path": f"{town.id}_{view}.png"}
+        pyarrow.parquet.write_table(table, buffer)
+        path = self.settings.output / folder / "data" / f"{split}-00000-of-00001.parquet"
+        write_atomic(path, buffer.getvalue())
+
+
+def _feature(name: str, value: Any) -> Any:
+    from datasets import Image, List, Value
+
+    if name == "image":
+        return Image()
+    if isinstance(value, list):
+        return List(Image() if isinstance(value[0], dict) else Value("string"))
+    return Value("bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string")
 
 
 def _sample(towns: Sequence[Entity], facts: Sequence[str], count: int, rng: random.Random) -> list[Asked]:
@@ -112,15 +151,6 @@ def _sample(towns: Sequence[Entity], facts: Sequence[str], count: int, rng: rand
         raise ValueError(f"{count} questions about {len(towns)} towns: make the world larger (size)")
     return [Asked(*pair, 1 + n % 3, rng.randrange(2)) for n, pair in enumerate(rng.sample(pairs, count))]
 
-
-def picture(output: Path, town: Entity, view: int, size: int) -> None:
-    """Draw one view of a town into the images folder, unless it is there."""
-    path = output / "images" / f"{town.id}_{view}.png"
-    if not path.exists():
-        save_picture(path, town, view, size)
-
-
-Row = dict[str, Any]
 
 _SUFFIXES = {"bg": "_bulgarian", "zh": "_chinese", "pt": "_portuguese", "ru": "_russian", "es": "_spanish"}
 #: The benchmarks' rows that read the files, and the folder of each.
@@ -139,44 +169,43 @@ PAIRS = {
 }  # fmt: skip
 
 
-def build_files(output: Path, settings: FilesSettings) -> dict[str, int]:
+def build_files(settings: FilesSettings) -> dict[str, int]:
     """Write all files; the same settings give the same questions.
 
     Returns:
         Questions by the name of the benchmark's row.
     """
-    world = World(settings.seed, settings.size)
-    asked = Questions(world, settings)
-    write_wit(output / "wit.tsv.gz", world.entities, lexicon.LANGUAGES, settings.picture_size)
-    for town in world.entities:
-        picture(output, town, 0, settings.picture_size)
+    output, files = settings.output, Files(settings)
+    write_wit(output / "wit.tsv.gz", files.world.entities, lexicon.LANGUAGES, settings.image_size)
+    for town in files.world.entities:
+        files.image(town, 0)
     counts: dict[str, int] = {}
     for write in (_infoseek, _oven, _mrag_bench, _okvqa, _aokvqa, _viquae, _cvqa, _evqa):
-        counts |= write(output, asked)
-    write_json(output / "benchmarks.json", {"settings": asdict(settings), "questions": counts})
+        counts |= write(files)
+    about = asdict(settings)
+    del about["output"]
+    write_json(output / "benchmarks.json", {"settings": about, "questions": counts})
     return counts
 
 
-def _infoseek(output: Path, asked: Questions) -> dict[str, int]:
+def _infoseek(files: Files) -> dict[str, int]:
     """One set of questions in six languages, under the same ids, as the paper's translations are."""
-    chosen = asked.draw(output, "infoseek")
-    types: list[Row] = []
-    counts = {}
+    chosen, counts = files.draw("infoseek"), {}
+    published = ("image_id", "question", "answer", "answer_eval", "data_split")
     for language in lexicon.LANGUAGES:
         rows = []
         for number, each in enumerate(chosen):
             split = "val_unseen_question" if each.seen else "val_unseen_entity"
             row = question(each.town, each.fact, each.view, split, language, each.wording)
-            published = ("image_id", "question", "answer", "answer_eval", "data_split")
             rows.append({"data_id": f"infoseek_val_{number:08d}", **{key: row[key] for key in published}})
         suffix = _SUFFIXES.get(language, "")
-        _write_lines(output / "infoseek" / f"infoseek_val{suffix}.jsonl", rows)
+        files.lines(f"infoseek/infoseek_val{suffix}.jsonl", rows)
         counts["infoseek" + (f"_{language}" if suffix else "")] = len(rows)
-        types = [
-            {"data_id": row["data_id"], "question_type": lexicon.FACTS[each.fact]}
-            for row, each in zip(rows, chosen, strict=True)
-        ]
-    _write_lines(output / "infoseek" / "infoseek_val_qtype.jsonl", types)
+    types = [
+        {"data_id": f"infoseek_val_{number:08d}", "question_type": lexicon.FACTS[each.fact]}
+        for number, each in enumerate(chosen)
+    ]
+    files.lines("infoseek/infoseek_val_qtype.jsonl", types)
     return counts
 
 
@@ -185,7 +214,7 @@ def entity_id(fact: str, index: int) -> str:
     return f"Q{1000 * (1 + WORDS.index(fact)) + index}"
 
 
-def _oven(output: Path, asked: Questions) -> dict[str, int]:
+def _oven(files: Files) -> dict[str, int]:
     """Two sets: what is asked by a template (entity), and by people (query)."""
     counts = {}
     for part, facts in {"entity": ("stone", "craft"), "query": ("animal",)}.items():
@@ -198,9 +227,9 @@ def _oven(output: Path, asked: Questions) -> dict[str, int]:
                 "entity_text": each.answer().capitalize(),
                 "data_split": f"{part}_val_{'seen' if each.seen else 'unseen'}",
             }
-            for number, each in enumerate(asked.draw(output, f"oven/{part}", facts))
+            for number, each in enumerate(files.draw(f"oven/{part}", facts))
         ]
-        _write_lines(output / "oven" / f"oven_{part}_val.jsonl", rows)
+        files.lines(f"oven/oven_{part}_val.jsonl", rows)
         counts[f"oven_{part}"] = len(rows)
     titles = [
         {"wikidata_id": entity_id(fact, index), "wikipedia_title": value.capitalize()}
@@ -209,30 +238,28 @@ def _oven(output: Path, asked: Questions) -> dict[str, int]:
     ]
     titles += [
         {"wikidata_id": f"Q{10**6 + town.index}", "wikipedia_title": town.name}
-        for town in asked.world.entities
+        for town in files.world.entities
     ]
-    _write_lines(output / "oven" / "Wiki6M_ver_1_0_title_only.jsonl", titles)
+    files.lines("oven/Wiki6M_ver_1_0_title_only.jsonl", titles)
     return counts
 
 
-def _mrag_bench(output: Path, asked: Questions) -> dict[str, int]:
+def _mrag_bench(files: Files) -> dict[str, int]:
     rng = random.Random("mrag_bench")
     rows, references = [], []
-    for number, each in enumerate(asked.draw(output, "mrag_bench", WORDS)):
+    for number, each in enumerate(files.draw("mrag_bench", WORDS)):
         choices = dict(zip("ABCD", each.options("en", rng), strict=True))
         letter = next(key for key, value in choices.items() if value == each.answer())
         facts = {"id": str(number), "aspect": "perspective", "scenario": SCENARIOS[number % len(SCENARIOS)]}
-        other = [asked.png(each.town, 0)]
-        rows.append(
-            facts
-            | {"image": asked.png(each.town, each.view), "gt_images": other, "question": each.text()}
-            | choices
-            | {"answer_choice": letter, "answer": each.answer(), "image_type": "png", "source": "comem toy"}
-            | {"retrieved_images": other}
-        )
+        other = [files.png(each.town, 0)]
+        image = {"image": files.png(each.town, each.view), "gt_images": other, "question": each.text()}
+        answer = {"answer_choice": letter, "answer": each.answer(), "image_type": "png"}
+        source = {"source": "comem toy", "retrieved_images": other}
+        rows.append({**facts, **image, **choices, **answer, **source})
         references.append({**facts, "choices": choices, "gt_choice": letter})
-    _write_lines(output / "references" / "mrag_bench.jsonl", references)
-    return {"mrag_bench": _write_parquet(output / "mrag_bench", "test", rows)}
+    files.lines("references/mrag_bench.jsonl", references)
+    files.parquet("mrag_bench", "test", rows)
+    return {"mrag_bench": len(rows)}
 
 
 def _humans(each: Asked, rng: random.Random) -> list[str]:
@@ -242,26 +269,27 @@ def _humans(each: Asked, rng: random.Random) -> list[str]:
     return [each.answer()] * (10 - len(wrong)) + wrong
 
 
-def _okvqa(output: Path, asked: Questions) -> dict[str, int]:
+def _okvqa(files: Files) -> dict[str, int]:
     rng = random.Random("okvqa")
     rows, annotations = [], []
-    for number, each in enumerate(asked.draw(output, "okvqa")):
+    for number, each in enumerate(files.draw("okvqa")):
         name, answers = str(10 * number + 5), _humans(each, rng)
         kinds = {"question_type": lexicon.FACTS[each.fact], "answer_type": "other"}
-        image = {"image": asked.png(each.town, each.view)}
+        image = {"image": files.png(each.town, each.view)}
         rows.append({"question_id": name, **image, "question": each.text(), "answers": answers, **kinds})
         listed = [
             {"answer_id": n, "answer": text, "raw_answer": text} for n, text in enumerate(answers, start=1)
         ]
         annotations.append({"question_id": int(name), "image_id": number, "answers": listed, **kinds})
-    write_json(output / "references" / "okvqa.json", {"annotations": annotations})
-    return {"okvqa": _write_parquet(output / "okvqa", "val2014", rows)}
+    write_json(files.settings.output / "references" / "okvqa.json", {"annotations": annotations})
+    files.parquet("okvqa", "val2014", rows)
+    return {"okvqa": len(rows)}
 
 
-def _aokvqa(output: Path, asked: Questions) -> dict[str, int]:
+def _aokvqa(files: Files) -> dict[str, int]:
     rng = random.Random("aokvqa")
     rows, references = [], []
-    for number, each in enumerate(asked.draw(output, "aokvqa", WORDS)):
+    for number, each in enumerate(files.draw("aokvqa", WORDS)):
         choices, answers = each.options("en", rng), _humans(each, rng)
         row = {
             "question_id": f"toy{number:019d}",
@@ -273,12 +301,13 @@ def _aokvqa(output: Path, asked: Questions) -> dict[str, int]:
             "rationales": [f"The passage about {each.town.name} says so."],
         }
         references.append(row)
-        rows.append({"image": asked.png(each.town, each.view), **row, "direct_answers": str(answers)})
-    write_json(output / "references" / "aokvqa.json", references)
-    return {"aokvqa": _write_parquet(output / "aokvqa", "validation", rows)}
+        rows.append({"image": files.png(each.town, each.view), **row, "direct_answers": str(answers)})
+    write_json(files.settings.output / "references" / "aokvqa.json", references)
+    files.parquet("aokvqa", "validation", rows)
+    return {"aokvqa": len(rows)}
 
 
-def _viquae(output: Path, asked: Questions) -> dict[str, int]:
+def _viquae(files: Files) -> dict[str, int]:
     rows = [
         {
             "id": f"toy_{number}",
@@ -292,23 +321,23 @@ def _viquae(output: Path, asked: Questions) -> dict[str, int]:
             "output": {"answer": sorted({each.answer(), each.answer().capitalize()}),
                        "original_answer": each.answer()},
         }
-        for number, each in enumerate(asked.draw(output, "viquae"))
+        for number, each in enumerate(files.draw("viquae"))
     ]  # fmt: skip
-    _write_lines(output / "viquae" / "test.jsonl", rows)
+    files.lines("viquae/test.jsonl", rows)
     return {"viquae": len(rows)}
 
 
-def _cvqa(output: Path, asked: Questions) -> dict[str, int]:
+def _cvqa(files: Files) -> dict[str, int]:
     rng = random.Random("cvqa")
     rows = []
     for language, pair in PAIRS.items():
-        for number, each in enumerate(asked.draw(output, f"cvqa/{language}", WORDS)):
+        for number, each in enumerate(files.draw(f"cvqa/{language}", WORDS)):
             state = rng.getstate()
             options = each.options(language, rng)
             rng.setstate(state)
             rows.append(
                 {
-                    "image": asked.png(each.town, each.view),
+                    "image": files.png(each.town, each.view),
                     "ID": f"toy{language}{number:06d}_0",
                     "Subset": str(pair),
                     "Question": each.text(language),
@@ -323,11 +352,12 @@ def _cvqa(output: Path, asked: Questions) -> dict[str, int]:
                 }
             )
     references = ({key: value for key, value in row.items() if key != "image"} for row in rows)
-    _write_lines(output / "references" / "cvqa.jsonl", references)
-    return {"cvqa": _write_parquet(output / "cvqa", "test", rows)}
+    files.lines("references/cvqa.jsonl", references)
+    files.parquet("cvqa", "test", rows)
+    return {"cvqa": len(rows)}
 
 
-def _evqa(output: Path, asked: Questions) -> dict[str, int]:
+def _evqa(files: Files) -> dict[str, int]:
     rows = [
         {
             "question": each.text(),
@@ -345,36 +375,11 @@ def _evqa(output: Path, asked: Questions) -> dict[str, int]:
             "question_original": each.text(),
             "wikipedia_url_used_in_train": each.seen,
         }
-        for each in asked.draw(output, "evqa")
+        for each in files.draw("evqa")
     ]
     buffer = io.StringIO(newline="")
     writer = csv.DictWriter(buffer, list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(output / "evqa" / "test.csv", buffer.getvalue())
+    write_atomic(files.settings.output / "evqa" / "test.csv", buffer.getvalue())
     return {"evqa": len(rows)}
-
-
-def _write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-
-
-def _write_parquet(folder: Path, split: str, rows: Sequence[Row]) -> int:
-    """One shard in the form in which the `datasets` library writes the hub's."""
-    import pyarrow.parquet
-    from datasets import Features, Image, List, Value
-
-    def feature(name: str, value: Any) -> Any:
-        if name == "image":
-            return Image()
-        if isinstance(value, list):
-            return List(Image() if isinstance(value[0], dict) else Value("string"))
-        return Value("bool" if isinstance(value, bool) else "int64" if isinstance(value, int) else "string")
-
-    features = Features({name: feature(name, value) for name, value in rows[0].items()})
-    # Not Dataset.to_parquet: it draws a progress bar for every file.
-    table = pyarrow.Table.from_pylist(list(rows), schema=features.arrow_schema)
-    buffer = io.BytesIO()
-    pyarrow.parquet.write_table(table, buffer)
-    write_atomic(folder / "data" / f"{split}-00000-of-00001.parquet", buffer.getvalue())
-    return len(rows)

@@ -1,12 +1,7 @@
-"""The embedded world as ordinary files: pictures, a WIT table, and questions in InfoSeek's format.
+"""The embedded world as ordinary files: images, a WIT table, and questions in InfoSeek's format.
 
-Written below the output folder:
-
-- `images/T00001_0.png` …: view 0 illustrates the knowledge item, the others go with questions;
-- `wit.tsv.gz`: one row for each entity and language, in the public WIT columns;
-- `train.jsonl`, `val.jsonl`, `test.jsonl`: one question a line. `test.jsonl` holds two splits as InfoSeek
-  does: `val_unseen_entity` (test entities) and `val_unseen_question` (training entities, about the one
-  fact of each that `train.jsonl` never asks for).
+`test.jsonl` holds two splits as InfoSeek does: `val_unseen_entity` (test entities) and `val_unseen_question`
+(training entities, about the one fact of each that `train.jsonl` never asks for).
 """
 
 from __future__ import annotations
@@ -16,14 +11,15 @@ import gzip
 import io
 import json
 import random
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from comem.config import option
 from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
-from comem.toy.world import Entity, World
+from comem.toy.world import Entity, World, check_languages, image_path
 
 WIT_COLUMNS = (
     "language page_url image_url page_title section_title hierarchical_section_title "
@@ -36,58 +32,58 @@ WIT_COLUMNS = (
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What a data folder holds.
+    """A procedural encyclopedia: images/, wit.tsv.gz, {train,val,test}.jsonl.
 
     Attributes:
+        output: the data folder; images that are there are kept.
         size: entities of the world.
         seed: the world's seed; 0 is the world whose training split the embedded models have seen.
-        train_questions, test_questions: questions in the files (test: two thirds about unseen entities).
-        languages: languages of the passages and of the questions.
-        picture_size: edge length in pixels.
+        train_questions: questions in train.jsonl.
+        test_questions: questions in test.jsonl, two thirds about unseen entities; half as many in val.jsonl.
+        languages: of the passages and of the questions.
+        image_size: edge length in pixels.
     """
 
+    output: Path = option(positional=True, metavar="DIR")
     size: int = 1000
     seed: int = 0
     train_questions: int = 3000
     test_questions: int = 300
     languages: tuple[str, ...] = ("en",)
-    picture_size: int = 112
+    image_size: int = option(112, also=("--picture-size",))
+
+    def __post_init__(self) -> None:
+        check_languages(self.languages)
 
 
-def build(output: Path, settings: DataSettings) -> dict[str, int]:
-    """Write the data folder; a finished one with the same settings is left as it is.
+def build(settings: DataSettings) -> dict[str, int]:
+    """Write the data folder; the same settings give the same bytes.
 
     Returns:
-        How many entities, pictures and questions the folder holds.
+        How many entities, images and questions the folder holds.
     """
-    world = World(settings.seed, settings.size)
-    for language in settings.languages:
-        if language not in lexicon.LANGUAGES:
-            raise ValueError(f"unknown language {language!r}; known: {', '.join(lexicon.LANGUAGES)}")
-    images = output / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    from comem.toy.draw import save_image  # Pillow: not for a command's --help
+
+    output, world = settings.output, World(settings.seed, settings.size)
     files = _questions(world, settings)
-    pictures = {(entity.index, 0) for entity in world.entities}
-    pictures |= {(row["entity_index"], row["view"]) for rows in files.values() for row in rows}
-    for index, view in sorted(pictures):
-        path = images / f"{world.entities[index].id}_{view}.png"
-        if not path.exists():
-            save_picture(path, world.entities[index], view, settings.picture_size)
-    write_wit(output / "wit.tsv.gz", world.entities, settings.languages, settings.picture_size)
+    asked = {(row["entity_id"], row["image_id"]) for rows in files.values() for row in rows}
+    views = {(int(town[1:]), int(image.rpartition("_")[2])) for town, image in asked}
+    views |= {(entity.index, 0) for entity in world.entities}
+    for index, view in sorted(views):
+        save_image(output, world.entities[index], view, settings.image_size)
+    write_wit(output / "wit.tsv.gz", world.entities, settings.languages, settings.image_size)
     for name, rows in files.items():
-        write_atomic(output / f"{name}.jsonl", "".join(_line(row) for row in rows))
-    counts = {"entities": len(world), "pictures": len(pictures)} | {
-        name: len(rows) for name, rows in files.items()
-    }
-    write_json(
-        output / "world.json",
-        {"settings": settings.__dict__ | {"languages": list(settings.languages)}, "counts": counts},
-    )
+        write_lines(output / f"{name}.jsonl", rows)
+    counts = {"entities": len(world), "images": len(views)}
+    counts |= {name: len(rows) for name, rows in files.items()}
+    about = asdict(settings)
+    del about["output"]
+    write_json(output / "world.json", {"settings": about, "counts": counts})
     return counts
 
 
 def question(entity: Entity, fact: str, view: int, split: str, language: str, wording: int) -> dict[str, Any]:
-    """One question as a row of InfoSeek's published format, with a local picture."""
+    """One question as a row of InfoSeek's published format, with a local image."""
     return {
         "data_id": f"toy_{entity.id}_{fact}_{language}_{view}",
         "question": lexicon.QUESTIONS[language][fact][wording],
@@ -96,31 +92,24 @@ def question(entity: Entity, fact: str, view: int, split: str, language: str, wo
         "question_type": lexicon.FACTS[fact],
         "language": language,
         "image_id": f"{entity.id}_{view}",
-        "image_path": f"images/{entity.id}_{view}.png",
+        "image_path": image_path(entity, view),
         "entity_id": entity.id,
         "entity_text": entity.name,
         "data_split": split,
-        "entity_index": entity.index,
-        "view": view,
     }
 
 
 def _questions(world: World, settings: DataSettings) -> dict[str, list[dict[str, Any]]]:
-    rng = random.Random(f"questions/{settings.seed}")
-    facts = list(lexicon.FACTS)
+    rng, facts = random.Random(f"questions/{settings.seed}"), list(lexicon.FACTS)
     train, test = world.split("train"), world.split("test")
-    held_out = {entity.index: facts[entity.index % len(facts)] for entity in train}
 
     def ask(entities: Sequence[Entity], count: int, split: str, held: bool | None) -> list[dict[str, Any]]:
-        allowed = [
-            (entity, fact)
-            for entity in entities
-            for fact in facts
-            if held is None or (held_out[entity.index] == fact) == held
-        ]
+        """`held`: only about the one fact of each town that is held out of training, or never about it."""
+        pairs = [(entity, fact) for entity in entities for fact in facts]
+        allowed = [(e, fact) for e, fact in pairs if held in (None, facts[e.index % len(facts)] == fact)]
         rng.shuffle(allowed)
         return [
-            question(entity, fact, 1 + (number % 3), split, rng.choice(settings.languages), rng.randrange(2))
+            question(entity, fact, 1 + number % 3, split, rng.choice(settings.languages), rng.randrange(2))
             for number, (entity, fact) in enumerate(allowed[:count])
         ]
 
@@ -133,18 +122,9 @@ def _questions(world: World, settings: DataSettings) -> dict[str, list[dict[str,
     }
 
 
-def _line(row: dict[str, Any]) -> str:
-    published = {key: value for key, value in row.items() if key not in ("entity_index", "view")}
-    return json.dumps(published, ensure_ascii=False) + "\n"
-
-
-def save_picture(path: Path, entity: Entity, view: int, size: int = 112) -> None:
-    """Draw one view to a PNG file, atomically."""
-    from comem.toy.draw import draw  # Pillow: not for a command's --help
-
-    buffer = io.BytesIO()
-    draw(entity, view, size).save(buffer, "PNG", compress_level=1)
-    write_atomic(path, buffer.getvalue())
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows as JSONL, all at once."""
+    write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_wit(path: Path, entities: Iterable[Entity], languages: Sequence[str], size: int) -> None:
@@ -154,7 +134,7 @@ def write_wit(path: Path, entities: Iterable[Entity], languages: Sequence[str], 
         path: the file.
         entities: the towns, one row for each and each of the languages.
         languages: of the passages.
-        size: edge length of the pictures, in pixels.
+        size: edge length of the images, in pixels.
     """
     text = io.StringIO()
     table = csv.DictWriter(text, WIT_COLUMNS, dialect="excel-tab", restval="")
@@ -167,7 +147,7 @@ def _wit_row(entity: Entity, language: str, size: int) -> dict[str, Any]:
     return {
         "language": language,
         "page_url": f"toy/{language}/{entity.id}",
-        "image_url": f"images/{entity.id}_0.png",
+        "image_url": image_path(entity, 0),
         "page_title": entity.name,
         "caption_reference_description": entity.arms.caption(),
         "mime_type": "image/png",

@@ -1,26 +1,28 @@
-"""Pictures of arms: every view of one town differs in angle, size, light, background and noise."""
+"""Images of arms: every view of one town differs in angle, size, light, background and noise."""
 
 from __future__ import annotations
 
 import io
 import math
 import random
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from comem.io.files import write_atomic
 from comem.toy.lexicon import COLOURS
-from comem.toy.world import Arms, Entity
+from comem.toy.world import Arms, Entity, image_path
 from comem.types import ImageRef
 
 Colour = tuple[int, int, int]
 
 
 def draw(entity: Entity, view: int, size: int = 112) -> Image.Image:
-    """One picture of an entity's arms.
+    """One image of an entity's arms.
 
     Args:
-        view: which picture; the same (entity, view) always gives the same pixels.
+        view: which image; the same (entity, view) always gives the same pixels.
         size: edge length in pixels.
 
     Returns:
@@ -35,20 +37,32 @@ def draw(entity: Entity, view: int, size: int = 112) -> Image.Image:
         (round(edge * scale * rng.uniform(0.88, 1.0)), round(edge * scale)), Image.Resampling.BILINEAR
     )
     panel = panel.rotate(rng.uniform(-14, 14), Image.Resampling.BILINEAR, expand=True)
-    picture = _background(rng, size)
+    image = _background(rng, size)
     slack = [size - panel.width, size - panel.height]
     offset = [round(s / 2 + rng.uniform(-0.5, 0.5) * max(abs(s), 0.08 * size)) for s in slack]
-    picture.paste(panel, (offset[0], offset[1]), panel)
+    image.paste(panel, (offset[0], offset[1]), panel)
     if rng.random() < 0.4:
-        picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9) * size / 112))
-    return _light_and_noise(picture, rng)
+        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9) * size / 112))
+    return _light_and_noise(image, rng)
 
 
-def picture(entity: Entity, view: int, size: int = 112) -> ImageRef:
-    """`draw` as an image that examples and knowledge items take."""
+def png(entity: Entity, view: int, size: int = 112) -> bytes:
+    """`draw` as a PNG file."""
     file = io.BytesIO()
-    draw(entity, view, size).save(file, "PNG")
-    return ImageRef(data=file.getvalue())
+    draw(entity, view, size).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def image_of(entity: Entity, view: int, size: int = 112) -> ImageRef:
+    """`draw` as an image that examples and knowledge items take."""
+    return ImageRef(data=png(entity, view, size))
+
+
+def save_image(folder: Path, entity: Entity, view: int, size: int = 112) -> None:
+    """`draw` into `folder/images`, unless it is there."""
+    path = folder / image_path(entity, view)
+    if not path.exists():
+        write_atomic(path, png(entity, view, size))
 
 
 def _arms(arms: Arms, edge: int) -> Image.Image:
@@ -130,16 +144,16 @@ def _background(rng: random.Random, size: int) -> Image.Image:
     angle = rng.uniform(0, 2 * math.pi)
     y, x = np.mgrid[0:size, 0:size] / size - 0.5
     t = (math.cos(angle) * x + math.sin(angle) * y + 0.5).clip(0, 1)[..., None]
-    picture = Image.fromarray((corners[0] * (1 - t) + corners[1] * t).astype(np.uint8))
-    pen = ImageDraw.Draw(picture)
+    image = Image.fromarray((corners[0] * (1 - t) + corners[1] * t).astype(np.uint8))
+    pen = ImageDraw.Draw(image)
     for _ in range(rng.randrange(4)):
         cx, cy, r = rng.uniform(0, size), rng.uniform(0, size), rng.uniform(0.04, 0.16) * size
         pen.ellipse((cx - r, cy - r, cx + r, cy + r), fill=tuple(rng.randrange(60, 210) for _ in range(3)))
-    return picture
+    return image
 
 
-def _light_and_noise(picture: Image.Image, rng: random.Random) -> Image.Image:
-    pixels = np.asarray(picture, dtype=np.float32)
+def _light_and_noise(image: Image.Image, rng: random.Random) -> Image.Image:
+    pixels = np.asarray(image, dtype=np.float32)
     gain = np.array([rng.uniform(0.9, 1.08) for _ in range(3)], dtype=np.float32) * rng.uniform(0.8, 1.1)
     noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(2, 10), pixels.shape)
     return Image.fromarray((pixels * gain + noise).clip(0, 255).astype(np.uint8))

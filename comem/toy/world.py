@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from comem.toy import lexicon
@@ -22,7 +23,7 @@ NUMERICAL_TOLERANCE = 0.1  # InfoSeek accepts a numerical answer within 10 %
 
 @dataclass(frozen=True)
 class Arms:
-    """What identifies a town in a picture: a field, perhaps divided, with a charge on it."""
+    """What identifies a town in an image: a field, perhaps divided, with a charge on it."""
 
     field: str
     division: str
@@ -92,24 +93,35 @@ class Entity:
         return separator.join([sentences["intro"][rng.randrange(2)].format(name=self.name), *said])
 
 
+def image_path(entity: Entity, view: int) -> str:
+    """Where an image of a town lies in a data folder: view 0 illustrates its knowledge item."""
+    return f"images/{entity.id}_{view}.png"
+
+
+def check_languages(languages: Sequence[str]) -> None:
+    """Refuse languages that the world does not speak.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for language in languages:
+        if language not in lexicon.LANGUAGES:
+            raise ValueError(f"unknown language {language!r}; known: {', '.join(lexicon.LANGUAGES)}")
+
+
 def all_arms() -> Iterator[Arms]:
     """Every possible coat of arms; charge, field and division always differ in colour."""
-    for field in lexicon.COLOURS:
-        for division in lexicon.DIVISIONS:
-            parted = ("",) if division == "plain" else tuple(c for c in lexicon.COLOURS if c != field)
-            for colour in parted:
-                for charge in lexicon.CHARGES:
-                    for charge_colour in lexicon.COLOURS:
-                        if charge_colour not in (field, colour):
-                            yield Arms(field, division, colour, charge, charge_colour)
+    for field, division in product(lexicon.COLOURS, lexicon.DIVISIONS):
+        parted = ("",) if division == "plain" else tuple(c for c in lexicon.COLOURS if c != field)
+        for colour, charge, charge_colour in product(parted, lexicon.CHARGES, lexicon.COLOURS):
+            if charge_colour not in (field, colour):
+                yield Arms(field, division, colour, charge, charge_colour)
 
 
 def all_names() -> Iterator[str]:
     """Every possible name, the short ones first."""
-    for middle in ("", *lexicon.NAME_MIDDLES):
-        for start in lexicon.NAME_STARTS:
-            for end in lexicon.NAME_ENDS:
-                yield start + middle + end
+    for middle, start, end in product(("", *lexicon.NAME_MIDDLES), lexicon.NAME_STARTS, lexicon.NAME_ENDS):
+        yield start + middle + end
 
 
 @functools.lru_cache(maxsize=4)

@@ -49,7 +49,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory, model: Path) -> Path:
     """A corpus, and index and bank that one command made of it."""
     folder = tmp_path_factory.mktemp("world")
-    build_world(folder, DataSettings(size=10, train_questions=2, test_questions=3, picture_size=32))
+    build_world(DataSettings(folder, size=10, train_questions=2, test_questions=3, image_size=32))
     assert main(build(folder, model)) == 0
     return folder
 

@@ -50,7 +50,7 @@ class Reader:
 @pytest.fixture(scope="module")
 def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     folder = tmp_path_factory.mktemp("world")
-    build_world(folder, DataSettings(size=10, train_questions=8, test_questions=2, picture_size=32))
+    build_world(DataSettings(folder, size=10, train_questions=8, test_questions=2, image_size=32))
     loaded = list(TOY.load(folder / "train.jsonl"))
     assert len(loaded) >= 7
     for at, example in enumerate(loaded):

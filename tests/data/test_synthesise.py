@@ -17,7 +17,7 @@ from comem.training.data import load_examples
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    build_world(folder, DataSettings(size=10, train_questions=6, test_questions=2))
+    build_world(DataSettings(folder, size=10, train_questions=6, test_questions=2))
     build([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
     return folder
 

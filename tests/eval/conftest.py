@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
-    build_world(folder, DataSettings(size=10, train_questions=2, test_questions=3, picture_size=32))
+    build_world(DataSettings(folder, size=10, train_questions=2, test_questions=3, image_size=32))
     build([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
     return folder
 

@@ -46,7 +46,8 @@ def test_runs_from_files_to_report(
     }
     monkeypatch.setattr(quickstart, "FOLDERS", chosen)
     monkeypatch.setattr(modes, "MODES", {"baseline": _build("baseline"), "comem": _build("comem")})
-    monkeypatch.setattr(QuickSettings, "files", FilesSettings(size=40, questions=3, picture_size=56))
+    files = FilesSettings(tmp_path / "data", size=40, questions=3, image_size=56)
+    monkeypatch.setattr(QuickSettings, "files", files)
     monkeypatch.setattr(quickstart, "shipped_memory", lambda: tmp_path)
     monkeypatch.setattr(quickstart, "_made_by", dict)
     monkeypatch.setattr(Workbench, "encode", lambda self, encoder, index, output: _tiny_bank(output))

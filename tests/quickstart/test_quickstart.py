@@ -15,8 +15,9 @@ from comem.toy.dataset import DataSettings
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """A world of twenty towns and one second of training."""
-    data = DataSettings(size=20, train_questions=32, test_questions=6)
-    monkeypatch.setattr(QuickSettings, "data", property(lambda self: data))
+    sizes = {"size": 20, "train_questions": 32, "test_questions": 6}
+    data = property(lambda self: DataSettings(self.folder / "data", **sizes))
+    monkeypatch.setattr(QuickSettings, "data", data)
     monkeypatch.setattr(QuickSettings, "train_seconds", property(lambda self: 1.0))
 
 

@@ -12,13 +12,13 @@ from comem.io.images import open_image
 from comem.linking.titles import read_titles
 from comem.toy.benchmark_files import FOLDERS, FilesSettings, build_files
 
-SETTINGS = FilesSettings(size=40, questions=6, picture_size=28)
+SIZES = {"size": 40, "questions": 6, "image_size": 28}
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
-    counts = build_files(folder, SETTINGS)
+    counts = build_files(FilesSettings(folder, **SIZES))
     assert counts == {name: 30 if name == "cvqa" else 6 for name in FOLDERS}
     return folder
 
@@ -68,7 +68,7 @@ def test_the_datasets_library_sees_pictures(files: Path, tmp_path: Path) -> None
 
 
 def test_equal_settings_give_equal_files(files: Path, tmp_path: Path) -> None:
-    build_files(tmp_path, SETTINGS)
+    build_files(FilesSettings(tmp_path, **SIZES))
     for file in sorted(path for path in files.rglob("*") if path.is_file()):
         other = tmp_path / file.relative_to(files)
         assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest(), file
@@ -76,4 +76,4 @@ def test_equal_settings_give_equal_files(files: Path, tmp_path: Path) -> None:
 
 def test_too_small_a_world_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"6 questions about 2 towns: make the world larger \(size\)"):
-        build_files(tmp_path, FilesSettings(size=10, questions=9, picture_size=28))
+        build_files(FilesSettings(tmp_path, size=10, questions=9, image_size=28))

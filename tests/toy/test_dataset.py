@@ -11,15 +11,13 @@ import pytest
 
 from comem.toy.dataset import WIT_COLUMNS, DataSettings, build
 
-SETTINGS = DataSettings(
-    size=60, train_questions=80, test_questions=30, languages=("en", "ru"), picture_size=56
-)
+SIZES = {"size": 60, "train_questions": 80, "test_questions": 30, "languages": ("en", "ru"), "image_size": 56}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("world")
-    build(path, SETTINGS)
+    build(DataSettings(path, **SIZES))
     return path
 
 
@@ -51,11 +49,11 @@ def test_question_pictures_are_not_the_items(folder: Path) -> None:
 
 
 def test_building_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
-    build(tmp_path, SETTINGS)
+    build(DataSettings(tmp_path, **SIZES))
     for name in ("wit.tsv.gz", "train.jsonl", "test.jsonl", "images/T00001_0.png"):
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_unknown_language(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown language 'xx'"):
-        build(tmp_path, DataSettings(languages=("xx",)))
+        build(DataSettings(tmp_path, languages=("xx",)))

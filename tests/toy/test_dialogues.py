@@ -10,13 +10,11 @@ from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.toy.world import World
 from comem.training.data import TrainingExample, load_examples
 
-SETTINGS = DialogueSettings(count=30, items=(1, 3), turns=4, entities=60, views=3)
-
 
 @pytest.fixture(scope="module")
 def dialogues(tmp_path_factory: pytest.TempPathFactory) -> list[TrainingExample]:
     folder = tmp_path_factory.mktemp("dialogues")
-    build_dialogues(folder, SETTINGS)
+    build_dialogues(DialogueSettings(folder, count=30, items=(1, 3), turns=4, entities=60, views=3))
     return load_examples(folder / "dialogues.jsonl")
 
 
@@ -45,8 +43,8 @@ def test_no_question_comes_twice_in_a_dialogue(dialogues: list[TrainingExample])
 
 
 def test_the_easy_ones_come_first(tmp_path: Path) -> None:
-    settings = DialogueSettings(count=12, easy=5, items=(2,), languages=("en", "zh"), entities=60, views=2)
-    build_dialogues(tmp_path, settings)
+    sizes = {"count": 12, "easy": 5, "items": (2,), "languages": ("en", "zh"), "entities": 60, "views": 2}
+    build_dialogues(DialogueSettings(tmp_path, **sizes))
     read = load_examples(tmp_path / "dialogues.jsonl")
     assert [len(dialogue.items) for dialogue in read] == [1] * 5 + [2] * 7
     assert {item.language for dialogue in read[:5] for item in dialogue.items} == {"en"}

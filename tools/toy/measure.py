@@ -99,13 +99,11 @@ def measure(questions: int, seed: int, items: int, memory: Path | None) -> dict[
     from comem.memory.encoder import MemoryEncoder
     from comem.modes import MODES
 
-    settings = DataSettings(
-        size=1000, test_questions=round(1.5 * questions), train_questions=3000, languages=LANGUAGES
-    )
     backbone = load_backbone("toy")
     benchmark = BENCHMARKS["toy"]
     with tempfile.TemporaryDirectory() as folder:
-        build(Path(folder), settings)
+        settings = DataSettings(Path(folder), test_questions=round(1.5 * questions), languages=LANGUAGES)
+        build(settings)
         examples = list(benchmark.load(Path(folder) / "test.jsonl", split=UNSEEN))
         known = contexts(World(settings.seed, settings.size), Path(folder), examples, items)
         training = list(benchmark.load(Path(folder) / "train.jsonl"))
