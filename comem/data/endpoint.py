@@ -1,17 +1,20 @@
-"""Chat models behind an OpenAI-compatible address: asked politely, patiently, several requests at a time."""
+"""Chat models behind an OpenAI-compatible address: asked politely, patiently, several requests at a time.
+
+The requests are openai's client's. Three things are ours, as its retries know of one request only, and it
+reads whatever it is sent: a pause that the host asks for holds all requests back; a reply has to be there by
+a deadline and may not grow without end; a host that is down is left alone.
+"""
 
 from __future__ import annotations
 
-import http.client
+import importlib
 import json
 import logging
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +24,6 @@ log = logging.getLogger(__name__)
 #: What may pass by itself: timeouts, conflicts, rate limits; and everything from 500 on.
 _PASSING = (408, 409, 425, 429)
 _MAX_BYTES = 1 << 20
-_BLOCK = 1 << 16
 #: So many requests in a row without an answer, each after all its attempts: the host is down.
 MAX_FAILURES = 10
 
@@ -81,16 +83,6 @@ class EndpointSettings:
         return {"endpoint": self.url, "model": self.model, "decoding": decoding}
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirection is refused: urllib would carry the key to whatever host it names."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
-
-
 @dataclass(frozen=True)
 class _Outcome:
     """What one attempt gave: a reply, or why there is none and how long the host asks to wait."""
@@ -105,17 +97,18 @@ class Endpoint:
     """Asks one address; its threads share the host's pauses.
 
     Raises:
-        ValueError: the key's variable is named and not set.
+        ValueError: the key's variable is named and not set, or the package openai is missing.
     """
 
     def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
         self.reasons: dict[str, int] = {}  # of attempts that failed
-        self._key = os.environ.get(settings.key_variable, "") if settings.key_variable else ""
-        if settings.key_variable and not self._key:
+        key = os.environ.get(settings.key_variable, "") if settings.key_variable else ""
+        if settings.key_variable and not key:
             raise ValueError(
                 f"the environment variable {settings.key_variable} is not set: put the key there"
             )
+        self._client = _client(settings, key)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._not_before, self._failures = 0.0, 0
 
@@ -138,24 +131,24 @@ class Endpoint:
                         reply = future.result()
                     except EndpointError as error:
                         stopped = stopped or error
-                    except CancelledError:
-                        continue
                     else:
                         if reply is not None or stopped is None:
                             yield asked[future], reply
-                    if stopped:  # nothing more is sent, what is under way may still come in
-                        self._cancel(asked)
             finally:  # also when the caller stops here
-                self._cancel(asked)
+                self._stop.set()
+                for future in asked:
+                    future.cancel()
         if stopped:
             raise stopped
 
-    def _cancel(self, asked: Iterable[Future[str | None]]) -> None:
-        self._stop.set()
-        for future in asked:
-            future.cancel()
-
     def _ask(self, text: str) -> str | None:
+        try:
+            return self._patiently(text)
+        except EndpointError:
+            self._stop.set()  # nothing more is sent, what is under way may still come in
+            raise
+
+    def _patiently(self, text: str) -> str | None:
         for attempt in range(self.settings.retries + 1):
             self._pause(self._not_before - time.monotonic())
             if self._stop.is_set():
@@ -199,51 +192,79 @@ class Endpoint:
             )
 
     def _attempt(self, text: str) -> _Outcome:
-        settings = self.settings
-        body = {
-            "model": settings.model, "messages": [{"role": "user", "content": text}],
-            "temperature": settings.temperature, "max_tokens": settings.max_tokens, "seed": settings.seed,
-        }  # fmt: skip
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(settings.address, json.dumps(body).encode(), headers, method="POST")
-        until = time.monotonic() + settings.timeout
-        try:
-            with _OPENER.open(request, timeout=settings.timeout) as response:
-                return _reply(_read(response, until))
-        except urllib.error.HTTPError as error:
-            return self._refused(error)
-        except TimeoutError:
-            return _Outcome(reason="timeout")
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            cause = getattr(error, "reason", error)  # urllib wraps what the socket raised
-            late = isinstance(cause, TimeoutError)
-            return _Outcome(reason="timeout" if late else f"no answer ({cause})")
+        import openai
 
-    def _refused(self, error: urllib.error.HTTPError) -> _Outcome:
-        if error.code in _PASSING or error.code >= 500:
-            wait = retry_after(error.headers.get("Retry-After"))
-            return _Outcome(reason=f"status {error.code}", wait=wait, busy=error.code in (429, 503))
+        settings, until = self.settings, time.monotonic() + self.settings.timeout
         try:
-            detail = error.read(500).decode("utf-8", "replace")
-        except OSError:
-            detail = ""
+            with self._client.chat.completions.with_streaming_response.create(
+                model=settings.model, messages=[{"role": "user", "content": text}],
+                temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed,
+                extra_headers=None if settings.key_variable else {"Authorization": openai.omit},
+            ) as response:  # fmt: skip
+                return _reply(_read(response.http_response, until))
+        except (openai.APITimeoutError, TimeoutError):
+            return _Outcome(reason="timeout")
+        except (openai.APIConnectionError, _RefusedError, OSError) as error:
+            cause = error.__cause__ or error  # openai 2 wraps what the hook raises
+            if isinstance(cause, _RefusedError):
+                return self._refused(cause)
+            return _Outcome(reason=f"no answer ({cause})")
+
+    def _refused(self, error: _RefusedError) -> _Outcome:
+        if error.status in _PASSING or error.status >= 500:
+            wait = retry_after(error.wait)
+            return _Outcome(reason=f"status {error.status}", wait=wait, busy=error.status in (429, 503))
         raise EndpointError(
-            f"{self.settings.address} answers {error.code} ({' '.join(detail.split()) or error.reason}); "
+            f"{self.settings.address} answers {error.status} ({error}); "
             "check --endpoint, --model and --api-key-env"
         )
 
 
+class _RefusedError(Exception):
+    """A status that is no success, with the beginning of what was sent along."""
+
+    def __init__(self, response: Any) -> None:
+        detail = next(response.iter_bytes(500), b"").decode("utf-8", "replace")
+        super().__init__(" ".join(detail.split()) or response.reason_phrase)
+        self.status, self.wait = int(response.status_code), response.headers.get("Retry-After")
+
+
+def _client(settings: EndpointSettings, key: str) -> Any:
+    try:
+        import openai
+    except ImportError as error:
+        raise ValueError("an endpoint needs the package openai: pip install 'comem[endpoints]'") from error
+
+    def look(response: Any) -> None:
+        """Refusals are read here: the client would read all of one, however long it is."""
+        if response.status_code >= 300:
+            raise _RefusedError(response)
+
+    return openai.OpenAI(
+        base_url=settings.address.removesuffix("/chat/completions"),
+        api_key=key or "none",
+        timeout=settings.timeout,
+        max_retries=0,
+        # a redirection is refused: the key would go to whatever host it names
+        http_client=openai.DefaultHttpxClient(follow_redirects=False, event_hooks={"response": [look]}),
+    )
+
+
 def _read(response: Any, until: float) -> bytes:
     """The body, up to the deadline and no longer than a reply can be."""
+    http = importlib.import_module(type(response).__module__.partition(".")[0])  # httpx, or its successor
     data = bytearray()
-    while block := response.read1(_BLOCK):
-        data += block
-        if time.monotonic() > until:
-            raise TimeoutError
-        if len(data) > _MAX_BYTES:
-            raise ValueError(f"more than {_MAX_BYTES} bytes")
+    try:
+        for block in response.iter_bytes():
+            data += block
+            if time.monotonic() > until:
+                raise TimeoutError
+            if len(data) > _MAX_BYTES:
+                raise OSError(f"more than {_MAX_BYTES} bytes")
+    except http.TimeoutException as error:
+        raise TimeoutError from error
+    except http.HTTPError as error:
+        raise OSError(str(error)) from error
     return bytes(data)
 
 

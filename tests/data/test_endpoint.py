@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -34,6 +35,26 @@ def test_what_passes_is_tried_again(trouble: str) -> None:
     named = {"500": "status 500", "429": "status 429", "rubbish": "no chat completion"}
     named |= dict.fromkeys(("stall", "drip"), "timeout")
     assert reason.startswith(named.get(trouble, "no "))
+
+
+def test_a_reply_without_end_is_none() -> None:
+    with serving(StandIn(sayings={"number": "x" * (1 << 21)})) as standin:
+        endpoint = Endpoint(settings(standin, retries=0))
+        assert dict(endpoint.replies(prompts(1))) == {"0": None}
+    assert endpoint.reasons == {"no answer (more than 1048576 bytes)": 1}
+
+
+def test_without_the_package_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(ValueError, match=r"pip install 'comem\[endpoints\]'"):
+        Endpoint(EndpointSettings("http://x", "m"))
+
+
+def test_no_key_of_the_environment_goes_to_an_endpoint_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with serving(StandIn(sayings=echo())) as standin:
+        list(Endpoint(settings(standin)).replies(prompts(1)))
+    assert standin.keys == {""}
 
 
 def test_a_rate_limit_holds_everyone_back() -> None:
