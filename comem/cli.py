@@ -170,12 +170,28 @@ COMMANDS: Registry[Command] = Registry(
                 "    --batch-size 4",
             ),
         ),
-        "predict": Command("answer questions: baseline, rag or comem", module="comem.eval.predict"),
+        "predict": Command(
+            "answer questions: baseline, rag or comem",
+            settings="comem.eval.predict:PredictSettings",
+            run="comem.eval.predict:predict",
+            show="comem.eval.predict:show_predicted",
+            examples=(
+                "comem predict --benchmark toy --data data/toy --split test --mode baseline \\",
+                "    --output runs/baseline",
+                "comem predict --benchmark toy --data data/toy --split test --mode comem --encoder toy \\",
+                "    --index data/toy/index -k 3 --output runs/comem",
+                "comem predict --benchmark infoseek --data infoseek_val.jsonl --images oven --mode comem \\",
+                "    --model qwen2_5_vl_7b --encoder models/encoder --bank bank.safetensors \\",
+                "    --index wit-index --contexts retrieved.jsonl --output runs/infoseek",
+                "comem predict --benchmark flags --data ../shared/data/flags --mode rag comem vlm_as_memory \\",
+                "    --index runs/flags/index --bank runs/flags/bank --output runs/flags/answers",
+            ),
+        ),
         "evaluate": Command(
             "score predictions by the benchmark's official definition, or as the paper's code did",
-            settings="comem.eval.commands:EvaluateSettings",
-            run="comem.eval.commands:evaluate",
-            show="comem.eval.commands:show_evaluation",
+            settings="comem.eval.evaluate:EvaluateSettings",
+            run="comem.eval.evaluate:evaluate",
+            show="comem.eval.evaluate:show_evaluation",
             examples=(
                 "comem evaluate infoseek --predictions answers.jsonl --references infoseek_val.jsonl",
                 "comem evaluate viquae --predictions a.jsonl --references test.jsonl --compare b.jsonl",
@@ -188,7 +204,15 @@ COMMANDS: Registry[Command] = Registry(
             "link answers to Wikidata ids, as OVEN's score needs", module="comem.linking.commands"
         ),
         "report": Command(
-            "runs beside the paper's numbers: HTML page and figure", module="comem.report.commands"
+            "runs beside the paper's numbers: HTML page and figure",
+            settings="comem.report.page:ReportSettings",
+            run="comem.report.page:report",
+            show="comem.report.page:show_report",
+            examples=(
+                "comem report runs/infoseek-baseline runs/infoseek-comem --output runs/report",
+                "comem report runs --output runs/report",
+                'comem report runs oven-comem.json --output runs/report --title "Qwen2.5-VL-7B"',
+            ),
         ),
         "profile": Command(
             "what answering costs: seconds, memory, operations, by mode", module="comem.profiling.commands"

@@ -1,72 +1,56 @@
-"""Answer a benchmark's questions in a mode, into a run folder."""
+"""Answer questions in a mode, into a run folder: batches, what fails, and going on after an interruption."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from comem.benchmarks import Benchmark
-from comem.eval.plan import Batch, Shard, distinct, plan_batches
-from comem.eval.run_folder import ERRORS, PREDICTIONS, SHARDS, Failures, RunFolder, open_run
-from comem.eval.shards import merge_shards
+from comem.eval.run_folder import ERRORS, PREDICTIONS, SHARDS, Failures, RunFolder, merge_shards, open_run, row_of
+from comem.eval.shards import Shard
+from comem.io.files import sweep
 from comem.io.jsonl import JsonlAppender
 from comem.io.prefetch import one_ahead, open_pictures
-from comem.types import Example, RetrievedContext
+from comem.io.progress import Advance, Progress, quiet
+from comem.types import Answer, Example, RetrievedContext
+
+if TYPE_CHECKING:
+    from comem.benchmarks import Benchmark
+    from comem.modes import Mode
 
 log = logging.getLogger(__name__)
 
 #: After so many failures and not one answer, the cause is not in the examples.
 _HOPELESS = 10
 
-
-class AnswerLike(Protocol):
-    """What the runner records of a mode's answer (see `comem.backbones.base.Answer`)."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def context_tokens(self) -> int: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-
-
-class ModeLike(Protocol):
-    """What the runner needs of a mode (see `comem.modes.base.Mode`).
-
-    A mode whose `opens_item_pictures` is true gets the pictures of items opened ahead.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def answer_batch(
-        self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]
-    ) -> Sequence[AnswerLike]: ...
-
-
-Progress = Callable[[int, int], None]
 Contexts = Mapping[str, RetrievedContext]
 
 
 @dataclass(frozen=True)
-class RunCounts:
-    """How a call of `predict` ended: questions in all, answered before, answered now, failed now."""
+class Run:
+    """What a run folder holds after a call of `answer`, and how the call ended.
+
+    Attributes:
+        total: questions in all, or in this part.
+        resumed: those that were answered before.
+        predicted: those answered now.
+        failed: those that failed now.
+        answers: all answers of the folder, by example id.
+    """
 
     total: int
     resumed: int
     predicted: int
     failed: int
+    answers: Mapping[str, Answer] = field(default_factory=dict, repr=False)
 
 
-def predict(
+def answer(
     benchmark: Benchmark,
     examples: Sequence[Example],
-    mode: ModeLike,
+    mode: Mode,
     contexts: Contexts | None,
     run_folder: str | Path,
     *,
@@ -78,8 +62,8 @@ def predict(
     shard: Shard | None = None,
     strict: bool = False,
     sort: bool = True,
-    progress: Progress | None = None,
-) -> RunCounts:
+    progress: Progress = quiet,
+) -> Run:
     """Answer the examples that the run folder does not hold yet.
 
     Args:
@@ -96,7 +80,7 @@ def predict(
         shard: answer only this part, into `shards/` of the run folder (see `merge_shards`).
         strict: stop at the first example that fails, instead of recording it.
         sort: batch questions of like length, which wastes less padding.
-        progress: called with (done, total) at the start and after every batch.
+        progress: how far it is.
 
     Raises:
         ValueError: a folder of another run, an id twice, or no example that can be answered.
@@ -112,52 +96,58 @@ def predict(
     if folder.home == folder.path and (folder.path / SHARDS).is_dir():
         merge_shards(folder.path, every)
     with JsonlAppender(folder.home / PREDICTIONS) as file:
-        folder.sweep()
-        record = open_run(folder, resolved, inputs, resume)
-        done, failures = folder.answered(), Failures(folder.home / ERRORS)
-        length = (lambda example: _length(example, contexts)) if sort else None
-        batches = plan_batches(chosen, done, failures.rows, batch_size, length)
+        sweep(folder.home)
+        answers, failures = folder.answers(), Failures(folder.home / ERRORS)
+        record = open_run(folder, resolved, inputs or {}, resume, answers)
+        found = contexts or {}
+        length = (lambda example: _length(example, found)) if sort else None
+        batches = plan_batches(chosen, answers.keys(), failures.rows, batch_size, length)
         resumed = len(chosen) - sum(len(batch.wanted) for batch in batches)
-        session = _Session(mode, contexts or {}, file, failures, strict, resumed)
+        part = f", {shard}" if shard is not None and shard.count > 1 else ""
+        session = _Session(mode, found, file, failures, strict, answers, resumed)
         try:
-            session.work(batches, len(chosen), progress)
+            with progress(
+                f"answering ({mode.name}{part})", len(chosen), done=resumed, unit="questions"
+            ) as advance:
+                session.work(batches, len(chosen), advance)
         except KeyboardInterrupt:
             at = resumed + session.predicted
             log.warning("stopped after %d of %d; run again to go on", at, len(chosen))
             raise
         finally:
-            counts = RunCounts(len(chosen), resumed, session.predicted, session.failed)
-            record.close(vars(counts))
-        failures.settle(folder.answered())
-    return counts
+            run = Run(len(chosen), resumed, session.predicted, session.failed, answers)
+            record.close({name: value for name, value in vars(run).items() if name != "answers"})
+        failures.settle(answers)
+    return run
 
 
-def _length(example: Example, contexts: Contexts | None) -> int:
+def _length(example: Example, contexts: Contexts) -> int:
     """About how long the prompt will be, in characters."""
-    context = (contexts or {}).get(example.id)
+    context = contexts.get(example.id)
     return len(example.question) + sum(len(item.text) for item in (context.items if context else ()))
 
 
+@dataclass
 class _Session:
-    """One call of `predict`: the batches, and what came of them."""
+    """One call of `answer`: the batches, and what came of them."""
 
-    def __init__(
-        self, mode: ModeLike, contexts: Contexts, file: JsonlAppender, failures: Failures, strict: bool,
-        resumed: int,
-    ) -> None:  # fmt: skip
-        self.mode, self.contexts, self.file = mode, contexts, file
-        self.failures, self.strict, self.resumed = failures, strict, resumed
-        self.item_pictures = bool(getattr(mode, "opens_item_pictures", False))
-        self.predicted = self.failed = 0
+    mode: Mode
+    contexts: Contexts
+    file: JsonlAppender
+    failures: Failures
+    strict: bool
+    answers: dict[str, Answer]
+    resumed: int
+    predicted: int = 0
+    failed: int = 0
 
-    def work(self, batches: Sequence[Batch], total: int, progress: Progress | None) -> None:
-        """Answer batch after batch; the next one's pictures are opened and its prompts made meanwhile."""
-        tell = progress or (lambda done, total: None)
-        tell(self.resumed, total)
+    def work(self, batches: Sequence[Batch], total: int, advance: Advance) -> None:
+        """Answer batch after batch; the next one's images are opened and its prompts made meanwhile."""
         with one_ahead(self._opened, batches) as pairs:
             for batch, (examples, contexts) in pairs:
+                before = self.predicted + self.failed
                 self._answer(examples, contexts, batch.wanted)
-                tell(self.resumed + self.predicted + self.failed, total)
+                advance(self.predicted + self.failed - before)
         if self.failed and not self.predicted + self.resumed:
             raise ValueError(
                 f"none of the {total} examples could be answered; the reasons: {self.failures.path}"
@@ -165,9 +155,8 @@ class _Session:
 
     def _opened(self, batch: Batch) -> tuple[list[Example], list[RetrievedContext | None]]:
         contexts = [self.contexts.get(example.id) for example in batch.examples]
-        examples, contexts = open_pictures(batch.examples, contexts, self.item_pictures)
-        if (ahead := getattr(self.mode, "ahead", None)) is not None:
-            ahead(examples, contexts)
+        examples, contexts = open_pictures(batch.examples, contexts, self.mode.opens_item_pictures)
+        self.mode.ahead(examples, contexts)
         return examples, contexts
 
     def _answer(
@@ -176,7 +165,7 @@ class _Session:
         """Answer a batch; when it fails, one by one, so that only the culprit is missing."""
         try:
             answers = self.mode.answer_batch(batch, contexts)
-        except ValueError as error:  # a picture that does not open, an item that cannot be used
+        except ValueError as error:  # an image that does not open, an item that cannot be used
             if self.strict:
                 raise
             if len(batch) == 1:
@@ -186,10 +175,17 @@ class _Session:
                 if example.id in wanted:
                     self._answer([example], [context], wanted)
             return
-        for example, context, answer in zip(batch, contexts, answers, strict=True):
+        for example, context, said in zip(batch, contexts, answers, strict=True):
             if example.id in wanted:
-                self.file.write(_row(example, context, answer))
-                self.predicted += 1
+                self._write(example, context, said)
+
+    def _write(self, example: Example, context: RetrievedContext | None, said: Answer) -> None:
+        items = () if context is None else tuple(item.id for item in context.items)
+        seconds = round(float(said.seconds), 6)
+        said = replace(said, example_id=example.id, knowledge_ids=items, seconds=seconds)
+        self.file.write(row_of(said))
+        self.answers[example.id] = said
+        self.predicted += 1
 
     def _record_failure(self, example: Example, error: ValueError) -> None:
         self.failed += 1
@@ -199,13 +195,57 @@ class _Session:
             raise ValueError(f"the first {self.failed} examples failed, the last with: {error}") from error
 
 
-def _row(example: Example, context: RetrievedContext | None, answer: AnswerLike) -> dict[str, Any]:
-    """A prediction as the official scorers read it, with what it cost."""
-    return {
-        "data_id": example.id,
-        "prediction": answer.text,
-        "knowledge_ids": [item.id for item in context.items] if context is not None else [],
-        "context_tokens": int(answer.context_tokens),
-        "prompt_tokens": int(answer.prompt_tokens),
-        "seconds": round(float(answer.seconds), 6),
-    }
+@dataclass(frozen=True)
+class Batch:
+    """Examples that are answered together; only those in `wanted` are still to be written."""
+
+    examples: tuple[Example, ...]
+    wanted: frozenset[str]
+
+
+def distinct(examples: Sequence[Example]) -> list[Example]:
+    """The examples, each id once.
+
+    Raises:
+        ValueError: an id comes twice.
+    """
+    seen: set[str] = set()
+    for example in examples:
+        if example.id in seen:
+            raise ValueError(f"example {example.id!r} comes twice; every prediction belongs to one id")
+        seen.add(example.id)
+    return list(examples)
+
+
+def plan_batches(
+    examples: Sequence[Example],
+    done: Set[str],
+    failed: Collection[str],
+    size: int,
+    length: Callable[[Example], int] | None = None,
+) -> list[Batch]:
+    """The batches that are left.
+
+    An answer may depend, in its last digits or through sampling, on the batch that it is made in. So that
+    a run which was killed equals an undisturbed one, the batches are those of all examples, and the one
+    that the kill has cut is answered again as a whole. Where several are cut, the examples, the parts or
+    the batch size were others before, and only what is missing is batched.
+
+    Args:
+        examples: all examples of the part.
+        done: ids with an answer.
+        failed: ids that could not be answered before; they are tried again, each alone, as they were.
+        size: examples a batch.
+        length: batches hold examples of like length, which wastes less padding; None keeps the order.
+    """
+    ordered = sorted(examples, key=length) if length else list(examples)
+    again = {example.id for example in ordered if example.id in failed and example.id not in done}
+    settled = done | again
+    whole = [tuple(ordered[start : start + size]) for start in range(0, len(ordered), size)]
+    cut = [batch for batch in whole if 0 < sum(example.id in settled for example in batch) < len(batch)]
+    if len(cut) > 1:
+        missing = [example for example in ordered if example.id not in settled]
+        whole = [tuple(missing[start : start + size]) for start in range(0, len(missing), size)]
+    batches = [Batch(batch, frozenset(example.id for example in batch) - settled) for batch in whole]
+    alone = [Batch((example,), frozenset({example.id})) for example in ordered if example.id in again]
+    return [batch for batch in batches if batch.wanted] + alone

@@ -1,123 +1,156 @@
-"""The options of `comem predict`, as data."""
+"""`comem predict`: a benchmark's questions, answered in one mode or several, and scored."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import errno
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from comem.eval.assemble import answer, lay_out, retrieve
-from comem.io.console import print_facts
+from comem.benchmarks import BENCHMARKS, Benchmark
+from comem.benchmarks.prompts import PROMPTS
+from comem.config import option
+from comem.eval.answering import Run, answer
+from comem.eval.run_folder import CONTEXTS, ERRORS, Failures, Merged, RunFolder, merge_shards
+from comem.eval.score import score_answers, write_metrics
+from comem.eval.shards import Processes, Shard
+from comem.eval.show import show
+from comem.io.console import print_facts, print_line
+from comem.io.files import StorageError
+from comem.io.progress import Progress, quiet
+from comem.types import Answer, Example, Report, RetrievedContext
 
 if TYPE_CHECKING:
     from comem.backbones.base import GenerationConfig
-    from comem.benchmarks import Benchmark
-    from comem.eval.plan import Shard
+    from comem.backbones.hf import HFBackbone
+    from comem.memory.bank import Memories
+    from comem.memory.encoder import MemoryEncoder
     from comem.modes import Mode
-    from comem.types import Example
 
-HELP = """\
-examples:
-  comem predict --benchmark toy --data data/toy --split test --mode baseline --output runs/baseline
-  comem predict --benchmark toy --data data/toy --split test --mode comem --encoder toy \\
-      --index data/toy/index -k 3 --output runs/comem
-  comem predict --benchmark infoseek --data infoseek_val.jsonl --images oven --mode comem \\
-      --model qwen2_5_vl_7b --encoder models/encoder --bank bank.safetensors --index wit-index \\
-      --contexts retrieved.jsonl --output runs/infoseek
-  comem predict --benchmark flags --data ../shared/data/flags --mode rag comem vlm_as_memory \\
-      --index runs/flags/index --bank runs/flags/bank --output runs/flags/answers
-Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory),
-  vlm_as_memory (keys and values of a few layers of the untrained model).
-Run the same command again after an interruption: it goes on where it stopped.
-Several GPUs or processes, each with a part of the questions; the last one merges the parts and scores:
-  accelerate launch --multi_gpu --num_processes 4 -m comem predict … --output runs/infoseek
-  comem predict … --output runs/infoseek --shard 1/4        # on one machine, 2/4 on another, …
-  comem predict … --output runs/infoseek --merge            # what there is by now
-"""
-
-_QUESTIONS: dict[str, dict[str, Any]] = {
-    "--benchmark": {
-        "required": True,
-        "metavar": "NAME",
-        "help": "infoseek, infoseek_es …, okvqa, cvqa, toy …",
-    },
-    "--data": {"type": Path, "metavar": "PATH", "help": "its file or folder (default: from the hub)"},
-    "--images": {"type": Path, "metavar": "DIR", "help": "where its pictures lie"},
-    "--split": {"help": "only this split"},
-    "--question-types": {"type": Path, "metavar": "FILE", "help": "if the benchmark has such a file"},
-    "--prompt": {"metavar": "STYLE", "help": "paper, short, bare … (default: the benchmark's)"},
-    "--limit": {"type": int, "metavar": "N", "help": "only the first N questions"},
-}
-_MODEL: dict[str, dict[str, Any]] = {
-    "--mode": {
-        "required": True,
-        "nargs": "+",
-        "metavar": "NAME",
-        "help": "baseline, rag, comem, vlm_as_memory; of several, each gets a folder in --output",
-    },
-    "--model": {"default": "toy", "help": "table row, hub id or folder (%(default)s: the embedded one)"},
-    "--encoder": {"metavar": "DIR", "help": 'memory encoder folder, or "toy"; for comem'},
-    "--bank": {"type": Path, "metavar": "PATH", "help": "of comem bank build or comem encode; for comem"},
-    "--embeddings": {"type": int, "metavar": "N", "help": "of each item, the first N (an elastic memory)"},
-    "--item-order": {"default": "retrieval", "metavar": "ORDER", "help": "retrieval (best first), reversed"},
-    "--question-layout": {
-        "default": "comem",
-        "metavar": "NAME",
-        "help": "comem; authors_llm, authors_llm_training (text-only readers: docs/receivers.md)",
-    },
-    "--kv-layers": {"type": int, "nargs": "+", "default": (), "metavar": "L", "help": "for vlm_as_memory"},
-    "--kv-fraction": {"type": float, "default": 1.0, "metavar": "X", "help": "… tokens kept (1: all)"},
-    "--dtype": {"default": "auto", "help": "auto, float32, bfloat16, float16"},
-    "--device": {"help": "cpu, cuda, cuda:1, auto (default: a GPU if there is one)"},
-    "--attn": {"help": "sdpa, eager, flash_attention_2 (default: transformers' choice)"},
-    "--trust-remote-code": {"action": "store_true", "help": "run code from the model's repository"},
-    "--min-pixels": {"type": int, "metavar": "N", "help": "smallest picture, in pixels"},
-    "--max-pixels": {"type": int, "metavar": "N", "help": "largest picture, in pixels"},
-}
-_KNOWLEDGE: dict[str, dict[str, Any]] = {
-    "--index": {"type": Path, "metavar": "DIR", "help": "made by comem index build; for rag and comem"},
-    "--contexts": {"type": Path, "metavar": "FILE", "help": "made by comem retrieve: nothing is searched"},
-    "--languages": {"nargs": "+", "metavar": "CODE", "help": "only items in these; own: in the question's"},
-    "-k": {"type": int, "default": 3, "help": "items a question (%(default)s, as the paper)"},
-}
-_DECODING: dict[str, dict[str, Any]] = {
-    "--max-new-tokens": {"type": int, "default": 64, "metavar": "N", "help": "longest answer (%(default)s)"},
-    "--temperature": {"type": float, "default": 0.0, "metavar": "X", "help": "0 is greedy (%(default)s)"},
-    "--top-p": {"type": float, "default": 1.0, "metavar": "X", "help": "when sampling (%(default)s)"},
-    "--repetition-penalty": {"type": float, "default": 1.0, "metavar": "X", "help": "1: none (%(default)s)"},
-    "--seed": {"type": int, "default": 0, "metavar": "N", "help": "when sampling (%(default)s)"},
-    "--engine": {
-        "default": "comem",
-        "choices": ("comem", "transformers"),
-        "help": "comem: the same greedy answers sooner; transformers: its own generate (%(default)s)",
-    },
-    "--paper-sampling": {"action": "store_true", "help": "as the paper's inference, instead of the above"},
-}
-_RUN: dict[str, dict[str, Any]] = {
-    "--output": {"required": True, "type": Path, "metavar": "DIR", "help": "the run folder"},
-    "--batch-size": {"type": int, "default": 8, "metavar": "N", "help": "questions a batch (%(default)s)"},
-    "--shard": {"default": "1/1", "metavar": "I/N", "help": "only part I of N, 1/4 to 4/4 for four"},
-    "--merge": {"action": "store_true", "help": "answer nothing: put the parts together, and score"},
-    "--strict": {"action": "store_true", "help": "stop at the first question that fails"},
-}
-GROUPS = {
-    "questions": _QUESTIONS, "model": _MODEL, "knowledge": _KNOWLEDGE, "decoding": _DECODING, "run": _RUN,
-}  # fmt: skip
-
-#: Other names of options.
-ALIASES = {"--model": ("--backbone",)}
+_ASKED, _MODEL, _KNOWLEDGE, _DECODING, _RUN = "questions", "model", "knowledge", "decoding", "run"
 
 
-def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem predict`."""
-    parser.epilog = HELP
-    for title, options in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name, settings in options.items():
-            group.add_argument(name, *ALIASES.get(name, ()), **settings)
+@dataclass(frozen=True, kw_only=True)
+class AskSettings:
+    """A benchmark's questions, put to a model with retrieved items: what every such job is told.
+
+    Attributes:
+        benchmark: infoseek, infoseek_es …, okvqa, cvqa, toy …, or one of your own.
+        data: its file or folder (default: from the hub).
+        images: where its images lie.
+        split: only this split.
+        question_types: if the benchmark has such a file.
+        prompt: paper, short, bare … (default: the benchmark's).
+        model: table row, hub id or folder (toy: the embedded one).
+        dtype: auto, float32, bfloat16, float16.
+        device: cpu, cuda, cuda:1, auto (default: a GPU if there is one).
+        attn: sdpa, eager, flash_attention_2 (default: transformers' choice).
+        trust_remote_code: run code from the model's repository.
+        min_pixels: smallest image, in pixels.
+        max_pixels: largest image, in pixels.
+        index: made by comem index build; for rag and comem.
+        contexts: made by comem retrieve: nothing is searched.
+        languages: only items in these; own: in the question's.
+        k: items a question, as in the paper.
+        max_new_tokens: longest answer.
+        temperature: 0 is greedy.
+        top_p: when sampling.
+        repetition_penalty: 1: none.
+        seed: when sampling.
+        engine: comem: the same greedy answers sooner; transformers: its own generate.
+        paper_sampling: as the paper's inference, instead of the above.
+        output: the run folder.
+        batch_size: questions a batch.
+        strict: stop at the first question that fails.
+    """
+
+    benchmark: str = option(group=_ASKED, metavar="NAME", choices="comem.benchmarks:BENCHMARKS")
+    data: Path | None = option(None, group=_ASKED)
+    images: Path | None = option(None, group=_ASKED, metavar="DIR")
+    split: str | None = option(None, group=_ASKED)
+    question_types: Path | None = option(None, group=_ASKED, metavar="FILE")
+    prompt: str | None = option(None, group=_ASKED, metavar="STYLE", choices="comem.benchmarks.prompts:PROMPTS")
+    model: str = option("toy", group=_MODEL, also=("--backbone",))
+    dtype: str = option("auto", group=_MODEL)
+    device: str | None = option(None, group=_MODEL)
+    attn: str | None = option(None, group=_MODEL)
+    trust_remote_code: bool = option(False, group=_MODEL)
+    min_pixels: int | None = option(None, group=_MODEL)
+    max_pixels: int | None = option(None, group=_MODEL)
+    index: Path | None = option(None, group=_KNOWLEDGE, metavar="DIR")
+    contexts: Path | None = option(None, group=_KNOWLEDGE, metavar="FILE")
+    languages: tuple[str, ...] = option((), group=_KNOWLEDGE, metavar="CODE")
+    k: int = option(3, group=_KNOWLEDGE)
+    max_new_tokens: int = option(64, group=_DECODING)
+    temperature: float = option(0.0, group=_DECODING)
+    top_p: float = option(1.0, group=_DECODING)
+    repetition_penalty: float = option(1.0, group=_DECODING)
+    seed: int = option(0, group=_DECODING)
+    engine: Literal["comem", "transformers"] = option("comem", group=_DECODING)
+    paper_sampling: bool = option(False, group=_DECODING)
+    output: Path = option(group=_RUN, metavar="DIR")
+    batch_size: int = option(8, group=_RUN)
+    strict: bool = option(False, group=_RUN)
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """How answers are decoded."""
+        from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
+
+        if self.paper_sampling:
+            return PAPER_SAMPLING
+        return GenerationConfig(
+            self.max_new_tokens, self.temperature, self.top_p, self.repetition_penalty, self.seed
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings(AskSettings):
+    """Answering a benchmark's questions.
+
+    Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory), vlm_as_memory
+    (keys and values of a few layers of the untrained model).
+    Run the same command again after an interruption: it goes on where it stopped.
+    Several GPUs or processes, each with a part of the questions (the last one merges the parts and scores):
+      accelerate launch --multi_gpu --num_processes 4 -m comem predict … --output runs/infoseek
+      comem predict … --output runs/infoseek --shard 1/4        # on one machine, 2/4 on another, …
+      comem predict … --output runs/infoseek --merge            # what there is by now
+
+    Attributes:
+        limit: only the first N questions.
+        mode: baseline, rag, comem, vlm_as_memory, or your own; of several, each gets a folder in the output.
+        encoder: memory encoder folder, or "toy"; for comem.
+        bank: of comem bank build or comem encode; for comem.
+        embeddings: of each item, the first N (an elastic memory).
+        item_order: retrieval (best first), reversed.
+        question_layout: comem; authors_llm, authors_llm_training (text-only readers: docs/receivers.md).
+        kv_layers: for vlm_as_memory.
+        kv_fraction: for vlm_as_memory: tokens kept (1: all).
+        shard: only part I of N, 1/4 to 4/4 for four.
+        merge: answer nothing: put the parts together, and score.
+    """
+
+    limit: int | None = option(None, group=_ASKED)
+    mode: tuple[str, ...] = option(group=_MODEL, metavar="NAME")
+    encoder: str | None = option(None, group=_MODEL, metavar="DIR")
+    bank: Path | None = option(None, group=_MODEL)
+    embeddings: int | None = option(None, group=_MODEL)
+    item_order: str = option("retrieval", group=_MODEL, metavar="ORDER")
+    question_layout: str = option("comem", group=_MODEL, metavar="NAME")
+    kv_layers: tuple[int, ...] = option((), group=_MODEL, metavar="L")
+    kv_fraction: float = option(1.0, group=_MODEL)
+    shard: str = option("1/1", group=_RUN, metavar="I/N")
+    merge: bool = option(False, group=_RUN)
+
+    def __post_init__(self) -> None:
+        if not self.mode or len(set(self.mode)) != len(self.mode):
+            raise ValueError(f"--mode {' '.join(self.mode)}: give each mode once, and at least one")
+
+    def folder(self, mode: str) -> Path:
+        """The run folder of a mode: of several modes, each has its own."""
+        return self.output / mode if len(self.mode) > 1 else self.output
 
 
 @dataclass(frozen=True)
@@ -126,150 +159,164 @@ class Questions:
 
     benchmark: Benchmark
     data: Path
-    examples: list[Example]
+    examples: Sequence[Example]
 
 
-def this_part(args: argparse.Namespace) -> Shard:
-    """The part of the run that this process takes; its device is set to the GPU of its own."""
-    from comem.eval.plan import Processes, Shard
+@dataclass(frozen=True)
+class Answered:
+    """What one mode answered.
 
-    processes = Processes.of()
-    if processes.count > 1:
-        import torch
+    Attributes:
+        folder: its run folder.
+        report: the score; None while parts are missing.
+        answers: by example id, as far as they are there.
+        memories: what the memories say of themselves.
+        merged: what the merged parts hold.
+        waits_for: why there is no report yet.
+    """
 
-        args.device = processes.device(args.device, torch.cuda.device_count())
-    return Shard.parse(args.shard).within(processes)
-
-
-def answer_part(
-    args: argparse.Namespace, questions: Questions, mode: Mode, config: Mapping[str, Any], shard: Shard
-) -> None:
-    """Find the items and answer, into the run folder."""
-    from comem.eval.run_folder import RunFolder
-
-    contexts = None
-    sources = {"data": questions.data, "question_types": args.question_types}
-    if mode.grounded:
-        mine, cache = shard.of(questions.examples), RunFolder(args.output, shard).home / "contexts.jsonl"
-        contexts = retrieve(args.index, args.contexts, mine, args.k, args.languages, cache)
-        sources |= {"index": args.index, "contexts": args.contexts, "bank": args.bank}
-    inputs = {name: Path(path) for name, path in sources.items() if path is not None}
-    answer(
-        questions.benchmark, questions.examples, mode, contexts, args.output, config, args.batch_size,
-        args.strict, shard, inputs,
-    )  # fmt: skip
+    folder: Path
+    report: Report | None = None
+    answers: Mapping[str, Answer] | None = None
+    memories: str = ""
+    merged: Merged | None = None
+    waits_for: str = ""
 
 
-def merge_and_score(args: argparse.Namespace, questions: Questions, shard: Shard) -> None:
-    """Put the parts together and score them, if this process is the last one or was asked to."""
-    from comem.eval.shards import being_merged, is_complete, merge_shards
-    from comem.io.files import StorageError
-
-    if not args.merge and not is_complete(args.output, questions.examples):
-        print_facts([(f"part {shard}", f"done; the last part merges all in {args.output}")])
-        return
-    try:
-        counts = merge_shards(args.output, questions.examples)
-    except StorageError as error:
-        if not being_merged(error):
-            raise
-        print_facts([(f"part {shard}", f"done; another process merges all in {args.output}")])
-        return
-    merged = f"{counts.answered} answered, {counts.failed} failed, {counts.missing} in no part yet"
-    print_facts([("merged", merged)])
-    score(args, questions)
+#: By mode.
+PredictResult = dict[str, Answered]
 
 
-def score(args: argparse.Namespace, questions: Questions) -> None:
-    """Score the run folder and print the score."""
-    from comem.eval.commands import show
-    from comem.eval.scoring import evaluate
+def predict(settings: PredictSettings, progress: Progress = quiet) -> PredictResult:
+    """Answer, in one mode or in several with the model loaded once, and score.
 
-    report = evaluate(questions.benchmark, questions.examples, args.output)
-    show(report, questions.benchmark.headline)
-    print_facts([("run folder", str(args.output))])
+    Example:
+        >>> toy = {"benchmark": "toy", "data": Path("data/toy"), "split": "test"}
+        >>> found = predict(PredictSettings(**toy, mode=("baseline",), output=Path("runs/baseline")))
+        >>> found["baseline"].report.metrics["accuracy"]
 
-
-def run_predict(args: argparse.Namespace) -> int:
-    """Answer in one mode, or in several one after the other, each in a folder of its own."""
+    Raises:
+        ValueError: an unknown name, a missing option, data that cannot be read, or a folder of another run.
+        StorageError: no space left, or another process writes there.
+    """
     from comem.modes import MODES
 
-    for name in args.mode:
-        MODES[name]  # a wrong name fails before the first mode has answered
-    if len(set(args.mode)) != len(args.mode):
-        raise ValueError(f"--mode {' '.join(args.mode)}: give each mode once")
-    for name in args.mode:
-        output = args.output / name if len(args.mode) > 1 else args.output
-        _predict(argparse.Namespace(**vars(args) | {"mode": name, "output": output}))
-    return 0
-
-
-def _predict(args: argparse.Namespace) -> None:
-    """Answer, score, print the score."""
-    from comem.benchmarks import BENCHMARKS
-
-    benchmark, shard = BENCHMARKS[args.benchmark], this_part(args)
-    loaded = benchmark.load(
-        args.data, image_folder=args.images, split=args.split, question_types=args.question_types
-    )
-    examples = list(islice(loaded, args.limit))
-    data = args.data if args.data is not None else benchmark.fetch(args.split)
-    questions = Questions(benchmark, data, examples)
-    if not args.merge:
-        mode, config = open_mode(args, benchmark)
+    for name in settings.mode:
+        MODES.check(name)  # before the first mode has answered
+    questions, processes = load_questions(settings, settings.limit), Processes.of()
+    shard = Shard.parse(settings.shard).within(processes)
+    if settings.merge:
+        return {name: _merged(settings.folder(name), questions, shard, force=True) for name in settings.mode}
+    reader = Reader.open(settings, processes)
+    found: PredictResult = {}
+    contexts: dict[str, RetrievedContext] | None = None
+    for name in settings.mode:
+        folder = settings.folder(name)
+        mode, config = reader.mode(settings, questions.benchmark, name)
         if mode.opens_question_pictures:
-            benchmark.require_images(examples)
-        answer_part(args, questions, mode, config, shard)
-        if (memories := getattr(mode, "bank", None)) is not None:
-            print_facts([("memories", memories.describe())])
-    if args.merge or shard.count > 1:
-        merge_and_score(args, questions, shard)
-    else:
-        score(args, questions)
+            questions.benchmark.require_images(questions.examples)
+        if mode.grounded and contexts is None:
+            cache = RunFolder(folder, shard).home / CONTEXTS
+            contexts = retrieve(settings, shard.of(questions.examples), cache, progress)
+        run = answer_questions(settings, questions, mode, contexts, folder, config, shard, progress)
+        if shard.count > 1:
+            done = _merged(folder, questions, shard)
+        else:
+            failed = len(Failures(folder / ERRORS).rows)
+            done = Answered(folder, _score(folder, questions, run.answers, failed), run.answers)
+        memories = getattr(mode, "bank", None)
+        found[name] = replace(done, memories=memories.describe() if memories is not None else "")
+    return found
 
 
-def open_mode(args: argparse.Namespace, benchmark: Benchmark) -> tuple[Mode, dict[str, Any]]:
-    """The mode on its backbone, and what the run folder records of it; wrong names fail before the work."""
-    from comem.backbones.hf import load_backbone
-    from comem.bank.cache import open_memories
-    from comem.benchmarks.prompts import PROMPTS
-    from comem.engine.scheduler import accelerated
-    from comem.memory.serialization import open_encoder
-    from comem.modes import MODES, KVSettings
+def load_questions(settings: AskSettings, limit: int | None = None) -> Questions:
+    """The benchmark's examples, or the first of them."""
+    benchmark = BENCHMARKS[settings.benchmark]
+    data = settings.data if settings.data is not None else benchmark.fetch(settings.split)
+    loaded = benchmark.load(
+        data, image_folder=settings.images, split=settings.split, question_types=settings.question_types
+    )
+    return Questions(benchmark, data, list(islice(loaded, limit)))
 
-    style = args.prompt or benchmark.style
-    build, _ = MODES[args.mode], PROMPTS[style]
-    generation = generation_config(args)
-    kv = KVSettings(layers=tuple(args.kv_layers), fraction=args.kv_fraction)
 
-    def ask(example: Example, grounded: bool) -> str:
-        return benchmark.ask(example, grounded, style)
+@dataclass(frozen=True)
+class Reader:
+    """The models of a run, loaded once for all its modes."""
 
-    limits = {"min_pixels": args.min_pixels, "max_pixels": args.max_pixels}
-    trusted = {"trust_remote_code": args.trust_remote_code}
-    backbone = load_backbone(args.model, args.dtype, args.device, args.attn, **limits, **trusted)
-    encoder = open_encoder(args.encoder, backbone) if args.encoder else None
-    bank = open_memories(args.bank, encoder) if args.bank else None
-    reading = {"item_order": args.item_order, "kv": kv, "embeddings": args.embeddings}
-    reader = lay_out(backbone, encoder, args.question_layout)
-    mode = build(reader, encoder, bank, prompt=ask, generation=generation, **reading)
-    if args.engine == "comem":
-        mode = accelerated(mode)
+    backbone: HFBackbone
+    encoder: MemoryEncoder | None
+    bank: Memories | None
+    weights: str | None
 
-    config = {"model": args.model, "dtype": args.dtype, "prompt": style, "generation": asdict(generation)}
-    config |= {"engine": args.engine}
-    config |= {**limits, "weights": weights_digest(backbone.model)}
-    if mode.grounded:
-        made_by = bank.fingerprint if bank is not None else encoder.fingerprint() if encoder else None
-        config |= {"k": args.k, "item_order": args.item_order, "encoder": made_by, "index": str(args.index)}
-        config |= {"contexts": str(args.contexts) if args.contexts else None, "languages": args.languages}
-    if args.question_layout != "comem":
-        config |= {"question_layout": args.question_layout}
-    if args.embeddings is not None and hasattr(mode, "embeddings"):
-        config |= {"embeddings": args.embeddings}
-    if (kept := getattr(mode, "kv", None)) is not None:
-        config |= {"kv": asdict(kept)}
-    return mode, config
+    @classmethod
+    def open(cls, settings: PredictSettings, processes: Processes | None = None) -> Reader:
+        """Load what the settings name; wrong names fail before the work."""
+        from comem.backbones.hf import load_backbone
+        from comem.bank.cache import open_memories
+        from comem.memory.serialization import open_encoder
+
+        device = settings.device
+        if processes is not None and processes.count > 1:
+            import torch
+
+            device = processes.device(device, torch.cuda.device_count())
+        limits = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
+        trusted = {"trust_remote_code": settings.trust_remote_code}
+        _ = PROMPTS[settings.prompt or BENCHMARKS[settings.benchmark].style]
+        backbone = load_backbone(settings.model, settings.dtype, device, settings.attn, **limits, **trusted)
+        encoder = open_encoder(settings.encoder, backbone) if settings.encoder else None
+        bank = open_memories(settings.bank, encoder) if settings.bank else None
+        return cls(backbone, encoder, bank, weights_digest(backbone.model))
+
+    def mode(
+        self, settings: PredictSettings, benchmark: Benchmark, name: str
+    ) -> tuple[Mode, dict[str, Any]]:
+        """A mode on these models, and what the run folder records of it."""
+        from comem.compat.question_layout import AuthorsTextReader, check_layout
+        from comem.engine.scheduler import accelerated
+        from comem.modes import MODES, KVSettings
+
+        style, generation = settings.prompt or benchmark.style, settings.generation
+
+        def ask(example: Example, grounded: bool) -> str:
+            return benchmark.ask(example, grounded, style)
+
+        reader: Any = self.backbone
+        if (layout := check_layout(settings.question_layout)) != "comem":
+            if self.encoder is None:
+                raise ValueError(
+                    f"question layout {layout!r} reads the question with the encoder: give --encoder DIR"
+                )
+            reader = AuthorsTextReader(self.backbone, self.encoder, layout)
+        kv = KVSettings(layers=settings.kv_layers, fraction=settings.kv_fraction)
+        reading: dict[str, Any] = {
+            "item_order": settings.item_order, "kv": kv, "embeddings": settings.embeddings,
+        }  # fmt: skip
+        mode = MODES[name](reader, self.encoder, self.bank, prompt=ask, generation=generation, **reading)
+        if settings.engine == "comem":
+            mode = accelerated(mode)
+        config: dict[str, Any] = {
+            "model": settings.model, "dtype": settings.dtype, "prompt": style,
+            "generation": asdict(generation), "engine": settings.engine,
+            "min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels,
+            "weights": self.weights,
+        }  # fmt: skip
+        if mode.grounded:
+            made_by = self.encoder.fingerprint() if self.encoder is not None else None
+            config |= {
+                "k": settings.k, "item_order": settings.item_order,
+                "encoder": self.bank.fingerprint if self.bank is not None else made_by,
+                "index": str(settings.index),
+                "contexts": str(settings.contexts) if settings.contexts else None,
+                "languages": list(settings.languages) or None,
+            }  # fmt: skip
+        if settings.question_layout != "comem":
+            config |= {"question_layout": settings.question_layout}
+        if settings.embeddings is not None and hasattr(mode, "embeddings"):
+            config |= {"embeddings": settings.embeddings}
+        if (kept := getattr(mode, "kv", None)) is not None:
+            config |= {"kv": asdict(kept)}
+        return mode, config
 
 
 def weights_digest(model: Any) -> str | None:
@@ -279,15 +326,85 @@ def weights_digest(model: Any) -> str | None:
     return None if any(weight.is_meta for weight in model.parameters()) else base_digest(model)
 
 
-def generation_config(args: argparse.Namespace) -> GenerationConfig:
-    """How answers are decoded."""
-    from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
+def retrieve(
+    settings: AskSettings, examples: Sequence[Example], cache: Path, progress: Progress = quiet
+) -> dict[str, RetrievedContext]:
+    """The items of each question by its id: from a file of results, else searched for in the index.
 
-    if args.paper_sampling:
-        return PAPER_SAMPLING
-    return GenerationConfig(
-        args.max_new_tokens, args.temperature, args.top_p, args.repetition_penalty, args.seed
-    )
+    What was searched for is kept in `cache`, so that an interrupted run searches for nothing twice.
+
+    Raises:
+        ValueError: no index, k below 1, or results of another index.
+    """
+    from comem.retrieval.retriever import RETRIEVERS, retrieve_to_file
+
+    if settings.index is None:
+        raise ValueError("this mode needs knowledge: give --index DIR (comem index build makes one)")
+    if settings.k < 1:
+        raise ValueError(f"-k {settings.k}: give at least 1 item a question")
+    if settings.contexts is None:
+        retriever = RETRIEVERS["faiss"](settings.index, languages=settings.languages or None)
+        with progress("retrieving", len(examples), unit="questions") as advance:
+            for start in range(0, len(examples), 64):
+                part = examples[start : start + 64]
+                retrieve_to_file(retriever, part, settings.k, cache)
+                advance(len(part))
+    retriever = RETRIEVERS["precomputed"](settings.index, settings.contexts or cache)
+    return {context.example_id: context for context in retriever.retrieve(examples, settings.k)}
 
 
-__all__ = ["add_predict_arguments", "run_predict"]
+def answer_questions(
+    settings: AskSettings,
+    questions: Questions,
+    mode: Mode,
+    contexts: Mapping[str, RetrievedContext] | None,
+    folder: Path,
+    config: Mapping[str, Any],
+    shard: Shard | None = None,
+    progress: Progress = quiet,
+) -> Run:
+    """Answer into a run folder, which notes where questions and items come from."""
+    sources = {"data": questions.data, "question_types": settings.question_types}
+    if mode.grounded:
+        bank = getattr(settings, "bank", None)
+        sources |= {"index": settings.index, "contexts": settings.contexts, "bank": bank}
+    return answer(
+        questions.benchmark, questions.examples, mode, contexts if mode.grounded else None, folder,
+        batch_size=settings.batch_size, config=config, strict=settings.strict, shard=shard,
+        inputs={name: path for name, path in sources.items() if path is not None}, progress=progress,
+    )  # fmt: skip
+
+
+def _merged(folder: Path, questions: Questions, shard: Shard, force: bool = False) -> Answered:
+    """The parts put together and scored, if this process is the last one or was asked to."""
+    run, names = RunFolder(folder), {example.id for example in questions.examples}
+    if not force and not names <= run.answers().keys() | run.failed():
+        return Answered(folder, waits_for=f"part {shard}: done; the last part merges all in {folder}")
+    try:
+        counts, answers = merge_shards(folder, questions.examples)
+    except StorageError as error:
+        if error.errno != errno.EAGAIN:
+            raise
+        return Answered(folder, waits_for=f"part {shard}: done; another process merges all in {folder}")
+    failed = len(Failures(folder / ERRORS).rows)
+    return Answered(folder, _score(folder, questions, answers, failed), answers, merged=counts)
+
+
+def _score(folder: Path, questions: Questions, answers: Mapping[str, Answer], failed: int) -> Report:
+    return write_metrics(score_answers(questions.benchmark, questions.examples, answers, failed), folder)
+
+
+def show_predicted(found: PredictResult, settings: PredictSettings) -> None:
+    """Print the scores, and where the answers are."""
+    for each in found.values():
+        if each.memories:
+            print_facts([("memories", each.memories)])
+        if each.merged is not None:
+            counts = each.merged
+            told = f"{counts.answered} answered, {counts.failed} failed, {counts.missing} in no part yet"
+            print_facts([("merged", told)])
+        if each.report is None:
+            print_line(each.waits_for)
+            continue
+        show(each.report, BENCHMARKS[settings.benchmark].headline)
+        print_facts([("run folder", str(each.folder))])

@@ -1,27 +1,55 @@
-"""The run folder's files, what it says of its run, and whether it holds the run that is asked for."""
+"""The run folder: its files, whether it holds the run that is asked for, and its parts put together."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comem.eval.plan import Shard
+from comem.benchmarks.score_files import TEXT_KEYS, checked_text, key_of, keyed
+from comem.eval.shards import Shard
 from comem.io.files import StorageError, write_atomic, write_json
-from comem.io.jsonl import JsonlAppender, done_ids, read_json, read_jsonl, sha256_of
+from comem.io.jsonl import JsonlAppender, done_ids, read_json, read_jsonl
 from comem.io.manifest import run_manifest
+from comem.io.run_folder import check_inputs, check_same, checksums
+from comem.types import Answer, Example
 
 log = logging.getLogger(__name__)
 
 PREDICTIONS, ERRORS, RUN, METRICS = "predictions.jsonl", "errors.jsonl", "run.json", "metrics.json"
+CONTEXTS = "contexts.jsonl"
 SHARDS = "shards"  # parts of a run lie in shards/2-of-4/, each with the same files
 _ID = "data_id"
-_DIGEST_LIMIT = 256 * 2**20  # larger files in a folder count with name and size only
+
+
+def row_of(answer: Answer) -> dict[str, Any]:
+    """A line of `predictions.jsonl`: an answer as the official scorers read it, with what it cost."""
+    return {
+        _ID: answer.example_id,
+        "prediction": answer.text,
+        "knowledge_ids": list(answer.knowledge_ids),
+        "context_tokens": int(answer.context_tokens),
+        "prompt_tokens": int(answer.prompt_tokens),
+        "seconds": round(float(answer.seconds), 6),
+    }
+
+
+def read_answers(path: str | Path) -> dict[str, Answer]:
+    """The answers in a file of predictions, by example id; of other systems' files, what they say.
+
+    Raises:
+        RecordError: there is no such file, an id comes twice, or an answer is not text.
+    """
+    answers: dict[str, Answer] = {}
+    for number, (name, row) in enumerate(keyed(path, torn_tail=True).items(), start=1):
+        costs = int(row.get("context_tokens", 0)), int(row.get("prompt_tokens", 0)), float(row.get("seconds", 0))
+        text = checked_text(row[key_of(row, TEXT_KEYS, path, number)], name, path)
+        answers[name] = Answer(text, *costs, name, tuple(row.get("knowledge_ids") or ()))
+    return answers
 
 
 @dataclass(frozen=True)
@@ -40,19 +68,17 @@ class RunFolder:
         """The folder itself and those of all its parts, whatever their number was."""
         return [self.path, *sorted(path for path in (self.path / SHARDS).glob("*-of-*") if path.is_dir())]
 
-    def answered(self) -> set[str]:
-        """Ids with an answer, in any part: another division into parts goes on where this one stopped."""
-        return set[str]().union(*(done_ids(home / PREDICTIONS, _ID) for home in self.homes()))
-
-    def sweep(self) -> None:
-        """Remove what killed processes had not finished writing; only for who holds the folder's lock."""
-        for path in self.home.glob(".*.tmp"):
-            path.unlink(missing_ok=True)
+    def answers(self) -> dict[str, Answer]:
+        """All answers, of any part: another division into parts goes on where this one stopped."""
+        found: dict[str, Answer] = {}
+        for home in reversed(self.homes()):  # of an id in several parts, the first
+            if (home / PREDICTIONS).exists():
+                found |= read_answers(home / PREDICTIONS)
+        return found
 
     def failed(self) -> set[str]:
-        """Ids without an answer that some part could not answer."""
-        found = set[str]().union(*(done_ids(home / ERRORS, _ID) for home in self.homes()))
-        return found - self.answered()
+        """Ids that some part could not answer."""
+        return set[str]().union(*(done_ids(home / ERRORS, _ID) for home in self.homes()))
 
 
 class Failures:
@@ -62,20 +88,18 @@ class Failures:
         self.path = path
         rows = read_jsonl(path, tolerate_torn_tail=True) if path.exists() else ()
         self.rows = {str(row[_ID]): row for row in rows}
-        self.new: set[str] = set()
 
     def add(self, name: str, error: Exception) -> None:
         """Note a failure, on disk before it returns."""
         known = name in self.rows
         self.rows[name] = {_ID: name, "error": str(error), "kind": type(error).__name__}
-        self.new.add(name)
         if known:
             self._write()
             return
         with JsonlAppender(self.path) as file:
             file.write(self.rows[name])
 
-    def settle(self, answered: set[str]) -> None:
+    def settle(self, answered: Mapping[str, Any] | set[str]) -> None:
         """Forget those that are answered by now."""
         self.rows = {name: row for name, row in self.rows.items() if name not in answered}
         self._write()
@@ -105,7 +129,11 @@ class RunRecord:
 
 
 def open_run(
-    folder: RunFolder, config: Mapping[str, Any], inputs: Mapping[str, Path] | None, resume: bool
+    folder: RunFolder,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    resume: bool,
+    answered: Mapping[str, Answer],
 ) -> RunRecord:
     """Check that the folder's run is this one, or note a new run.
 
@@ -113,8 +141,7 @@ def open_run(
         ValueError: the folder holds another run (names the keys that differ), other data, predictions of
             an unknown run, or predictions at all and `resume` is off.
     """
-    now = run_manifest({"config": dict(config), "inputs": checksums(inputs or {})})
-    answered = folder.answered()
+    now = run_manifest({"config": dict(config), "inputs": checksums(inputs)})
     if not (folder.path / RUN).exists():
         if answered:
             raise ValueError(
@@ -124,7 +151,7 @@ def open_run(
     first = read_json(folder.path / RUN)
     if answered and not resume:
         raise ValueError(f"{folder.path} holds predictions already; resume, or choose another folder")
-    check_same(folder.path, first, now)
+    _check(folder.path, first, now)
     path = folder.home / RUN
     content = read_json(path) if path.exists() else now
     if folder.shard.count > 1:
@@ -137,48 +164,55 @@ def open_run(
     return RunRecord(path, content)
 
 
-def check_same(folder: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Refuse to mix runs.
+def _check(place: Path, there: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    check_same(place, there.get("config", {}), now["config"])
+    check_inputs(place, there.get("inputs", {}), now.get("inputs", {}))
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merged folder holds: examples, answered ones, failed ones, and those that nobody has tried."""
+
+    total: int
+    answered: int
+    failed: int
+    missing: int
+
+
+def merge_shards(run_folder: str | Path, examples: Sequence[Example]) -> tuple[Merged, dict[str, Answer]]:
+    """Append what the parts have and the folder's own `predictions.jsonl` lacks.
+
+    Nothing is rewritten, so that it may be stopped, and repeated, at any moment. The parts stay.
+
+    Returns:
+        The counts, and all answers by id.
 
     Raises:
-        ValueError: other settings, or other contents of an input file.
+        ValueError: no run here, or a part of another run.
+        StorageError: another process writes there (`errno.EAGAIN`), or no space is left.
     """
-    old, new = _flat(there.get("config", {})), _flat(now["config"])
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    if differing:
-        lines = "; ".join(f"{key}: {old.get(key)!r} there, {new.get(key)!r} now" for key in differing)
-        raise ValueError(f"{folder} holds another run ({lines}); use the same values or another folder")
-    before, after = there.get("inputs", {}), now.get("inputs", {})
-    changed = [k for k in before if k in after and before[k]["sha256"] != after[k]["sha256"]]
-    if changed:
-        named = ", ".join(f"{key} ({after[key]['path']})" for key in changed)
-        raise ValueError(f"{folder}: {named} has changed since the run was begun; use another folder")
-
-
-def checksums(inputs: Mapping[str, Path]) -> dict[str, dict[str, str]]:
-    """Path and SHA-256 of every input; of a folder, that of the files directly in it."""
-    return {name: {"path": str(path), "sha256": _checksum(Path(path))} for name, path in inputs.items()}
-
-
-def _checksum(path: Path) -> str:
-    if not path.is_dir():
-        return sha256_of(path)
-    digest = hashlib.sha256()
-    for file in sorted(each for each in path.iterdir() if each.is_file()):
-        size = file.stat().st_size
-        content = sha256_of(file) if size <= _DIGEST_LIMIT else ""
-        digest.update(f"{file.name}\0{size}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` as `{"a.b": 1}`, tuples as lists, as JSON gives them back."""
-    return dict(_pairs(values, prefix))
-
-
-def _pairs(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
+    folder = RunFolder(Path(run_folder))
+    if not (folder.path / RUN).exists():
+        raise ValueError(f"{folder.path}: no run here (no {RUN}); give the --output of the parts")
+    run = read_json(folder.path / RUN)
+    parts = folder.homes()[1:]
+    for part in parts:
+        _check(part, read_json(part / RUN), run)
+    with JsonlAppender(folder.path / PREDICTIONS, durable=False) as file:
+        done, answers = done_ids(file.path, _ID), folder.answers()
+        for example in examples:
+            if example.id in answers and example.id not in done:
+                file.write(row_of(answers[example.id]))
+    failures = Failures(folder.path / ERRORS)
+    for part in parts:
+        failures.rows |= Failures(part / ERRORS).rows
+    failures.settle(answers)
+    names = {example.id for example in examples}
+    failed = names & failures.rows.keys()
+    missing = len(names - answers.keys() - failed)
+    counts = Merged(len(names), len(names & answers.keys()), len(failed), missing)
+    shards = {part.name: read_json(part / RUN).get("counts") for part in parts}
+    write_json(folder.path / RUN, {**run, "counts": asdict(counts), "shards": shards})
+    if missing:
+        log.warning("%s: %d of %d questions are in no part yet", folder.path, missing, len(names))
+    return counts, answers

@@ -1,89 +1,72 @@
-"""Put the parts of a run together: every id once, in the order of the examples."""
+"""Which examples a process answers: parts of a run."""
 
 from __future__ import annotations
 
-import errno
-import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from comem.eval.run_folder import ERRORS, PREDICTIONS, RUN, Failures, RunFolder, check_same
-from comem.io.files import StorageError, write_json
-from comem.io.jsonl import JsonlAppender, done_ids, read_json, read_jsonl
 from comem.types import Example
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class MergeCounts:
-    """What a merged folder holds: examples, answered ones, failed ones, and those that nobody has tried."""
-
-    total: int
-    answered: int
-    failed: int
-    missing: int
-
-
-def is_complete(run_folder: str | Path, examples: Sequence[Example]) -> bool:
-    """Whether every example was answered, or tried in vain, by some part."""
-    folder = RunFolder(Path(run_folder))
-    return {example.id for example in examples} <= folder.answered() | folder.failed()
-
-
-def merge_shards(run_folder: str | Path, examples: Sequence[Example]) -> MergeCounts:
-    """Append what the parts have and the folder's own `predictions.jsonl` lacks.
-
-    Nothing is rewritten, so that it may be stopped, and repeated, at any moment. The parts stay.
+class Shard:
+    """Part `number` of `count` of a run: every `count`-th example, so that parts are disjoint and complete.
 
     Raises:
-        ValueError: no run here, or a part of another run.
-        StorageError: another process writes there (`errno.EAGAIN`), or no space is left.
+        ValueError: a number out of range.
     """
-    folder = RunFolder(Path(run_folder))
-    if not (folder.path / RUN).exists():
-        raise ValueError(f"{folder.path}: no run here (no {RUN}); give the --output of the parts")
-    run = read_json(folder.path / RUN)
-    parts = folder.homes()[1:]
-    for part in parts:
-        check_same(part, read_json(part / RUN), run)
-    with JsonlAppender(folder.path / PREDICTIONS, durable=False) as file:
-        rows = _new_rows(parts, done_ids(file.path, "data_id"))
-        for example in examples:
-            if example.id in rows:
-                file.write(rows[example.id])
-    _merge_failures(folder, parts)
-    answered, failed = folder.answered(), folder.failed()
-    names = {example.id for example in examples}
-    missing = len(names - answered - failed)
-    counts = MergeCounts(len(names), len(names & answered), len(names & failed), missing)
-    shards = {part.name: read_json(part / RUN).get("counts") for part in parts}
-    write_json(folder.path / RUN, {**run, "counts": asdict(counts), "shards": shards})
-    if missing:
-        log.warning("%s: %d of %d questions are in no part yet", folder.path, missing, len(names))
-    return counts
+
+    number: int = 1
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            n = self.count
+            raise ValueError(f"shard {self.number}/{n}: give 1/{n} to {n}/{n}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """From `2/4`, the second of four."""
+        match = re.fullmatch(r"(\d+)/([1-9]\d*)", text.strip())
+        if match is None:
+            raise ValueError(f"shard {text!r}: write it as i/n, 1/4 to 4/4 for four parts")
+        return cls(int(match[1]), int(match[2]))
+
+    def within(self, processes: Processes) -> Shard:
+        """The part of this part that one of several processes takes."""
+        return Shard((self.number - 1) * processes.count + processes.rank + 1, self.count * processes.count)
+
+    def of(self, examples: Sequence[Example]) -> list[Example]:
+        """Its examples, in their order."""
+        return list(examples[self.number - 1 :: self.count])
+
+    def __str__(self) -> str:
+        return f"{self.number}-of-{self.count}"
 
 
-def being_merged(error: StorageError) -> bool:
-    """Whether the error says that another process is at it."""
-    return error.errno == errno.EAGAIN
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that `accelerate launch` (or torchrun) started.
 
+    They need no connection: each answers its own part, and who is last puts the parts together. So a slow
+    process times nobody out, and a dead one costs its own part only, which the next call makes up for.
+    """
 
-def _new_rows(parts: Sequence[Path], done: set[str]) -> dict[str, dict[str, Any]]:
-    """The parts' rows that are not in `done`; of an id in several parts, the first."""
-    rows: dict[str, dict[str, Any]] = {}
-    for part in parts:
-        path = part / PREDICTIONS
-        for row in read_jsonl(path, tolerate_torn_tail=True) if path.exists() else ():
-            if row["data_id"] not in done:
-                rows.setdefault(row["data_id"], row)
-    return rows
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
 
+    @classmethod
+    def of(cls, environment: Mapping[str, str] | None = None) -> Processes:
+        """From the variables that the launchers set; one process without them."""
+        found = os.environ if environment is None else environment
+        rank, count = int(found.get("RANK", 0)), int(found.get("WORLD_SIZE", 1))
+        return cls(rank, count, int(found.get("LOCAL_RANK", rank)))
 
-def _merge_failures(folder: RunFolder, parts: Sequence[Path]) -> None:
-    failures = Failures(folder.path / ERRORS)
-    for part in parts:
-        failures.rows |= Failures(part / ERRORS).rows
-    failures.settle(folder.answered())
+    def device(self, asked: str | None, gpus: int) -> str | None:
+        """The device of this process: its own GPU, where the caller named none by its number."""
+        if self.count == 1 or not gpus or asked not in (None, "cuda", "auto"):
+            return asked
+        return f"cuda:{self.local_rank % gpus}"

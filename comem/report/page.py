@@ -1,43 +1,18 @@
-"""The report as one HTML page that opens without a server or a network."""
+"""`comem report`: runs beside each other and beside the paper, as a page, a figure and JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from comem.config import option
+from comem.io.console import print_line, print_table
 from comem.io.files import write_atomic, write_json
 from comem.io.manifest import run_manifest
 from comem.io.page import render
 from comem.report.figure import draw_figure
-from comem.report.results import (
-    Overview,
-    Result,
-    Section,
-    cell,
-    find_results,
-    measures,
-    overview,
-    sections,
-)
-
-
-def page(
-    title: str, notes: Sequence[str], overview: Overview, parts: Sequence[Section], figure: bytes | None
-) -> str:
-    """The page.
-
-    Args:
-        title: its heading.
-        notes: paragraphs under the heading.
-        overview: benchmarks × modes.
-        parts: the benchmarks' tables.
-        figure: a PNG, embedded.
-    """
-    head = ("benchmark", "metric", *(column.label for column in overview.columns))
-    rows = [(name, metric, *map(cell, values)) for name, metric, values in overview.rows]
-    shown = {"overview": {"head": head, "rows": rows}, "sections": parts, "figure": figure}
-    return render("report", title=title, notes=notes, **shown)
-
+from comem.report.results import Result, cell, find_results, measures, overview, sections
 
 PAGE, FIGURE, NUMBERS = "report.html", "report.png", "report.json"
 NOTES = (
@@ -49,30 +24,71 @@ NOTES = (
 )
 
 
+@dataclass(frozen=True)
+class ReportSettings:
+    """Runs beside each other and beside the paper's numbers.
+
+    The page opens without a server. Files of comem evaluate --output serve like run folders.
+
+    Attributes:
+        runs: run folders, folders of such, or reports.
+        output: where the report goes.
+        title: its heading.
+    """
+
+    runs: tuple[Path, ...] = option(positional=True, metavar="RUN")
+    output: Path = option(metavar="DIR")
+    title: str = "CoMEM"
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("no runs: give run folders, folders of such, or files of comem evaluate --output")
+
+
+def report(settings: ReportSettings) -> list[Result]:
+    """Write report.html, report.png and report.json; what was found.
+
+    Example:
+        >>> report(ReportSettings((Path("runs"),), Path("runs/report")))
+
+    Raises:
+        ValueError: a path without results.
+        StorageError: no space left.
+    """
+    return write_report(settings.runs, settings.output, settings.title)
+
+
+def show_report(results: Sequence[Result], settings: ReportSettings) -> None:
+    """Print the overview, and where the files are."""
+    found = overview(results)
+    rows = [(f"{name} · {metric}", *map(cell, values)) for name, metric, values in found.rows]
+    labels = (column.label for column in found.columns)
+    print_table(("benchmark · metric", *labels), rows, "percent, official scores")
+    print_line(f"page: {settings.output / PAGE}")
+    if found.rows:
+        print_line(f"figure: {settings.output / FIGURE}")
+
+
 def write_report(
     paths: Iterable[str | Path], folder: str | Path, title: str = "CoMEM", notes: Sequence[str] = ()
 ) -> list[Result]:
-    """Write report.html, report.png and report.json.
+    """`report`, with paragraphs before ours.
 
     Args:
         paths: run folders, folders of such, or files of `comem evaluate --output`.
         folder: where to; made when missing.
         title: the page's heading.
         notes: paragraphs before ours.
-
-    Returns:
-        What was found.
-
-    Raises:
-        ValueError: a path without results.
-        StorageError: no space left.
     """
     results, place = find_results(paths), Path(folder)
     found = overview(results)
-    drawn = draw_figure(found, title) if found.rows else None
-    if drawn is not None:
-        write_atomic(place / FIGURE, drawn)
-    write_atomic(place / PAGE, page(title, (*notes, *NOTES), found, sections(results), drawn))
+    figure = draw_figure(found, title) if found.rows else None
+    if figure is not None:
+        write_atomic(place / FIGURE, figure)
+    head = ("benchmark", "metric", *(column.label for column in found.columns))
+    rows = [(name, metric, *map(cell, values)) for name, metric, values in found.rows]
+    shown = {"overview": {"head": head, "rows": rows}, "sections": sections(results), "figure": figure}
+    write_atomic(place / PAGE, render("report", title=title, notes=(*notes, *NOTES), **shown))
     write_json(place / NUMBERS, {"results": [_plain(each) for each in results], "run": run_manifest()})
     return results
 

@@ -12,7 +12,8 @@ from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.score_files import ScoreFiles
 from comem.benchmarks.statistics import Bootstrap
 from comem.config import option
-from comem.eval.score import comparison, score_files
+from comem.eval.compare import compare
+from comem.eval.score import score_files
 from comem.eval.show import show, show_comparison
 from comem.io.files import write_json
 from comem.types import Report
@@ -115,7 +116,7 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
     if others := settings.files("compare"):
         compared = _compared(files, others)
         other = score_files(settings.benchmark, compared, settings.scorer, Bootstrap(0))
-        found = Evaluation(found.report, comparison(found.report, other, bootstrap))
+        found = Evaluation(found.report, _comparison(found.report, other, bootstrap))
     if settings.output is not None:
         write_json(settings.output, found.as_dict())
     return found
@@ -131,3 +132,19 @@ def show_evaluation(found: Evaluation, settings: EvaluateSettings) -> None:
 def _compared(files: ScoreFiles, others: dict[str, Path]) -> ScoreFiles:
     """The other run's files; references that lie in the first run's predictions serve it, too."""
     return dataclasses.replace(files, predictions=others, references=files.references or files.predictions)
+
+
+def _comparison(first: Report, second: Report, bootstrap: Bootstrap) -> dict[str, dict[str, Any]]:
+    """Two reports over the same questions, metric by metric (see `comem.eval.compare.Comparison`).
+
+    Raises:
+        ValueError: they have no metric or no answered question in common.
+    """
+    common = [metric for metric in first.scores if metric in second.scores]
+    if not common:
+        raise ValueError("the two runs have no metric in common; score both by the same scorer")
+    return {
+        metric: dataclasses.asdict(compare(first.scores[metric], second.scores[metric], bootstrap))
+        for metric in common
+        if any(score.answered for score in second.scores[metric])
+    }
