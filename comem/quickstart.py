@@ -313,7 +313,8 @@ class Workbench:
     ) -> None:  # fmt: skip
         """Answer in a mode, into a run folder, and score."""
         from comem.backbones.base import GenerationConfig
-        from comem.eval.assemble import answer_and_score
+        from comem.eval.answering import answer
+        from comem.eval.score import score_answers, write_metrics
         from comem.memory.bank import MemoryBank
         from comem.modes import MODES
 
@@ -323,7 +324,10 @@ class Workbench:
         built = MODES[mode](self.backbone, None, memories, prompt=ask, generation=generation)
         config = {"model": TOY, **asked, "encoder": memories.fingerprint if memories else None}
         used = contexts if built.grounded else None
-        answer_and_score(row, examples, built, used, folder, config, BATCH)
+        run = answer(
+            row, examples, built, used, folder, batch_size=BATCH, config=config, progress=self.progress
+        )
+        write_metrics(score_answers(row, examples, run.answers, run.unanswered), folder)
 
 
 def _counted(examples: Sequence[Example], advance: Advance) -> Iterator[Example]:

@@ -1,6 +1,6 @@
 """Self-synthesis, the paper's section 3.3: the reader's own answers with knowledge, kept where right.
 
-Questions of a training split are answered by plain RAG (`comem.eval.answering.predict`, into `run/`); what
+Questions of a training split are answered by plain RAG (`comem.eval.answering.answer`, into `run/`); what
 the benchmark's scorer calls right becomes a training record, with the items that were shown. The paper kept
 13.8 K answers to InfoSeek, EVQA and OK-VQA in this way, with 3 items a question.
 """
@@ -13,17 +13,18 @@ import os
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from comem.benchmarks import Benchmark
 from comem.benchmarks.score_files import read_predictions
-from comem.data.records import write_records
-from comem.eval.predict import ALIASES, GROUPS
+from comem.data.records import MANIFEST, TRAIN, write_records
+from comem.eval.predict import AskSettings
 from comem.eval.run_folder import PREDICTIONS
 from comem.io.console import print_facts
 from comem.io.files import write_atomic
+from comem.io.progress import Progress, bar, quiet
 from comem.training.data import parse_example
 from comem.types import Example, ImageRef, RetrievedContext
 
@@ -182,71 +183,102 @@ def _drawn(names: Sequence[str], count: int, seed: int) -> set[str]:
     return set(random.Random(seed).sample(sorted(names), count))
 
 
-#: Options of `comem predict` that plain RAG on a sample of the questions has no use for.
-_NOT_ASKED = (
-    "--mode", "--encoder", "--bank", "--item-order", "--kv-layers", "--kv-fraction", "--limit", "--shard",
-    "--merge",
-)  # fmt: skip
-_FIXED = {
-    "mode": "rag", "encoder": None, "bank": None, "item_order": "retrieval", "kv_layers": (),
-    "kv_fraction": 1.0, "limit": None, "shard": "1/1", "merge": False,
-}  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class SynthesiseSettings(AskSettings):
+    """A model's own right answers by plain RAG, as training records; the seed draws the candidates, too.
+
+    Attributes:
+        candidates: questions to try (default: all).
+        target: at most so many records (default: all that are right).
+        min_score: of an answer, to be right.
+        min_items: items a record needs (default: k).
+    """
+
+    candidates: int | None = None
+    target: int | None = None
+    min_score: float = 1.0
+    min_items: int | None = None
+
+    @property
+    def rules(self) -> Rules:
+        """What is kept."""
+        items = self.k if self.min_items is None else self.min_items
+        return Rules(self.min_score, items, self.target, self.seed)
+
+
+def synthesise(settings: SynthesiseSettings, progress: Progress = quiet) -> dict[str, Any]:
+    """Draw, retrieve, answer, keep what is right; run again, it goes on.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: no question, no right answer, or a folder of other settings.
+    """
+    from comem.eval.predict import (
+        PredictSettings,
+        Questions,
+        Reader,
+        answer_questions,
+        load_questions,
+        retrieve,
+    )
+    from comem.eval.run_folder import CONTEXTS
+    from comem.eval.shards import Processes
+
+    rules, output = settings.rules, settings.output
+    asked = load_questions(settings)
+    examples = candidates(asked.examples, settings.candidates, settings.seed)
+    if not examples:
+        where = f" of the split {settings.split!r}" if settings.split else ""
+        raise ValueError(f"{asked.data} holds no question{where}")
+    if Processes.of().count > 1:
+        raise ValueError("synthesise runs in one process, not under accelerate launch")
+    benchmark = asked.benchmark
+    shared = {each.name: getattr(settings, each.name) for each in fields(AskSettings)}
+    plain = PredictSettings(mode=("rag",), **shared)
+    mode, config = Reader.open(plain).mode(plain, benchmark, "rag")
+    if mode.opens_question_pictures:
+        benchmark.require_images(examples)
+    config |= {"candidates": settings.candidates, "seed": settings.seed}
+    contexts = retrieve(settings, examples, output / RUN / CONTEXTS, progress)
+    questions = Questions(benchmark, asked.data, examples)
+    answer_questions(settings, questions, mode, contexts, output / RUN, config, progress=progress)
+    about = {
+        "config": config, "decoding": asdict(settings.generation),
+        "prompt": {"style": config["prompt"], "first": benchmark.ask(examples[0], True, config["prompt"])},
+    }  # fmt: skip
+    return keep_right(benchmark, examples, contexts, output, rules, about)
 
 
 def add_synthesise_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem data synthesise`."""
-    for title, options in GROUPS.items():
-        group = parser.add_argument_group(title)
-        for name, settings in options.items():
-            if name not in _NOT_ASKED:
-                group.add_argument(name, *ALIASES.get(name, ()), **settings)
-    parser.set_defaults(**_FIXED)
-    group = parser.add_argument_group("synthesis (--seed draws the candidates, too)")
-    group.add_argument("--candidates", type=int, metavar="N", help="questions to try (default: all)")
-    group.add_argument("--target", type=int, metavar="N", help="at most so many records (default: all right)")
-    group.add_argument("--min-score", type=float, default=1.0, metavar="X", help="to be right (%(default)s)")
-    group.add_argument("--min-items", type=int, metavar="N", help="items a record needs (default: -k)")
+    """Arguments of `comem data synthesise`: the fields of its settings."""
+    hints = get_type_hints(SynthesiseSettings)
+    for each in fields(SynthesiseSettings):
+        names = [f"--{each.name.replace('_', '-')}", *each.metadata.get("also", ())]
+        told: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
+        kind = next(k for k in (get_args(hints[each.name]) or (hints[each.name],)) if k is not type(None))
+        if each.name == "engine":
+            told["choices"] = get_args(hints[each.name])
+        elif kind is bool:
+            told["action"] = "store_true"
+        else:
+            told |= {"type": kind, "nargs": "+" if each.name == "languages" else None}
+        names += ["-k"] if each.name == "k" else []
+        parser.add_argument(*names, **told, required=each.name in ("benchmark", "output"))
 
 
 def run_synthesise(args: argparse.Namespace) -> int:
-    """Draw, retrieve, answer, keep what is right; run again, it goes on."""
-    from comem.benchmarks import BENCHMARKS
-    from comem.data.records import MANIFEST, TRAIN
-    from comem.eval.assemble import retrieve
-    from comem.eval.predict import Questions, answer_part, generation_config, open_mode, this_part
-
-    benchmark, output = BENCHMARKS[args.benchmark], args.output
-    items = args.k if args.min_items is None else args.min_items
-    rules = Rules(args.min_score, items, args.target, args.seed)
-    data = args.data if args.data is not None else benchmark.fetch(args.split)
-    loaded = benchmark.load(
-        data, image_folder=args.images, split=args.split, question_types=args.question_types
-    )
-    examples = candidates(list(loaded), args.candidates, args.seed)
-    if not examples:
-        raise ValueError(
-            f"{data} holds no question" + (f" of the split {args.split!r}" if args.split else "")
-        )
-    if (part := this_part(args)).count > 1:
-        raise ValueError("synthesise runs in one process, not under accelerate launch")
-    mode, config = open_mode(args, benchmark)
-    if mode.backbone.spec.sees_images:
-        benchmark.require_images(examples)
-    args.output = output / RUN
-    config |= {"candidates": args.candidates, "seed": args.seed}
-    answer_part(args, Questions(benchmark, data, examples), mode, config, part)
-    found = args.contexts or args.output / "contexts.jsonl"
-    contexts = retrieve(args.index, found, examples, args.k)
-    about = {
-        "config": config, "decoding": asdict(generation_config(args)),
-        "prompt": {"style": config["prompt"], "first": benchmark.ask(examples[0], True, config["prompt"])},
-    }  # fmt: skip
-    manifest = keep_right(benchmark, examples, contexts, output, rules, about)
+    """Synthesise, and print what was kept."""
+    known = {each.name for each in fields(SynthesiseSettings)}
+    given = {name: value for name, value in vars(args).items() if name in known}
+    settings = SynthesiseSettings(**given)
+    manifest = synthesise(settings, bar)
     print_facts(
         [
             ("candidates", f"{manifest['candidates']:,}"), ("kept", f"{manifest['kept']:,}"),
             *((f"dropped: {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()),
-            ("records", str(output / TRAIN)), ("manifest", str(output / MANIFEST)),
+            ("records", str(settings.output / TRAIN)), ("manifest", str(settings.output / MANIFEST)),
         ]
     )  # fmt: skip
     return 0

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.eval.run_folder import ERRORS, PREDICTIONS, SHARDS, Failures, RunFolder, merge_shards, open_run, row_of
+from comem.eval.run_folder import (
+    ERRORS,
+    PREDICTIONS,
+    SHARDS,
+    Failures,
+    RunFolder,
+    merge_shards,
+    open_run,
+    row_of,
+)
 from comem.eval.shards import Shard
 from comem.io.files import sweep
 from comem.io.jsonl import JsonlAppender
@@ -37,6 +46,7 @@ class Run:
         resumed: those that were answered before.
         predicted: those answered now.
         failed: those that failed now.
+        unanswered: those in the folder that failed, now or before.
         answers: all answers of the folder, by example id.
     """
 
@@ -44,6 +54,7 @@ class Run:
     resumed: int
     predicted: int
     failed: int
+    unanswered: int = 0
     answers: Mapping[str, Answer] = field(default_factory=dict, repr=False)
 
 
@@ -115,10 +126,11 @@ def answer(
             log.warning("stopped after %d of %d; run again to go on", at, len(chosen))
             raise
         finally:
-            run = Run(len(chosen), resumed, session.predicted, session.failed, answers)
-            record.close({name: value for name, value in vars(run).items() if name != "answers"})
+            counts = {"total": len(chosen), "resumed": resumed}
+            counts |= {"predicted": session.predicted, "failed": session.failed}
+            record.close(counts)
         failures.settle(answers)
-    return run
+    return Run(**counts, unanswered=len(failures.rows), answers=answers)
 
 
 def _length(example: Example, contexts: Contexts) -> int:

@@ -13,7 +13,7 @@ from comem.benchmarks import BENCHMARKS, Benchmark
 from comem.benchmarks.prompts import PROMPTS
 from comem.config import option
 from comem.eval.answering import Run, answer
-from comem.eval.run_folder import CONTEXTS, ERRORS, Failures, Merged, RunFolder, merge_shards
+from comem.eval.run_folder import CONTEXTS, Merged, RunFolder, is_complete, merge_shards
 from comem.eval.score import score_answers, write_metrics
 from comem.eval.shards import Processes, Shard
 from comem.eval.show import show
@@ -71,7 +71,9 @@ class AskSettings:
     images: Path | None = option(None, group=_ASKED, metavar="DIR")
     split: str | None = option(None, group=_ASKED)
     question_types: Path | None = option(None, group=_ASKED, metavar="FILE")
-    prompt: str | None = option(None, group=_ASKED, metavar="STYLE", choices="comem.benchmarks.prompts:PROMPTS")
+    prompt: str | None = option(
+        None, group=_ASKED, metavar="STYLE", choices="comem.benchmarks.prompts:PROMPTS"
+    )
     model: str = option("toy", group=_MODEL, also=("--backbone",))
     dtype: str = option("auto", group=_MODEL)
     device: str | None = option(None, group=_MODEL)
@@ -222,8 +224,7 @@ def predict(settings: PredictSettings, progress: Progress = quiet) -> PredictRes
         if shard.count > 1:
             done = _merged(folder, questions, shard)
         else:
-            failed = len(Failures(folder / ERRORS).rows)
-            done = Answered(folder, _score(folder, questions, run.answers, failed), run.answers)
+            done = Answered(folder, _score(folder, questions, run.answers, run.unanswered), run.answers)
         memories = getattr(mode, "bank", None)
         found[name] = replace(done, memories=memories.describe() if memories is not None else "")
     return found
@@ -260,17 +261,17 @@ class Reader:
             import torch
 
             device = processes.device(device, torch.cuda.device_count())
-        limits = {"min_pixels": settings.min_pixels, "max_pixels": settings.max_pixels}
-        trusted = {"trust_remote_code": settings.trust_remote_code}
         _ = PROMPTS[settings.prompt or BENCHMARKS[settings.benchmark].style]
-        backbone = load_backbone(settings.model, settings.dtype, device, settings.attn, **limits, **trusted)
+        backbone = load_backbone(
+            settings.model, settings.dtype, device, settings.attn,
+            min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,
+            trust_remote_code=settings.trust_remote_code,
+        )  # fmt: skip
         encoder = open_encoder(settings.encoder, backbone) if settings.encoder else None
         bank = open_memories(settings.bank, encoder) if settings.bank else None
         return cls(backbone, encoder, bank, weights_digest(backbone.model))
 
-    def mode(
-        self, settings: PredictSettings, benchmark: Benchmark, name: str
-    ) -> tuple[Mode, dict[str, Any]]:
+    def mode(self, settings: PredictSettings, benchmark: Benchmark, name: str) -> tuple[Mode, dict[str, Any]]:
         """A mode on these models, and what the run folder records of it."""
         from comem.compat.question_layout import AuthorsTextReader, check_layout
         from comem.engine.scheduler import accelerated
@@ -377,8 +378,7 @@ def answer_questions(
 
 def _merged(folder: Path, questions: Questions, shard: Shard, force: bool = False) -> Answered:
     """The parts put together and scored, if this process is the last one or was asked to."""
-    run, names = RunFolder(folder), {example.id for example in questions.examples}
-    if not force and not names <= run.answers().keys() | run.failed():
+    if not force and not is_complete(folder, questions.examples):
         return Answered(folder, waits_for=f"part {shard}: done; the last part merges all in {folder}")
     try:
         counts, answers = merge_shards(folder, questions.examples)
@@ -386,8 +386,7 @@ def _merged(folder: Path, questions: Questions, shard: Shard, force: bool = Fals
         if error.errno != errno.EAGAIN:
             raise
         return Answered(folder, waits_for=f"part {shard}: done; another process merges all in {folder}")
-    failed = len(Failures(folder / ERRORS).rows)
-    return Answered(folder, _score(folder, questions, answers, failed), answers, merged=counts)
+    return Answered(folder, _score(folder, questions, answers, counts.failed), answers, merged=counts)
 
 
 def _score(folder: Path, questions: Questions, answers: Mapping[str, Answer], failed: int) -> Report:

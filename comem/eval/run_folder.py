@@ -46,9 +46,10 @@ def read_answers(path: str | Path) -> dict[str, Answer]:
     """
     answers: dict[str, Answer] = {}
     for number, (name, row) in enumerate(keyed(path, torn_tail=True).items(), start=1):
-        costs = int(row.get("context_tokens", 0)), int(row.get("prompt_tokens", 0)), float(row.get("seconds", 0))
         text = checked_text(row[key_of(row, TEXT_KEYS, path, number)], name, path)
-        answers[name] = Answer(text, *costs, name, tuple(row.get("knowledge_ids") or ()))
+        tokens = int(row.get("context_tokens", 0)), int(row.get("prompt_tokens", 0))
+        items = tuple(row.get("knowledge_ids") or ())
+        answers[name] = Answer(text, *tokens, float(row.get("seconds", 0)), name, items)
     return answers
 
 
@@ -177,6 +178,12 @@ class Merged:
     answered: int
     failed: int
     missing: int
+
+
+def is_complete(run_folder: str | Path, examples: Sequence[Example]) -> bool:
+    """Whether every example was answered, or tried in vain, by some part."""
+    folder = RunFolder(Path(run_folder))
+    return {example.id for example in examples} <= folder.answers().keys() | folder.failed()
 
 
 def merge_shards(run_folder: str | Path, examples: Sequence[Example]) -> tuple[Merged, dict[str, Answer]]:

@@ -42,7 +42,7 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise ValueError("no runs: give run folders, folders of such, or files of comem evaluate --output")
+            raise ValueError("no runs: give run folders, folders of such, or comem evaluate's --output")
 
 
 def report(settings: ReportSettings) -> list[Result]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,34 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.data.synthesis import Rules, candidates, keep_right
-from comem.eval.answering import predict
+from comem.eval.answering import answer
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
 from comem.training.data import load_examples
-from comem.types import Example, KnowledgeItem, RetrievedContext
+from comem.types import Answer, Example, KnowledgeItem, RetrievedContext
 
 TOY = BENCHMARKS["toy"]
-
-
-@dataclass
-class Said:
-    text: str
-    context_tokens: int = 0
-    prompt_tokens: int = 0
-    seconds: float = 0.0
 
 
 class Reader:
     """Right about the first question and every later one but two: one wrong, one empty, one that fails."""
 
     name = "rag"
+    opens_item_pictures = False
+
+    def ahead(self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]) -> None: ...
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
     def answer_batch(
         self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]
-    ) -> list[Said]:
+    ) -> list[Answer]:
         self.asked += [example.id for example in examples]
         texts = {1: "no such thing", 2: ""}
         if any(int(example.meta["at"]) == 3 for example in examples):
             raise ValueError("a picture does not open")
-        return [Said(texts.get(int(each.meta["at"]), each.answers[0])) for each in examples]
+        return [Answer(texts.get(int(each.meta["at"]), each.answers[0])) for each in examples]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +62,7 @@ def found(examples: Sequence[Example]) -> dict[str, RetrievedContext]:
 
 
 def synthesise(examples: Sequence[Example], folder: Path, **rules: Any) -> dict[str, Any]:
-    predict(TOY, examples, Reader(), found(examples), folder / "run", batch_size=1)
+    answer(TOY, examples, Reader(), found(examples), folder / "run", batch_size=1)
     return keep_right(
         TOY, examples, found(examples), folder, Rules(min_items=2, **rules), {"prompt": "short"}
     )
@@ -92,7 +86,7 @@ def test_interrupted_and_resumed_gives_the_same_file(examples: list[Example], tm
     synthesise(examples, tmp_path / "whole")
     first = Reader()
     half = tmp_path / "half"
-    predict(TOY, examples, first, found(examples), half / "run", batch_size=1, limit=3)
+    answer(TOY, examples, first, found(examples), half / "run", batch_size=1, limit=3)
     synthesise(examples, half)
     names = [tmp_path / name / "train.jsonl" for name in ("whole", "half")]
     assert len(first.asked) == 3 and names[0].read_bytes() == names[1].read_bytes()

@@ -48,10 +48,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(world: Path, model: Path, mode: str, output: Path, *more: str) -> list[str]:
-    """A `comem predict` command."""
+    """A `comem predict` command; `mode` may name several."""
     return [
         "predict", "--benchmark", "toy", "--data", str(world / "test.jsonl"), "--model", str(model),
-        "--mode", mode, "--output", str(output), "--max-new-tokens", "2",
+        "--mode", *mode.split(), "--output", str(output), "--max-new-tokens", "2",
         "--index", str(world / "index"), "-k", "2", *more,
     ]  # fmt: skip
 

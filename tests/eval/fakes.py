@@ -10,17 +10,9 @@ from typing import Any
 from comem.benchmarks import BENCHMARKS
 from comem.io.images import open_image
 from comem.io.jsonl import read_jsonl
-from comem.types import Example, ImageRef, RetrievedContext
+from comem.types import Answer, Example, ImageRef, RetrievedContext
 
 TOY = BENCHMARKS["toy"]
-
-
-@dataclass(frozen=True)
-class FakeAnswer:
-    text: str
-    context_tokens: int = 8
-    prompt_tokens: int = 20
-    seconds: float = 0.25
 
 
 @dataclass
@@ -30,17 +22,20 @@ class FakeMode:
     name: str = "fake"
     batches: list[list[str]] = field(default_factory=list)
     stop_at: int | None = None
+    opens_item_pictures: bool = False
+
+    def ahead(self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]) -> None: ...
 
     def answer_batch(
         self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]
-    ) -> list[FakeAnswer]:
+    ) -> list[Answer]:
         self.batches.append([example.id for example in examples])
         if self.stop_at is not None and len(self.batches) > self.stop_at:
             raise KeyboardInterrupt
         for example in examples:
             if example.image is not None:
                 open_image(example.image)
-        return [FakeAnswer(str(len(example.question))) for example in examples]
+        return [Answer(str(len(example.question)), 8, 20, 0.25) for example in examples]
 
 
 def questions(count: int, image: ImageRef | None = None) -> list[Example]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from comem.eval.answering import predict
-from comem.eval.scoring import evaluate
+from comem.eval.answering import answer
+from comem.eval.score import score_run
 from comem.io.files import StorageError
 from comem.io.images import ImageError
 from comem.io.jsonl import RecordError, read_json, read_jsonl
@@ -17,10 +19,16 @@ from tests.eval.fakes import TOY, FakeMode, questions, rows
 
 
 def test_a_run_folder_is_complete(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[Any] = []
+
+    @contextmanager
+    def progress(title: str, total: int | None = None, *, done: int = 0, unit: str = "") -> Iterator[Any]:
+        seen.append((done, total))
+        yield lambda count: seen.append((seen[-1][0] + count, total))
+
     item = KnowledgeItem("k1", "a passage", None)
     contexts = {"q1": RetrievedContext("q1", (item,))}
-    counts = predict(
+    counts = answer(
         TOY,
         questions(10),
         FakeMode(),
@@ -28,11 +36,11 @@ def test_a_run_folder_is_complete(tmp_path: Path) -> None:
         tmp_path,
         batch_size=4,
         config={"seed": 7, "decoding": {"max_new_tokens": 3}},
-        progress=lambda *x: seen.append(x),
+        progress=progress,
     )
     assert (counts.total, counts.resumed, counts.predicted, counts.failed) == (10, 0, 10, 0)
     assert seen == [(0, 10), (4, 10), (8, 10), (10, 10)]
-    report = evaluate(TOY, questions(10), tmp_path)
+    report = score_run(TOY, questions(10), tmp_path)
     assert report.metrics["accuracy"] == 100.0
     assert report.metrics["mean"] == {"context_tokens": 8, "prompt_tokens": 20, "seconds": 0.25}
     assert report.metrics["with_knowledge"] == 1
@@ -52,35 +60,35 @@ def test_a_run_folder_is_complete(tmp_path: Path) -> None:
 
 def test_limit_then_the_rest_then_nothing(tmp_path: Path) -> None:
     for limit, expected in ((4, 4), (None, 6), (None, 0)):
-        counts = predict(TOY, questions(10), FakeMode(), None, tmp_path, limit=limit)
+        counts = answer(TOY, questions(10), FakeMode(), None, tmp_path, limit=limit)
         assert counts.predicted == expected
     assert sorted(row["data_id"] for row in rows(tmp_path)) == sorted(f"q{i}" for i in range(10))
 
 
 def test_ctrl_c_keeps_what_is_answered(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
-        predict(TOY, questions(10), FakeMode(stop_at=2), None, tmp_path, batch_size=3)
+        answer(TOY, questions(10), FakeMode(stop_at=2), None, tmp_path, batch_size=3)
     assert len(rows(tmp_path)) == 6
     assert read_json(tmp_path / "run.json")["counts"]["predicted"] == 6
-    assert predict(TOY, questions(10), FakeMode(), None, tmp_path).resumed == 6
+    assert answer(TOY, questions(10), FakeMode(), None, tmp_path).resumed == 6
     assert len({row["data_id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 10
 
 
 def test_a_bad_picture_is_recorded_and_tried_again(tmp_path: Path) -> None:
     bad = questions(10, ImageRef(path=str(tmp_path / "gone.png")))
-    counts = predict(TOY, bad, FakeMode(), None, tmp_path / "run", batch_size=5)
+    counts = answer(TOY, bad, FakeMode(), None, tmp_path / "run", batch_size=5)
     assert (counts.predicted, counts.failed) == (9, 1)
     errors = list(read_jsonl(tmp_path / "run" / "errors.jsonl"))
     assert [(row["data_id"], row["kind"]) for row in errors] == [("q3", "ImageError")]
     assert "gone.png: no such image file" in errors[0]["error"]
-    report = evaluate(TOY, bad, tmp_path / "run")
+    report = score_run(TOY, bad, tmp_path / "run")
     assert report.metrics["failed"] == 1
     assert (report.metrics["accuracy"], report.metrics["accuracy_missing_wrong"]) == (100.0, 90.0)
     with pytest.raises(ImageError, match="gone.png"):
-        predict(TOY, bad, FakeMode(), None, tmp_path / "run", strict=True)
-    counts = predict(TOY, questions(10), FakeMode(), None, tmp_path / "run")
+        answer(TOY, bad, FakeMode(), None, tmp_path / "run", strict=True)
+    counts = answer(TOY, questions(10), FakeMode(), None, tmp_path / "run")
     assert (counts.resumed, counts.predicted, counts.failed) == (9, 1, 0)
-    assert evaluate(TOY, questions(10), tmp_path / "run").metrics["failed"] == 0
+    assert score_run(TOY, questions(10), tmp_path / "run").metrics["failed"] == 0
 
 
 def test_when_everything_fails_the_run_says_so(tmp_path: Path) -> None:
@@ -89,9 +97,9 @@ def test_when_everything_fails_the_run_says_so(tmp_path: Path) -> None:
             raise ValueError("the bank was made by another encoder")
 
     with pytest.raises(ValueError, match="first 10 examples failed.*another encoder"):
-        predict(TOY, questions(50), Broken(), None, tmp_path / "many")
+        answer(TOY, questions(50), Broken(), None, tmp_path / "many")
     with pytest.raises(ValueError, match="none of the 3 examples.*errors.jsonl"):
-        predict(TOY, questions(3), Broken(), None, tmp_path / "few")
+        answer(TOY, questions(3), Broken(), None, tmp_path / "few")
 
 
 def test_programming_errors_are_not_swallowed(tmp_path: Path) -> None:
@@ -100,42 +108,42 @@ def test_programming_errors_are_not_swallowed(tmp_path: Path) -> None:
             raise TypeError("bug")
 
     with pytest.raises(TypeError):
-        predict(TOY, questions(3), Wrong(), None, tmp_path)
+        answer(TOY, questions(3), Wrong(), None, tmp_path)
 
 
 def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     config = {"k": 3, "decoding": {"temperature": 0.0}, "limits": (1, 2)}
-    predict(TOY, questions(2), FakeMode(), None, tmp_path, config=config)
-    predict(TOY, questions(2), FakeMode(), None, tmp_path, config=config)
+    answer(TOY, questions(2), FakeMode(), None, tmp_path, config=config)
+    answer(TOY, questions(2), FakeMode(), None, tmp_path, config=config)
     other = {**config, "decoding": {"temperature": 0.1}, "new": 1}
     with pytest.raises(ValueError, match=r"decoding.temperature: 0.0 there, 0.1 now; new: None there, 1 now"):
-        predict(TOY, questions(2), FakeMode(), None, tmp_path, config=other)
+        answer(TOY, questions(2), FakeMode(), None, tmp_path, config=other)
     with pytest.raises(ValueError, match="mode: 'fake' there, 'rag' now"):
-        predict(TOY, questions(2), FakeMode("rag"), None, tmp_path, config=config)
+        answer(TOY, questions(2), FakeMode("rag"), None, tmp_path, config=config)
     with pytest.raises(ValueError, match="holds predictions already"):
-        predict(TOY, questions(2), FakeMode(), None, tmp_path, config=config, resume=False)
+        answer(TOY, questions(2), FakeMode(), None, tmp_path, config=config, resume=False)
     (tmp_path / "run.json").unlink()
     with pytest.raises(ValueError, match="unknown run"):
-        predict(TOY, questions(2), FakeMode(), None, tmp_path, config=config)
+        answer(TOY, questions(2), FakeMode(), None, tmp_path, config=config)
 
 
 def test_bad_calls_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'q0' comes twice"):
-        predict(TOY, questions(1) * 2, FakeMode(), None, tmp_path)
+        answer(TOY, questions(1) * 2, FakeMode(), None, tmp_path)
     with pytest.raises(ValueError, match="batch_size is 0"):
-        predict(TOY, questions(1), FakeMode(), None, tmp_path, batch_size=0)
+        answer(TOY, questions(1), FakeMode(), None, tmp_path, batch_size=0)
     with pytest.raises(RecordError, match="no such file"):
-        evaluate(TOY, questions(1), tmp_path)
-    predict(TOY, questions(1), FakeMode(), None, tmp_path / "run")
+        score_run(TOY, questions(1), tmp_path)
+    answer(TOY, questions(1), FakeMode(), None, tmp_path / "run")
     with pytest.raises(ValueError, match="none of the 1 predictions belongs"):
         meta = {"data_id": "other", "answer_eval": ["x"]}
-        evaluate(TOY, [Example("other", "?", None, meta=meta)], tmp_path / "run")
+        score_run(TOY, [Example("other", "?", None, meta=meta)], tmp_path / "run")
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(tmp_path: Path) -> None:
     class Nested(FakeMode):
         def answer_batch(self, examples: Any, contexts: Any) -> Any:
-            predict(TOY, questions(2), FakeMode(), None, tmp_path)
+            answer(TOY, questions(2), FakeMode(), None, tmp_path)
 
     with pytest.raises(StorageError, match="another process is writing"):
-        predict(TOY, questions(2), Nested(), None, tmp_path)
+        answer(TOY, questions(2), Nested(), None, tmp_path)

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from comem.eval.answering import predict
-from comem.eval.plan import Shard
-from comem.eval.scoring import evaluate
-from comem.eval.shards import merge_shards
+from comem.eval.answering import answer
+from comem.eval.run_folder import merge_shards
+from comem.eval.score import score_run
+from comem.eval.shards import Shard
 from comem.io.jsonl import read_json, read_jsonl
-from comem.types import ImageRef, RetrievedContext
-from tests.eval.fakes import TOY, FakeAnswer, FakeMode, questions, rows
+from comem.types import Answer, ImageRef, RetrievedContext
+from tests.eval.fakes import TOY, FakeMode, questions, rows
 
 COUNT, SIZE = 300, 4
 KILLS = 20
@@ -33,12 +33,12 @@ class SlowMode(FakeMode):
 
     def answer_batch(
         self, examples: Sequence[Any], contexts: Sequence[RetrievedContext | None]
-    ) -> list[FakeAnswer]:
+    ) -> list[Answer]:
         time.sleep(0.002)
         super().answer_batch(examples, contexts)
         batch = " ".join(example.id for example in examples)
         digest = hashlib.sha256(batch.encode()).hexdigest()[:8]
-        return [FakeAnswer(f"{example.question} {digest}") for example in examples]
+        return [Answer(f"{example.question} {digest}", 8, 20, 0.25) for example in examples]
 
 
 def asked(folder: Path) -> list[Any]:
@@ -54,13 +54,13 @@ def work(data: Path, folder: Path, shard: Shard) -> None:
     """What a killed process does."""
     assert "torch" not in sys.modules
     examples = asked(data)
-    predict(
+    answer(
         TOY, examples, SlowMode(), None, folder,
         batch_size=SIZE, config={"seed": 1}, inputs={"picture": data / "picture.png"}, shard=shard,
     )  # fmt: skip
     if shard.count > 1:
         merge_shards(folder, examples)
-    evaluate(TOY, examples, folder)
+    score_run(TOY, examples, folder)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from comem.eval.plan import Batch, Processes, Shard, distinct, plan_batches
+from comem.eval.answering import Batch, distinct, plan_batches
+from comem.eval.shards import Processes, Shard
 from comem.types import Example
 
 

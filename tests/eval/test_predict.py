@@ -50,16 +50,19 @@ def test_several_modes_in_one_call(
     assert (
         main(["bank", "build", "--encoder", encoder, "--index", str(world / "index"), "--output", bank]) == 0
     )
-    more = ("--mode", "rag", "comem", "vlm_as_memory", "--bank", bank, "--encoder", encoder)
-    assert main(words(world, model, "rag", tmp_path / "all", *more)) == 0
+    more = ("--bank", bank, "--encoder", encoder)
+    assert main(words(world, model, "rag comem vlm_as_memory", tmp_path / "all", *more)) == 0
     assert "0 encoded in 0 encoder calls" in capsys.readouterr().out
     assert main(words(world, model, "rag", tmp_path / "rag")) == 0
+    assert main(words(world, model, "vlm_as_memory", tmp_path / "kv")) == 0
     found = {path.name: predictions(path) for path in (tmp_path / "all").iterdir()}
     assert sorted(found) == ["comem", "rag", "vlm_as_memory"] and all(map(len, found.values()))
     texts = [[row["prediction"] for row in rows] for rows in (found["rag"], predictions(tmp_path / "rag"))]
     assert texts[0] == texts[1]
-    assert main(words(world, model, "rag", tmp_path / "no", "--mode", "rag", "ragg")) == 2
-    assert main(words(world, model, "rag", tmp_path / "no", "--mode", "rag", "rag")) == 2
+    alone = [row["prediction"] for row in predictions(tmp_path / "kv")]
+    assert alone == [row["prediction"] for row in found["vlm_as_memory"]], "another mode came before"
+    assert main(words(world, model, "rag ragg", tmp_path / "no")) == 2
+    assert main(words(world, model, "rag rag", tmp_path / "no")) == 2
     assert "give each mode once" in capsys.readouterr().err and not (tmp_path / "no").exists()
 
 

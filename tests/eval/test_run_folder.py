@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from comem.eval.answering import predict
-from comem.eval.run_folder import Failures, checksums
+from comem.eval.answering import answer
+from comem.eval.run_folder import Failures
 from comem.io.files import StorageError, write_json
 from comem.io.jsonl import read_json, read_jsonl, sha256_of
+from comem.io.run_folder import checksums
 from tests.eval.fakes import TOY, FakeMode, questions, rows
 
 
@@ -22,7 +23,7 @@ def test_run_json_says_how_to_repeat_the_run(tmp_path: Path, monkeypatch: pytest
     folder, config = tmp_path / "run", {"generation": {"seed": 7}}
     noted = {"config": config, "inputs": {"data": data}}
     for limit in (4, 10):
-        predict(TOY, questions(10), FakeMode(), None, folder, limit=limit, **noted)
+        answer(TOY, questions(10), FakeMode(), None, folder, limit=limit, **noted)
         monkeypatch.setattr(sys, "argv", ["comem", "predict", "--second"])
     run = read_json(folder / "run.json")
     assert run["command"] == ["comem", "predict", "--first"] and run["config"]["generation"] == {"seed": 7}
@@ -35,13 +36,13 @@ def test_run_json_says_how_to_repeat_the_run(tmp_path: Path, monkeypatch: pytest
 def test_changed_data_is_refused(tmp_path: Path) -> None:
     data, folder = tmp_path / "questions.jsonl", tmp_path / "run"
     data.write_text("one\n")
-    predict(TOY, questions(2), FakeMode(), None, folder, inputs={"data": data})
-    predict(TOY, questions(2), FakeMode(), None, folder, inputs={"data": data})
+    answer(TOY, questions(2), FakeMode(), None, folder, inputs={"data": data})
+    answer(TOY, questions(2), FakeMode(), None, folder, inputs={"data": data})
     moved = data.rename(tmp_path / "moved.jsonl")
-    predict(TOY, questions(2), FakeMode(), None, folder, inputs={"data": moved})
+    answer(TOY, questions(2), FakeMode(), None, folder, inputs={"data": moved})
     moved.write_text("two\n")
     with pytest.raises(ValueError, match=r"data \(.*moved.jsonl\) has changed since the run was begun"):
-        predict(TOY, questions(3), FakeMode(), None, folder, inputs={"data": moved})
+        answer(TOY, questions(3), FakeMode(), None, folder, inputs={"data": moved})
     assert len(rows(folder)) == 2
 
 
@@ -92,15 +93,15 @@ def test_a_full_disk_keeps_what_is_written_and_says_so(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         with pytest.raises(StorageError, match="predictions.jsonl"):
-            predict(TOY, questions(10), FakeMode(), None, tmp_path, batch_size=2)
+            answer(TOY, questions(10), FakeMode(), None, tmp_path, batch_size=2)
     kept = [row["data_id"] for row in rows(tmp_path)]
     assert len(kept) == len(set(kept)) >= 5
-    predict(TOY, questions(10), FakeMode(), None, tmp_path, batch_size=2)
+    answer(TOY, questions(10), FakeMode(), None, tmp_path, batch_size=2)
     names = [row["data_id"] for row in rows(tmp_path)]
     assert names[: len(kept)] == kept and len(names) == len(set(names)) == 10
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
     write_json(tmp_path / ".run.json.x.tmp", {})
-    predict(TOY, questions(1), FakeMode(), None, tmp_path)
+    answer(TOY, questions(1), FakeMode(), None, tmp_path)
     assert not list(tmp_path.glob(".*"))

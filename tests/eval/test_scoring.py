@@ -9,7 +9,7 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.statistics import Bootstrap
-from comem.eval.scoring import evaluate
+from comem.eval.score import score_run
 from comem.io.jsonl import read_json
 from comem.types import Example
 
@@ -33,7 +33,7 @@ def examples(tmp_path: Path) -> list[Example]:
 
 
 def test_official(examples: list[Example], tmp_path: Path) -> None:
-    report = evaluate(BENCHMARKS["toy"], examples, tmp_path)
+    report = score_run(BENCHMARKS["toy"], examples, tmp_path)
     assert report.metrics["accuracy"] == 66.67 and report.metrics["scorer"] == "official"
     assert report.metrics["by_language"]["es"]["accuracy"] == 100.0
     low, high = report.metrics["confidence"]["accuracy"]
@@ -44,7 +44,7 @@ def test_official(examples: list[Example], tmp_path: Path) -> None:
 
 def test_as_in_the_paper(examples: list[Example], tmp_path: Path) -> None:
     """ "Tennis" is "Paris" there, and a box within a box is none."""
-    report = evaluate(BENCHMARKS["toy"], examples, tmp_path, scorer="paper", bootstrap=Bootstrap(0))
+    report = score_run(BENCHMARKS["toy"], examples, tmp_path, scorer="paper", bootstrap=Bootstrap(0))
     right = {score.example_id for score in report.scores["accuracy"] if score.value}
     assert right == {"a", "c"}
     assert "confidence" not in report.metrics
@@ -55,6 +55,6 @@ def test_as_in_the_paper(examples: list[Example], tmp_path: Path) -> None:
 
 def test_unknown_scorers_and_those_that_need_linked_answers(examples: list[Example], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown scorer 'offical'; did you mean official"):
-        evaluate(BENCHMARKS["toy"], examples, tmp_path, scorer="offical")
+        score_run(BENCHMARKS["toy"], examples, tmp_path, scorer="offical")
     with pytest.raises(ValueError, match="comem oven link, then comem evaluate oven --scorer paper"):
-        evaluate(BENCHMARKS["oven_query"], examples, tmp_path, scorer="paper")
+        score_run(BENCHMARKS["oven_query"], examples, tmp_path, scorer="paper")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comem.eval.answering import predict
+from comem.eval.answering import answer
 from comem.io.images import ImageError, open_image
 from comem.io.prefetch import one_ahead, open_pictures
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
@@ -90,7 +90,7 @@ def test_the_modes_get_opened_pictures_where_they_need_them(small_image: Any, tm
     for needed in (True, False):
         mode = Looking()
         mode.opens_item_pictures = needed  # type: ignore[attr-defined]
-        predict(TOY, asked, mode, contexts, tmp_path / str(needed))
+        answer(TOY, asked, mode, contexts, tmp_path / str(needed))
     assert seen == [True, False]
     first, second = (rows(tmp_path / str(needed)) for needed in (True, False))
     assert first == second and first[0]["knowledge_ids"] == ["a"]
