@@ -186,6 +186,9 @@ COMMANDS: Registry[Command] = Registry(
                 "comem predict --benchmark flags --data ../shared/data/flags \\",
                 "    --mode rag comem vlm_as_memory \\",
                 "    --index runs/flags/index --bank runs/flags/bank --output runs/flags/answers",
+                "accelerate launch --multi_gpu --num_processes 4 -m comem predict … --output runs/infoseek",
+                "comem predict … --output runs/infoseek --shard 1/4        # the others elsewhere",
+                "comem predict … --output runs/infoseek --merge            # what there is by now",
             ),
         ),
         "evaluate": Command(

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from comem.benchmarks import BENCHMARKS, Benchmark
 from comem.benchmarks.prompts import PROMPTS
 from comem.config import option
-from comem.eval.answering import Run, answer
 from comem.eval.run_folder import CONTEXTS, Merged, RunFolder, is_complete, merge_shards
 from comem.eval.score import score_answers, write_metrics
 from comem.eval.shards import Processes, Shard
@@ -25,6 +24,7 @@ from comem.types import Answer, Example, Report, RetrievedContext
 if TYPE_CHECKING:
     from comem.backbones.base import GenerationConfig
     from comem.backbones.hf import HFBackbone
+    from comem.eval.answering import Run
     from comem.memory.bank import Memories
     from comem.memory.encoder import MemoryEncoder
     from comem.modes import Mode
@@ -115,10 +115,9 @@ class PredictSettings(AskSettings):
     Modes: baseline (the question alone), rag (items in the prompt), comem (items as memory), vlm_as_memory
     (keys and values of a few layers of the untrained model).
     Run the same command again after an interruption: it goes on where it stopped.
-    Several GPUs or processes, each with a part of the questions (the last one merges the parts and scores):
-      accelerate launch --multi_gpu --num_processes 4 -m comem predict … --output runs/infoseek
-      comem predict … --output runs/infoseek --shard 1/4        # on one machine, 2/4 on another, …
-      comem predict … --output runs/infoseek --merge            # what there is by now
+
+    Several GPUs or processes each take a part of the questions (accelerate launch, or --shard 1/4 on one
+    machine, 2/4 on another, …); the last one merges the parts and scores. --merge: what there is by now.
 
     Attributes:
         limit: only the first N questions.
@@ -365,6 +364,8 @@ def answer_questions(
     progress: Progress = quiet,
 ) -> Run:
     """Answer into a run folder, which notes where questions and items come from."""
+    from comem.eval.answering import answer  # it opens images: not for help
+
     sources = {"data": questions.data, "question_types": settings.question_types}
     if mode.grounded:
         bank = getattr(settings, "bank", None)

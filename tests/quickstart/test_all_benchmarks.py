@@ -28,6 +28,10 @@ class OneWord:
     def __init__(self, name: str, *given: Any, prompt: Any, **more: Any) -> None:
         self.name, self.grounded, self.ask = name, name != "baseline", prompt
 
+    opens_item_pictures = False
+
+    def ahead(self, examples: Any, contexts: Any) -> None: ...
+
     def answer_batch(self, examples: Any, contexts: Any) -> list[Any]:
         from comem.backbones.base import Answer
 
