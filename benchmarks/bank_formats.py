@@ -300,7 +300,7 @@ def silent(name: str, folder: Path) -> bool:
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte[0] ^ 1]))
     if name == "comem":
-        from comem.bank.verify import verify_store
+        from comem.bank.upkeep import verify_store
 
         return verify_store(folder).good
     try:

@@ -59,8 +59,8 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
     from comem.backbones.hf import load_backbone
     from comem.bank.build import build_store
-    from comem.bank.cache import StoredMemories
-    from comem.bank.transfer import export_store, merge_stores
+    from comem.bank.serve import open_bank
+    from comem.bank.upkeep import export_store, merge_stores
     from comem.benchmarks import BENCHMARKS
     from comem.memory.serialization import open_encoder
     from comem.modes.comem import ComemMode
@@ -76,7 +76,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
         if form != "fp32":
             export_store(folder / "train", folder / form, form, ids=[]).close()  # trained, and empty
             merge_stores([folder / "fp32"], folder / form).close()
-        memories = StoredMemories.open(folder / form, encoder)
+        memories = open_bank(folder / form, encoder)
         mode = ComemMode(backbone, partial(benchmark.ask, style=benchmark.style), bank=memories)
         answers = _answers(mode, examples, contexts, args.batch_size)
         logits = [

@@ -81,8 +81,8 @@ def write(folder: Path, items: int, batch: int) -> dict[str, Any]:
 
 def read(folder: Path, items: int, reads: int) -> dict[str, Any]:
     """Read memories at random, each once: from a forgotten file, from the page cache, from the LRU."""
-    from comem.bank.cache import StoredMemories
     from comem.bank.reader import MemoryStore
+    from comem.bank.serve import LiveBank
 
     reads = min(reads, items // TOGETHER)
     chosen = np.random.default_rng(1).permutation(items)[: reads * TOGETHER].reshape(reads, TOGETHER)
@@ -93,11 +93,11 @@ def read(folder: Path, items: int, reads: int) -> dict[str, Any]:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(fd)
     start = time.perf_counter()
-    memories = StoredMemories(MemoryStore(folder), cache_items=0)
+    memories = LiveBank(None, MemoryStore(folder), 0)
     results: dict[str, Any] = {"open_seconds": time.perf_counter() - start}
     results["cold"] = _timed(memories, names)
     results["warm"] = _timed(memories, names)
-    cached = StoredMemories(memories.store, cache_items=TOGETHER)
+    cached = LiveBank(None, memories.store, TOGETHER)
     cached.select(names[0])
     results["cached"] = _timed(cached, [names[0]] * reads)
     return results

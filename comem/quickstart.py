@@ -298,14 +298,10 @@ class Workbench:
 
     def encode(self, encoder: Path, index: Path, output: Path) -> None:
         """A bank of all items of an index."""
-        from comem.bank.encode import encode_to_bank
-        from comem.memory.serialization import open_encoder
-        from comem.retrieval.knowledge import KnowledgeBase
+        from comem.bank.build import encode
+        from comem.bank.commands import EncodeSettings
 
-        base = KnowledgeBase(index)
-        with self.progress("encoding", len(base)) as advance:
-            items = base.items(range(len(base)))
-            encode_to_bank(open_encoder(encoder), items, output, BATCH, progress=advance)
+        encode(EncodeSettings(str(encoder), output, index=index, batch_size=BATCH), self.progress)
 
     def answer(
         self, benchmark: str, examples: Sequence[Example], mode: str,

@@ -88,6 +88,9 @@ def options(command: str, action: str) -> set[str]:
         found = {name for cls in classes for option in command_line.options(cls) for name in option.names}
         shared = {name for names, _ in COMMON for name in re.findall(r"--?[a-z]+", names)}
         return found | shared | {f"--no-{name[2:]}" for name in found}
+    if not row.module:
+        assert not action.isalpha(), f"comem {command} {action}: no such job"
+        return set()
     parser = _old_parser(command, row)
     known = set(parser._option_string_actions)
     inner = children(parser)

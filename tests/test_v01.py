@@ -36,7 +36,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def test_a_bank_in_one_file_and_in_a_folder_hold_the_same() -> None:
     from comem.bank.reader import MemoryStore
-    from comem.bank.verify import verify_store
+    from comem.bank.upkeep import verify_store
     from comem.memory.bank import MemoryBank
 
     bank = MemoryBank.load(FILES / "bank.safetensors")

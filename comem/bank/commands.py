@@ -1,218 +1,199 @@
-"""`comem bank build | info | verify | export | merge`: options, and what is printed."""
+"""`comem encode` and `comem bank build | info | verify | export | merge`: settings, and what is printed."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from comem.bank.sources import add_source_arguments, check_sources, open_items
-from comem.io.console import bar, make_table, out, print_facts
+from comem.config import option
+from comem.io.console import print_facts, print_line, print_table
 
-_HELP = """\
-examples:
-  comem bank build --encoder toy --index data/toy/index --output data/toy/bank
-  comem bank build --encoder toy --corpus ../shared/data/flags/wit_flags.tsv.gz --embedder toy \\
-      --index runs/flags/index --output runs/flags/bank        # corpus to index and bank in one go
-  comem bank info runs/flags/bank
-  comem bank verify runs/flags/bank --drop-damaged
-  comem bank export runs/flags/bank --form prq --output runs/flags/bank-small
-  comem bank merge part-0 part-1 --output whole
-A bank is a folder (docs/memory_bank.md). Stored items are not encoded again; changed ones are.
-"""
-Job = Callable[[argparse.Namespace], int]
+if TYPE_CHECKING:
+    from comem.bank.build import BuildCounts
+    from comem.bank.upkeep import BankInfo, StoreReport
+
+_FILES = (".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz")
+_SHOWN = 20  # items named
 
 
-def add_bank_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem bank`."""
-    parser.epilog = _HELP
-    jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
-    _add_build(jobs.add_parser("build", help="encode items into a bank; run again, it goes on"))
-    _add_folder(jobs.add_parser("info", help="what lies in a bank"))
-    verify = _add_folder(jobs.add_parser("verify", help="compare every checksum; exit code 1 for damage"))
-    verify.add_argument("--drop-damaged", action="store_true", help="forget them: a build makes them again")
-    _add_export(jobs.add_parser("export", help="another form, some items, or one .safetensors file"))
-    _add_merge(jobs.add_parser("merge", help="several banks of one encoder into one"))
+@dataclass(frozen=True)
+class EncodeSettings:
+    """Encoding knowledge items into a memory bank.
+
+    A bank is a folder (docs/memory_bank.md), or one .safetensors file if it is named so. Run the same command
+    again after an interruption, or with more items: what is stored is not encoded again. A folder knows the
+    items' contents, so that changed ones are encoded anew; a file knows ids only.
+
+    Attributes:
+        encoder: encoder folder, or "toy" (embedded).
+        output: the bank: a folder, or a .safetensors file.
+        items: items as .tsv[.gz] (WIT) or .jsonl[.gz]; either these or an index.
+        index: index folder: all its items.
+        corpus: first index these into the index, as index build does.
+        embedder: of the corpus: "toy", an open_clip folder, or ARCH:PRETRAINED.
+        images: where image paths of the items or the corpus start.
+        form: of a new folder: fp32, bf16, fp16, int8.
+        batch_size: items per forward.
+        commit_items: items that a crash may lose.
+        skip_faults: go on without items that cannot be read.
+        by_id: known ids are unchanged: open no image.
+        device: cpu, cuda, cuda:1 … (default: a GPU if there is one).
+        engine: ray for several workers, which read the items from the index.
+        workers: of Ray.
+        gpus: of each Ray worker.
+        part_items: items of a Ray task.
+    """
+
+    encoder: str = option(metavar="DIR")
+    output: Path = option(metavar="PATH")
+    items: Path | None = option(None, metavar="FILE")
+    index: Path | None = option(None, metavar="DIR")
+    corpus: tuple[Path, ...] = option((), metavar="FILE")
+    embedder: str | None = None
+    images: Path | None = option(None, metavar="DIR")
+    form: str = "bf16"
+    batch_size: int = 16
+    commit_items: int = option(256, also=("--shard-items",))
+    skip_faults: bool = False
+    by_id: bool = False
+    device: str | None = None
+    engine: Literal["local", "ray"] = "local"
+    workers: int = 2
+    gpus: float = 0.0
+    part_items: int = 4096
+
+    def __post_init__(self) -> None:
+        if (self.items is None) == (self.index is None):
+            raise ValueError("give the items: either --items FILE or --index DIR")
+        if self.corpus and self.index is None:
+            raise ValueError("--corpus needs --index DIR, where its index shall lie")
+        if self.output.suffix in _FILES:
+            raise ValueError(
+                f"--output {self.output}: a bank is one .safetensors file, or a folder; name it so"
+            )
+        if self.engine == "ray" and self.index is None:
+            raise ValueError("--engine ray needs --index DIR: the workers read the items from there")
+        if self.engine == "ray" and self.output.suffix == ".safetensors":
+            raise ValueError("--engine ray makes a folder: export it to a .safetensors file afterwards")
 
 
-def run_bank(args: argparse.Namespace) -> int:
-    """Runs the job that was chosen."""
-    jobs: dict[str, Job] = {
-        "build": _build, "info": _info, "verify": _verify, "export": _export, "merge": _merge,
-    }  # fmt: skip
-    return jobs[args.job](args)
+@dataclass(frozen=True)
+class BankSettings:
+    """What lies in a bank.
+
+    Attributes:
+        bank: the bank's folder.
+    """
+
+    bank: Path = option(positional=True, metavar="DIR")
 
 
-def _add_folder(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    parser.add_argument("bank", type=Path, metavar="DIR", help="the bank's folder")
-    return parser
+@dataclass(frozen=True)
+class VerifySettings(BankSettings):
+    """Reading a bank once, and comparing every checksum.
+
+    Exit code: 0 when all is good, 1 for damage.
+
+    Attributes:
+        drop_damaged: forget damaged items: a build makes them again.
+    """
+
+    drop_damaged: bool = False
 
 
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encoder", required=True, metavar="DIR", help='encoder folder, or "toy" (embedded)')
-    add_source_arguments(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the bank's folder")
-    parser.add_argument("--form", default="bf16", help="fp32, bf16, fp16, int8 (%(default)s)")
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="items per forward (16)")
-    parser.add_argument("--commit-items", type=int, default=256, metavar="N", help="a crash may lose (256)")
-    parser.add_argument("--skip-faults", action="store_true", help="go on without items that cannot be read")
-    parser.add_argument("--by-id", action="store_true", help="known ids are unchanged: open no picture")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (default: a GPU if there is one)")
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="ray: several workers")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of Ray (%(default)s)")
-    parser.add_argument(
-        "--gpus", type=float, default=0.0, metavar="N", help="of each Ray worker (%(default)s)"
-    )
-    parser.add_argument("--part-items", type=int, default=4096, metavar="N", help="a Ray task (%(default)s)")
+@dataclass(frozen=True)
+class ExportSettings(BankSettings):
+    """A bank in another form, only some items, or as one .safetensors file.
+
+    Attributes:
+        output: folder, or .safetensors.
+        form: fp32, bf16, fp16, int8, pq, prq (default: as it is).
+        ids: only these ids, one a line, in this order.
+        sample: items to train pq, prq on.
+        seed: of that training.
+    """
+
+    output: Path = option(metavar="PATH")
+    form: str | None = None
+    ids: Path | None = option(None, metavar="FILE")
+    sample: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.form is not None and self.output.suffix == ".safetensors":
+            raise ValueError("--form is for folders; a .safetensors file has the bank's own type")
+
+    def chosen(self) -> list[str] | None:
+        """The ids of the file, or None for all."""
+        if self.ids is None:
+            return None
+        return [item_id for item_id in self.ids.read_text(encoding="utf-8").split("\n") if item_id]
 
 
-def _build(args: argparse.Namespace) -> int:
-    check_sources(args)
-    if args.engine == "ray" and args.index is None:
-        raise ValueError("--engine ray needs --index DIR: the workers read the items from there")
-    items, count = open_items(args)
-    if args.engine == "ray":
-        return _build_divided(args)
-    from comem.bank.build import build_store
-    from comem.memory.serialization import open_encoder
+@dataclass(frozen=True)
+class MergeSettings:
+    """Several banks of one encoder into one.
 
-    encoder = open_encoder(args.encoder, device=args.device)
-    with bar("encoding", count) as progress:
-        counts = build_store(
-            encoder, items, args.output, args.form, args.batch_size, args.commit_items,
-            skip_faults=args.skip_faults, by_id=args.by_id, progress=progress.update,
-        )  # fmt: skip
-    return _show_build(args, asdict(counts))
+    Attributes:
+        banks: folders, or .safetensors files.
+        output: new, or one to add to.
+        on_conflict: an id with two contents: refuse, first, last.
+    """
+
+    banks: tuple[Path, ...] = option(positional=True, metavar="PATH")
+    output: Path = option(metavar="DIR")
+    on_conflict: Literal["refuse", "first", "last"] = "refuse"
 
 
-def _build_divided(args: argparse.Namespace) -> int:
-    from functools import partial
+def show_encoded(counts: BuildCounts, settings: EncodeSettings) -> None:
+    """Print what was done, and what lies in the bank now."""
+    from comem.bank.upkeep import info
 
-    from comem.bank.divided import build_divided
-    from comem.memory.serialization import open_encoder
-    from comem.retrieval.knowledge import KnowledgeBase
-
-    base = KnowledgeBase(args.index)
-    loader = partial(open_encoder, args.encoder, None, args.device)
-    with bar("encoding", len(base)) as progress:
-        counts = build_divided(
-            base, loader, args.output, args.form, args.batch_size, part_items=args.part_items,
-            skip_faults=args.skip_faults, workers=args.workers, gpus=args.gpus, progress=progress.update,
-        )  # fmt: skip
-    return _show_build(args, counts)
-
-
-def _show_build(args: argparse.Namespace, counts: dict[str, Any]) -> int:
-    shown = counts | {"faults": len(counts["faults"])}
+    shown = {**vars(counts), "faults": len(counts.faults)}
     print_facts([(name, f"{number:,}") for name, number in shown.items()])
-    for item_id, fault in list(counts["faults"].items())[:20]:
-        out().print(f"not stored: {item_id}: {fault}", markup=False)
-    args.bank = args.output
-    return _info(args)
+    for item_id, fault in list(counts.faults.items())[:_SHOWN]:
+        print_line(f"not stored: {item_id}: {fault}")
+    show_info(info(BankSettings(settings.output)), settings)
 
 
-def _info(args: argparse.Namespace) -> int:
-    from comem.bank.reader import MemoryStore
-    from comem.bank.verify import folder_bytes
-
-    with MemoryStore(args.bank) as store:
-        info, items, entries = store.info, len(store), store.table.count
-    total = folder_bytes(args.bank)
-    encoder = info.encoder
+def show_info(found: BankInfo, settings: object) -> None:
+    """Print what lies in a bank."""
+    size = f"{found.bytes / 2**20:,.1f} MiB, {found.bytes / max(1, found.items):,.0f} bytes an item"
     facts = [
-        ("bank", str(args.bank)),
-        ("items", f"{items:,} of {info.queries} × {info.width}"),
-        ("form", f"{info.form}, {info.stride:,} bytes an item"),
-        ("on disk", f"{total / 2**20:,.1f} MiB, {total / max(1, items):,.0f} bytes an item"),
-        ("replaced or removed", f"{entries - items:,} (comem bank export leaves them behind)"),
+        ("bank", str(found.path)),
+        ("items", f"{found.items:,} of {found.queries} × {found.width}"),
+        ("form", f"{found.form}, {found.stride:,} bytes an item"),
+        ("on disk", size),
+    ]
+    if found.path.is_dir():
+        replaced = found.entries - found.items
+        facts.append(("replaced or removed", f"{replaced:,} (comem bank export leaves them behind)"))
+    encoder = found.encoder
+    low, high, longest = encoder.min_pixels, encoder.max_pixels, encoder.max_chars
+    pixels = "not recorded" if low is None or high is None else f"{low:,} to {high:,} pixels"
+    print_facts([
+        *facts,
         ("encoder", encoder.fingerprint),
         ("prompt", repr(encoder.prompt) if encoder.prompt is not None else "not recorded"),
-        ("picture", _limits(encoder.min_pixels, encoder.max_pixels)),
-        ("passage", f"at most {encoder.max_chars:,} characters" if encoder.max_chars else "not recorded"),
-    ]
-    print_facts(facts)
-    return 0
+        ("image", pixels),
+        ("passage", f"at most {longest:,} characters" if longest else "not recorded"),
+    ])  # fmt: skip
 
 
-def _limits(low: int | None, high: int | None) -> str:
-    return "not recorded" if low is None or high is None else f"{low:,} to {high:,} pixels"
-
-
-def _verify(args: argparse.Namespace) -> int:
-    from comem.bank.reader import MemoryStore
-    from comem.bank.verify import drop_damaged, verify_store
-
-    with MemoryStore(args.bank) as store:
-        count = len(store)
-    with bar("verifying", count) as progress:
-        report = verify_store(args.bank, progress.update)
+def show_report(report: StoreReport, settings: VerifySettings) -> int:
+    """Print what is damaged; 1 if anything is."""
     if report.damaged:
-        rows = list(report.damaged.items())
-        title = "damaged" if len(rows) <= 20 else f"damaged, the first 20 of {len(rows):,}"
-        out().print(make_table(("item", "what is wrong"), rows[:20], title))
-    print_facts(
-        [
-            ("items", f"{report.items:,}"), ("damaged", f"{len(report.damaged):,}"),
-            ("without a readable id", f"{report.nameless:,}"),
-            ("verdict", "good" if report.good else "damaged"),
-        ]
-    )  # fmt: skip
-    if report.damaged and args.drop_damaged:
-        drop_damaged(args.bank, report)
-        out().print(f"{len(report.damaged):,} items forgotten; comem bank build encodes them again")
+        rows: Sequence[tuple[str, str]] = list(report.damaged.items())
+        title = "damaged" if len(rows) <= _SHOWN else f"damaged, the first {_SHOWN} of {len(rows):,}"
+        print_table(("item", "what is wrong"), rows[:_SHOWN], title)
+    print_facts([
+        ("items", f"{report.items:,}"),
+        ("damaged", f"{len(report.damaged):,}"),
+        ("without a readable id", f"{report.nameless:,}"),
+        ("verdict", "good" if report.good else "damaged"),
+    ])  # fmt: skip
+    if report.damaged and settings.drop_damaged:
+        print_line(f"{len(report.damaged):,} items forgotten; comem bank build encodes them again")
     return 0 if report.good else 1
-
-
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    _add_folder(parser)
-    parser.add_argument("--output", required=True, type=Path, metavar="PATH", help="folder, or .safetensors")
-    parser.add_argument("--form", help="fp32, bf16, fp16, int8, pq, prq (default: as it is)")
-    parser.add_argument("--ids", type=Path, metavar="FILE", help="only these ids, one a line, in this order")
-    parser.add_argument("--sample", type=int, default=20_000, metavar="N", help="items to train pq, prq on")
-    parser.add_argument("--seed", type=int, default=0, help="of that training (%(default)s)")
-
-
-def _export(args: argparse.Namespace) -> int:
-    from comem.bank.reader import MemoryStore
-    from comem.bank.transfer import export_bank, export_store
-
-    ids = None if args.ids is None else args.ids.read_text(encoding="utf-8").split("\n")
-    ids = None if ids is None else [item_id for item_id in ids if item_id]
-    if args.output.suffix == ".safetensors":
-        if args.form is not None:
-            raise ValueError("--form is for folders; a .safetensors file has the bank's own type")
-        export_bank(args.bank, args.output, ids)
-        print_facts([("one-file bank", str(args.output))])
-        return 0
-    with MemoryStore(args.bank) as store, bar("exporting", len(store) if ids is None else len(ids)) as shown:
-        export_store(
-            args.bank, args.output, args.form, ids,
-            sample=args.sample, seed=args.seed, progress=shown.update,
-        ).close()  # fmt: skip
-    args.bank = args.output
-    return _info(args)
-
-
-def _add_merge(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("banks", type=Path, nargs="+", metavar="PATH", help="folders, or one .safetensors")
-    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new, or one to add to")
-    parser.add_argument(
-        "--on-conflict", default="refuse", metavar="HOW",
-        help="an id with two contents: refuse, first, last (%(default)s)",
-    )  # fmt: skip
-
-
-def _merge(args: argparse.Namespace) -> int:
-    from comem.bank.transfer import import_bank, merge_stores
-
-    files = [path for path in args.banks if path.suffix == ".safetensors"]
-    for path in files:
-        import_bank(path, args.output).close()
-    folders = [path for path in args.banks if path not in files]
-    if folders:
-        with bar("merging") as shown:
-            merge_stores(folders, args.output, args.on_conflict, shown.update).close()
-    args.bank = args.output
-    return _info(args)

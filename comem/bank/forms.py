@@ -18,7 +18,7 @@ from comem.tables import Table
 
 
 class Form(Protocol):
-    """Packs memories into rows of bytes; every row has the same length.
+    """Packs memories `(q, d)` into rows of bytes; every row has the same length.
 
     Attributes:
         name: as in the manifest.
@@ -50,62 +50,46 @@ class Float32:
     """Little-endian float32: 112 KiB an item at 8 × 3584."""
 
     name: ClassVar[str] = "fp32"
+    stored: ClassVar[str] = "<f4"
     queries: int
     width: int
 
     @property
     def stride(self) -> int:
-        return 4 * self.queries * self.width
+        return np.dtype(self.stored).itemsize * self.queries * self.width
 
     def pack(self, memories: np.ndarray) -> np.ndarray:
-        return _rows(memories.astype("<f4", copy=False))
+        return _rows(memories.astype(self.stored, copy=False))
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
-        return _numbers(rows, "<f4").reshape(-1, self.queries, self.width)
+        found = _numbers(rows, self.stored).astype(np.float32, copy=False)
+        return found.reshape(-1, self.queries, self.width)
 
 
-@dataclass(frozen=True)
-class BFloat16:
-    """The upper half of float32, rounded to nearest even: 56 KiB an item at 8 × 3584."""
-
-    name: ClassVar[str] = "bf16"
-    queries: int
-    width: int
-
-    @property
-    def stride(self) -> int:
-        return 2 * self.queries * self.width
-
-    def pack(self, memories: np.ndarray) -> np.ndarray:
-        bits = np.ascontiguousarray(memories, dtype=np.float32).view(np.uint32)
-        rounded = bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))
-        return _rows((rounded >> 16).astype("<u2"))
-
-    def unpack(self, rows: np.ndarray) -> np.ndarray:
-        bits = _numbers(rows, "<u2").astype(np.uint32) << 16
-        return bits.view(np.float32).reshape(-1, self.queries, self.width)
-
-
-@dataclass(frozen=True)
-class Float16:
+class Float16(Float32):
     """IEEE half precision: finer than bfloat16 in its range, which ends at 65,504."""
 
-    name: ClassVar[str] = "fp16"
-    queries: int
-    width: int
-
-    @property
-    def stride(self) -> int:
-        return 2 * self.queries * self.width
+    name, stored = "fp16", "<f2"
 
     def pack(self, memories: np.ndarray) -> np.ndarray:
         largest = float(np.abs(memories).max(initial=0.0))
         if largest > 65504:
             raise ValueError(f"a memory holds {largest:g}, beyond float16 (65,504); store it as bf16")
-        return _rows(memories.astype("<f2"))
+        return super().pack(memories)
+
+
+class BFloat16(Float32):
+    """The upper half of float32, rounded to nearest even: 56 KiB an item at 8 × 3584."""
+
+    name, stored = "bf16", "<u2"
+
+    def pack(self, memories: np.ndarray) -> np.ndarray:
+        bits = np.ascontiguousarray(memories, dtype=np.float32).view(np.uint32)
+        return super().pack((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16)
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
-        return _numbers(rows, "<f2").astype(np.float32).reshape(-1, self.queries, self.width)
+        bits = _numbers(rows, self.stored).astype(np.uint32) << 16
+        return bits.view(np.float32).reshape(-1, self.queries, self.width)
 
 
 @dataclass(frozen=True)
@@ -147,7 +131,6 @@ def open_form(name: str, queries: int, width: int, folder: Path, codec_sha256: s
         ValueError: an unknown form, or a codec that is missing or was changed.
     """
     if name in QUANTIZED_FORMS:
-
         return open_codec(name, queries, width, folder, codec_sha256)
     return PLAIN_FORMS[name](queries, width)
 

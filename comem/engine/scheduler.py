@@ -8,10 +8,11 @@ from itertools import islice
 from typing import Any
 
 from comem.backbones.base import Answer
-from comem.bank.cache import RememberedMemories
+from comem.bank.serve import LiveBank
 from comem.engine.backbone import fast
 from comem.engine.counts import Counts
 from comem.io.prefetch import one_ahead, open_pictures
+from comem.memory.bank import Bank
 from comem.modes.base import Mode
 from comem.types import Example, RetrievedContext
 
@@ -25,7 +26,7 @@ class Engine:
     """Answers questions in one mode, in batches.
 
     ```python
-    engine = Engine(ComemMode(backbone, bank=open_memories("bank")), batch_size=32)
+    engine = Engine(ComemMode(backbone, bank=open_bank("bank")), batch_size=32)
     for example_id, answer in engine.stream(questions):      # (Example, RetrievedContext or None) each
         ...
     ```
@@ -51,9 +52,9 @@ class Engine:
     def counts(self) -> Counts:
         """What was done so far."""
         counts: Counts = getattr(self.mode.backbone, "counts", Counts())
-        memories = getattr(self.mode, "bank", None)
-        if isinstance(memories, RememberedMemories):
-            counts.encoder_calls, counts.items_encoded = memories.encoder_calls, memories.encoded
+        bank: Bank | None = getattr(self.mode, "bank", None)
+        if bank is not None:
+            counts.encoder_calls, counts.items_encoded = bank.counts.encoder_calls, bank.counts.encoded
         return counts
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
@@ -98,7 +99,7 @@ def accelerated(mode: Mode, graphs: bool | None = None) -> Mode:
     changes: dict[str, Any] = {"backbone": fast(mode.backbone, graphs)}
     encoder = getattr(mode, "encoder", None)
     if encoder is not None and getattr(mode, "bank", None) is None:
-        changes["bank"] = RememberedMemories(encoder)
+        changes["bank"] = LiveBank(encoder)
     return replace(mode, **changes)
 
 

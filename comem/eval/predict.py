@@ -252,7 +252,7 @@ class Reader:
     def open(cls, settings: PredictSettings, processes: Processes | None = None) -> Reader:
         """Load what the settings name; wrong names fail before the work."""
         from comem.backbones.hf import load_backbone
-        from comem.bank.cache import open_memories
+        from comem.bank.serve import open_bank
         from comem.memory.serialization import open_encoder
 
         device = settings.device
@@ -267,7 +267,7 @@ class Reader:
             trust_remote_code=settings.trust_remote_code,
         )  # fmt: skip
         encoder = open_encoder(settings.encoder, backbone) if settings.encoder else None
-        bank = open_memories(settings.bank, encoder) if settings.bank else None
+        bank = open_bank(settings.bank, encoder) if settings.bank else None
         return cls(backbone, encoder, bank, weights_digest(backbone.model))
 
     def mode(self, settings: PredictSettings, benchmark: Benchmark, name: str) -> tuple[Mode, dict[str, Any]]:

@@ -83,8 +83,8 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
     Raises:
         StorageError: no space is left.
     """
-    with whole_file(path) as temporary:
-        temporary.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+    with whole_file(path) as temporary, open(temporary, "wb", buffering=0) as file:
+        write_all(file.fileno(), data.encode("utf-8") if isinstance(data, str) else data)
 
 
 def write_json(path: str | Path, obj: Any) -> None:

@@ -19,8 +19,28 @@ FORMAT = "comem-memory-bank"
 VERSION = 1
 
 
-class Memories(Protocol):
-    """Where a reader gets memories: a bank held in RAM, or a store on disk (`StoredMemories`)."""
+@dataclass
+class Counts:
+    """Where the memories came from that a bank gave.
+
+    Attributes:
+        cached: out of the cache.
+        read: out of the store.
+        encoded: made by the encoder, because nothing else had them.
+        encoder_calls: how often the encoder was called.
+    """
+
+    cached: int = 0
+    read: int = 0
+    encoded: int = 0
+    encoder_calls: int = 0
+
+
+class Bank(Protocol):
+    """Memories by item, for a reader: held in RAM, stored on disk, or made by an encoder when asked for.
+
+    `comem.open_bank` opens those on disk. Subclass it for the defaults.
+    """
 
     @property
     def fingerprint(self) -> str:
@@ -37,11 +57,18 @@ class Memories(Protocol):
         """Where the memories came from so far, for people."""
 
     @property
-    def opens_pictures(self) -> bool:
-        """Whether `of` opens the items' pictures as a rule."""
+    def counts(self) -> Counts:
+        """The same in numbers."""
+        return Counts()
+
+    @property
+    def opens_images(self) -> bool:
+        """Whether `of` opens the items' images as a rule."""
+        return False
 
     def ahead(self, items: Sequence[KnowledgeItem]) -> None:
         """Prepare an `of` to come, in any thread; may do nothing."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +125,11 @@ class MemoryBank:
         return self.select([item.id for item in items])
 
     @property
-    def opens_pictures(self) -> bool:
+    def counts(self) -> Counts:
+        return Counts()
+
+    @property
+    def opens_images(self) -> bool:
         return False
 
     def ahead(self, items: Sequence[KnowledgeItem]) -> None:

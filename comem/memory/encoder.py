@@ -100,6 +100,19 @@ class MemoryEncoder(nn.Module):
         return self.qformer.config.width_out
 
     @property
+    def num_vectors(self) -> int | None:
+        """`q`, None if it varies."""
+        return self.qformer.config.num_queries
+
+    def item_format(self) -> dict[str, Any]:
+        """How items are shown to the encoder, as a bank's manifest says it for people."""
+        low = high = None
+        if self.processor is not None:
+            low, high = self.form.pixel_limits(self.processor.image_processor)
+        prompt, longest = self.form.prompt, self.form.max_chars
+        return {"prompt": prompt, "max_chars": longest, "min_pixels": low, "max_pixels": high}
+
+    @property
     def device(self) -> torch.device:
         return self.qformer.latents.device
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ParamSpec
 
 from comem.backbones.base import GREEDY, Backbone, GenerationConfig
-from comem.memory.bank import Memories
+from comem.memory.bank import Bank
 from comem.memory.encoder import MemoryEncoder
 from comem.modes.base import Ask, ItemOrder, Mode, plain_question
 from comem.modes.baseline import BaselineMode
@@ -36,7 +36,7 @@ class ModeParts:
 
     backbone: Backbone
     encoder: MemoryEncoder | None = None
-    bank: Memories | None = None
+    bank: Bank | None = None
     prompt: Ask = plain_question
     generation: GenerationConfig = GREEDY
     item_order: ItemOrder = "retrieval"

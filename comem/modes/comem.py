@@ -14,7 +14,7 @@ from torch import Tensor
 from comem.backbones.base import Answer
 from comem.backbones.chat import Conversations
 from comem.backbones.specs import BackboneError
-from comem.memory.bank import Memories, MemoryBank
+from comem.memory.bank import Bank, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
 from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
 from comem.types import Example, KnowledgeItem
@@ -42,7 +42,7 @@ class ComemMode(Mode):
     grounded: ClassVar[bool] = True
 
     encoder: MemoryEncoder | None = None
-    bank: Memories | None = None
+    bank: Bank | None = None
     item_order: ItemOrder = "retrieval"
     embeddings: int | None = None
 
@@ -68,7 +68,7 @@ class ComemMode(Mode):
 
     @property
     def opens_item_pictures(self) -> bool:
-        return self.bank is None or self.bank.opens_pictures
+        return self.bank is None or self.bank.opens_images
 
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
         rows = item_lists(examples, contexts)
@@ -154,7 +154,7 @@ def _check_embeddings(embeddings: int | None, encoder: MemoryEncoder | None) -> 
         logger.warning("%d embeddings an item: this memory was trained %s", embeddings, how)
 
 
-def _check_bank(bank: Memories, width: int, encoder: MemoryEncoder | None) -> None:
+def _check_bank(bank: Bank, width: int, encoder: MemoryEncoder | None) -> None:
     if bank.width != width:
         raise ValueError(
             f"the bank's memories have width {bank.width}, the backbone reads {width}: "

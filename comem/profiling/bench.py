@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from comem.backbones.packing import pack_attention
 from comem.backbones.soft_prefix import soft_prefix
-from comem.bank.cache import StoredMemories
 from comem.bank.format import EncoderInfo
 from comem.bank.forms import PLAIN_FORMS
 from comem.bank.reader import MemoryStore
+from comem.bank.serve import LiveBank
 from comem.bank.writer import StoreWriter, create_store
 from comem.engine.decoder import Decoder
 from comem.memory.encoder import MemoryEncoder, hidden_size
@@ -209,7 +209,7 @@ class Bench:
         self._kernels: list[tuple[nn.Module, Any]] = []
         self._engines: dict[str, Decoding] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._memories: StoredMemories | None = None
+        self._memories: LiveBank | None = None
 
     @property
     def device(self) -> torch.device:
@@ -289,7 +289,7 @@ class Bench:
         """Forget the engines, with the caches that they may hold; they are made again when asked for."""
         self._engines.clear()
 
-    def memories(self, count: int) -> StoredMemories:
+    def memories(self, count: int) -> LiveBank:
         """A bank on disk with at least so many random memories of norm √d, named "0", "1" …
 
         Nothing is cached in RAM beyond the system's page cache: every read copies out of the mapped files.
@@ -299,7 +299,7 @@ class Bench:
         if self._memories is None or len(self._memories) < count:
             start = 0 if self._memories is None else len(self._memories)
             _fill(Path(self._folder.name), start, count, hidden_size(self.model), self.dtype)
-            self._memories = StoredMemories(MemoryStore(self._folder.name), cache_items=0)
+            self._memories = LiveBank(None, MemoryStore(self._folder.name), 0)
         return self._memories
 
     def __enter__(self) -> Bench:
@@ -308,7 +308,7 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self.bare()
         if self._memories is not None:
-            self._memories.store.close()
+            self._memories.close()
         if self._folder is not None:
             self._folder.cleanup()
 

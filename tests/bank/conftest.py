@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -32,11 +31,13 @@ class FakeEncoder:
     def __init__(self, fingerprint: str = MADE_BY) -> None:
         self.name = fingerprint
         self.calls: list[tuple[str, ...]] = []
-        self.qformer = SimpleNamespace(config=SimpleNamespace(num_queries=QUERIES, width_out=WIDTH))
-        self.form = SimpleNamespace(prompt="remember", max_chars=5000)
-        self.processor = None
+        self.num_vectors: int | None = QUERIES
+        self.width = WIDTH
 
-    def encode(self, items: Sequence[KnowledgeItem], batch_size: int = 16) -> Any:
+    def item_format(self) -> dict[str, Any]:
+        return {"prompt": "remember", "max_chars": 5000}
+
+    def encode(self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: Any = None) -> Any:
         import torch
 
         from comem.memory.bank import MemoryBank

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comem.bank import divided
-from comem.bank.build import build_store
-from comem.bank.divided import build_divided
+from comem.bank import build as divided
+from comem.bank.build import BuildCounts, build_divided, build_store
 from comem.bank.reader import MemoryStore
 from comem.io.parallel import _cluster
 from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
@@ -51,7 +50,7 @@ def test_parts_become_what_one_process_writes(tmp_path: Path) -> None:
         engine="local",
         progress=seen.append,
     )
-    assert counts == {"items": 50, "encoded": 50, "unchanged": 0, "faults": {}} and seen == [16, 16, 16, 2]
+    assert counts == BuildCounts(50, 50) and seen == [16, 16, 16, 2]
     np.testing.assert_array_equal(memories(tmp_path / "one", base), memories(tmp_path / "many", base))
     assert not (tmp_path / "many.parts").exists()
 
@@ -61,7 +60,7 @@ def test_a_second_build_encodes_only_what_is_new_or_changed(tmp_path: Path) -> N
     build_divided(base, FakeEncoder, tmp_path / "bank", part_items=16, engine="local")
     base = base_of(tmp_path / "kb", 53, changed=7)
     counts = build_divided(base, FakeEncoder, tmp_path / "bank", part_items=16, engine="local")
-    assert (counts["encoded"], counts["unchanged"]) == (4, 49)
+    assert (counts.encoded, counts.unchanged) == (4, 49)
     build_store(FakeEncoder(), base.items(range(53)), tmp_path / "one")  # type: ignore[arg-type]
     np.testing.assert_array_equal(memories(tmp_path / "one", base), memories(tmp_path / "bank", base))
 
@@ -70,7 +69,7 @@ def test_finished_parts_survive_an_interruption(tmp_path: Path, monkeypatch: pyt
     base, real, begun = base_of(tmp_path / "kb"), divided._encode_part, list[int]()
 
     def stop_at_third(*args: object) -> object:
-        begun.append(args[4])  # type: ignore[arg-type]
+        begun.append(args[2][0])  # type: ignore[arg-type]
         if len(begun) == 3:
             raise KeyboardInterrupt
         return real(*args)  # type: ignore[arg-type]
@@ -96,7 +95,7 @@ class KilledOnce(FakeEncoder):
         super().__init__()
         self.marks = marks
 
-    def encode(self, items: Sequence[KnowledgeItem], batch_size: int = 16) -> Any:
+    def encode(self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: Any = None) -> Any:
         with open(self.marks / f"encoded-{os.getpid()}", "a") as file:
             file.writelines(f"{item.id}\n" for item in items)
         if items[0].id == "i16" and not (self.marks / "killed").exists():
@@ -116,11 +115,11 @@ def test_two_ray_workers_write_the_same_though_one_is_killed(tmp_path: Path) -> 
         for each in (module, sys.modules[__name__]):
             ray.cloudpickle.register_pickle_by_value(each)
         counts = build_divided(base, FakeEncoder, tmp_path / "two", part_items=16)
-        assert counts["encoded"] == 50
+        assert counts.encoded == 50
         again = build_divided(
             base, partial(KilledOnce, tmp_path), tmp_path / "three", batch_size=4, part_items=16
         )
-    assert (tmp_path / "killed").exists() and again["items"] == 50 and again["faults"] == {}
+    assert (tmp_path / "killed").exists() and again.items == 50 and again.faults == {}
     encoded = [line for path in tmp_path.glob("encoded-*") for line in path.read_text().split()]
     assert set(encoded) == set(base.ids) and len(encoded) == 50 + 16  # the killed one's part, no other
     for name in ("two", "three"):

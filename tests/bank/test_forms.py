@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from comem.bank.cache import as_tensor
 from comem.bank.forms import PLAIN_FORMS
+from comem.bank.serve import as_tensor
 from comem.tables import UnknownNameError
 
 

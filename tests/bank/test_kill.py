@@ -15,7 +15,7 @@ import numpy as np
 from comem.bank.format import EncoderInfo
 from comem.bank.forms import PLAIN_FORMS
 from comem.bank.reader import MemoryStore
-from comem.bank.verify import verify_store
+from comem.bank.upkeep import verify_store
 from comem.bank.writer import create_store
 
 KILLS = 50

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from comem.bank.format import EncoderInfo
 from comem.bank.forms import PLAIN_FORMS
-from comem.bank.verify import verify_store
+from comem.bank.upkeep import verify_store
 from comem.bank.writer import create_store
 
 ITEMS, READERS = 400, 3

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from comem.bank.build import build_store
-from comem.bank.cache import StoredMemories, open_memories
 from comem.bank.format import StoreError
 from comem.bank.reader import MemoryStore
+from comem.bank.serve import LiveBank, open_bank
 from comem.bank.writer import StoreWriter
 from comem.types import ImageRef, KnowledgeItem
 
@@ -25,7 +25,7 @@ def folder(encoder: FakeEncoder, items: list[KnowledgeItem], tmp_path: Path) -> 
 
 
 def test_stored_items_touch_neither_encoder_nor_files(folder: Path, encoder: FakeEncoder) -> None:
-    memories = StoredMemories.open(folder, encoder, width=16)
+    memories = open_bank(folder, encoder, width=16)
     bare = [KnowledgeItem(f"i{n}", "", ImageRef(path="/nowhere.png")) for n in (4, 0)]
     bank = memories.of(bare)
     assert bank.ids == ("i4", "i0") and bank.fingerprint == encoder.fingerprint()
@@ -37,9 +37,9 @@ def test_stored_items_touch_neither_encoder_nor_files(folder: Path, encoder: Fak
 
 
 def test_missing_items_are_made_once(folder: Path, encoder: FakeEncoder, items: list[KnowledgeItem]) -> None:
-    memories = StoredMemories.open(folder, encoder)
+    memories = open_bank(folder, encoder)
     first = memories.of(items)
-    again = StoredMemories.open(folder, encoder).of(items)  # as another process, later
+    again = open_bank(folder, encoder).of(items)  # as another process, later
     assert encoder.calls == [("i6", "i7", "i8", "i9")]
     assert torch.equal(first.embeddings, again.embeddings) and len(MemoryStore(folder)) == 10
     counts = memories.counts
@@ -50,7 +50,7 @@ def test_missing_items_are_made_once(folder: Path, encoder: FakeEncoder, items: 
 def test_a_store_that_is_being_written_is_not_waited_for(
     folder: Path, encoder: FakeEncoder, items: list[KnowledgeItem], caplog: pytest.LogCaptureFixture
 ) -> None:
-    memories = StoredMemories.open(folder, encoder)
+    memories = open_bank(folder, encoder)
     with StoreWriter(folder):
         memories.of(items[5:8])
         memories.of(items[5:8])
@@ -59,7 +59,7 @@ def test_a_store_that_is_being_written_is_not_waited_for(
 
 
 def test_without_an_encoder_the_missing_are_named(folder: Path, items: list[KnowledgeItem]) -> None:
-    memories = StoredMemories.open(folder)
+    memories = open_bank(folder)
     with pytest.raises(StoreError, match="1 ids are not in this store of 6 items, first 'i9'; add it"):
         memories.of(items[5:6] + items[9:])
     with pytest.raises(StoreError, match="'i7'"):
@@ -69,14 +69,14 @@ def test_without_an_encoder_the_missing_are_named(folder: Path, items: list[Know
 def test_what_another_process_adds_is_found(
     folder: Path, encoder: FakeEncoder, items: list[KnowledgeItem]
 ) -> None:
-    memories = StoredMemories.open(folder)
+    memories = open_bank(folder)
     build_store(encoder, items, folder)
     assert memories.select(["i9"]).ids == ("i9",)
 
 
 @pytest.mark.parametrize("size", [0, 2])
 def test_the_cache_stays_small(folder: Path, items: list[KnowledgeItem], size: int) -> None:
-    memories = StoredMemories(MemoryStore(folder), cache_items=size)
+    memories = LiveBank(None, MemoryStore(folder), cache_items=size)
     for _ in range(3):
         assert len(memories.of(items[:6])) == 6
     assert len(memories._cache) == size
@@ -86,18 +86,18 @@ def test_the_cache_stays_small(folder: Path, items: list[KnowledgeItem], size: i
 
 def test_other_encoders_and_widths_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="made by another encoder"):
-        StoredMemories.open(folder, FakeEncoder("b" * 64))
+        open_bank(folder, FakeEncoder("b" * 64))
     with pytest.raises(StoreError, match="width 16, the reader needs 64"):
-        StoredMemories.open(folder, width=64)
+        open_bank(folder, width=64)
     with pytest.raises(ValueError, match="cache_items=-1"):
-        StoredMemories(MemoryStore(folder), cache_items=-1)
+        LiveBank(None, MemoryStore(folder), cache_items=-1)
     with pytest.raises(StoreError, match="no memory store; make one"):
-        open_memories(tmp_path)
+        open_bank(tmp_path)
 
 
 def test_both_kinds_open(folder: Path, items: list[KnowledgeItem], tmp_path: Path) -> None:
-    store = open_memories(folder)
+    store = open_bank(folder)
     store.of(items[:3]).save(tmp_path / "bank.safetensors")
-    bank = open_memories(tmp_path / "bank.safetensors", width=16)
+    bank = open_bank(tmp_path / "bank.safetensors", width=16)
     assert torch.equal(bank.of(items[1:3]).embeddings, store.of(items[1:3]).embeddings)
     assert bank.width == store.width == 16 and bank.describe() == "3 in one file, none encoded"

@@ -12,8 +12,7 @@ import pytest
 from comem.bank.build import build_store
 from comem.bank.format import StoreError
 from comem.bank.reader import MemoryStore
-from comem.bank.transfer import export_bank, export_store, import_bank, merge_stores
-from comem.bank.verify import verify_store
+from comem.bank.upkeep import bank_of, export_store, import_bank, merge_stores, verify_store
 from comem.bank.writer import StoreWriter
 from comem.memory.bank import MemoryBank
 from comem.types import KnowledgeItem
@@ -73,7 +72,7 @@ def test_some_ids(folder: Path, tmp_path: Path) -> None:
 def test_one_file_banks(
     folder: Path, tmp_path: Path, items: list[KnowledgeItem], encoder: FakeEncoder
 ) -> None:
-    export_bank(folder, tmp_path / "bank.safetensors", ["i7", "i2"])
+    bank_of(folder, ["i7", "i2"]).save(tmp_path / "bank.safetensors")
     bank = MemoryBank.load(tmp_path / "bank.safetensors", encoder.fingerprint())
     assert bank.ids == ("i7", "i2")
     with import_bank(tmp_path / "bank.safetensors", tmp_path / "again", "fp32") as store:

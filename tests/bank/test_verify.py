@@ -9,7 +9,7 @@ import pytest
 from comem.bank.build import build_store
 from comem.bank.format import ENTRY, IDS, MANIFEST, TABLE, StoreError, shard_name
 from comem.bank.reader import MemoryStore
-from comem.bank.verify import drop_damaged, verify_store
+from comem.bank.upkeep import drop_damaged, verify_store
 from comem.types import KnowledgeItem
 
 from .conftest import FakeEncoder

@@ -18,7 +18,7 @@ from comem.bank import writer as writer_module
 from comem.bank.format import IDS, LOOKUP, TABLE, StoreError
 from comem.bank.reader import MemoryStore
 from comem.bank.table import EntryTable
-from comem.bank.verify import verify_store
+from comem.bank.upkeep import verify_store
 from comem.bank.writer import StoreWriter
 from comem.io.files import StorageError
 

@@ -10,7 +10,7 @@ import torch
 
 from comem.backbones.base import GREEDY, PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone
-from comem.bank.cache import RememberedMemories
+from comem.bank.serve import LiveBank
 from comem.engine import Engine
 from comem.engine.backbone import EngineBackbone, fast
 from comem.memory.bank import MemoryBank
@@ -115,14 +115,14 @@ def test_inputs_are_made_ahead_once(
 
 
 def test_what_is_remembered_is_bounded(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
-    memories = RememberedMemories(encoder, items=2, items_per_call=2)
+    memories = LiveBank(encoder, cache_items=2, items_per_call=2)
     whole = encoder.encode(items)
     torch.testing.assert_close(memories.of(items).embeddings, whole.embeddings, atol=1e-4, rtol=1e-4)
-    assert len(memories._kept) == 2 and memories.encoder_calls == 3
+    assert len(memories._cache) == 2 and memories.counts.encoder_calls == 3
     memories.of(items[-2:])
-    assert memories.encoder_calls == 3 and memories.of([]).embeddings.shape == (0, 8, 64)
+    assert memories.counts.encoder_calls == 3 and memories.of([]).embeddings.shape == (0, 8, 64)
     with pytest.raises(ValueError, match="items_per_call"):
-        RememberedMemories(encoder, items_per_call=0)
+        LiveBank(encoder, items_per_call=0)
 
 
 def test_other_decoding_and_other_memories_go_the_backbones_own_way(

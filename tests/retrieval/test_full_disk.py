@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from comem.bank.forms import PLAIN_FORMS
 from comem.bank.format import EncoderInfo
-from comem.bank.verify import verify_store
+from comem.bank.upkeep import verify_store
 from comem.bank.writer import StoreWriter, create_store
 from comem.io.files import StorageError
 from comem.retrieval.build import BuildSettings, build

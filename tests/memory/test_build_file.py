@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from comem.bank.encode import encode_to_bank
+from comem.bank.build import build_file
+from comem.bank.reader import MemoryStore
 from comem.io.files import StorageError
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import MemoryEncoder
@@ -46,8 +47,9 @@ def check(path: Path, encoder: MemoryEncoder, many: list[KnowledgeItem]) -> None
 def test_shards_become_one_bank(encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path) -> None:
     done: list[int] = []
     path = tmp_path / "bank.safetensors"
-    bank = encode_to_bank(encoder, iter(many), path, batch_size=2, shard_items=4, progress=done.append)
-    assert len(bank) == 11 and done == [4, 4, 3]
+    counts = build_file(encoder, iter(many), path, batch_size=2, commit_items=4, progress=done.append)
+    assert (counts.items, counts.encoded, len(MemoryBank.load(path))) == (11, 11, 11)
+    assert done == [4, 4, 3]
     check(path, encoder, many)
 
 
@@ -61,10 +63,10 @@ def test_an_interrupt_costs_at_most_one_shard(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        encode_to_bank(encoder, interrupted(), path, shard_items=4)
+        build_file(encoder, interrupted(), path, commit_items=4)
     assert len(counted) == 8 and not path.exists()
     done: list[int] = []
-    encode_to_bank(encoder, many, path, shard_items=4, progress=done.append)
+    build_file(encoder, many, path, commit_items=4, progress=done.append)
     assert sum(done) == 11
     assert sorted(counted) == [item.id for item in many]  # nothing twice
     check(path, encoder, many)
@@ -74,11 +76,13 @@ def test_a_finished_bank_is_extended_not_redone(
     encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
 ) -> None:
     path = tmp_path / "bank.safetensors"
-    encode_to_bank(encoder, many[:6], path)
+    build_file(encoder, many[:6], path)
     written = path.stat().st_mtime_ns
-    encode_to_bank(encoder, many[:6], path)
+    build_file(encoder, many[:6], path)
     assert path.stat().st_mtime_ns == written and len(counted) == 6
-    bank = encode_to_bank(encoder, many[4:], path)
+    counts = build_file(encoder, many[4:], path)
+    assert (counts.items, counts.encoded, counts.unchanged) == (7, 5, 2)
+    bank = MemoryBank.load(path)
     assert bank.ids == tuple(i.id for i in many[4:]) + tuple(i.id for i in many[:4])
     assert len(counted) == 11
 
@@ -89,9 +93,9 @@ def test_a_kill_between_consolidation_and_clean_up(
     path = tmp_path / "bank.safetensors"
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", lambda *a, **k: None)
-        encode_to_bank(encoder, many, path, shard_items=4)
-    assert len(list((tmp_path / "bank.safetensors.parts").iterdir())) == 3
-    encode_to_bank(encoder, many, path, shard_items=4)
+        build_file(encoder, many, path, commit_items=4)
+    assert len(MemoryStore(tmp_path / "bank.safetensors.parts")) == 11
+    build_file(encoder, many, path, commit_items=4)
     check(path, encoder, many)
 
 
@@ -100,26 +104,26 @@ def test_repeated_ids_and_other_encoders_are_refused(
 ) -> None:
     path = tmp_path / "bank.safetensors"
     with pytest.raises(ValueError, match=r"'k03' comes twice \(items 4 and 12\)"):
-        encode_to_bank(encoder, [*many, many[3]], path, shard_items=4)
+        build_file(encoder, [*many, many[3]], path, commit_items=4)
     with torch.no_grad():
         encoder.qformer.latents.add_(1.0)
     with pytest.raises(ValueError, match=r"parts.*made by another encoder"):
-        encode_to_bank(encoder, many, path)
-    with pytest.raises(ValueError, match="shard_items=0"):
-        encode_to_bank(encoder, many, path, shard_items=0)
+        build_file(encoder, many, path)
+    with pytest.raises(ValueError, match="commit_items=0"):
+        build_file(encoder, many, path, commit_items=0)
 
 
 def test_a_merged_encoder_goes_on_with_its_own_bank(
     encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path
 ) -> None:
     path = tmp_path / "bank.safetensors"
-    encode_to_bank(encoder, many[:6], path)
-    bank = encode_to_bank(encoder.merge(), many, path)
-    assert bank.ids == tuple(item.id for item in many)
+    build_file(encoder, many[:6], path)
+    build_file(encoder.merge(), many, path)
+    assert MemoryBank.load(path).ids == tuple(item.id for item in many)
 
 
 def test_nothing_to_encode(encoder: MemoryEncoder, tmp_path: Path) -> None:
-    assert len(encode_to_bank(encoder, [], tmp_path / "bank.safetensors")) == 0
+    assert build_file(encoder, [], tmp_path / "bank.safetensors").items == 0
     assert len(MemoryBank.load(tmp_path / "bank.safetensors")) == 0
 
 
@@ -132,7 +136,7 @@ def test_kill_9(
     script = textwrap.dedent("""
         import os, signal, sys, torch
         torch.set_num_threads(1)
-        from comem.bank.encode import encode_to_bank
+        from comem.bank.build import build_file
         from comem.memory.encoder import MemoryEncoder
         from comem.types import KnowledgeItem
         encoder = MemoryEncoder.load(sys.argv[1])
@@ -144,7 +148,7 @@ def test_kill_9(
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(batch)
         encoder.inputs = inputs
-        encode_to_bank(encoder, items, sys.argv[2], batch_size=2, shard_items=4)
+        build_file(encoder, items, sys.argv[2], batch_size=2, commit_items=4)
     """)
     path = tmp_path / "bank.safetensors"
     killed = subprocess.run(
@@ -154,23 +158,23 @@ def test_kill_9(
         env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert [p.name for p in (tmp_path / "bank.safetensors.parts").iterdir()] == ["000000.safetensors"]
+    assert len(MemoryStore(tmp_path / "bank.safetensors.parts")) == 4
     again = MemoryEncoder.load(tmp_path / "encoder")
-    encode_to_bank(again, many, path, batch_size=2, shard_items=4)
+    build_file(again, many, path, batch_size=2, commit_items=4)
     check(path, again, many)
 
 
 def test_a_full_disk_costs_at_most_one_shard(
     encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str], full_disk: Any
 ) -> None:
-    """A shard of 3 memories has 6 kB, the whole bank 22 kB: the shards fit, then the bank does not."""
+    """All memories have 22,528 bytes, the whole bank some more: the parts fit, then the bank does not."""
     path = tmp_path / "bank.safetensors"
-    with full_disk(5_000), pytest.raises(StorageError, match="free some space.*000000.safetensors"):
-        encode_to_bank(encoder, many, path, shard_items=3)
+    with full_disk(5_000), pytest.raises(StorageError, match="free some space.*bank.safetensors.parts"):
+        build_file(encoder, many, path, commit_items=3)
     assert counted == ["k00", "k01", "k02"] and not path.exists()
-    with full_disk(10_000), pytest.raises(StorageError, match="free some space.*bank.safetensors'"):
-        encode_to_bank(encoder, many, path, shard_items=3)
+    with full_disk(22_600), pytest.raises(StorageError, match="free some space.*bank.safetensors'"):
+        build_file(encoder, many, path, commit_items=3)
     del counted[:]
-    encode_to_bank(encoder, many, path, shard_items=3)
+    build_file(encoder, many, path, commit_items=3)
     assert counted == []  # all shards had been kept
     check(path, encoder, many)

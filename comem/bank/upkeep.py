@@ -1,0 +1,367 @@
+"""What is done with finished banks: looked at, verified, written in another form, merged."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+
+from comem.bank.commands import BankSettings, ExportSettings, MergeSettings, VerifySettings
+from comem.bank.format import EncoderInfo, StoreError, entry_crc, id_hash, is_store, shard_name
+from comem.bank.forms import PLAIN_FORMS, QUANTIZED_FORMS, Form, Quantized, train_codec, write_codec
+from comem.bank.reader import MemoryStore, check_encoder
+from comem.bank.writer import StoreWriter, create_store
+from comem.io.progress import Advance, Progress, quiet
+
+if TYPE_CHECKING:
+    from comem.memory.bank import MemoryBank
+
+#: What to do with an id that several stores hold with different contents.
+OnConflict = Literal["refuse", "first", "last"]
+_BLOCK = 256  # memories held at once
+
+
+@dataclass(frozen=True)
+class BankInfo:
+    """What lies in a bank.
+
+    Attributes:
+        path: its folder or file.
+        items: ids that are here.
+        entries: all that was ever appended.
+        queries, width: a memory is `(q, d)`.
+        form: how a memory is written.
+        stride: bytes of one memory.
+        bytes: of all files.
+        encoder: who made the memories.
+    """
+
+    path: Path
+    items: int
+    entries: int
+    queries: int
+    width: int
+    form: str
+    stride: int
+    bytes: int
+    encoder: EncoderInfo
+
+
+def info(settings: BankSettings) -> BankInfo:
+    """What lies in a bank, a folder or one file.
+
+    Raises:
+        ValueError: no bank, or a damaged one.
+    """
+    path = settings.bank
+    if path.suffix == ".safetensors":
+        from comem.memory.bank import MemoryBank
+
+        bank = MemoryBank.load(path)
+        count, queries, width = bank.embeddings.shape
+        form, size = str(bank.embeddings.dtype).removeprefix("torch."), bank.embeddings.element_size()
+        about, total = EncoderInfo(bank.fingerprint), path.stat().st_size
+        return BankInfo(path, count, count, queries, width, form, queries * width * size, total, about)
+    with MemoryStore(path) as store:
+        of = store.info
+        counts, total = (len(store), store.table.count), folder_bytes(path)
+        return BankInfo(path, *counts, of.queries, of.width, of.form, of.stride, total, of.encoder)
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """What lies in a store, and what is wrong with it.
+
+    Attributes:
+        items: ids that are here.
+        entries: all that was ever appended.
+        superseded: entries in whose place a newer one of the same id stands, or that were removed.
+        bytes: of all files.
+        damaged: item → what is wrong with its memory.
+        nameless: items of which even the id is damaged; an export leaves them out.
+    """
+
+    items: int
+    entries: int
+    superseded: int
+    bytes: int
+    damaged: dict[str, str]
+    nameless: int
+
+    @property
+    def good(self) -> bool:
+        return not self.damaged and not self.nameless
+
+
+def verify(settings: VerifySettings, progress: Progress = quiet) -> StoreReport:
+    """Read everything once and compare the checksums; with `drop_damaged`, forget what is damaged.
+
+    Raises:
+        StoreError: it cannot even be opened.
+    """
+    with MemoryStore(settings.bank) as store:
+        count = len(store)
+    with progress("verifying", count) as advance:
+        report = verify_store(settings.bank, advance)
+    if settings.drop_damaged:
+        drop_damaged(settings.bank, report)
+    return report
+
+
+def verify_store(folder: str | Path, progress: Advance | None = None) -> StoreReport:
+    """As `verify`, of a folder.
+
+    Args:
+        progress: called with the number of items just checked.
+    """
+    with MemoryStore(folder) as store:
+        damaged: dict[str, str] = {}
+        nameless = 0
+        live = store.table.live()
+        for start in range(0, len(live), _BLOCK):
+            block = [int(slot) for slot in live[start : start + _BLOCK]]
+            for slot in block:
+                fault = _fault(store, slot)
+                if fault and _named(store, slot):
+                    damaged[store.table.id_of(store.table.entry(slot))] = fault
+                nameless += bool(fault) and not _named(store, slot)
+            if progress:
+                progress(len(block))
+        items, entries = len(live), store.table.count
+        return StoreReport(items, entries, entries - items, folder_bytes(store.folder), damaged, nameless)
+
+
+def drop_damaged(folder: str | Path, report: StoreReport) -> None:
+    """Forget the damaged items; the next build encodes them again."""
+    if report.damaged:
+        with StoreWriter(folder) as writer:
+            writer.remove(list(report.damaged))
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of a folder's files."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _named(store: MemoryStore, slot: int) -> bool:
+    """Whether the entry still says of which item it is."""
+    entry = store.table.entry(slot)
+    try:
+        return id_hash(store.table.id_of(entry)) == entry["id_hash"].tobytes()
+    except (UnicodeDecodeError, OverflowError, OSError, MemoryError):  # lengths and offsets of any size
+        return False
+
+
+def _fault(store: MemoryStore, slot: int) -> str | None:
+    entry = store.table.entry(slot)
+    if entry_crc(entry.tobytes()) != entry["entry_crc"]:
+        return "its entry in table.bin was changed"
+    if not _named(store, slot):
+        return "its id in ids.bin was changed"
+    name = shard_name(store.info.place(slot)[0])
+    try:
+        row = store.rows([slot])
+    except StoreError:
+        return f"{name} was cut or lost"
+    return None if zlib.crc32(row.data) == entry["payload_crc"] else f"its memory in {name} was changed"
+
+
+def export(settings: ExportSettings, progress: Progress = quiet) -> BankInfo:
+    """Write a bank anew: in another form, only some items, or as one file; what the new one holds.
+
+    Raises:
+        ValueError: as `export_store`.
+    """
+    ids = settings.chosen()
+    if settings.output.suffix == ".safetensors":
+        bank_of(settings.bank, ids).save(settings.output)
+    else:
+        with MemoryStore(settings.bank) as store:
+            count = len(store) if ids is None else len(ids)
+        with progress("exporting", count) as advance:
+            how = {"sample": settings.sample, "seed": settings.seed}
+            export_store(settings.bank, settings.output, settings.form, ids, **how, progress=advance).close()
+    return info(BankSettings(settings.output))
+
+
+def merge(settings: MergeSettings, progress: Progress = quiet) -> BankInfo:
+    """Several banks into one folder; what it holds then.
+
+    Raises:
+        ValueError: as `merge_stores`.
+    """
+    files = [path for path in settings.banks if path.suffix == ".safetensors"]
+    for path in files:
+        import_bank(path, settings.output).close()
+    if folders := [path for path in settings.banks if path not in files]:
+        with progress("merging") as advance:
+            merge_stores(folders, settings.output, settings.on_conflict, advance).close()
+    return info(BankSettings(settings.output))
+
+
+def export_store(
+    source: str | Path, output: str | Path, form: str | None = None, ids: Sequence[str] | None = None,
+    *, sample: int = 20_000, seed: int = 0, progress: Advance | None = None,
+) -> MemoryStore:  # fmt: skip
+    """Write a store anew: in another form, only some items, or without the room of replaced ones.
+
+    Run again after an interruption, it goes on.
+
+    Args:
+        form: fp32, bf16, fp16, int8, pq or prq; None keeps the source's.
+        ids: only these, in this order; None takes all.
+        sample: memories (of all, whatever `ids` says) on which pq and prq are trained; an export without
+            ids makes an empty store with a trained codec, into which other stores can be merged.
+
+    Raises:
+        StoreError: an id is not there, or the output is a store of something else.
+    """
+    with MemoryStore(source) as store:
+        slots = store.table.live() if ids is None else store.slots(ids)
+        _create_like(store, Path(output), form, sample, seed)
+        with StoreWriter(output) as writer:
+            _copy(store, slots, writer, progress)
+    return MemoryStore(output)
+
+
+def merge_stores(
+    sources: Sequence[str | Path], output: str | Path, on_conflict: OnConflict = "refuse",
+    progress: Advance | None = None,
+) -> MemoryStore:  # fmt: skip
+    """Add the items of several stores of one encoder to one, which is made if it is new (first's form).
+
+    Raises:
+        StoreError: different encoders or sizes, or an id with two contents under "refuse".
+    """
+    if on_conflict not in get_args(OnConflict):
+        raise ValueError(f"on_conflict {on_conflict!r}: give one of {', '.join(get_args(OnConflict))}")
+    stores = [MemoryStore(source) for source in sources]
+    try:
+        _check_alike(stores)
+        if not is_store(output):
+            _create_like(stores[0], Path(output), None)
+        with StoreWriter(output) as writer:
+            check_encoder(Path(output), writer.info.encoder.fingerprint, stores[0].info.encoder.fingerprint)
+            for store in stores:
+                _copy(store, _wanted(store, writer, on_conflict), writer, progress)
+    finally:
+        for store in stores:
+            store.close()
+    return MemoryStore(output)
+
+
+def import_bank(path: str | Path, output: str | Path, form: str = "bf16") -> MemoryStore:
+    """A one-file bank (`comem encode`) as a store.
+
+    Such a bank says nothing of its items' contents: a build with `by_id` keeps them, any other encodes anew.
+    """
+    from comem.memory.bank import MemoryBank
+
+    bank = MemoryBank.load(path)
+    _, queries, width = bank.embeddings.shape
+    create_store(output, PLAIN_FORMS[form](queries, width), EncoderInfo(bank.fingerprint))
+    with StoreWriter(output) as writer:
+        new = [row for row, item_id in enumerate(bank.ids) if writer.content(item_id) is None]
+        for start in range(0, len(new), _BLOCK):
+            rows = new[start : start + _BLOCK]
+            memories = bank.embeddings[rows].float().numpy()
+            writer.append([bank.ids[row] for row in rows], [bytes(16)] * len(rows), memories)
+    return MemoryStore(output)
+
+
+def bank_of(source: str | Path, ids: Sequence[str] | None = None) -> MemoryBank:
+    """A store (or some of its items) in RAM, in its form's own type."""
+    from comem.bank.serve import as_tensor
+    from comem.memory.bank import MemoryBank
+
+    with MemoryStore(source) as store:
+        slots = store.table.live() if ids is None else store.slots(ids)
+        names = tuple(store.table.ids(slots))
+        return MemoryBank(as_tensor(store.form, store.rows(slots)), names, store.info.encoder.fingerprint)
+
+
+def _create_like(
+    store: MemoryStore, output: Path, name: str | None, sample: int = 20_000, seed: int = 0
+) -> None:
+    """An empty store for these memories; quantised forms are trained on a sample of all of them."""
+    info, name = store.info, name or store.info.form
+    if is_store(output):
+        with MemoryStore(output, info.encoder.fingerprint, info.width) as found:
+            if found.info.form != name:
+                raise StoreError(f"{output}: holds a store of form {found.info.form}, not {name}")
+        return
+    form, sha256 = store.form, info.codec_sha256
+    if name in QUANTIZED_FORMS:
+        if name != info.form:
+            form = train_codec(name, _sample(store, sample, seed), seed)
+        if isinstance(form, Quantized):
+            sha256 = write_codec(output, form)
+    else:
+        form, sha256 = PLAIN_FORMS[name](info.queries, info.width), None
+    create_store(output, form, info.encoder, codec_sha256=sha256)
+
+
+def _sample(store: MemoryStore, count: int, seed: int) -> np.ndarray:
+    """float32 `(n, q, d)` of at most `count` items, spread at random."""
+    chosen = np.random.default_rng(seed).permutation(store.table.live())[:count]
+    return store.form.unpack(store.rows(np.sort(chosen)))
+
+
+def _copy(store: MemoryStore, slots: np.ndarray, writer: StoreWriter, progress: Advance | None) -> None:
+    """Append memories; bytes are taken over as they are where both stores have the same form."""
+    same = _same_bytes(store.form, writer.form, store.info.codec_sha256 == writer.info.codec_sha256)
+    for start in range(0, len(slots), _BLOCK):
+        block = [int(slot) for slot in slots[start : start + _BLOCK]]
+        named = [(store.table.id_of(entry), entry["content"].tobytes(), slot)
+                 for slot in block for entry in [store.table.entry(slot)]]  # fmt: skip
+        new = [each for each in named if writer.content(each[0]) != each[1]]
+        rows = store.rows([slot for *_, slot in new])
+        ids, contents = [item_id for item_id, *_ in new], [content for _, content, _ in new]
+        if same:
+            writer.append_rows(ids, contents, rows)
+        else:
+            writer.append(ids, contents, store.form.unpack(rows))
+        if progress:
+            progress(len(block))
+
+
+def _same_bytes(first: Form, second: Form, same_codec: bool) -> bool:
+    sizes = [(form.name, form.queries, form.width) for form in (first, second)]
+    return sizes[0] == sizes[1] and same_codec
+
+
+def _wanted(store: MemoryStore, writer: StoreWriter, on_conflict: OnConflict) -> np.ndarray:
+    """The slots to take over from a store, given what the output holds."""
+    wanted = []
+    for slot in store.table.live():
+        entry = store.table.entry(int(slot))
+        item_id = store.table.id_of(entry)
+        held = writer.content(item_id)
+        if held is not None and held != entry["content"].tobytes():
+            if on_conflict == "refuse":
+                raise StoreError(
+                    f"{store.folder}: {item_id!r} has another content here than in {writer.folder}: choose"
+                    " --on-conflict first or last, or give the items ids of their own"
+                )
+            if on_conflict == "first":
+                continue
+        if held is None or on_conflict == "last":
+            wanted.append(int(slot))
+    return np.array(wanted, dtype=np.int64)
+
+
+def _check_alike(stores: Sequence[MemoryStore]) -> None:
+    if not stores:
+        raise StoreError("no stores to merge")
+    first = stores[0].info
+    for store in stores[1:]:
+        check_encoder(store.folder, store.info.encoder.fingerprint, first.encoder.fingerprint)
+        if (store.info.queries, store.info.width) != (first.queries, first.width):
+            raise StoreError(
+                f"{store.folder}: memories of {store.info.queries} × {store.info.width}, the first store has"
+                f" {first.queries} × {first.width}"
+            )
