@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from comem.backbones.base import GenerationConfig
     from comem.backbones.hf import HFBackbone
     from comem.eval.answering import Run
-    from comem.memory.bank import Memories
+    from comem.memory.bank import Bank
     from comem.memory.encoder import MemoryEncoder
     from comem.modes import Mode
 
@@ -245,7 +245,7 @@ class Reader:
 
     backbone: HFBackbone
     encoder: MemoryEncoder | None
-    bank: Memories | None
+    bank: Bank | None
     weights: str | None
 
     @classmethod
