@@ -21,13 +21,13 @@ import torch
 from authors_procedure import AuthorsProcedure
 from marks import HEADINGS, check_marks
 
-from comem.io.console import make_table, out
+from comem.io.console import print_table
 from comem.io.files import write_atomic
 from comem.profiling.bench import ENGINES, WAYS, Answer, Bench, Way
 from comem.profiling.measure import FILE, Limits, Results, header, run_cells
 from comem.profiling.prompts import Lengths
 from comem.profiling.shapes import SHAPES, random_model
-from comem.profiling.show import markdown, save_figure, save_table, show_tables
+from comem.profiling.show import markdown, save, tables
 from comem.profiling.timing import OWN, Cell, grid
 
 AUTHORS = ("authors-batch", "authors-loop")
@@ -70,19 +70,23 @@ def main() -> None:
     args = _arguments()
     device = torch.device(args.device)
     given = (args.item_tokens, args.question_tokens, args.answer_tokens)
-    lengths = Lengths(*given) if args.image_tokens is None else Lengths(*given, *[args.image_tokens] * 2)
+    lengths = Lengths.of(*given, args.image_tokens)
     model = random_model(SHAPES[args.shape], device, getattr(torch, args.dtype))
     limits = Limits(args.seconds_per_cell, args.repeats, args.max_petaflop, args.total_seconds)
     with Bench(model, lengths, args.encode_batch) as bench:
         head = header(args.shape, bench) | {"benchmark": "answering"}
         results = Results(args.out / FILE, head, resume=args.resume)
         run_cells(bench, cells(args), results, limits, {**WAYS, **Authors().ways()})
-    show_tables(results)
-    save_table(results, args.out)
-    save_figure(results, args.out)
-    lines = check_marks(results.rows.values(), on_gpu=device.type == "cuda")
-    out().print(make_table(HEADINGS, lines, "marks"))
-    write_atomic(args.out / "marks.md", markdown(HEADINGS, lines))
+    save(results, args.out)
+    show_marks(results, check_marks(results.rows.values(), on_gpu=device.type == "cuda"), args.out)
+
+
+def show_marks(results: Results, lines: Sequence[tuple[str, ...]], folder: Path) -> None:
+    """Tables on the terminal, marks there and beside the results."""
+    for title, headings, rows in tables(results):
+        print_table(headings, rows, title)
+    print_table(HEADINGS, lines, "marks")
+    write_atomic(folder / "marks.md", markdown(HEADINGS, lines))
 
 
 def cells(args: argparse.Namespace) -> list[Cell]:

@@ -7,14 +7,12 @@ In the order of what is missed most: the marks (first tokens, questions per seco
 the authors' procedure, transformers' own `generate`, the remaining cells, traces. Everything is written as it
 comes: profile.json (all answering cells), encode_items.json, trace_*.json.gz; tables, figure and marks at the
 end. What fails is noted, and the next goes on; --resume goes on where an earlier run stopped. Needs torch,
-transformers, peft, safetensors, numpy, pillow, tqdm and rich; the figure needs matplotlib and is left out
-without it.
+transformers, peft, safetensors, numpy, pillow, tqdm, rich and matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -23,19 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from answering import AUTHORS, Authors
+from answering import AUTHORS, Authors, show_marks
 from encode_items import HEADINGS as ENCODE_HEADINGS
 from encode_items import line, matmul_rate, measure
-from marks import HEADINGS, check_encoding, check_marks
+from marks import check_encoding, check_marks
 
-from comem.io.console import make_table, out
-from comem.io.files import write_atomic, write_json
+from comem.io.console import print_line, print_table
+from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.profiling.bench import WAYS, Bench
 from comem.profiling.measure import FILE, Limits, Results, header, run_cells
 from comem.profiling.prompts import Lengths
 from comem.profiling.shapes import SHAPES, random_model
-from comem.profiling.show import markdown, save_figure, save_table, show_tables, show_traces
+from comem.profiling.show import save
 from comem.profiling.timing import OWN, Cell, grid
 from comem.profiling.traces import hot_paths, trace
 
@@ -70,7 +68,7 @@ class Suite:
 
     def say(self, what: str) -> None:
         """A line of progress."""
-        out().print(f"{self.left():6.1f} s left: {what}")
+        print_line(f"{self.left():6.1f} s left: {what}")
 
     def answer(self, cells: Sequence[Cell], seconds: float = 2.0, keep: float = 0.0) -> None:
         """Measure cells, as long as more than `keep` seconds are left; none is tried twice for nothing."""
@@ -122,17 +120,12 @@ class Suite:
 
     def show(self) -> None:
         """Tables and figure, on the terminal and beside the results."""
-        show_tables(self.results)
-        show_traces(self.results)
-        save_table(self.results, self.args.out)
-        if importlib.util.find_spec("matplotlib") is not None:
-            save_figure(self.results, self.args.out)
         title = f"encoding, {self.args.shape}, {self.args.dtype}"
-        out().print(make_table(ENCODE_HEADINGS, [line(row) for row in self.encoded], title))
+        print_table(ENCODE_HEADINGS, [line(row) for row in self.encoded], title)
         on_gpu = self.bench.device.type == "cuda"
         lines = check_marks(self.results.rows.values(), on_gpu) + check_encoding(self.encoded, on_gpu)
-        out().print(make_table(HEADINGS, lines, "marks"))
-        write_atomic(self.args.out / "marks.md", markdown(HEADINGS, lines))
+        show_marks(self.results, lines, self.args.out)
+        save(self.results, self.args.out)
 
 
 def main() -> None:

@@ -269,7 +269,16 @@ COMMANDS: Registry[Command] = Registry(
             ),
         ),
         "profile": Command(
-            "what answering costs: seconds, memory, operations, by mode", module="comem.profiling.commands"
+            "what answering costs: seconds, memory, operations, by mode",
+            settings="comem.profiling.commands:ProfileSettings",
+            run="comem.profiling.commands:profile",
+            show="comem.profiling.commands:show_profile",
+            examples=(
+                "comem profile --backbone tiny --k 0 3 --batch 1 2 --item-tokens 40 --question-tokens 30 \\",
+                "    --image-tokens 16 --answer-tokens 8 --out runs/profile",
+                "comem profile --backbone cpu --k 0 10 50 --batch 1 --out runs/profile-cpu",
+                "comem profile --backbone qwen2_5_vl_7b --device cuda --out runs/profile-7b --resume",
+            ),
         ),
         "parity": Command(
             "compare our modules with recorded outputs of the authors'",

@@ -24,11 +24,11 @@ def cell_flops(cell: Cell, lengths: Lengths, config: Any) -> dict[str, float]:
     Scores under the causal mask are counted once, not for the whole square (`comem.backbones.flops.decoder`).
     """
     text, prompt = config.get_text_config(), lengths.question + context_tokens(cell, lengths)
-    pictures = vision(lengths.question_image, config)
+    images = vision(lengths.question_image, config)
     if cell.mode == "rag":
-        pictures += cell.k * vision(lengths.item_image, config)
+        images += cell.k * vision(lengths.item_image, config)
     head = flops.output_layer(text, 1).forward
-    prefill = flops.decoder(text, prompt, causal=True).forward + pictures + head
+    prefill = flops.decoder(text, prompt, causal=True).forward + images + head
     steps = (
         flops.decoder(text, 1, past=prompt + step, causal=True).forward + head
         for step in range(lengths.answer - 1)
@@ -57,16 +57,16 @@ def cell_bytes(cell: Cell, lengths: Lengths, config: Any, size: int) -> int:
     """
     text, tower = config.get_text_config(), config.vision_config
     tokens = cell.batch * (lengths.question + context_tokens(cell, lengths))
-    pictures = cell.batch * lengths.question_image
+    images = cell.batch * lengths.question_image
     if cell.mode not in ("baseline", "comem-bank"):
-        pictures += cell.batch * cell.k * lengths.item_image
-    pixels = 4 * pictures * tower.in_channels * tower.temporal_patch_size * tower.patch_size**2
+        images += cell.batch * cell.k * lengths.item_image
+    pixels = 4 * images * tower.in_channels * tower.temporal_patch_size * tower.patch_size**2
     head = text.hidden_size // text.num_attention_heads
     kept = tokens * 2 * text.num_hidden_layers * text.num_key_value_heads * head
     return size * (pixels + kept + 3 * tokens * text.intermediate_size)
 
 
 def vision(image_tokens: int, config: Any, rank: int = 0) -> float:
-    """Operations of the vision tower on one picture of that many tokens."""
+    """Operations of the vision tower on one image of that many tokens."""
     side = patches(image_tokens)
     return flops.vision_tower(config.vision_config, (1, side, side), rank).forward

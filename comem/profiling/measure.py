@@ -15,11 +15,13 @@ import torch
 from comem.io.files import write_json
 from comem.io.jsonl import read_json
 from comem.io.manifest import run_manifest
+from comem.io.run_folder import check_same
 from comem.profiling.bench import ENGINES, WAYS, Bench, Way
 from comem.profiling.cost import cell_bytes, cell_flops, context_tokens
 from comem.profiling.timing import Cell, PeakMemory, Run, device_name, free_bytes, quantiles, repeat
 
 FILE = "profile.json"
+logger = logging.getLogger(__name__)
 
 
 class Results:
@@ -38,7 +40,12 @@ class Results:
         self.path, self.header = path, dict(header)
         self.rows: dict[str, dict[str, Any]] = {}
         if resume and path.is_file():
-            self._load()
+            there = read_json(path)
+            names = ("backbone", "settings", "dtype", "device")
+            old, new = ({name: each.get(name) for name in names} for each in (there, self.header))
+            remedy = "give another --out, or leave --resume out to measure anew"
+            check_same(path, old, new, lead="was measured with other settings", remedy=remedy)
+            self.rows = {cell_of(row).key: row for row in there["cells"]}
 
     def finished(self, cell: Cell) -> bool:
         """Whether the cell has figures; one that was skipped is tried again."""
@@ -53,21 +60,6 @@ class Results:
         """Write the file, with further entries at its top from here on."""
         self.header |= more
         write_json(self.path, {**self.header, "cells": list(self.rows.values()), "manifest": run_manifest()})
-
-    def _load(self) -> None:
-        found = read_json(self.path)
-        other = [
-            name
-            for name in ("backbone", "settings", "dtype", "device")
-            if found.get(name) != self.header[name]
-        ]
-        if other:
-            raise ValueError(
-                f"{self.path}: measured with another {' and '.join(other)}: give another --out, or leave "
-                "--resume out to measure anew"
-            )
-        for row in found["cells"]:
-            self.rows[cell_of(row).key] = row
 
 
 def cell_of(row: Mapping[str, Any]) -> Cell:
@@ -85,9 +77,6 @@ def header(backbone: str, bench: Bench) -> dict[str, Any]:
         "weights_bytes": bench.weights_bytes(),
         "settings": {**asdict(bench.lengths), "encode_batch": bench.encode_batch},
     }
-
-
-logger = logging.getLogger(__name__)
 
 
 #: Cells whose first run takes longer keep the device busy anyway: nothing is recorded for them.
@@ -112,13 +101,9 @@ class Limits:
 
 
 def run_cells(
-    bench: Bench,
-    cells: Sequence[Cell],
-    results: Results,
-    limits: Limits = Limits(),  # noqa: B008 (frozen)
-    ways: Mapping[str, Way] = WAYS,
-    done: Callable[[Cell, dict[str, Any]], None] = lambda cell, row: None,
-) -> None:
+    bench: Bench, cells: Sequence[Cell], results: Results, limits: Limits = Limits(),  # noqa: B008 (frozen)
+    ways: Mapping[str, Way] = WAYS, done: Callable[[Cell, dict[str, Any]], object] = lambda cell, row: None,
+) -> None:  # fmt: skip
     """Measure what is not finished, writing after every cell.
 
     Args:
@@ -142,9 +127,7 @@ def _reason(operations: float, limits: Limits, end: float | None) -> str:
     """Why a cell is not run, or nothing."""
     if limits.petaflops is not None and operations > limits.petaflops * 1e15:
         return f"{operations / 1e15:.1f} PFLOP a batch, above the limit of {limits.petaflops:g}"
-    if end is not None and time.perf_counter() > end:
-        return "no time was left in this run"
-    return ""
+    return "no time was left in this run" if end is not None and time.perf_counter() > end else ""
 
 
 def _too_large(bench: Bench, cell: Cell) -> str:
@@ -162,12 +145,13 @@ def _too_large(bench: Bench, cell: Cell) -> str:
 def _attempt(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
     """The cell's figures, or why there are none; where memory runs out, once more without old caches."""
     for tries in range(2):
+        _make_room(bench)  # so that the peak is this cell's own
         try:
             return _measure(bench, cell, way, limits)
         except torch.OutOfMemoryError as error:
             reason = f"out of memory: {str(error).splitlines()[0]}"
             logger.info("%s, try %d: %s", cell.key, tries + 1, reason)
-        _make_room(bench)
+    _make_room(bench)
     return {"skipped": reason}
 
 
@@ -180,15 +164,16 @@ def _make_room(bench: Bench) -> None:
 
 
 def _measure(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, Any]:
-    _make_room(bench)  # so that the peak is this cell's own
-    answer = way(bench, cell)
+    answer, tokens = way(bench, cell), bench.lengths.answer
     whole = cell.engine in ENGINES and ENGINES[cell.engine].records  # some ways have a loop of their own
     start = time.perf_counter()
-    answer(bench.lengths.answer if whole else 2)  # warm-up: every kernel of prefill and of a step
+    answer(tokens if whole else 2)  # warm-up: every kernel of prefill and of a step
     if whole and time.perf_counter() - start < _QUICK:
-        answer(bench.lengths.answer)  # what comes for the second time is recorded
-    before, peak = _bytes_now(bench.device), PeakMemory(bench.device)
-    runs = repeat(lambda: answer(bench.lengths.answer), limits.seconds, limits.repeats)
+        answer(tokens)  # what comes for the second time is recorded
+    # What is allocated before the runs: weights and inputs (GPU only).
+    before = torch.cuda.memory_allocated(bench.device) if bench.device.type == "cuda" else None
+    peak = PeakMemory(bench.device)
+    runs = repeat(lambda: answer(tokens), limits.seconds, limits.repeats)
     used = peak.read()
     logger.info("%s: %d runs, first token %.4f s", cell.key, len(runs), runs[-1].first_seconds)
     return figures(runs, cell.batch) | {"peak_bytes": used, "bytes_before": before}
@@ -196,18 +181,14 @@ def _measure(bench: Bench, cell: Cell, way: Way, limits: Limits) -> dict[str, An
 
 def figures(runs: Sequence[Run], batch: int) -> dict[str, Any]:
     """p50 and p95 over the runs of one cell."""
+    decoding = [max(run.seconds - run.first_seconds, 1e-9) for run in runs]
     rows: dict[str, list[float]] = {
         "first_token_seconds": [run.first_seconds for run in runs],
         "seconds": [run.seconds for run in runs],
         "decode_tokens_per_second": [
-            batch * (run.tokens - 1) / max(run.seconds - run.first_seconds, 1e-9) for run in runs
+            batch * (run.tokens - 1) / seconds for run, seconds in zip(runs, decoding, strict=True)
         ],
         "questions_per_second": [batch / run.seconds for run in runs],
         **{f"{part}_seconds": [run.parts[part] for run in runs] for part in runs[0].parts},
     }
     return {"repeats": len(runs), **{name: quantiles(values) for name, values in rows.items()}}
-
-
-def _bytes_now(device: torch.device) -> int | None:
-    """What is allocated before the runs: weights and inputs (GPU only)."""
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else None

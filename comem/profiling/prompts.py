@@ -5,8 +5,7 @@ from __future__ import annotations
 import io
 import math
 import statistics
-import time
-from collections.abc import Callable
+import timeit
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +25,10 @@ class Lengths:
     """How long everything is, in tokens.
 
     Attributes:
-        item: one knowledge item, its picture included.
-        question: the question, its picture included.
+        item: one knowledge item, its image included.
+        question: the question, its image included.
         answer: what is generated.
-        item_image, question_image: of the pictures; square grids. 324 is what the released preprocessing
+        item_image, question_image: of the images; square grids. 324 is what the released preprocessing
             makes of 512 × 512 pixels (authors_code.md, section 2).
     """
 
@@ -39,6 +38,12 @@ class Lengths:
     item_image: int = 324
     question_image: int = 256
 
+    @classmethod
+    def of(cls, item: int, question: int, answer: int, image: int | None = None) -> Lengths:
+        """With images of one size in items and questions, where that is given."""
+        images = {} if image is None else {"item_image": image, "question_image": image}
+        return cls(item, question, answer, **images)
+
     def __post_init__(self) -> None:
         for name in ("item", "question"):
             length, image = getattr(self, name), getattr(self, f"{name}_image")
@@ -46,8 +51,8 @@ class Lengths:
                 raise ValueError(f"{name} image of {image} tokens: give a square number (324 is 18 × 18)")
             if length < image + 3:
                 raise ValueError(
-                    f"{name} of {length} tokens with a picture of {image}: give at least {image + 3} tokens, "
-                    "for the picture, its two marks and a word"
+                    f"{name} of {length} tokens with an image of {image}: give at least {image + 3} tokens, "
+                    "for the image, its two marks and a word"
                 )
         if self.answer < 2:
             raise ValueError(f"answer of {self.answer} tokens: give at least 2, to time decoding")
@@ -98,12 +103,12 @@ class PromptMaker:
         return self._inputs([[item] * items + [question]] * batch)
 
     def text(self, batch: int, tokens: int) -> dict[str, Tensor]:
-        """Prompts `(b, tokens)` without a picture."""
+        """Prompts `(b, tokens)` without an image."""
         ids = torch.stack([self._draw(tokens) for _ in range(batch)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def _inputs(self, rows: list[list[tuple[int, int]]]) -> dict[str, Tensor]:
-        """Rows of parts; a part is its length and its picture's tokens, picture first."""
+        """Rows of parts; a part is its length and its image's tokens, image first."""
         ids = torch.stack([torch.cat([self._part(*part) for part in row]) for row in rows])
         sides = [patches(image) for row in rows for _, image in row]
         inputs = {
@@ -116,7 +121,7 @@ class PromptMaker:
         return {name: value.pin_memory() for name, value in inputs.items()} if self._pinned else inputs
 
     def _pixels(self, sides: list[int]) -> Tensor:
-        """`(patches, channels · frames · 14 · 14)`: one picture of noise, again and again."""
+        """`(patches, channels · frames · 14 · 14)`: one image of noise, again and again."""
         vision = self.config.vision_config
         width = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
         noise = torch.rand((max(sides) ** 2, width), generator=self._random) * 2 - 1
@@ -124,8 +129,8 @@ class PromptMaker:
 
     def _part(self, length: int, image: int) -> Tensor:
         start, end = self.config.vision_start_token_id, self.config.vision_end_token_id
-        picture = torch.tensor([start, *[self.config.image_token_id] * image, end])
-        return torch.cat([picture, self._draw(length - len(picture))])
+        pad = torch.tensor([start, *[self.config.image_token_id] * image, end])
+        return torch.cat([pad, self._draw(length - len(pad))])
 
     def _draw(self, count: int) -> Tensor:
         return self._words[torch.randint(len(self._words), (count,), generator=self._random)]
@@ -147,33 +152,23 @@ _REPEAT, _SIDE = 5, 14  # runs; pixels of a patch
 
 
 def preprocess_seconds(process: Any, lengths: Lengths) -> dict[str, float]:
-    """Median seconds on the CPU for one question and for one item, picture included.
+    """Median seconds on the CPU for one question and for one item, image included.
 
-    Pictures are JPEG files of noise, of the pixels that give the picture's tokens; words are one letter each.
+    Images are JPEG files of noise, of the pixels that give the image's tokens; words are one letter each.
 
     Args:
         process: the backbone's `ChatProcessor`.
     """
-    sizes = {
-        "question": (lengths.question, lengths.question_image), "item": (lengths.item, lengths.item_image)
-    }  # fmt: skip
-    return {name: _median(_one(process, *size)) for name, size in sizes.items()}
+    return {
+        "question": _seconds(process, lengths.question, lengths.question_image),
+        "item": _seconds(process, lengths.item, lengths.item_image),
+    }
 
 
-def _one(process: Any, length: int, image_tokens: int) -> Callable[[], Any]:
-    side = _SIDE * patches(image_tokens)
+def _seconds(process: Any, length: int, image_tokens: int) -> float:
+    side, file = _SIDE * patches(image_tokens), io.BytesIO()
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    words = " ".join("a" * (length - image_tokens))
-    file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG")
-    turn = Message("user", (ImageRef(data=file.getvalue()), words))
-    return lambda: process([[turn]])
-
-
-def _median(call: Callable[[], Any]) -> float:
-    seconds = []
-    for _ in range(_REPEAT + 1):
-        start = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - start)
+    turn = Message("user", (ImageRef(data=file.getvalue()), " ".join("a" * (length - image_tokens))))
+    seconds = timeit.repeat(lambda: process([[turn]]), number=1, repeat=_REPEAT + 1)
     return statistics.median(seconds[1:])  # the first warms up

@@ -82,31 +82,15 @@ _TOWER_QWEN2_VL = {"depth": 32, "embed_dim": 1280, "hidden_size": 3584, "num_hea
 # Sizes of the published models: config.json of Qwen/Qwen2.5-VL-3B-Instruct, Qwen/Qwen2.5-VL-7B-Instruct and
 # Qwen/Qwen2-VL-7B-Instruct. "cpu" is a shape that two cores still carry with prompts of full length.
 _ROWS = (
-    ModelShape(
-        "tiny",
-        "qwen2_5_vl",
-        text_sizes(64, 128, 2, 4, 2, 512),
-        tower_sizes(2, 32, 64, 2, 64, [1]),
-        _SMALL_IDS,
-    ),
-    ModelShape(
-        "cpu",
-        "qwen2_5_vl",
-        text_sizes(512, 1536, 12, 8, 4, 32000),
-        tower_sizes(6, 256, 768, 4, 512, [5]),
-        _SMALL_IDS,
-    ),
-    ModelShape(
-        "qwen2_5_vl_3b",
-        "qwen2_5_vl",
-        text_sizes(2048, 11008, 36, 16, 2, 151936),
-        _published_tower(2048),
-        {},
-        True,
-    ),
+    ModelShape("tiny", "qwen2_5_vl", text_sizes(64, 128, 2, 4, 2, 512),
+               tower_sizes(2, 32, 64, 2, 64, [1]), _SMALL_IDS),
+    ModelShape("cpu", "qwen2_5_vl", text_sizes(512, 1536, 12, 8, 4, 32000),
+               tower_sizes(6, 256, 768, 4, 512, [5]), _SMALL_IDS),
+    ModelShape("qwen2_5_vl_3b", "qwen2_5_vl", text_sizes(2048, 11008, 36, 16, 2, 151936),
+               _published_tower(2048), {}, True),
     ModelShape("qwen2_5_vl_7b", "qwen2_5_vl", _QWEN_7B, _published_tower(3584), {}),
     ModelShape("qwen2_vl_7b", "qwen2_vl", _QWEN_7B, _TOWER_QWEN2_VL, {}),
-)
+)  # fmt: skip
 
 SHAPES: Table[ModelShape] = Table("shape", {row.name: row for row in _ROWS})
 

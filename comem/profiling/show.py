@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem.io.console import make_table, out
 from comem.io.files import write_atomic
-from comem.profiling.measure import Results
+from comem.profiling.measure import FILE, Results
 from comem.profiling.timing import OWN
 
 #: Items, questions at once, context tokens, time to first token, decoded tokens and questions a second.
@@ -24,10 +23,8 @@ Row = Mapping[str, Any]
 def table_rows(rows: Iterable[Row]) -> list[tuple[str, ...]]:
     """A line for each cell; one that was skipped says why instead of its first token."""
     rows = list(rows)
-    plain: dict[tuple[str, int], float] = {}
-    for row in rows:
-        if row["mode"] == "baseline" and "repeats" in row:
-            plain[row["engine"], row["batch"]] = row["first_token_seconds"]["p50"]
+    measured = (row for row in rows if row["mode"] == "baseline" and "repeats" in row)
+    plain = {(row["engine"], row["batch"]): row["first_token_seconds"]["p50"] for row in measured}
     return [_line(row, plain.get((row["engine"], row["batch"]))) for row in rows]
 
 
@@ -37,16 +34,10 @@ def _line(row: Row, plain: float | None) -> tuple[str, ...]:
     if "skipped" in row:
         return (*head, row["skipped"], "", "", "", "", "", operations)
     first, peak = row["first_token_seconds"], row["peak_bytes"]
-    return (
-        *head,
-        duration(first["p50"]),
-        duration(first["p95"]),
-        "" if plain is None else f"{first['p50'] / plain:.2f}",
-        f"{row['decode_tokens_per_second']['p50']:,.1f}",
-        f"{row['questions_per_second']['p50']:,.3g}",
-        "–" if peak is None else f"{peak / 2**30:.2f} GB",
-        operations,
-    )
+    ratio = "" if plain is None else f"{first['p50'] / plain:.2f}"
+    speeds = f"{row['decode_tokens_per_second']['p50']:,.1f}", f"{row['questions_per_second']['p50']:,.3g}"
+    used = "–" if peak is None else f"{peak / 2**30:.2f} GB"
+    return (*head, duration(first["p50"]), duration(first["p95"]), ratio, *speeds, used, operations)
 
 
 def short(lines: Iterable[Sequence[str]], engine: str) -> list[tuple[str, ...]]:
@@ -66,6 +57,38 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def title(results: Results) -> str:
+    """Model, dtype and device."""
+    head = results.header
+    return f"{head['backbone']}, {head['dtype']}, {head['device']}"
+
+
+def tables(results: Results) -> Iterator[tuple[str, Sequence[str], list[tuple[str, ...]]]]:
+    """Title, headings and lines: a table for each engine, and the longest operations of each traced path."""
+    rows = list(results.rows.values())
+    for engine in dict.fromkeys(row["engine"] for row in rows):
+        yield f"{title(results)}, engine {engine}", SHORT, short(table_rows(rows), engine)
+    for name, found in results.header.get("traces", {}).items():
+        lines: list[tuple[str, ...]] = [
+            (each["name"][:60], str(each["calls"]), f"{each['milliseconds']:.2f}")
+            for each in found["operations"][:8]
+        ]
+        yield f"{name}: {found['total_milliseconds']:.1f} ms", ("operation", "calls", "ms"), lines
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Where everything is, by what it holds; there is no figure where no cell was measured."""
+    return {"results": folder / FILE, "table": folder / "profile.md", "figure": folder / "profile.png"}
+
+
+def save(results: Results, folder: Path) -> None:
+    """Write the table with all columns, and the figure."""
+    rows = list(results.rows.values())
+    write_atomic(files(folder)["table"], markdown(HEADINGS, table_rows(rows)))
+    if any("repeats" in row for row in rows):
+        write_atomic(files(folder)["figure"], draw_figure(rows, title(results)))
+
+
 COLOURS = {"baseline": "#64748b", "rag": "#d97706", "comem": "#2563eb", "comem-bank": "#059669"}
 _OTHERS = ("#be123c", "#7c3aed", "#0e7490")
 _INK, _MUTED = "#1f2937", "#6b7280"
@@ -82,11 +105,9 @@ def draw_figure(rows: Sequence[Row], title: str) -> bytes:
     if not rows:
         raise ValueError("no cell was measured: nothing to draw")
     # Not pyplot: it would keep the figure in global state and may ask for a display.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 7), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=_INK)
     panels = figure.subplots(2, 2)
     one = min(row["batch"] for row in rows)
@@ -96,7 +117,7 @@ def draw_figure(rows: Sequence[Row], title: str) -> bytes:
     _panel(panels[0, 0], by_items, "k", "first_token_seconds", f"seconds to first token, batch {one}")
     _panel(panels[0, 1], by_batch, "batch", "questions_per_second", f"questions a second, k = {ten}")
     _panel(panels[1, 0], by_batch, "batch", "decode_tokens_per_second", f"decoded tokens a second, k = {ten}")
-    _panel(panels[1, 1], by_items, "k", "peak_bytes", f"peak memory in GB, batch {one}", _gigabytes)
+    _panel(panels[1, 1], by_items, "k", "peak_bytes", f"peak memory in GB, batch {one}")
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower left", ncols=4, frameon=False, fontsize=9)
     buffer = io.BytesIO()
@@ -104,35 +125,30 @@ def draw_figure(rows: Sequence[Row], title: str) -> bytes:
     return buffer.getvalue()
 
 
-def _gigabytes(value: Any) -> tuple[float, float]:
-    return (value / 2**30, value / 2**30) if value is not None else (float("nan"), float("nan"))
+def _spread(row: Row, y: str) -> tuple[float, float]:
+    """p50 and p95; of memory, in GB, twice the one number."""
+    if y == "peak_bytes":
+        return ((float("nan") if row[y] is None else row[y] / 2**30),) * 2
+    return row[y]["p50"], row[y]["p95"]
 
 
-def _spread(value: Mapping[str, float]) -> tuple[float, float]:
-    return value["p50"], value["p95"]
-
-
-def _panel(
-    panel: Any, rows: Sequence[Row], x: str, y: str, title: str, read: Callable[[Any], Any] = _spread
-) -> None:
+def _panel(panel: Any, rows: Sequence[Row], x: str, y: str, title: str) -> None:
     """A line for each mode and engine, with a mark up to p95; the baseline is level over the items."""
     engines = list(dict.fromkeys(row["engine"] for row in rows))
     modes = list(dict.fromkeys(row["mode"] for row in rows))
-    for mode in modes:
-        for engine in engines:
-            found = sorted(
-                (row[x], *read(row[y])) for row in rows if (row["mode"], row["engine"]) == (mode, engine)
-            )
-            if not found:
-                continue
-            style = {"color": _colour(mode, modes), "linestyle": _DASHES[engines.index(engine) % 3]}
-            label = mode if len(engines) == 1 or engine == OWN else f"{mode} ({engine})"
-            if mode == "baseline" and x == "k":
-                panel.axhline(found[0][1], label=label, linewidth=1.4, **style)
-                continue
-            places, middle, high = zip(*found, strict=True)
-            panel.plot(places, middle, marker="o", markersize=4, linewidth=1.4, label=label, **style)
-            panel.vlines(places, middle, high, color=style["color"], linewidth=1)
+    for mode, engine in dict.fromkeys((m, e) for m in modes for e in engines):
+        own = [row for row in rows if (row["mode"], row["engine"]) == (mode, engine)]
+        found = sorted((row[x], *_spread(row, y)) for row in own)
+        if not found:
+            continue
+        style = {"color": _colour(mode, modes), "linestyle": _DASHES[engines.index(engine) % 3]}
+        label = mode if len(engines) == 1 or engine == OWN else f"{mode} ({engine})"
+        if mode == "baseline" and x == "k":
+            panel.axhline(found[0][1], label=label, linewidth=1.4, **style)
+            continue
+        places, middle, high = zip(*found, strict=True)
+        panel.plot(places, middle, marker="o", markersize=4, linewidth=1.4, label=label, **style)
+        panel.vlines(places, middle, high, color=style["color"], linewidth=1)
     _scale(panel, y)
     ticks = sorted({row[x] for row in rows} - {0})
     panel.set_xticks(ticks, map(str, ticks))
@@ -159,45 +175,3 @@ def _scale(panel: Any, y: str) -> None:
 def _colour(mode: str, modes: Sequence[str]) -> str:
     others = [name for name in modes if name not in COLOURS]
     return COLOURS[mode] if mode in COLOURS else _OTHERS[others.index(mode) % len(_OTHERS)]
-
-
-def title(results: Results) -> str:
-    """Model, dtype and device."""
-    head = results.header
-    return f"{head['backbone']}, {head['dtype']}, {head['device']}"
-
-
-def show_tables(results: Results) -> None:
-    """A table for each engine."""
-    rows = list(results.rows.values())
-    lines = table_rows(rows)
-    for engine in dict.fromkeys(row["engine"] for row in rows):
-        out().print(make_table(SHORT, short(lines, engine), f"{title(results)}, engine {engine}"))
-
-
-def save_table(results: Results, folder: Path) -> Path:
-    """`profile.md`, with all columns."""
-    path = folder / "profile.md"
-    write_atomic(path, markdown(HEADINGS, table_rows(results.rows.values())))
-    return path
-
-
-def save_figure(results: Results, folder: Path) -> Path | None:
-    """`profile.png`; none where no cell was measured."""
-    rows = list(results.rows.values())
-    if not any("repeats" in row for row in rows):
-        return None
-    path = folder / "profile.png"
-    write_atomic(path, draw_figure(rows, title(results)))
-    return path
-
-
-def show_traces(results: Results) -> None:
-    """The longest operations of each traced path."""
-    for name, found in results.header.get("traces", {}).items():
-        lines = [
-            (each["name"][:60], str(each["calls"]), f"{each['milliseconds']:.2f}")
-            for each in found["operations"][:8]
-        ]
-        heading = f"{name}: {found['total_milliseconds']:.1f} ms"
-        out().print(make_table(("operation", "calls", "ms"), lines, heading))

@@ -83,6 +83,12 @@ def trace(hot: HotPath, path: Path, device: torch.device) -> dict[str, Any]:
     return {"total_milliseconds": total, "operations": operations}
 
 
+def trace_hot_paths(bench: Bench, k: int, engine: str, folder: Path) -> dict[str, Any]:
+    """Trace each hot path into `trace_NAME.json.gz`, and say by name which operations took longest."""
+    paths = hot_paths(bench, k, engine).items()
+    return {name: trace(path, folder / f"trace_{name}.json.gz", bench.device) for name, path in paths}
+
+
 def _write_trace(profiler: Any, path: Path) -> None:
     """The chrome trace with its longest events, without their arguments."""
     with tempfile.TemporaryDirectory() as folder:

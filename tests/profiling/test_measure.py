@@ -55,7 +55,7 @@ def test_each_cell_is_written_and_finished_ones_are_not_run_again(bench: Bench, 
 def test_results_of_other_settings_are_not_gone_on_with(bench: Bench, tmp_path: Path) -> None:
     results(bench, tmp_path).write()
     head = header("tiny", bench) | {"dtype": "bfloat16"}
-    with pytest.raises(ValueError, match="another dtype.*--resume"):
+    with pytest.raises(ValueError, match="dtype: 'float32' there, 'bfloat16' now.*--resume"):
         Results(tmp_path / FILE, head, resume=True)
 
 
