@@ -189,7 +189,7 @@ def _answer(model: Any, inputs: dict[str, Any], memory: Any, new_tokens: int) ->
     import torch
     from transformers import StoppingCriteriaList
 
-    from comem.backbones.soft_prefix import soft_prefix
+    from comem.memory.injection import PREFIX
 
     stamps: list[float] = []
 
@@ -200,7 +200,7 @@ def _answer(model: Any, inputs: dict[str, Any], memory: Any, new_tokens: int) ->
 
     start = time.perf_counter()
     stops = StoppingCriteriaList([stamp])
-    with torch.no_grad(), soft_prefix(model, inputs, [memory]) as extended:
+    with torch.no_grad(), PREFIX.attach(model, inputs, [memory]) as extended:
         model.generate(**extended, max_new_tokens=new_tokens, do_sample=False, stopping_criteria=stops)
     return stamps
 

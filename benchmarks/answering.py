@@ -42,7 +42,7 @@ class Authors:
     def procedure(self, bench: Bench) -> AuthorsProcedure:
         """Made once; the bench's model is bare from here on."""
         self._made = self._made or AuthorsProcedure.on(bench)
-        bench.bare(AuthorsProcedure.attention(bench))
+        bench.bare()
         return self._made
 
     def release(self) -> None:

@@ -15,15 +15,17 @@ flash-attention 2, this has whatever attention the given models have.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from comem.backbones.prepared import Prepared
 from comem.memory.qformer import QFormer
-from comem.profiling.bench import Attention, Bench, place
+from comem.profiling.bench import Bench, place
 from comem.profiling.timing import Run, now
 
 
@@ -40,6 +42,9 @@ class AuthorsProcedure:
     def __init__(self, encoder: Any, qformer: QFormer, reader: Any, tower: str = "encoder") -> None:
         self.encoder, self.qformer, self.reader = encoder, qformer, reader
         self.seeing = {"encoder": encoder, "reader": reader}[tower]
+        # On a GPU the packed attention, which is flash attention, as theirs; the rest is transformers'.
+        on_gpu = next(reader.parameters()).is_cuda
+        self._prepared = [Prepared(model, kernels=False) for model in (encoder, reader) if on_gpu]
 
     @classmethod
     def on(cls, bench: Bench) -> AuthorsProcedure:
@@ -48,13 +53,15 @@ class AuthorsProcedure:
         The bench's LoRA is untrained, so folding it into the copy would change nothing.
         """
         qformer = bench.encoder().qformer
-        reader = bench.bare(cls.attention(bench))
+        reader = bench.bare()
         return cls(copy.deepcopy(reader), qformer, reader)
 
-    @staticmethod
-    def attention(bench: Bench) -> Attention:
-        """On a GPU the packed attention, which is flash attention, as theirs; the rest is transformers'."""
-        return "packed" if bench.device.type == "cuda" else "transformers"
+    @contextmanager
+    def _flash(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for prepared in self._prepared:
+                stack.enter_context(prepared)
+            yield
 
     @torch.no_grad()
     def memory(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:
@@ -65,7 +72,8 @@ class AuthorsProcedure:
         """
         parts = []
         for inputs in batches:
-            hidden = self._read(inputs)  # (n, l, d)
+            with self._flash():
+                hidden = self._read(inputs)  # (n, l, d)
             mask = inputs["attention_mask"].bool()
             parts += [
                 self._compress(hidden[row : row + 1], mask[row : row + 1]) for row in range(len(hidden))
@@ -80,7 +88,8 @@ class AuthorsProcedure:
         size = memory.shape[1]
         front = torch.arange(size, device=places.device).expand(3, 1, -1)
         positions = torch.cat([front, places + size], dim=-1)
-        logits, cache = self._step(embeds, positions, None)
+        with self._flash():
+            logits, cache = self._step(embeds, positions, None)
         return logits, cache, positions.amax(dim=(0, 2), keepdim=True).expand(3, 1, 1) + 1
 
     @torch.no_grad()
@@ -96,7 +105,8 @@ class AuthorsProcedure:
         first = now(device)
         for step in range(new_tokens - 1):
             embeds = self.encoder.get_input_embeddings()(token)
-            logits, cache = self._step(embeds, position + step, cache)
+            with self._flash():
+                logits, cache = self._step(embeds, position + step, cache)
             token = logits[:, -1].argmax(dim=-1, keepdim=True)
         return Run(first - start, now(device) - start, new_tokens, {"encode": encoded - start})
 

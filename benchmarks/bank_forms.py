@@ -62,11 +62,11 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
     from comem.bank.serve import open_bank
     from comem.bank.upkeep import export_store, merge_stores
     from comem.benchmarks import BENCHMARKS
-    from comem.memory.serialization import open_encoder
+    from comem.memory.encoder import load_encoder
     from comem.modes.comem import ComemMode
 
     backbone = load_backbone(args.model)
-    encoder = open_encoder(args.encoder, backbone)
+    encoder = load_encoder(args.encoder, backbone)
     base, examples, contexts = _world(folder, args.seed, args)
     build_store(encoder, base.items(range(len(base))), folder / "fp32", "fp32", args.batch_size)
     other, *_ = _world(folder / "other", args.seed + 1, args)
@@ -122,7 +122,7 @@ def _logits(mode: Any, example: Any, context: Any, answer: str) -> Any:
     """float32 `(t, v)`: the logits from which the tokens of `answer` (and its end) would be drawn."""
     import torch
 
-    from comem.backbones.soft_prefix import soft_prefix
+    from comem.memory.injection import PREFIX
     from comem.memory.lora import adapters_off
     from comem.modes.base import item_lists
     from comem.types import Message
@@ -137,7 +137,7 @@ def _logits(mode: Any, example: Any, context: Any, answer: str) -> Any:
     with (
         torch.no_grad(),
         adapters_off(backbone.model),
-        soft_prefix(backbone.model, whole, [memory]) as inputs,
+        PREFIX.attach(backbone.model, whole, [memory]) as inputs,
     ):
         logits = backbone.model(**inputs).logits[0].float()
     shift = 0 if memory is None else len(memory)

@@ -19,7 +19,7 @@ import torch
 from comem.backbones.hf import load_backbone
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
-from comem.memory.serialization import open_encoder
+from comem.memory.encoder import load_encoder
 from comem.toy.draw import image_of
 from comem.toy.world import World
 from comem.types import KnowledgeItem
@@ -28,7 +28,7 @@ from comem.types import KnowledgeItem
 @torch.no_grad()
 def main() -> None:
     args = _arguments()
-    encoder = open_encoder("toy", load_backbone("toy")).eval()
+    encoder = load_encoder("toy", load_backbone("toy")).eval()
     towns = World().split("test")[: args.items]
     items = [KnowledgeItem(t.id, f"{t.name}: {t.passage()}", image_of(t, 0)) for t in towns]
     batch, singles = encoder.inputs(items), [encoder.inputs([item]) for item in items]

@@ -67,7 +67,7 @@ def measure(
         yield _row(bench, "comem", size, size, lambda items=items: bench.encode(items), rate, limits)
     if authors is None:
         return
-    bench.bare(AuthorsProcedure.attention(bench))
+    bench.bare()
     procedure, together = authors(bench), [place(bench.maker.items(k), bench.device)]
     yield _row(bench, "authors-batch", k, k, lambda: procedure.memory(together), rate, limits)
     singles = [place(bench.maker.items(1), bench.device) for _ in range(k)]

@@ -43,13 +43,13 @@ from comem.backbones.hf import KINDS, quantization_config
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.profiling.shapes import SHAPES as MODELS
 from comem.profiling.shapes import text_sizes, tower_sizes
 from comem.training.collator import TrainingBatch
-from comem.training.kernels import use_kernels
+from comem.training.kernels import apply_liger
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import batch_flops, batch_tokens
 from comem.training.settings import TrainSettings
@@ -194,7 +194,7 @@ class Bench:
         width = shape.text["hidden_size"]
         sizes = QFormerConfig(width, depth=8, heads=shape.heads)
         self.lora = LoraSettings(dropout=args.dropout)
-        self.encoder = MemoryEncoder.new(self.network, None, self.lora, sizes)
+        self.encoder = QFormerEncoder.new(self.network, None, self.lora, sizes)
         for parameter in self.encoder.trainable_parameters():
             parameter.data = parameter.data.float()
 
@@ -208,7 +208,8 @@ class Bench:
             model = AutoModelForImageTextToText.from_config(config, dtype=self.dtype)
         if self.args.quantization:
             model = self._quantized(model)
-        use_kernels(model, self.args.liger)
+        if self.args.liger:
+            apply_liger(model)
         return model.eval().requires_grad_(False)
 
     def _quantized(self, model: Any) -> Any:

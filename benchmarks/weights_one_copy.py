@@ -64,11 +64,11 @@ def peak_mib() -> float:
 def _step(way: str, million: int) -> dict[str, float]:
     import torch
 
-    from comem.backbones.soft_prefix import soft_prefix
     from comem.memory.checkpointing import enable_checkpointing
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.injection import PREFIX
     from comem.memory.lora import LoraSettings
     from comem.memory.qformer import QFormerConfig
+    from comem.memory.qformer_encoder import QFormerEncoder
 
     torch.manual_seed(0)
     model = _model(million, build=False)
@@ -78,7 +78,7 @@ def _step(way: str, million: int) -> dict[str, float]:
     weights = sum(p.numel() * p.element_size() for m in {model, reader} for p in m.parameters()) / 2**20
     width = model.config.text_config.hidden_size
     qformer = QFormerConfig(width, ff_mult=1)
-    encoder = MemoryEncoder.new(model, None, LoraSettings(dropout=0.0), qformer).train()
+    encoder = QFormerEncoder.new(model, None, LoraSettings(dropout=0.0), qformer).train()
     enable_checkpointing(model)
     reader.train()
     if reader is not model:
@@ -87,7 +87,7 @@ def _step(way: str, million: int) -> dict[str, float]:
     ids = torch.randint(10, 300, (2, 40))
     memory = encoder({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     question = {"input_ids": torch.randint(10, 300, (1, 40))}
-    with soft_prefix(reader, question, [memory.flatten(0, 1)]) as inputs:
+    with PREFIX.attach(reader, question, [memory.flatten(0, 1)]) as inputs:
         labels = torch.nn.functional.pad(question["input_ids"], (16, 0), value=-100)
         loss = reader(**inputs, labels=labels).loss
     loss.backward()

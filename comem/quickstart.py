@@ -317,7 +317,7 @@ class Workbench:
         row, memories = BENCHMARKS[benchmark], MemoryBank.load(bank) if bank else None
         ask = partial(row.ask, style=asked["prompt"]) if asked else row.ask
         generation = GenerationConfig(MAX_NEW_TOKENS)
-        built = MODES[mode](self.backbone, None, memories, prompt=ask, generation=generation)
+        built = MODES[mode](self.backbone, bank=memories, ask=ask, generation=generation)
         config = {"model": TOY, **asked, "encoder": memories.fingerprint if memories else None}
         used = contexts if built.grounded else None
         run = answer(
@@ -343,7 +343,7 @@ def contexts_of(index: Path, results: Path) -> dict[str, RetrievedContext]:
 
 def shipped_memory() -> Path | None:
     """The memory that lies in the package, if there is one."""
-    from comem.memory.serialization import toy_memory
+    from comem.memory.encoder import toy_memory
 
     return toy_memory() if (toy_memory() / "comem_encoder.json").is_file() else None
 

@@ -19,7 +19,7 @@ import yaml
 
 from comem.cli import main
 from comem.io.jsonl import read_json, read_jsonl
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.retrieval.build import BuildSettings
 from comem.retrieval.build import build as build_index
 from comem.toy.dataset import DataSettings
@@ -146,5 +146,5 @@ def synthesise(world: Path, output: Path, endpoint: str) -> list[str]:
 
 def assert_same_memory(adapter: Path | None, merged: Path, items: Sequence[Any]) -> None:
     assert adapter is not None
-    one, other = (MemoryEncoder.load(folder).encode(items).embeddings for folder in (adapter, merged))
+    one, other = (QFormerEncoder.load(folder).encode(items).embeddings for folder in (adapter, merged))
     torch.testing.assert_close(one, other, atol=1e-5, rtol=0)

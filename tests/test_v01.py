@@ -64,11 +64,11 @@ def test_a_bank_is_gone_on_with(
 
 
 def test_an_encoder_makes_memories(there: Callable[..., Path]) -> None:
-    from comem.memory.serialization import open_encoder
+    from comem.memory.encoder import load_encoder
     from comem.types import KnowledgeItem
 
     folder = there("base", "encoder")
-    encoder = open_encoder(folder / "encoder")
+    encoder = load_encoder(folder / "encoder")
     about = json.loads((folder / "encoder" / "comem_encoder.json").read_text())
     assert encoder.fingerprint() == about["fingerprint"]
     assert encoder.encode([KnowledgeItem("k0", "It is ab.", None)]).embeddings.shape == (1, 2, 32)

@@ -17,8 +17,8 @@ from comem.backbones.base import GenerationConfig
 from comem.backbones.chat import item_turns
 from comem.backbones.hf import HFBackbone
 from comem.memory.bank import MemoryBank
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import adapters_off
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.training.collator import answer_labels
 from comem.training.model import answer_logits
 
@@ -80,7 +80,7 @@ def plain_answers(backbone: HFBackbone, cases: Sequence[Case]) -> list[str]:
 
 
 def measure_memory(
-    encoder: MemoryEncoder, backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str]
+    encoder: QFormerEncoder, backbone: HFBackbone, cases: Sequence[Case], plain: Sequence[str]
 ) -> dict[str, Marks]:
     """Right answers, and the plain reader's own, from memory: by retrieval, or retrieval/embeddings."""
     items = {item.id: item for case in cases for name in RETRIEVALS for item in case.items(name)}

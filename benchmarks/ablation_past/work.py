@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def prepare(out: Path, reader: str, questions: int, dialogues: int, *towns: int) -> None:
     """Dialogues, the memory to start from, what the plain reader says to the questions, and references."""
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.qformer_encoder import QFormerEncoder
 
     build(out / "data", dialogues, towns)
     backbone, asked = _reader(reader), cases(questions)
@@ -27,19 +27,19 @@ def prepare(out: Path, reader: str, questions: int, dialogues: int, *towns: int)
     write_json(out / "plain.json", {"plain": plain})
     if not (out / "data" / START).exists():
         _move_shipped(backbone, out / "data" / START)
-    start = MemoryEncoder.load(out / "data" / START, reader=backbone.model, processor=backbone.processor)
+    start = QFormerEncoder.load(out / "data" / START, reader=backbone.model, processor=backbone.processor)
     write_json(out / "results" / "untrained.json", measure_memory(start, backbone, asked, plain))
     write_json(out / "results" / "rag.json", measure_rag(backbone, asked, plain))
 
 
 def train_and_measure(out: Path, run: Run) -> None:
     """One arm with one seed: results/ARM-SEED.json. What was begun goes on."""
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.qformer_encoder import QFormerEncoder
     from comem.training.run import train
 
     trained = train(run.settings(out))
     backbone = _reader(run.reader)
-    encoder = MemoryEncoder.load(trained.checkpoint, reader=backbone.model, processor=backbone.processor)
+    encoder = QFormerEncoder.load(trained.checkpoint, reader=backbone.model, processor=backbone.processor)
     plain = read_json(out / "plain.json")["plain"]
     losses = [row["loss"] for row in read_jsonl(trained.folder / "metrics.jsonl") if "loss" in row]
     found = {
@@ -64,12 +64,12 @@ def _reader(name: str) -> HFBackbone:
 
 def _move_shipped(backbone: HFBackbone, to: Path) -> None:
     """The shipped memory's trained weights on this reader, which may be another than they were made on."""
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.encoder import load_encoder
     from comem.memory.lora import load_lora_state, lora_state
-    from comem.memory.serialization import open_encoder
+    from comem.memory.qformer_encoder import QFormerEncoder
 
-    shipped = open_encoder("toy")
-    moved = MemoryEncoder.new(
+    shipped = load_encoder("toy")
+    moved = QFormerEncoder.new(
         backbone.model, backbone.processor, shipped.lora, shipped.qformer.config, shipped.form
     )
     load_lora_state(moved.model, lora_state(shipped.model))

@@ -1,4 +1,4 @@
-"""How answers are decoded: settings, and the state a model must be in meanwhile."""
+"""How answers are decoded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,6 @@ class GenerationConfig:
 GREEDY = GenerationConfig()
 #: What the authors' CoMEM inference uses (authors' public code; ../shared/reference/authors_code.md 4).
 PAPER_SAMPLING = GenerationConfig(max_new_tokens=1000, temperature=0.1, top_p=0.001, repetition_penalty=1.05)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Dropout off; a model that was being trained goes on training after it."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @contextmanager

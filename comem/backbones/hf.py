@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
+from comem.backbones.base import (
+    GREEDY,
+    Answer,
+    GenerationConfig,
+    Injection,
+    RowMemories,
+)
 from comem.backbones.chat import ChatProcessor, Conversations
-from comem.backbones.generation import evaluating, seeded
-from comem.backbones.keys_values import kv_prefix
-from comem.backbones.positions import free_ids, reserved_id
-from comem.backbones.soft_prefix import soft_prefix
+from comem.backbones.generation import seeded
+from comem.backbones.positions import fresh_positions, with_token_types
+from comem.backbones.prepared import evaluating
 from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
 
 KINDS = ("", "4bit")
@@ -70,11 +76,15 @@ class HFBackbone:
         min_pixels, max_pixels: limits for pictures; None leaves the processor's own.
     """
 
+    accelerates: ClassVar[bool] = True
+
     spec: BackboneSpec
     model: Any
     processor: Any
     min_pixels: int | None = None
     max_pixels: int | None = None
+    #: One call of the model at a time: what a call sets on it (hooks, positions) is of that call.
+    _alone: Any = field(default_factory=threading.RLock, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _ = self.process  # checks the limits
@@ -101,21 +111,6 @@ class HFBackbone:
     def dtype(self) -> torch.dtype:
         return self._table.dtype
 
-    @cached_property
-    def _free_ids(self) -> list[int]:
-        return free_ids(self.model, self.processor)
-
-    @property
-    def placeholder_id(self) -> int | None:
-        """An id for memory positions that no text yields; None lets `soft_prefix` look for one."""
-        return next(iter(self._free_ids), None)
-
-    def free_id(self, ids: Tensor) -> int:
-        """An id for memory positions beside these ids `(b, l)`, in which a processor may have put one."""
-        free = (id_ for id_ in self._free_ids if not bool((ids == id_).any()))
-        found = next(free, None)
-        return reserved_id(self.model, ids) if found is None else found
-
     def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs on the model's device, pixels in its dtype."""
         return {
@@ -141,83 +136,76 @@ class HFBackbone:
     def generate(
         self,
         conversations: Conversations,
-        prefixes: Prefixes | None = None,
+        memories: RowMemories | None = None,
         config: GenerationConfig = GREEDY,
-        kv: KVPrefixes | None = None,
+        injection: Injection | None = None,
     ) -> list[Answer]:
         """Answer a batch of conversations, each with its own memory or none.
 
         Args:
-            prefixes: embeddings `(m, d)` in front of each conversation; converted to the model's dtype and
-                device here, their width is not.
-            kv: keys and values in front of some layers, made by `join`.
+            memories: what the injection takes; embeddings are converted to the model's dtype and device
+                here, their width is not.
+            injection: how they reach the model.
 
         Raises:
-            BackboneError: the model takes no soft prefix.
+            BackboneError: the model takes no such memories.
             ImageError: an image that cannot be opened.
-            ValueError: as `soft_prefix` and `kv_prefix`.
+            ValueError: as the injection's `attach`.
         """
-        memories = self._memories(len(conversations), prefixes)
-        layers: KVPrefixes = [None] * len(conversations) if kv is None else kv
-        if len(layers) != len(conversations):
-            raise ValueError(
-                f"{len(layers)} memories for {len(conversations)} rows: one per row, None for none"
-            )
+        given = self._checked(len(conversations), memories, injection)
         answers: dict[int, Answer] = {}
         for rows in self.process.groups(conversations) if conversations else ():
-            soft, front = [memories[row] for row in rows], [layers[row] for row in rows]
-            answered = self._generate([conversations[row] for row in rows], soft, front, config)
-            answers |= zip(rows, answered, strict=True)
+            some = [conversations[row] for row in rows], [given[row] for row in rows]
+            answers |= zip(rows, self._answer(*some, config, injection), strict=True)
         return [answers[row] for row in range(len(conversations))]
 
-    def _generate(
-        self, conversations: Conversations, memories: Prefixes, kv: KVPrefixes, config: GenerationConfig
-    ) -> list[Answer]:
+    def _checked(self, rows: int, memories: RowMemories | None, injection: Injection | None) -> RowMemories:
+        """One memory a row, None for none."""
+        if memories is None:
+            return [None] * rows
+        if len(memories) != rows:
+            raise ValueError(f"{len(memories)} memories for {rows} rows: one per row, None for none")
+        if any(memory is not None for memory in memories):
+            if injection is None:
+                raise ValueError("memories, but no injection: say how they reach the model (injection=…)")
+            injection.check(self.spec)
+        return memories
+
+    def _answer(
+        self, conversations: Conversations, memories: RowMemories, config: GenerationConfig,
+        injection: Injection | None,
+    ) -> list[Answer]:  # fmt: skip
         """One call of the model's `generate`."""
         start = time.perf_counter()
-        answers = self.answer_inputs(self.place(self.process(conversations)), memories, config, kv)
-        seconds = (time.perf_counter() - start) / len(answers)
-        return [replace(answer, seconds=seconds) for answer in answers]
-
-    def answer_inputs(
-        self,
-        inputs: Mapping[str, Tensor],
-        memories: Prefixes,
-        config: GenerationConfig = GREEDY,
-        kv: KVPrefixes | None = None,
-    ) -> list[Answer]:
-        """Answer prompts that are tensors already: what `process` and `place` make, or another layout."""
-        start = time.perf_counter()
-        kv = [None] * len(memories) if kv is None else kv
+        inputs = self.place(self.process(conversations))
         decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
         with ExitStack() as stack:
+            stack.enter_context(self._alone)
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluating(self.model))
             stack.enter_context(seeded(config, self.device))
-            stack.enter_context(kv_prefix(self.model, kv))
-            extended = stack.enter_context(
-                soft_prefix(self.model, inputs, memories, self.free_id(inputs["input_ids"]))
-            )
-            tokens = self.model.generate(**extended, **decoding)
-        new = tokens[:, extended["input_ids"].shape[1] :]
+            if injection is None:
+                stack.enter_context(fresh_positions(self.model))
+                inputs = with_token_types(self.model, inputs)
+            else:
+                placed = [self._placed(memory, injection) for memory in memories]
+                inputs = stack.enter_context(injection.attach(self.model, inputs, placed))
+            tokens = self.model.generate(**inputs, **decoding)
+        new = tokens[:, inputs["input_ids"].shape[1] :]
         texts = self.process.tokenizer.batch_decode(new, skip_special_tokens=True)
-        lengths = extended["attention_mask"].sum(dim=1).tolist()
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
         seconds = (time.perf_counter() - start) / len(texts)
-        outside = [0 if memory is None else len(memory) for memory in kv]  # not among the positions
-        inside = [0 if memory is None else len(memory) for memory in memories]
+        sizes = [0 if memory is None else len(memory) for memory in memories]
+        apart = injection is not None and not injection.in_sequence  # not among the positions
         return [
-            Answer(text.strip(), context_tokens=front + soft, prompt_tokens=length + front, seconds=seconds)
-            for text, soft, front, length in zip(texts, inside, outside, lengths, strict=True)
+            Answer(text.strip(), size, length + size * apart, seconds)
+            for text, size, length in zip(texts, sizes, lengths, strict=True)
         ]
 
-    def _memories(self, rows: int, prefixes: Prefixes | None) -> list[Tensor | None]:
-        if prefixes is None:
-            return [None] * rows
-        if len(prefixes) != rows:
-            raise ValueError(f"{len(prefixes)} prefixes for {rows} rows: one per row, None for no memory")
-        if not self.spec.soft_prefix and any(prefix is not None for prefix in prefixes):
-            raise BackboneError(f"{self.spec.name} takes no memory; use the baseline or rag mode with it")
-        return [None if prefix is None else prefix.to(self.device, self.dtype) for prefix in prefixes]
+    def _placed(self, memory: Any, injection: Injection) -> Any:
+        """Vectors as the model has them."""
+        vectors = memory is not None and injection.takes == "vectors"
+        return memory.to(self.device, self.dtype, non_blocking=True) if vectors else memory
 
 
 def load_backbone(

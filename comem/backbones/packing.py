@@ -80,41 +80,6 @@ class Segments:
         return packed[self.cumulative[1:].long() - 1]
 
 
-def pack_attention(model: nn.Module) -> bool:
-    """Let the model's layers take packed batches; False where their attention is not `sdpa`, or fixed.
-
-    Nothing changes for batches that are not packed. The model's top config keeps its name: `generate` looks
-    at it.
-    """
-    if not takes_packed(model):
-        return False
-    for config in _inner_configs(model):
-        if config._attn_implementation not in ("sdpa", ATTENTION):
-            return False
-    _register()
-    for config in _inner_configs(model):
-        config._attn_implementation = ATTENTION
-    return True
-
-
-def is_packing(model: nn.Module) -> bool:
-    """Whether `pack_attention` has been done."""
-    configs = _inner_configs(model)
-    return bool(configs) and all(config._attn_implementation == ATTENTION for config in configs)
-
-
-def takes_packed(model: nn.Module) -> bool:
-    """Models with M-RoPE: positions are given from outside, and attention functions can be registered."""
-    base = getattr(model, "base_model", None)
-    return bool(getattr(model, "_supports_attention_backend", False)) and hasattr(base, "get_rope_index")
-
-
-def _inner_configs(model: nn.Module) -> list[Any]:
-    top: Any = getattr(model, "config", None)
-    found: dict[int, Any] = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}
-    return [config for config in found.values() if config is not top and config.model_type != top.model_type]
-
-
 def pack(inputs: Mapping[str, Any], sizes: Sequence[int] | None = None) -> tuple[dict[str, Any], Segments]:
     """A padded batch without its padding.
 
@@ -247,7 +212,7 @@ def _transformers_sdpa(
     )
 
 
-def _register() -> None:
+def register() -> None:
     """Make the function known to transformers, with the masks of `sdpa`."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask

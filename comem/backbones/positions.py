@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
-from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -110,10 +110,6 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
 _CHANGING_ROPE = ("dynamic", "longrope")
 
 
-# By model, so that not every call has to go through all of its modules.
-_REMEMBERING: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()
-
-
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The language model's layers."""
     return model.get_decoder().layers
@@ -169,8 +165,27 @@ def text_positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
 
 def forget_positions(model: nn.Module) -> None:
     """Drop what Qwen-VL models remember between calls (`rope_deltas`), so that no call sees another's."""
-    if model not in _REMEMBERING:
-        _REMEMBERING[model] = [ref(m) for m in model.modules() if hasattr(m, "rope_deltas")]
-    for found in _REMEMBERING[model]:
-        if (module := found()) is not None:
-            module.rope_deltas = None  # type: ignore[assignment]
+    for module in (model, model.base_model, *model.children()):  # where transformers' models have it
+        if "rope_deltas" in vars(module):
+            module.rope_deltas = None  # type: ignore[assignment, union-attr]
+
+
+@contextmanager
+def fresh_positions(model: nn.Module) -> Iterator[None]:
+    """Inside the context nothing is remembered of calls before it, and after it nothing of those inside."""
+    forget_positions(model)
+    try:
+        yield
+    finally:
+        forget_positions(model)
+
+
+def with_token_types(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Add `mm_token_type_ids` where images come without: Qwen2.5-VL then falls back to plain positions."""
+    inputs = dict(inputs)
+    if inputs.get("image_grid_thw") is not None and inputs.get("mm_token_type_ids") is None:
+        config: Any = model.config
+        ids = inputs["input_ids"]
+        is_video = ids == getattr(config, "video_token_id", -1)
+        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int() + 2 * is_video.int()
+    return inputs

@@ -6,14 +6,15 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor
 
-from comem.backbones.base import GREEDY, Answer, GenerationConfig, KVPrefixes, Prefixes
+from comem.backbones.base import GREEDY, Answer, GenerationConfig, Injection, RowMemories
 from comem.backbones.chat import Conversations
-from comem.backbones.generation import evaluating, seeded
+from comem.backbones.generation import seeded
+from comem.backbones.prepared import evaluating
 from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.types import ImageRef, Message
 
@@ -27,6 +28,8 @@ class RemoteBackbone(ABC):
         model: the model as its repository defines it.
         processor: what turns text into ids; has `tokenizer`, or is one.
     """
+
+    accelerates: ClassVar[bool] = False  # it has no inputs of its own to hand on
 
     spec: BackboneSpec
     model: Any
@@ -75,9 +78,9 @@ class RemoteBackbone(ABC):
     def generate(
         self,
         conversations: Conversations,
-        prefixes: Prefixes | None = None,
+        memories: RowMemories | None = None,
         config: GenerationConfig = GREEDY,
-        kv: KVPrefixes | None = None,
+        injection: Injection | None = None,
     ) -> list[Answer]:
         """Answer one after the other: these chat calls take no batches.
 
@@ -85,7 +88,7 @@ class RemoteBackbone(ABC):
             BackboneError: a memory, or more images than the model takes.
             ImageError: an image that cannot be opened.
         """
-        if any(memory is not None for memory in (*(prefixes or ()), *(kv or ()))):
+        if any(memory is not None for memory in memories or ()):
             raise self._no_tensors()
         return [self._answer(conversation, config) for conversation in conversations]
 

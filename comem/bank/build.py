@@ -62,10 +62,10 @@ def encode(settings: EncodeSettings, progress: Progress = quiet) -> BuildCounts:
         ValueError: items that cannot be read, an id with two contents, or a bank of another encoder.
         StorageError: no space is left, or another process is writing; finished items stay.
     """
-    from comem.memory.serialization import open_encoder
+    from comem.memory.encoder import load_encoder
 
     items, count = _open_items(settings)
-    loader = partial(open_encoder, settings.encoder, None, settings.device)
+    loader = partial(load_encoder, settings.encoder, None, settings.device)
     with progress("encoding", count) as advance:
         if settings.engine == "ray":
             from comem.retrieval.knowledge import KnowledgeBase

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,8 @@ class LiveBank(Bank):
         self._counts = Counts()
         self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()  # by item, those of a store by id
         self._one_at_a_time = threading.RLock()
-        self._inputs = None if encoder is None or store else Ahead(encoder.inputs, kept=16)
+        ahead = encoder is not None and encoder.prepares and store is None
+        self._inputs = Ahead(encoder.inputs, kept=16) if ahead and encoder is not None else None
         self._coming: set[KnowledgeItem] = set()
 
     @property
@@ -185,7 +186,7 @@ class LiveBank(Bank):
             made = self._add(self.store, items, made.float().cpu().numpy())
         return self._keep(keys, made)
 
-    def _taken(self, items: Sequence[KnowledgeItem]) -> dict[str, Tensor]:
+    def _taken(self, items: Sequence[KnowledgeItem]) -> Mapping[str, Tensor]:
         assert self._inputs is not None
         return self._inputs.take(tuple(items))
 

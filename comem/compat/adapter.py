@@ -19,10 +19,10 @@ from comem.compat.checkpoint import QFORMER_PREFIX, READER_PREFIX, ConvertInfo, 
 from comem.compat.inspect import FIRST_COPY, REST, TRAINED_COPY, WRAPPED, missing_qformer
 from comem.io.jsonl import read_json
 from comem.io.tensors import read_tensors
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.items import KnowledgeFormat
 from comem.memory.lora import LoraSettings, add_lora, load_lora_state
 from comem.memory.qformer import QFormer
+from comem.memory.qformer_encoder import QFormerEncoder
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def load_authors_adapter(
     folder: str | Path, model: nn.Module, processor: Any = None,
     form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
-) -> tuple[MemoryEncoder, ConvertInfo]:  # fmt: skip
+) -> tuple[QFormerEncoder, ConvertInfo]:  # fmt: skip
     """Load a raw run folder onto its base model, which becomes encoder and reader in one copy.
 
     Args:
@@ -62,7 +62,7 @@ def load_authors_adapter(
     counts = {"encoder": len(lora), "qformer": len(qformer), "reader": reader_count}
     model_config: Any = model.config
     info = ConvertInfo("C", model_config.model_type, counts, notes)
-    return MemoryEncoder(model, processor, former, lora_settings, form).eval(), info
+    return QFormerEncoder(model, processor, former, lora_settings, form).eval(), info
 
 
 def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:

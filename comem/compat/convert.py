@@ -14,8 +14,8 @@ from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import CompatOptions, load_authors_checkpoint
 from comem.compat.inspect import Findings
 from comem.io.files import new_folder
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.items import KnowledgeFormat
+from comem.memory.qformer_encoder import QFormerEncoder
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _merged(source: Path, out: Path, settings: ConvertSettings, reader: str | Pa
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     model, qformer, own_reader, _ = load_authors_checkpoint(source, options, dtype)
     processor = _processor(source, settings.base)
-    MemoryEncoder(model, processor, qformer, None, settings.form).save(out)
+    QFormerEncoder(model, processor, qformer, None, settings.form).save(out)
     notes = []
     if processor is None:
         notes.append(f"{source} has no processor, and no --base was named: add the base's files to {out}")

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.backbones.soft_prefix import soft_prefix
 from comem.compat.checkpoint import AS_RELEASED, CompatOptions, load_authors_checkpoint, order_memory
 from comem.io.tensors import read_tensors
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.injection import PREFIX
+from comem.memory.qformer_encoder import QFormerEncoder
 
 TOLERANCE = 1e-5
 
@@ -46,7 +46,7 @@ def run_parity(folder: str | Path) -> list[Difference]:
     encoder_model, qformer, reader, _ = load_authors_checkpoint(
         folder, CompatOptions(question_vision="encoder"), dtype=torch.float32
     )
-    encoder = MemoryEncoder(encoder_model, None, qformer)
+    encoder = QFormerEncoder(encoder_model, None, qformer)
     differences = []
     for path in cases:
         golden = read_tensors(path)
@@ -58,7 +58,7 @@ def run_parity(folder: str | Path) -> list[Difference]:
 
 
 def compute_outputs(
-    encoder: MemoryEncoder, reader: nn.Module, case: Mapping[str, Tensor]
+    encoder: QFormerEncoder, reader: nn.Module, case: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """All outputs of one case, by their golden names."""
     knowledge = {k.removeprefix("knowledge_"): v for k, v in case.items() if k.startswith("knowledge_")}
@@ -84,7 +84,7 @@ def compute_outputs(
 def read_question(reader: nn.Module, question: Mapping[str, Tensor], memory: Tensor) -> tuple[Tensor, Tensor]:
     """The reader's logits `(1, k·q + l, v)` and the positions `(3, 1, k·q + l)` that it used."""
     with (
-        soft_prefix(reader, question, [memory.flatten(0, 1)]) as inputs,
+        PREFIX.attach(reader, question, [memory.flatten(0, 1)]) as inputs,
         _seen_positions(reader.get_submodule("model.language_model")) as seen,
     ):
         logits = reader(**inputs, use_cache=False).logits

@@ -17,14 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.backbones.kernels import use_fast_kernels
-from comem.backbones.packing import is_packing, pack
+from comem.backbones.base import Injection
+from comem.backbones.packing import pack
 from comem.backbones.positions import with_positions
-from comem.backbones.soft_prefix import extend_by_sizes, with_token_types
-from comem.engine.cache import SlotCache
-from comem.engine.counts import Counts
-from comem.engine.graphs import GraphPool, Recorded
-from comem.engine.prefill import Passes, Prefill, Prompt
+from comem.backbones.prepared import Prepared
+from comem.engine.buffers import GraphPool, Recorded, SlotCache
+from comem.engine.prefill import Counts, Passes, Prefill, Prompt
 
 #: Slots come in multiples of this, so that batches of like length share their buffers and graph.
 _BUCKET = 256
@@ -55,22 +53,17 @@ class Decoder:
     """Decodes with one model.
 
     Args:
-        model: takes packed batches (`comem.backbones.packing.pack_attention`).
+        model: takes packed batches while it is prepared (`comem.backbones.prepared`).
         pad_id: stands behind a row's end.
         graphs: record steps as CUDA graphs; None does so on a GPU.
         counts: counts forward passes, copies and padded tokens.
-
-    Raises:
-        ValueError: the model takes no packed batches.
     """
 
     def __init__(
         self, model: Any, pad_id: int = 0, graphs: bool | None = None, counts: Counts | None = None
     ) -> None:
-        if not is_packing(model):
-            raise ValueError("the engine's decoder needs a model whose attention can be packed")
-        use_fast_kernels(model)
         self.model: Any = model
+        self.prepared = Prepared(model)
         self.pad_id = pad_id
         self.counts = counts if counts is not None else Counts()
         self.device: torch.device = self.model.device
@@ -79,37 +72,45 @@ class Decoder:
         self._prefill = Prefill(model, self.pool, self.counts)
         self._steps: dict[tuple[int, int], _Step] = {}
 
-    def prepare(
-        self, inputs: Mapping[str, Tensor], memory_sizes: Sequence[int], placeholder_id: int
-    ) -> Prompt:
+    def prepare(self, inputs: Mapping[str, Tensor], sizes: Sequence[int], injection: Injection) -> Prompt:
         """A processor's batch with room for memories, packed, with positions; without touching the model.
 
         Args:
             inputs: left-padded, on the CPU.
-            memory_sizes: embeddings in front of each row.
-            placeholder_id: an id that occurs nowhere in the inputs.
+            sizes: embeddings of each row's memory.
+            injection: one that packs; it says where they go.
         """
-        typed = with_token_types(self.model, inputs)
-        extended, memory = extend_by_sizes(typed, memory_sizes, placeholder_id)
+        extended, memory, placeholder = injection.room(self.model, inputs, sizes)
         extended = with_positions(self.model, extended)
         ends = extended["position_ids"].amax(dim=-1) + 1  # (3, b)
         packed, segments = pack({**extended, "_memory": memory})
-        return Prompt(packed, segments, packed.pop("_memory"), placeholder_id, ends)
+        return Prompt(packed, segments, packed.pop("_memory"), placeholder, ends)
 
     @torch.no_grad()
     def generate(
-        self, prompt: Prompt, prefixes: Sequence[Tensor | None], max_new_tokens: int, stop: Sequence[int] = ()
+        self, prompt: Prompt, memories: Sequence[Tensor | None], max_new_tokens: int, stop: Sequence[int] = ()
     ) -> Generated:
         """Answer a prepared batch.
 
         Args:
-            prefixes: per row its memory `(m, d)`, as many embeddings as `prepare` made room for, or None.
+            memories: per row its memory `(m, d)`, as many embeddings as `prepare` made room for, or None.
             stop: token ids that end a row.
+
+        Raises:
+            ValueError: the model takes no packed batches, or too many stop tokens.
         """
+        if not self.prepared.packs:
+            raise ValueError("the engine's decoder needs a model whose attention can be packed")
+        with self.prepared:
+            return self._generate(prompt, memories, max_new_tokens, stop)
+
+    def _generate(
+        self, prompt: Prompt, memories: Sequence[Tensor | None], max_new_tokens: int, stop: Sequence[int]
+    ) -> Generated:
         start = time.perf_counter()
         step = self._step_for(len(prompt.segments.lengths), prompt.segments.longest + max_new_tokens + 1)
         step.begin(prompt, stop)
-        step.first(self._prefill(prompt, prefixes, step.cache, step.passes))
+        step.first(self._prefill(prompt, memories, step.cache, step.passes))
         self._wait()
         first_seconds = time.perf_counter() - start
         done = 1

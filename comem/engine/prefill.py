@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -12,12 +12,42 @@ from torch import Tensor
 
 from comem.backbones.packing import Segments
 from comem.backbones.positions import forget_positions
-from comem.backbones.soft_prefix import memory_at
-from comem.engine.cache import SlotCache
-from comem.engine.counts import Counts
-from comem.engine.graphs import GraphPool, Recorded
+from comem.engine.buffers import GraphPool, Recorded, SlotCache
+from comem.memory.injection.prefix import memory_at
 
 _Sizes = tuple[tuple[int, ...], ...]
+
+
+@dataclass
+class Counts:
+    """Counts of work; a change that doubles one of them is a change for the worse whatever the clock says.
+
+    Attributes:
+        encoder_calls: batches of items that the encoder read.
+        items_encoded: items in them.
+        prefills: prompts batches read.
+        prompt_tokens: tokens in them.
+        padded_tokens: tokens that were computed for nothing, to fill a batch up.
+        forward_passes: forward passes of the reader, prefills included.
+        copies_to_device: tensors of prompts that were handed to the device; on a CPU nothing is copied.
+    """
+
+    encoder_calls: int = 0
+    items_encoded: int = 0
+    prefills: int = 0
+    prompt_tokens: int = 0
+    padded_tokens: int = 0
+    forward_passes: int = 0
+    copies_to_device: int = 0
+
+    def add(self, **counted: int) -> None:
+        """Add to the counters named."""
+        for name, number in counted.items():
+            setattr(self, name, getattr(self, name) + number)
+
+    def as_dict(self) -> dict[str, int]:
+        """All counters by name."""
+        return asdict(self)
 
 
 class VisionTower:
@@ -141,7 +171,7 @@ class Prefill:
         self._tower = VisionTower(model, pool) if plain else None
 
     def __call__(
-        self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache, passes: Passes
+        self, prompt: Prompt, memories: Sequence[Tensor | None], cache: SlotCache, passes: Passes
     ) -> Tensor:
         """Logits of each row's last token `(n, v)`, for use before the next pass.
 
@@ -151,15 +181,15 @@ class Prefill:
         self.counts.add(prefills=1, prompt_tokens=prompt.segments.total)
         forget_positions(self.model)
         if self._pool is not None and prompt.segments.total <= _MOST - _BUCKET:
-            return self._recorded(prompt, prefixes, cache, passes)
-        return self._plain(prompt, prefixes, cache)
+            return self._recorded(prompt, memories, cache, passes)
+        return self._plain(prompt, memories, cache)
 
-    def _plain(self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
+    def _plain(self, prompt: Prompt, memories: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
         inputs = {name: self._placed(value) for name, value in prompt.inputs.items()}
         segments = Segments.of(prompt.segments.lengths, self.device)
         last = segments.cumulative[1:].long() - 1
         with (
-            memory_at(self.model, prefixes, self._placed(prompt.memory), prompt.placeholder_id),
+            memory_at(self.model, memories, self._placed(prompt.memory), prompt.placeholder_id),
             cache.filling(segments),
         ):
             out = self.model(
@@ -169,7 +199,7 @@ class Prefill:
         return out.logits[0]  # type: ignore[no-any-return]
 
     def _recorded(
-        self, prompt: Prompt, prefixes: Sequence[Tensor | None], cache: SlotCache, passes: Passes
+        self, prompt: Prompt, memories: Sequence[Tensor | None], cache: SlotCache, passes: Passes
     ) -> Tensor:
         tokens = -(-(prompt.segments.total + 1) // _BUCKET) * _BUCKET
         found = passes.pop(tokens, None) or Pass(self.model, cache, tokens, self._pool)
@@ -177,13 +207,13 @@ class Prefill:
         while len(passes) > _KEPT:
             passes.popitem(last=False)
         self.counts.add(padded_tokens=tokens - prompt.segments.total)
-        found.set(self._embedded(prompt, prefixes), self._placed(prompt.inputs["position_ids"]), prompt)
+        found.set(self._embedded(prompt, memories), self._placed(prompt.inputs["position_ids"]), prompt)
         return found.run()[0, : len(prompt.segments.lengths)]
 
-    def _embedded(self, prompt: Prompt, prefixes: Sequence[Tensor | None]) -> Tensor:
+    def _embedded(self, prompt: Prompt, memories: Sequence[Tensor | None]) -> Tensor:
         """Input embeddings `(total, d)` with memories and pictures in place."""
         ids = self._placed(prompt.inputs["input_ids"])
-        with memory_at(self.model, prefixes, self._placed(prompt.memory), prompt.placeholder_id):
+        with memory_at(self.model, memories, self._placed(prompt.memory), prompt.placeholder_id):
             embedded = self.model.get_input_embeddings()(ids)[0]
         pixels = prompt.inputs.get("pixel_values")
         if pixels is None or self._tower is None:

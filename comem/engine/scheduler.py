@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 from comem.backbones.base import Answer
 from comem.bank.serve import LiveBank
 from comem.engine.backbone import fast
-from comem.engine.counts import Counts
+from comem.engine.prefill import Counts
 from comem.io.prefetch import one_ahead, open_pictures
-from comem.memory.bank import Bank
 from comem.modes.base import Mode
 from comem.types import Example, RetrievedContext
 
@@ -46,16 +44,16 @@ class Engine:
     def __init__(self, mode: Mode, batch_size: int = 32, graphs: bool | None = None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        self.mode, self.batch_size = accelerated(mode, graphs), batch_size
+        self._counts = Counts()
+        self.mode, self.batch_size = accelerated(mode, graphs, self._counts), batch_size
 
     @property
     def counts(self) -> Counts:
-        """What was done so far."""
-        counts: Counts = getattr(self.mode.backbone, "counts", Counts())
-        bank: Bank | None = getattr(self.mode, "bank", None)
-        if bank is not None:
-            counts.encoder_calls, counts.items_encoded = bank.counts.encoder_calls, bank.counts.encoded
-        return counts
+        """What was done so far; of a mode that is served as it is, the encoder's calls alone."""
+        if (bank := self.mode.settings.bank) is not None:
+            self._counts.encoder_calls = bank.counts.encoder_calls
+            self._counts.items_encoded = bank.counts.encoded
+        return self._counts
 
     def answer(self, questions: Sequence[Question]) -> list[Answer]:
         """The answers, in the questions' order."""
@@ -94,13 +92,11 @@ class Engine:
         return examples, contexts
 
 
-def accelerated(mode: Mode, graphs: bool | None = None) -> Mode:
+def accelerated(mode: Mode, graphs: bool | None = None, counts: Counts | None = None) -> Mode:
     """The mode on the engine's decoder, its encoder's memories kept."""
-    changes: dict[str, Any] = {"backbone": fast(mode.backbone, graphs)}
-    encoder = getattr(mode, "encoder", None)
-    if encoder is not None and getattr(mode, "bank", None) is None:
-        changes["bank"] = LiveBank(encoder)
-    return replace(mode, **changes)
+    settings = mode.settings
+    live = LiveBank(settings.encoder) if settings.encoder is not None and settings.bank is None else None
+    return mode.on(fast(mode.backbone, graphs, counts), bank=live or settings.bank)
 
 
 def _length(question: Question) -> int:

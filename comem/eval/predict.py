@@ -127,6 +127,7 @@ class PredictSettings(AskSettings):
         embeddings: of each item, the first N (an elastic memory).
         item_order: retrieval (best first), reversed.
         question_layout: comem; authors_llm, authors_llm_training (text-only readers: docs/receivers.md).
+        injection: how memories reach the model (default: the mode's own way).
         kv_layers: for vlm_as_memory.
         kv_fraction: for vlm_as_memory: tokens kept (1: all).
         shard: only part I of N, 1/4 to 4/4 for four.
@@ -140,6 +141,7 @@ class PredictSettings(AskSettings):
     embeddings: int | None = option(None, group=_MODEL)
     item_order: str = option("retrieval", group=_MODEL, metavar="ORDER")
     question_layout: str = option("comem", group=_MODEL, metavar="NAME")
+    injection: str | None = option(None, group=_MODEL, metavar="NAME")
     kv_layers: tuple[int, ...] = option((), group=_MODEL, metavar="L")
     kv_fraction: float = option(1.0, group=_MODEL)
     shard: str = option("1/1", group=_RUN, metavar="I/N")
@@ -224,7 +226,7 @@ def predict(settings: PredictSettings, progress: Progress = quiet) -> PredictRes
             done = _merged(folder, questions, shard)
         else:
             done = Answered(folder, _score(folder, questions, run.answers, run.unanswered), run.answers)
-        memories = getattr(mode, "bank", None)
+        memories = mode.settings.bank
         found[name] = replace(done, memories=memories.describe() if memories is not None else "")
     return found
 
@@ -253,7 +255,7 @@ class Reader:
         """Load what the settings name; wrong names fail before the work."""
         from comem.backbones.hf import load_backbone
         from comem.bank.serve import open_bank
-        from comem.memory.serialization import open_encoder
+        from comem.memory.encoder import load_encoder
 
         device = settings.device
         if processes is not None and processes.count > 1:
@@ -266,33 +268,33 @@ class Reader:
             min_pixels=settings.min_pixels, max_pixels=settings.max_pixels,
             trust_remote_code=settings.trust_remote_code,
         )  # fmt: skip
-        encoder = open_encoder(settings.encoder, backbone) if settings.encoder else None
+        encoder = load_encoder(settings.encoder, backbone) if settings.encoder else None
         bank = open_bank(settings.bank, encoder) if settings.bank else None
         return cls(backbone, encoder, bank, weights_digest(backbone.model))
 
     def mode(self, settings: PredictSettings, benchmark: Benchmark, name: str) -> tuple[Mode, dict[str, Any]]:
         """A mode on these models, and what the run folder records of it."""
-        from comem.compat.question_layout import AuthorsTextReader, check_layout
         from comem.engine.scheduler import accelerated
-        from comem.modes import MODES, KVSettings
+        from comem.memory.injection import INJECTIONS
+        from comem.memory.injection.authors import LAYOUTS
+        from comem.modes import MODES, KVSettings, ModeSettings
 
         style, generation = settings.prompt or benchmark.style, settings.generation
 
         def ask(example: Example, grounded: bool) -> str:
             return benchmark.ask(example, grounded, style)
 
-        reader: Any = self.backbone
-        if (layout := check_layout(settings.question_layout)) != "comem":
-            if self.encoder is None:
-                raise ValueError(
-                    f"question layout {layout!r} reads the question with the encoder: give --encoder DIR"
-                )
-            reader = AuthorsTextReader(self.backbone, self.encoder, layout)
+        if (layout := settings.question_layout) not in ("comem", *LAYOUTS):
+            raise ValueError(f"question layout {layout!r}: allowed are {', '.join(('comem', *LAYOUTS))}")
+        way = settings.injection or ("" if layout == "comem" else layout)
+        injection = INJECTIONS[way](self.backbone, self.encoder) if way else None
         kv = KVSettings(layers=settings.kv_layers, fraction=settings.kv_fraction)
         reading: dict[str, Any] = {
             "item_order": settings.item_order, "kv": kv, "embeddings": settings.embeddings,
         }  # fmt: skip
-        mode = MODES[name](reader, self.encoder, self.bank, prompt=ask, generation=generation, **reading)
+        mode = MODES[name](
+            self.backbone, ModeSettings(self.encoder, self.bank, injection, ask, generation, **reading)
+        )
         if settings.engine == "comem":
             mode = accelerated(mode)
         config: dict[str, Any] = {
@@ -312,11 +314,9 @@ class Reader:
             }  # fmt: skip
         if settings.question_layout != "comem":
             config |= {"question_layout": settings.question_layout}
-        if settings.embeddings is not None and hasattr(mode, "embeddings"):
-            config |= {"embeddings": settings.embeddings}
-        if (kept := getattr(mode, "kv", None)) is not None:
-            config |= {"kv": asdict(kept)}
-        return mode, config
+        if settings.injection:
+            config |= {"injection": settings.injection}
+        return mode, config | mode.record()
 
 
 def weights_digest(model: Any) -> str | None:

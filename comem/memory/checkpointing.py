@@ -1,9 +1,10 @@
-"""Activation checkpointing that recomputes each layer in the LoRA state which its forward had.
+"""Activation checkpointing that recomputes each layer in the state which its forward had.
 
 With one copy of the weights, a training step runs the encoder (LoRA on), then the reader (LoRA off),
 then the backward. Plain checkpointing recomputes the encoder's layers in whatever state the model
 happens to be in by then, which gives wrong gradients without a word (`use_reentrant=True`) or an error
-(`use_reentrant=False`). Here the state is noted at forward time and put back for the recomputation.
+(`use_reentrant=False`). Here the state is noted at forward time and put back for the recomputation, and so
+are packed attention and kernels (`comem.backbones.prepared`), whose context may be closed by then.
 """
 
 from __future__ import annotations
@@ -11,29 +12,33 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from types import TracebackType
+from typing import Any
 
 from torch import nn
 
+from comem.backbones.prepared import Prepared
 from comem.memory.lora import AdapterSwitch, adapter_switch
 
 
 class _Recompute:
     """Puts the state of the forward back; may be entered several times (a second backward)."""
 
-    def __init__(self, switch: AdapterSwitch, on: bool) -> None:
-        self._switch, self._on = switch, on
+    def __init__(self, switch: AdapterSwitch, prepared: Prepared) -> None:
+        self._switch, self._on = switch, switch.on
+        self._prepared = prepared if prepared.active else None
         self._before: list[bool] = []
 
     def __enter__(self) -> None:
+        if self._prepared is not None:
+            self._prepared.__enter__()
         self._before.append(self._switch.on)
         self._switch.set(self._on)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         # torch ends a recomputation early by raising through here: restore, swallow nothing.
         self._switch.set(self._before.pop())
+        if self._prepared is not None:
+            self._prepared.__exit__(*error)
 
 
 ContextPair = tuple[AbstractContextManager[None], AbstractContextManager[None]]
@@ -41,10 +46,10 @@ ContextPair = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 def adapter_context(model: nn.Module) -> Callable[[], ContextPair]:
     """A `context_fn` for `torch.utils.checkpoint.checkpoint(..., use_reentrant=False)`."""
-    switch = adapter_switch(model)
+    switch, prepared = adapter_switch(model), Prepared(model)
 
     def context() -> ContextPair:
-        return nullcontext(), _Recompute(switch, switch.on)
+        return nullcontext(), _Recompute(switch, prepared)
 
     return context
 

@@ -5,22 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from comem.memory.lora import lora_layers, lora_state
+from comem.memory.lora import lora_layers
 
-if TYPE_CHECKING:
-    from comem.memory.encoder import MemoryEncoder
-
-FORMAT_VERSION = 1
 _SAMPLES = 256
 _CHUNK = 1 << 22
-_KEPT: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 # What the weights' shapes do not show. A fixed list: whole configs differ between transformers versions.
 _FACTS = (
     "model_type",
@@ -40,41 +33,12 @@ _FACTS = (
 )
 
 
-def encoder_fingerprint(encoder: MemoryEncoder) -> str:
-    """SHA-256 over all that a memory depends on.
-
-    The trained weights (LoRA, Q-Former) count in full, the base by `base_digest`; then LoRA's scale,
-    the Q-Former's sizes, the format of the items with the pixel limits in effect, and the version of
-    this format. Values count as rounded to bfloat16, so that the same weights have one fingerprint
-    whether they are loaded in float32 or bfloat16.
-    """
-    digest = hashlib.sha256()
-    limits = None
-    if encoder.processor is not None:
-        limits = encoder.form.pixel_limits(encoder.processor.image_processor)
-    facts = {
-        "version": FORMAT_VERSION,
-        "prompt": encoder.form.prompt,
-        "max_chars": encoder.form.max_chars,
-        "pixels": limits,
-        "qformer": asdict(encoder.qformer.config),
-        "lora": None if encoder.lora is None else [encoder.lora.rank, encoder.lora.alpha],
-        "base": base_digest(encoder.model),
-    }
-    digest.update(json.dumps(facts, sort_keys=True).encode())
-    _add_tensors(digest, lora_state(encoder.model))
-    _add_tensors(digest, encoder.qformer.state_dict())
-    return digest.hexdigest()
-
-
 def base_digest(model: nn.Module) -> str:
     """SHA-256 of the base model: facts of its config, and up to 256 values spread over every weight tensor.
 
     It tells checkpoints apart in seconds at 7B; it is not a proof against tampering. LoRA layers on
     the model change nothing.
     """
-    if model in _KEPT:
-        return _KEPT[model]
     digest = hashlib.sha256(json.dumps(_config_facts(model), sort_keys=True).encode())
     for name, tensor in base_weights(model).items():
         flat = tensor.flatten()
@@ -83,11 +47,6 @@ def base_digest(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(_bytes(flat[picked.to(flat.device)]))
     return digest.hexdigest()
-
-
-def keep_base_digest(model: nn.Module) -> None:
-    """Compute the digest once for all, before the weights go out of this process's sight (FSDP)."""
-    _KEPT[model] = base_digest(model)
 
 
 def weights_version(model: nn.Module) -> tuple[int, ...]:
@@ -122,7 +81,8 @@ def _config_facts(model: nn.Module) -> dict[str, Any]:
     return facts
 
 
-def _add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+def add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
+    """Count tensors in full: names, shapes, and values rounded to bfloat16."""
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
         for part in tensors[name].detach().flatten().split(_CHUNK):

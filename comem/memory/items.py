@@ -55,8 +55,8 @@ class KnowledgeFormat:
             raise ValueError(f"min_pixels={low} is above max_pixels={high}")
 
     @property
-    def reads_pictures(self) -> bool:
-        """Whether questions' own pictures become memories, too."""
+    def reads_images(self) -> bool:
+        """Whether questions' own images become memories, too."""
         return self.picture_prompt is not None
 
     def of_pictures(self) -> KnowledgeFormat:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +22,8 @@ from torch import Tensor, nn
 from comem.memory.settings import LoraSettings as LoraSettings
 
 ADAPTER = "default"
+#: Where a LoRA layer carries its model's switch.
+_CARRIED = "_comem_switch"
 
 
 def lora_targets(model: nn.Module) -> dict[str, nn.Linear]:
@@ -63,7 +64,6 @@ def add_lora(model: nn.Module, settings: LoraSettings = LoraSettings()) -> nn.Mo
         target_modules="|".join(re.escape(name) for name in sorted(targets)),
     )
     inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    _SWITCHES.pop(model, None)
     for layer in lora_layers(model).values():
         add_directly(layer, ADAPTER)
     adapted = set(lora_layers(model))
@@ -134,7 +134,6 @@ def fold_lora(model: nn.Module) -> nn.Module:
             layer.get_base_layer().weight.data += layer.get_delta_weight(ADAPTER).to(layer.weight.dtype)  # type: ignore[attr-defined]
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    _SWITCHES.pop(model, None)
     # Left by peft's injection; with it, transformers saves an adapter instead of the model.
     for leftover in ("peft_config", "_hf_peft_config_loaded"):
         if leftover in vars(model):
@@ -150,9 +149,18 @@ class AdapterSwitch:
     encoder's forward and the backward.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.layers: list[Any] = list(lora_layers(model).values())
+    def __init__(self, layers: Sequence[Any]) -> None:
+        self.layers = layers
         self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: object) -> None:
+        """A copied model makes a switch of its own when it is first asked for."""
+
+    @cached_property
+    def by_break_even(self) -> list[tuple[float, Any]]:
+        """The layers with their `break_even`, least first."""
+        found = [(break_even(layer.in_features, layer.out_features), layer) for layer in self.layers]
+        return sorted(found, key=lambda pair: pair[0])
 
     @property
     def on(self) -> bool:
@@ -176,14 +184,17 @@ class AdapterSwitch:
                 self.set(before)
 
 
-_SWITCHES: WeakKeyDictionary[nn.Module, AdapterSwitch] = WeakKeyDictionary()
-
-
 def adapter_switch(model: nn.Module) -> AdapterSwitch:
-    """The model's switch (made once); without LoRA layers, one that does nothing."""
-    if model not in _SWITCHES:
-        _SWITCHES[model] = AdapterSwitch(model)
-    return _SWITCHES[model]
+    """The model's switch, which its LoRA layers carry; without LoRA layers, one that does nothing."""
+    first = next((module for module in model.modules() if isinstance(module, LoraLayer)), None)
+    if first is None:
+        return AdapterSwitch([])
+    if (known := vars(first).get(_CARRIED)) is not None:
+        return known  # type: ignore[no-any-return]
+    switch = AdapterSwitch(list(lora_layers(model).values()))
+    for layer in switch.layers:
+        vars(layer)[_CARRIED] = switch
+    return switch
 
 
 @contextmanager
@@ -239,9 +250,6 @@ def add_as_peft(layer: LoraLayer, adapter: str) -> None:
 
 
 _EXACT = (torch.float32, torch.float64)
-_HALF = (torch.float16, torch.bfloat16)
-# By the model's switch, which is made anew when its layers change: each layer and its `break_even`.
-_LAYERS: WeakKeyDictionary[AdapterSwitch, list[tuple[float, Any]]] = WeakKeyDictionary()
 
 
 def break_even(fan_in: int, fan_out: int) -> float:
@@ -255,26 +263,14 @@ def folded_weight(layer: Any) -> Tensor:
     return torch.addmm(layer.get_base_layer().weight, b, a, alpha=layer.scaling[ADAPTER])
 
 
-def added_in_place(layer: Any, x: Tensor) -> Tensor:
-    """`W x + s B (A x)` `(…, out)` of `x` `(…, in)`, the second term added by the product that makes it."""
-    a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-    base = layer.get_base_layer()
-    out: Tensor = base(x)
-    low = F.linear(x, a.to(x.dtype)).flatten(0, -2)  # (tokens, r)
-    rows = out.view(low.shape[0], -1)
-    rows.addmm_(low, b.to(x.dtype).t(), alpha=layer.scaling[ADAPTER])
-    return out
-
-
 @contextmanager
 def cheaper_order(model: nn.Module, tokens: int) -> Iterator[None]:
-    """Inside the context, LoRA layers that are on take the cheapest way.
+    """Inside the context, LoRA layers that are on fold where that is less work than adding.
 
-    Nothing happens where it could be seen: with gradients, and in training (dropout).
+    Nothing happens where it could be seen: with gradients, in training (dropout), in half precision.
 
     Args:
-        tokens: the most rows that any layer will see; in float32, layers for which they are too few stay as
-            they are.
+        tokens: the most rows that any layer will see; layers for which they are too few stay as they are.
     """
     layers = [] if torch.is_grad_enabled() or model.training else _worth_it(model, tokens)
     for layer, way in layers:
@@ -288,23 +284,15 @@ def cheaper_order(model: nn.Module, tokens: int) -> Iterator[None]:
 
 def _worth_it(model: nn.Module, tokens: int) -> list[tuple[Any, Callable[..., Tensor]]]:
     """The layers with a cheaper way, and that way."""
-    switch = adapter_switch(model)
-    if switch not in _LAYERS:
-        found = [(break_even(layer.in_features, layer.out_features), layer) for layer in switch.layers]
-        _LAYERS[switch] = sorted(found, key=lambda pair: pair[0])
     return [
         (layer, partial(_forward, layer, least, layer.forward))
-        for least, layer in _LAYERS[switch]
-        if tokens > least or layer.get_base_layer().weight.dtype in _HALF
+        for least, layer in adapter_switch(model).by_break_even
+        if tokens > least and layer.get_base_layer().weight.dtype in _EXACT
     ]
 
 
 def _forward(layer: Any, least: float, plain: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     base = layer.get_base_layer()
-    if layer.disable_adapters or layer.merged:
+    if layer.disable_adapters or layer.merged or x.numel() <= least * x.shape[-1]:
         return plain(x, *args, **kwargs)  # type: ignore[no-any-return]
-    if base.weight.dtype in _HALF and x.dtype == base.weight.dtype:
-        return added_in_place(layer, x)
-    if base.weight.dtype in _EXACT and x.numel() > least * x.shape[-1]:
-        return F.linear(x, folded_weight(layer), base.bias)
-    return plain(x, *args, **kwargs)  # type: ignore[no-any-return]
+    return F.linear(x, folded_weight(layer), base.bias)

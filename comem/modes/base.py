@@ -1,14 +1,19 @@
-"""What every mode is: a backbone, a way to ask, and answers to a batch of questions."""
+"""What every mode is: a backbone, settings, and answers to a batch of questions."""
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, KVPrefixes, Prefixes
+from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, Injection, RowMemories
 from comem.backbones.chat import Conversations
+from comem.memory.bank import Bank
+from comem.memory.encoder import MemoryEncoder
+from comem.memory.injection.keys_values import KVSettings
 from comem.memory.lora import adapters_off
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
@@ -18,6 +23,8 @@ ItemOrder = Literal["retrieval", "reversed"]
 #: The text that puts an example to a model; the boolean says whether knowledge is provided.
 Ask = Callable[[Example, bool], str]
 Contexts = Sequence[RetrievedContext | None]
+Items = tuple[KnowledgeItem, ...]
+M = TypeVar("M", bound="Mode")
 
 
 def plain_question(example: Example, grounded: bool) -> str:
@@ -26,23 +33,79 @@ def plain_question(example: Example, grounded: bool) -> str:
 
 
 @dataclass(frozen=True)
+class ModeSettings:
+    """What a run has; each mode takes what it needs and leaves the rest.
+
+    Attributes:
+        encoder: makes memories of items that are not in a bank; its time is part of the answers'.
+        bank: memories made before, in RAM or in a store. It goes before the encoder: all items must be in
+            it, unless it is a store that was opened with an encoder.
+        injection: how memories reach the model; None for the mode's own way.
+        ask: example to prompt text.
+        generation: how answers are decoded.
+        item_order: see `ItemOrder`.
+        kv: what is kept of an item (vlm_as_memory).
+        embeddings: how many of an item's embeddings are read, the first ones; None for all (comem). For
+            memories trained so (`elastic`).
+    """
+
+    encoder: MemoryEncoder | None = None
+    bank: Bank | None = None
+    injection: Injection | None = None
+    ask: Ask = plain_question
+    generation: GenerationConfig = GREEDY
+    item_order: ItemOrder = "retrieval"
+    kv: KVSettings = KVSettings()
+    embeddings: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.item_order not in get_args(ItemOrder):
+            raise ValueError(
+                f"item_order {self.item_order!r}: give one of {', '.join(get_args(ItemOrder))}"
+            )
+
+
 class Mode(ABC):
     """A way to answer questions with or without retrieved items.
+
+    ```python
+    mode = MODES["comem"](backbone, bank=bank)
+    answers = mode.answer_batch(examples, contexts)
+    ```
 
     Attributes:
         name: the mode's key in `MODES`.
         grounded: whether it uses knowledge at all.
         backbone: the frozen model that answers.
-        ask: example to prompt text.
-        generation: how answers are decoded.
+        settings: what else it was given.
+
+    Args:
+        changes: settings by name, which go before those of `settings`.
     """
 
     name: ClassVar[str]
-    grounded: ClassVar[bool]
+    grounded: ClassVar[bool] = True
 
-    backbone: Backbone
-    ask: Ask = plain_question
-    generation: GenerationConfig = GREEDY
+    def __init__(self, backbone: Backbone, settings: ModeSettings | None = None, **changes: Any) -> None:
+        self.backbone = backbone
+        self.settings = replace(settings or ModeSettings(), **changes)
+        self.check()
+
+    def on(self: M, backbone: Backbone | None = None, **changes: Any) -> M:
+        """The same mode on another backbone, or with other settings."""
+        return type(self)(backbone or self.backbone, self.settings, **changes)
+
+    def check(self) -> None:
+        """Refuse what the mode cannot work with.
+
+        Raises:
+            ValueError: a setting that does not go with the mode or the backbone.
+        """
+        return
+
+    def record(self) -> dict[str, Any]:
+        """What a run folder keeps of the settings that this mode alone has."""
+        return {}
 
     @abstractmethod
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
@@ -59,13 +122,24 @@ class Mode(ABC):
             ValueError: contexts that do not belong to the examples.
         """
 
-    @abstractmethod
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
         """What the backbone reads of each example, memory apart."""
+        rows = item_lists(examples, contexts)
+        return [[self.question_turn(ex, bool(items))] for ex, items in zip(examples, rows, strict=True)]
 
     def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
         """Do what an `answer_batch` to come needs and the model has no part in; in any thread."""
-        self.backbone.ahead(self.conversations(examples, contexts))
+        self.reader.ahead(self.conversations(examples, contexts))
+
+    @cached_property
+    def injection(self) -> Injection | None:
+        """How memories reach the model."""
+        return self.settings.injection
+
+    @cached_property
+    def reader(self) -> Backbone:
+        """The backbone as the injection has it asked."""
+        return self.backbone if self.injection is None else self.injection.reader(self.backbone)
 
     @property
     def opens_item_pictures(self) -> bool:
@@ -75,22 +149,34 @@ class Mode(ABC):
     @property
     def opens_question_pictures(self) -> bool:
         """Whether answering needs the questions' own pictures."""
-        return self.backbone.spec.sees_images
+        return self.reader.spec.sees_images
 
     def question_turn(self, example: Example, has_knowledge: bool) -> Message:
         """The user turn that asks: image, then text."""
         image = () if example.image is None else (example.image,)
-        return Message("user", (*image, self.ask(example, self.grounded and has_knowledge)))
+        return Message("user", (*image, self.settings.ask(example, self.grounded and has_knowledge)))
+
+    def ordered(self, items: Items) -> Items:
+        """Items, best first, in the order in which they are read."""
+        return items if self.settings.item_order == "retrieval" else items[::-1]
 
     def generate(
-        self, conversations: Conversations, prefixes: Prefixes | None = None, kv: KVPrefixes | None = None
+        self, conversations: Conversations, memories: RowMemories | None = None, start: float | None = None
     ) -> list[Answer]:
-        """Answers of the backbone as reader: adapters of an encoder that shares its weights are off."""
+        """Answers of the backbone as reader: adapters of an encoder that shares its weights are off.
+
+        Args:
+            start: when work for these answers began (`time.perf_counter`): it counts as theirs.
+        """
+        spent = 0.0 if start is None else (time.perf_counter() - start) / max(1, len(conversations))
         with adapters_off(self.backbone.model):
-            return self.backbone.generate(conversations, prefixes, self.generation, kv)
+            answers = self.reader.generate(
+                conversations, memories, self.settings.generation, self.injection
+            )
+        return [replace(answer, seconds=answer.seconds + spent) for answer in answers]
 
 
-def item_lists(examples: Sequence[Example], contexts: Contexts) -> list[tuple[KnowledgeItem, ...]]:
+def item_lists(examples: Sequence[Example], contexts: Contexts) -> list[Items]:
     """Per example its items, each once, best first.
 
     Raises:
@@ -108,9 +194,3 @@ def item_lists(examples: Sequence[Example], contexts: Contexts) -> list[tuple[Kn
         () if context is None else tuple({item.id: item for item in context.items}.values())
         for context in contexts
     ]
-
-
-def check_order(order: str) -> None:
-    """Refuse an item order that does not exist."""
-    if order not in get_args(ItemOrder):
-        raise ValueError(f"item_order {order!r}: give one of {', '.join(get_args(ItemOrder))}")

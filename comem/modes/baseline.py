@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import ClassVar
 
 from comem.backbones.base import Answer
@@ -12,7 +12,6 @@ from comem.modes.base import Contexts, Mode
 from comem.types import Example
 
 
-@dataclass(frozen=True)
 class BaselineMode(Mode):
     """Asks the question and nothing else; contexts are ignored."""
 

@@ -1,138 +1,137 @@
-"""CoMEM: the retrieved items' memories, 8 embeddings each, in front of the question (paper, section 3)."""
+"""CoMEM: the retrieved items' memories, 8 embeddings each, before the question (paper, section 3)."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from comem.backbones.base import Answer
-from comem.backbones.chat import Conversations
-from comem.backbones.specs import BackboneError
+from comem.backbones.base import Answer, Injection
 from comem.memory.bank import Bank, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
-from comem.modes.base import Contexts, ItemOrder, Mode, check_order, item_lists
+from comem.memory.injection import prefix
+from comem.modes.base import Contexts, Items, Mode, item_lists
 from comem.types import Example, KnowledgeItem
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class ComemMode(Mode):
-    """Reads memories from a bank, or makes them with an encoder, and prepends them.
+    """Reads memories from a bank, or makes them with an encoder, and puts them before the model.
 
     An encoder that was trained for a text-only reader also reads the question's own picture; its memory
     follows the items', next to the question: `[items][picture][question]`, as in training.
-
-    Attributes:
-        encoder: makes memories of items that are not in a bank; its time is part of the answers'.
-        bank: memories made before, in RAM or in a store. It goes before the encoder: all items must be in
-            it, unless it is a store that was opened with an encoder.
-        item_order: see `ItemOrder`.
-        embeddings: of each item (and picture), the first ones; None for all. For memories trained so
-            (`elastic`).
     """
 
     name: ClassVar[str] = "comem"
-    grounded: ClassVar[bool] = True
 
-    encoder: MemoryEncoder | None = None
-    bank: Bank | None = None
-    item_order: ItemOrder = "retrieval"
-    embeddings: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.encoder is None and self.bank is None:
+    def check(self) -> None:
+        encoder, bank = self.settings.encoder, self.settings.bank
+        if encoder is None and bank is None:
             raise ValueError("the comem mode needs an encoder or a memory bank")
-        if not self.backbone.spec.soft_prefix:
-            raise BackboneError(
-                f"{self.backbone.spec.name} takes no memory; use the baseline or rag mode with it"
-            )
-        check_order(self.item_order)
-        if self.encoder is not None:
-            check_width(self.encoder, self.backbone.hidden_size)
+        self.injection.check(self.backbone.spec)
+        if self.injection.takes != "vectors":
+            raise ValueError(f"the injection {self.injection.name} takes no vectors: this mode makes them")
+        if encoder is not None:
+            check_width(encoder, self.backbone.hidden_size)
         if not self.opens_question_pictures:
             logger.warning(
                 "%s sees no pictures: those of questions are left out (an encoder that was trained for a "
                 "text-only reader reads them; with a bank, give it too)",
                 self.backbone.spec.name,
             )
-        if self.bank is not None:
-            _check_bank(self.bank, self.backbone.hidden_size, self.encoder)
-        _check_embeddings(self.embeddings, self.encoder)
+        if bank is not None:
+            _check_bank(bank, self.backbone.hidden_size, encoder)
+        _check_embeddings(self.settings.embeddings, encoder)
+
+    @cached_property
+    def injection(self) -> Injection:
+        """The soft prefix, unless the settings name another."""
+        return self.settings.injection or prefix(self.backbone)
+
+    def record(self) -> dict[str, Any]:
+        count = self.settings.embeddings
+        return {} if count is None else {"embeddings": count}
 
     @property
     def opens_item_pictures(self) -> bool:
-        return self.bank is None or self.bank.opens_images
-
-    def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
-        rows = item_lists(examples, contexts)
-        return [[self.question_turn(ex, bool(items))] for ex, items in zip(examples, rows, strict=True)]
-
-    def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
-        super().ahead(examples, contexts)
-        if self.bank is not None:
-            self.bank.ahead(_distinct(item_lists(examples, contexts)))
+        return self.settings.bank is None or self.settings.bank.opens_images
 
     @property
     def opens_question_pictures(self) -> bool:
-        reads = self.encoder is not None and self.encoder.form.reads_pictures
-        return reads or super().opens_question_pictures
+        return self._reads_pictures or super().opens_question_pictures
+
+    @property
+    def _reads_pictures(self) -> bool:
+        """Whether the encoder reads the questions' own pictures."""
+        return self.settings.encoder is not None and self.settings.encoder.reads_images
+
+    def remembered(self, items: Items) -> Items:
+        """Those of a question's items that become memory: all of them."""
+        return items
+
+    def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
+        super().ahead(examples, contexts)
+        if self.settings.bank is not None:
+            self.settings.bank.ahead(_distinct(self._rows(examples, contexts)))
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
-        rows = item_lists(examples, contexts)
         start = time.perf_counter()
-        memories = self.prefixes(rows)
-        prefixes = self._with_pictures(memories, examples)
-        seconds = (time.perf_counter() - start) / max(1, len(rows))
-        answers = self.generate(self.conversations(examples, contexts), prefixes)
+        memories = self.memories(self._rows(examples, contexts))
+        with_pictures = self._with_pictures(memories, examples)
+        answers = self.generate(self.conversations(examples, contexts), with_pictures, start)
         return [
-            replace(answer, context_tokens=0 if m is None else len(m), seconds=answer.seconds + seconds)
-            for answer, m in zip(answers, memories, strict=True)
+            replace(answer, context_tokens=0 if memory is None else len(memory))
+            for answer, memory in zip(answers, memories, strict=True)
         ]
 
-    def prefixes(self, rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[Tensor | None]:
-        """Per question its memory `(8k, d)`, or None without items; every distinct item is encoded once.
+    def memories(self, rows: Sequence[Items]) -> list[Tensor | None]:
+        """Per question its memory `(q·k, d)`, or None without items; every distinct item is encoded once.
 
         With `embeddings` it is `(embeddings·k, d)`.
         """
         distinct = _distinct(rows)
         if not distinct:
             return [None] * len(rows)
-        memory = self._memory(distinct)
-        step = 1 if self.item_order == "retrieval" else -1
+        known = self._known(distinct)
         return [
-            memory.select([item.id for item in items][::step]).prefix(self.embeddings) if items else None
+            known.select([item.id for item in self.ordered(items)]).prefix(self.settings.embeddings)
+            if items
+            else None
             for items in rows
         ]
+
+    def _rows(self, examples: Sequence[Example], contexts: Contexts) -> list[Items]:
+        return [self.remembered(items) for items in item_lists(examples, contexts)]
 
     def _with_pictures(
         self, memories: Sequence[Tensor | None], examples: Sequence[Example]
     ) -> list[Tensor | None]:
         """Each memory, behind it that of the question's own picture `(q, d)` if the encoder reads them."""
+        encoder, count = self.settings.encoder, self.settings.embeddings
         shown = list(dict.fromkeys(ex.image for ex in examples if ex.image is not None))
-        if self.encoder is None or not self.encoder.form.reads_pictures or not shown:
+        if encoder is None or not self._reads_pictures or not shown:
             return list(memories)
-        read = dict(zip(shown, self.encoder.encode_pictures(shown), strict=True))
+        read = dict(zip(shown, encoder.encode_images(shown), strict=True))
         return [
-            memory if ex.image is None else _joined(memory, read[ex.image][: self.embeddings])
+            memory if ex.image is None else _joined(memory, read[ex.image][:count])
             for memory, ex in zip(memories, examples, strict=True)
         ]
 
-    def _memory(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
-        if self.bank is not None:
-            return self.bank.of(items)
-        if self.encoder is None:  # __post_init__ has refused that
-            raise ValueError("the comem mode needs an encoder or a memory bank")
-        return self.encoder.encode(items)
+    def _known(self, items: Sequence[KnowledgeItem]) -> MemoryBank:
+        if self.settings.bank is not None:
+            return self.settings.bank.of(items)
+        assert self.settings.encoder is not None  # `check` has refused that
+        return self.settings.encoder.encode(items)
 
 
-def _distinct(rows: Sequence[tuple[KnowledgeItem, ...]]) -> list[KnowledgeItem]:
+def _distinct(rows: Sequence[Items]) -> list[KnowledgeItem]:
     """The items of all questions, each once."""
     return list({item.id: item for items in rows for item in items}.values())
 
@@ -148,9 +147,9 @@ def _check_embeddings(embeddings: int | None, encoder: MemoryEncoder | None) -> 
         return
     if embeddings < 1:
         raise ValueError(f"embeddings={embeddings}: give at least 1 of an item's, or None for all")
-    trained = () if encoder is None else encoder.elastic
-    if encoder is not None and embeddings not in (*trained, encoder.qformer.config.num_queries):
-        how = f"for {', '.join(map(str, trained))}" if trained else "with all of them only"
+    if encoder is not None and embeddings not in (*encoder.elastic, encoder.num_vectors):
+        trained = ", ".join(map(str, encoder.elastic))
+        how = f"for {trained}" if trained else "with all of them only"
         logger.warning("%d embeddings an item: this memory was trained %s", embeddings, how)
 
 

@@ -6,30 +6,27 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from comem.backbones.packing import pack_attention
-from comem.backbones.soft_prefix import soft_prefix
 from comem.bank.format import EncoderInfo
 from comem.bank.forms import PLAIN_FORMS
 from comem.bank.reader import MemoryStore
 from comem.bank.serve import LiveBank
 from comem.bank.writer import StoreWriter, create_store
 from comem.engine.decoder import Decoder
-from comem.memory.encoder import MemoryEncoder, hidden_size
+from comem.memory.encoder import hidden_size
+from comem.memory.injection import Prefix
 from comem.memory.lora import LoraSettings, adapters_off, lora_layers
 from comem.memory.qformer import QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.profiling.prompts import FAMILIES, Lengths, PromptMaker
 from comem.profiling.shapes import SHAPES, random_model
 from comem.profiling.timing import QUERIES, Cell, Run, now
 from comem.tables import Table, UnknownNameError, nearest
-
-#: Whose attention and kernels a model has: transformers' own, the engine's attention alone, or all of it.
-Attention = Literal["transformers", "packed", "engine"]
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ class TransformersDecoding:
     """`generate` of transformers; the model's own end of answer has to be off."""
 
     def __init__(self, model: Any, placeholder: int) -> None:
-        self.model, self.placeholder = model, placeholder
+        self.model, self.prefix = model, Prefix((placeholder,))
 
     @torch.no_grad()
     def __call__(
@@ -88,7 +85,7 @@ class TransformersDecoding:
         placed = place(inputs, device)
         with (
             adapters_off(self.model),
-            soft_prefix(self.model, placed, prefixes, self.placeholder) as extended,
+            self.prefix.attach(self.model, placed, prefixes) as extended,
         ):
             tokens = self.model.generate(
                 **extended,
@@ -104,11 +101,11 @@ class EngineDecoding:
     """`comem.engine`; preparing the prompt is part of the time, as if no thread had done it ahead."""
 
     def __init__(self, model: Any, placeholder: int) -> None:
-        if not pack_attention(model):
+        self.decoder, self.prefix = Decoder(model), Prefix((placeholder,))
+        if not self.decoder.prepared.packs:
             raise ValueError(
                 "the engine comem needs a model whose attention can be packed: choose transformers"
             )
-        self.decoder, self.placeholder = Decoder(model), placeholder
 
     def __call__(
         self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
@@ -116,7 +113,7 @@ class EngineDecoding:
         device = self.decoder.device
         start = now(device)
         sizes = [0 if prefix is None else len(prefix) for prefix in prefixes]
-        prompt = self.decoder.prepare(inputs, sizes, self.placeholder)
+        prompt = self.decoder.prepare(inputs, sizes, self.prefix)
         spent = now(device) - start
         with adapters_off(self.decoder.model):
             done = self.decoder.generate(prompt, prefixes, new_tokens)
@@ -129,20 +126,18 @@ class EngineRow:
 
     Attributes:
         make: from a model and an id that its prompts do not contain.
-        attention: what it needs on the model.
         records: whether it records its steps, so that only a whole answer warms it up.
     """
 
     make: Callable[[Any, int], Decoding]
-    attention: Attention
     records: bool = False
 
 
 ENGINES: Table[EngineRow] = Table(
     "engine",
     {
-        "comem": EngineRow(EngineDecoding, "engine", records=True),
-        "transformers": EngineRow(TransformersDecoding, "transformers"),
+        "comem": EngineRow(EngineDecoding, records=True),
+        "transformers": EngineRow(TransformersDecoding),
     },
 )
 
@@ -190,8 +185,7 @@ class Bench:
     """What every measurement of one model shares; a context manager that removes its bank.
 
     The model is bare (no LoRA layers) for modes that need no encoder, and wears LoRA while an encoder is in
-    the loop; attention and kernels are those of transformers where its own `generate` is measured. What is
-    timed is what a user of that mode and engine runs, whatever was measured before.
+    the loop. What is timed is what a user of that mode and engine runs, whatever was measured before.
 
     Args:
         model: frozen, in eval mode, its end of answer off.
@@ -204,9 +198,8 @@ class Bench:
             raise ValueError(f"encode_batch={encode_batch}: must be at least 1")
         self.model, self.lengths, self.encode_batch = model, lengths, encode_batch
         self.maker = PromptMaker(model, lengths)
-        self._encoder: MemoryEncoder | None = None
+        self._encoder: QFormerEncoder | None = None
         self._swap: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []  # parent, name, bare, with LoRA
-        self._kernels: list[tuple[nn.Module, Any]] = []
         self._engines: dict[str, Decoding] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._memories: LiveBank | None = None
@@ -225,24 +218,18 @@ class Bench:
         """Bytes of the reader's weights, each counted once."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
-    def bare(self, attention: Attention = "transformers") -> Any:
-        """The model without LoRA layers.
-
-        Args:
-            attention: "transformers" for its `sdpa` and its norms, "packed" for the engine's attention alone,
-                "engine" for all that the engine puts on a model.
-        """
+    def bare(self) -> Any:
+        """The model without LoRA layers."""
         for parent, name, bare, _ in self._swap:
             setattr(parent, name, bare)
-        self._dress(attention)
         return self.model
 
-    def encoder(self) -> MemoryEncoder:
+    def encoder(self) -> QFormerEncoder:
         """The paper's encoder, untrained, on the same weights; the model wears its LoRA from here on."""
         if self._encoder is None:
             with torch.device(self.device):
                 qformer = QFormerConfig(hidden_size(self.model), num_queries=QUERIES)
-                self._encoder = MemoryEncoder.new(self.model, None, LoraSettings(), qformer)
+                self._encoder = QFormerEncoder.new(self.model, None, LoraSettings(), qformer)
             self._encoder.eval().requires_grad_(False)
             for path, layer in lora_layers(self.model).items():
                 parent, _, name = path.rpartition(".")
@@ -250,22 +237,7 @@ class Bench:
                 self._swap.append((self.model.get_submodule(parent), name, bare, layer))
         for module, child, _, wearing in self._swap:
             setattr(module, child, wearing)
-        self._dress("engine")
         return self._encoder
-
-    def _dress(self, attention: Attention) -> None:
-        """Attention and kernels; those that an encoder or engine has set are kept to be put on again."""
-        for module, forward in self._kernels:
-            vars(module)["forward"] = forward
-        worn = [module for module in self.model.modules() if _has_kernel(module)]
-        self._kernels = [(module, vars(module)["forward"]) for module in worn]
-        if attention != "engine":
-            for module in worn:
-                del vars(module)["forward"]
-        if attention == "transformers":
-            self.model.set_attn_implementation("sdpa")
-        else:
-            pack_attention(self.model)
 
     @torch.no_grad()
     def encode(self, batches: Sequence[dict[str, Tensor]]) -> Tensor:
@@ -313,11 +285,6 @@ class Bench:
             self._folder.cleanup()
 
 
-def _has_kernel(module: nn.Module) -> bool:
-    """A norm whose forward was set on the module itself (`comem.backbones.norms`)."""
-    return type(module).__name__.endswith("Norm") and "forward" in vars(module)
-
-
 def _fill(folder: Path, start: int, end: int, width: int, dtype: torch.dtype) -> None:
     form = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
     create_store(folder, PLAIN_FORMS[form](QUERIES, width), EncoderInfo("0" * 64))
@@ -344,7 +311,7 @@ def _rag(bench: Bench, cell: Cell) -> Answer:
 
 
 def _plain(bench: Bench, cell: Cell, inputs: Mapping[str, Tensor]) -> Answer:
-    bench.bare(ENGINES[cell.engine].attention)
+    bench.bare()
     decoding = bench.decoding(cell.engine)
 
     def answer(new_tokens: int) -> Run:
@@ -363,7 +330,7 @@ def _comem(bench: Bench, cell: Cell) -> Answer:
 
 def _comem_bank(bench: Bench, cell: Cell) -> Answer:
     """Every question's memories are read from a bank on disk, then it is answered."""
-    bench.bare(ENGINES[cell.engine].attention)
+    bench.bare()
     store = bench.memories(cell.batch * cell.k)
     ids = [[str(row * cell.k + i) for i in range(cell.k)] for row in range(cell.batch)]
 

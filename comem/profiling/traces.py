@@ -14,7 +14,7 @@ import torch
 
 from comem.io.files import write_atomic
 from comem.memory.encoder import hidden_size
-from comem.profiling.bench import ENGINES, Bench
+from comem.profiling.bench import Bench
 from comem.profiling.timing import QUERIES, synchronize
 
 _EVENTS = 20_000  # the longest are kept: enough to see every kernel of a forward pass
@@ -41,12 +41,9 @@ def hot_paths(bench: Bench, k: int, engine: str) -> dict[str, HotPath]:
     memory = torch.randn(QUERIES * k, hidden_size(bench.model), device=bench.device).to(bench.dtype)
     decoding = bench.decoding(engine)
 
-    def ready() -> object:
-        return bench.bare(ENGINES[engine].attention)
-
     return {
-        "prefill": HotPath(ready, lambda: decoding(question, [memory], 1)),
-        "decode": HotPath(ready, lambda: decoding(words, [None], _DECODED)),
+        "prefill": HotPath(bench.bare, lambda: decoding(question, [memory], 1)),
+        "decode": HotPath(bench.bare, lambda: decoding(words, [None], _DECODED)),
         "encode": HotPath(bench.encoder, lambda: bench.encode(items)),
     }
 

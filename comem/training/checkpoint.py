@@ -21,9 +21,8 @@ from torch import Tensor
 
 from comem.io.files import StorageError, no_space, sync_tree, write_json
 from comem.io.jsonl import read_json
-from comem.memory.encoder import MemoryEncoder
-from comem.memory.lora import lora_state
-from comem.memory.serialization import read_folder
+from comem.memory.encoder import TrainableEncoder
+from comem.memory.qformer_encoder import read_folder
 
 _TEMPORARY = ".writing-"
 
@@ -88,24 +87,22 @@ def save_checkpoint(
     return final
 
 
-def compare(folder: Path, encoder: MemoryEncoder, optimizer: torch.optim.Optimizer) -> None:
+def compare(folder: Path, encoder: TrainableEncoder, optimizer: torch.optim.Optimizer) -> None:
     """Read a written checkpoint as a resumed run would, and compare every tensor with the one in memory.
 
     Raises:
         OSError: a tensor is missing, too many, or differs; names it.
     """
-    files = read_folder(folder)
-    pairs = {
-        "adapter": (files.lora, lora_state(encoder.model)),
-        "qformer": (files.qformer, encoder.qformer.state_dict()),
-        "optimizer": (load_file(folder / "optimizer.safetensors"), optimizer_tensors(optimizer)),
-    }
+    _, trained = read_folder(folder)
+    pairs = {name: (trained[name], held) for name, held in encoder.trained_state().items()}
+    optimizer_file = "optimizer.safetensors"
+    pairs[optimizer_file] = (load_file(folder / optimizer_file), optimizer_tensors(optimizer))
     for part, (read, held) in pairs.items():
         wrong = sorted(read.keys() ^ held.keys())
         wrong = wrong or [name for name, tensor in held.items() if not torch.equal(read[name], tensor.cpu())]
         if wrong:
             raise OSError(
-                f"{part}.safetensors of the first checkpoint does not read back as it was written "
+                f"{part} of the first checkpoint does not read back as it was written "
                 f"({len(wrong)} of {len(held)} tensors, e.g. {wrong[0]!r}), so the run could not be resumed: "
                 "check the disk, or train in a folder on another one (output=DIR)"
             )

@@ -1,6 +1,6 @@
 """Faster kernels for what a transformers model does between its matrix products, set on its own modules.
 
-RMSNorm as one kernel of torch is always at hand. Liger's Triton kernels (optional,
+RMSNorm as one kernel of torch is always there (`comem.backbones.prepared`). Liger's Triton kernels (optional,
 https://github.com/linkedin/Liger-Kernel) also fuse the gated MLP. Values are the same up to rounding.
 """
 
@@ -11,7 +11,6 @@ from importlib import import_module
 import torch
 from torch import nn
 
-from comem.backbones.kernels import use_fast_kernels
 from comem.backbones.specs import BackboneError
 
 
@@ -36,11 +35,3 @@ def apply_liger(model: nn.Module) -> None:
         raise BackboneError("liger=true needs a CUDA device: its kernels are Triton's; set liger=false")
     off = dict.fromkeys(("rope", "cross_entropy", "fused_linear_cross_entropy"), False)
     patch(**off, model=model)
-
-
-def use_kernels(model: nn.Module, liger: bool = False) -> None:
-    """What a training run sets on its model: Liger's kernels if wished, else on a GPU torch's RMSNorm."""
-    if liger:
-        apply_liger(model)
-    elif torch.cuda.is_available():
-        use_fast_kernels(model)

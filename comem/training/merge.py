@@ -10,15 +10,14 @@ from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
 from comem.config import DryRun
 from comem.io.console import print_facts
-from comem.memory.encoder import MemoryEncoder
-from comem.memory.serialization import ADAPTER, QFORMER
+from comem.memory.qformer_encoder import ADAPTER, QFORMER, QFormerEncoder
 from comem.training import checkpoint as ckpt
 from comem.training.plan import on_meta
 from comem.training.run_folder import recorded
 from comem.training.settings import MergeSettings, TrainSettings
 
 
-def merge(settings: MergeSettings) -> MemoryEncoder:
+def merge(settings: MergeSettings) -> QFormerEncoder:
     """Write the encoder that a run has trained.
 
     The Q-Former goes along (the authors' merge loses it: authors_code.md C2).
@@ -34,7 +33,7 @@ def merge(settings: MergeSettings) -> MemoryEncoder:
     # a 4-bit base as `train` loads it: what is quantised is the rounded weight
     dtype = "bfloat16" if run.quantization else settings.dtype
     backbone = load_backbone(run.model, dtype=dtype, quantization=run.quantization)
-    encoder = MemoryEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
+    encoder = QFormerEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
     if not settings.adapter:
         encoder = encoder.merge()
     encoder.save(settings.out)
@@ -66,7 +65,7 @@ def merge_plan(settings: MergeSettings, options: DryRun = DryRun()) -> list[tupl
     ]
 
 
-def show_merge(result: MemoryEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
+def show_merge(result: QFormerEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
     """Print the plan, or where the encoder lies."""
     print_facts(result if isinstance(result, list) else [("encoder", str(settings.out))])
 

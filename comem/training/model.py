@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from comem.backbones.packing import is_packing, pack, pack_attention
-from comem.backbones.positions import reserved_id, text_positions, with_positions
-from comem.backbones.soft_prefix import extend_by_sizes, memory_at, soft_prefix, with_token_types
-from comem.memory.encoder import MemoryEncoder, check_width, hidden_size
+from comem.backbones.base import Injection, RowMemories
+from comem.backbones.packing import pack
+from comem.backbones.positions import text_positions, with_positions
+from comem.backbones.prepared import Prepared
+from comem.memory.encoder import TrainableEncoder, check_width, hidden_size
+from comem.memory.injection.prefix import PREFIX, memory_at
 from comem.memory.lora import adapters_off
 from comem.training.collator import IGNORED, TrainingBatch
 from comem.training.plain_reader import Plain, divergence
@@ -42,46 +44,45 @@ def _summed(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -
 
 
 def answer_states(
-    reader: Any,
-    question: Mapping[str, Tensor],
-    prefixes: Sequence[Tensor | None],
-    placeholder_id: int | None = None,
+    reader: Prepared, question: Mapping[str, Tensor], memories: RowMemories, injection: Injection = PREFIX
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What predicts the answers' tokens, a of them, over the whole batch.
 
     Only the hidden states that predict an answer token go on to the output layer: logits of whole
     sequences over a vocabulary of 152,064 would be the largest tensor of the step by far. Where the
-    reader's attention allows it, the questions are packed: no layer computes padding.
+    reader's attention and the injection allow it, the questions are packed: no layer computes padding.
 
     Args:
-        reader: a causal model with `.model` (the trunk) and an output embedding.
+        reader: of a causal model with `.model` (the trunk) and an output embedding.
         question: its inputs with `labels (b, l)`, -100 where nothing is learned.
-        prefixes: per row `(m, d)` or None.
+        memories: per row `(m, d)` or None.
+        injection: how they reach the reader.
 
     Returns:
         Hidden states `(a, d)`, the tokens that they predict `(a,)`, and the question of each, `(a,)`.
     """
-    if is_packing(reader):
-        return _packed(reader, question, prefixes, placeholder_id)
-    with soft_prefix(reader, question, prefixes, placeholder_id) as extended:
-        labels = extended.pop("labels")  # (b, L)
-        extended |= text_positions(reader, extended["attention_mask"])
-        hidden = reader.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
+    model: Any = reader.model
+    with reader:
+        if reader.packs and injection.packs:
+            return _packed(model, question, memories, injection)
+        with injection.attach(model, question, memories) as extended:
+            labels = extended.pop("labels")  # (b, L)
+            extended |= text_positions(model, extended["attention_mask"])
+            hidden = model.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED
     return hidden[:, :-1][learned], labels[:, 1:][learned], learned.nonzero()[:, 0]
 
 
 def _packed(
-    reader: Any, question: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], placeholder: int | None
+    model: Any, question: Mapping[str, Tensor], memories: RowMemories, injection: Injection
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The same from one row in which the questions follow each other; its labels never start a question."""
-    free = reserved_id(reader, question["input_ids"]) if placeholder is None else placeholder
-    sizes = [0 if prefix is None else len(prefix) for prefix in prefixes]
-    extended, memory = extend_by_sizes(with_token_types(reader, question), sizes, free)
-    packed, rows = pack({**with_positions(reader, extended), "_memory": memory})
-    labels, memory = packed.pop("labels")[0], packed.pop("_memory")  # (total,), (1, total)
-    with memory_at(reader, prefixes, memory, free):
-        hidden = reader.model(**packed, segments=rows, use_cache=False).last_hidden_state[0]  # (total, d)
+    sizes = [0 if memory is None else len(memory) for memory in memories]
+    extended, where, free = injection.room(model, question, sizes)
+    packed, rows = pack({**with_positions(model, extended), "_memory": where})
+    labels, where = packed.pop("labels")[0], packed.pop("_memory")  # (total,), (1, total)
+    with memory_at(model, memories, where, free):
+        hidden = model.model(**packed, segments=rows, use_cache=False).last_hidden_state[0]  # (total, d)
     learned = labels[1:] != IGNORED
     numbers = torch.arange(len(rows.lengths), device=labels.device)
     question_of = numbers.repeat_interleave((rows.cumulative[1:] - rows.cumulative[:-1]).long())
@@ -94,9 +95,9 @@ class MemoryTrainingModel(nn.Module):
     Encoder and reader share one copy of the base weights: LoRA on for the items, off for the questions.
 
     Args:
-        encoder: LoRA and Q-Former on a backbone; its trainable parameters are the only ones.
+        encoder: its trainable parameters are the only ones.
         reader: another model that answers, of the encoder's output width; None is the encoder's own base.
-        placeholder_id: an id that no question contains; None lets each call look for one.
+        injection: how memories reach the reader.
         loss_chunk: answer tokens whose logits exist at a time; 0 is all (`summed_cross_entropy`).
 
     Raises:
@@ -105,17 +106,18 @@ class MemoryTrainingModel(nn.Module):
 
     def __init__(
         self,
-        encoder: MemoryEncoder,
+        encoder: TrainableEncoder,
         reader: nn.Module | None = None,
-        placeholder_id: int | None = None,
+        injection: Injection = PREFIX,
         loss_chunk: int = 0,
     ) -> None:
         super().__init__()
-        self.encoder, self.placeholder_id, self.loss_chunk = encoder, placeholder_id, loss_chunk
+        self.encoder, self.injection, self.loss_chunk = encoder, injection, loss_chunk
         self.reader: Any = encoder.model if reader is None else reader
+        self.prepared = encoder.prepared
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
-            pack_attention(self.reader)  # the encoder's model does it itself
+            self.prepared = Prepared(self.reader)
         check_width(encoder, hidden_size(self.reader))
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
@@ -128,7 +130,7 @@ class MemoryTrainingModel(nn.Module):
         with adapters_off(self.encoder.model):
             if batch.plain is None:
                 loss, count = answer_loss(
-                    self.reader, batch.question, prefixes, self.placeholder_id, self.loss_chunk
+                    self.prepared, batch.question, prefixes, self.injection, self.loss_chunk
                 )
             else:
                 loss, count = self._loss_beside_plain(batch.question, prefixes, batch.plain)
@@ -140,10 +142,10 @@ class MemoryTrainingModel(nn.Module):
         self, question: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], plain: Plain
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the answers; of some questions the divergence from the plain reader instead."""
-        logits, targets, rows = answer_logits(self.reader, question, prefixes, self.placeholder_id)
+        logits, targets, rows = answer_logits(self.prepared, question, prefixes, self.injection)
         with torch.no_grad():
             without = [None] * len(plain.rows)
-            said, same, _ = answer_logits(self.reader, plain.inputs, without, self.placeholder_id)
+            said, same, _ = answer_logits(self.prepared, plain.inputs, without, self.injection)
         theirs = torch.isin(rows, torch.tensor(plain.rows, device=rows.device))
         if not torch.equal(targets[theirs], same):
             raise ValueError("with and without items the labels differ: the chat template changes them")
@@ -171,31 +173,27 @@ class MemoryTrainingModel(nn.Module):
 
 
 def answer_loss(
-    reader: Any,
-    question: Mapping[str, Tensor],
-    prefixes: Sequence[Tensor | None],
-    placeholder_id: int | None = None,
+    reader: Prepared, question: Mapping[str, Tensor], memories: RowMemories, injection: Injection = PREFIX,
     chunk: int = 0,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Summed next-token cross-entropy over the labelled positions, and their number.
 
     Args:
         chunk: as `summed_cross_entropy`; the others as `answer_states`.
     """
-    hidden, targets, _ = answer_states(reader, question, prefixes, placeholder_id)
-    loss = summed_cross_entropy(reader.get_output_embeddings(), hidden, targets, chunk)
+    hidden, targets, _ = answer_states(reader, question, memories, injection)
+    head: Any = reader.model
+    loss = summed_cross_entropy(head.get_output_embeddings(), hidden, targets, chunk)
     return loss, torch.tensor(len(targets), device=targets.device)
 
 
 def answer_logits(
-    reader: Any,
-    question: Mapping[str, Tensor],
-    prefixes: Sequence[Tensor | None],
-    placeholder_id: int | None = None,
+    reader: Prepared, question: Mapping[str, Tensor], memories: RowMemories, injection: Injection = PREFIX
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What `answer_states` gives, with logits `(a, v)` instead of hidden states."""
-    hidden, targets, rows = answer_states(reader, question, prefixes, placeholder_id)
-    return reader.get_output_embeddings()(hidden), targets, rows
+    hidden, targets, rows = answer_states(reader, question, memories, injection)
+    head: Any = reader.model
+    return head.get_output_embeddings()(hidden), targets, rows
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

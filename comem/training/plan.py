@@ -14,11 +14,12 @@ from comem.backbones.hf import HFBackbone
 from comem.backbones.specs import BackboneSpec, resolve_backbone
 from comem.memory.lora import add_lora, trainable_count
 from comem.memory.qformer import QFormer, QFormerConfig
+from comem.memory.qformer_encoder import qformer_config
 from comem.training.collator import TrainingBatch
 from comem.training.data import TrainingExample, load_examples, select
 from comem.training.order import Order
 from comem.training.ranks import use_bf16
-from comem.training.run import build_collator, knowledge_format, qformer_config
+from comem.training.run import build_collator, knowledge_format
 from comem.training.settings import PlanOptions, TrainSettings
 
 

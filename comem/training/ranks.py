@@ -25,8 +25,6 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from comem.memory.fingerprint import keep_base_digest
-
 _BUCKET = 1 << 25  # numbers, 128 MiB in float32
 # accelerate's settings of FSDP that would do nothing here, or harm; and what to do instead
 _FSDP_OFF = {
@@ -201,7 +199,6 @@ def shard(model: nn.Module) -> None:
             "the base is quantised, and FSDP shards ordinary weights only: leave quantization empty, or "
             "train with whole bases (configs/accelerate/multi_gpu.yaml)"
         )
-    keep_base_digest(model)
     network: Any = model
     mesh = init_device_mesh(state().device.type, (state().num_processes,))
     free = parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", default=True)

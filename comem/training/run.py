@@ -6,10 +6,9 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,19 +19,17 @@ from comem.io.files import one_writer, write_json
 from comem.io.manifest import run_manifest
 from comem.io.progress import Progress, bar
 from comem.memory.checkpointing import enable_checkpointing
-from comem.memory.encoder import MemoryEncoder, hidden_size
+from comem.memory.encoder import ENCODERS, TrainableEncoder
+from comem.memory.injection import prefix
 from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
-from comem.memory.lora import LoraSettings
-from comem.memory.qformer import QFormerConfig, token_embedding_scale
-from comem.memory.serialization import load_weights, read_folder
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
-from comem.training.kernels import use_kernels
+from comem.training.kernels import apply_liger
 from comem.training.model import MemoryTrainingModel
 from comem.training.ranks import check_launch, on_main, shard, sharded, state, use_bf16
 from comem.training.run_folder import settle
-from comem.training.settings import QFormerSettings, TrainSettings
+from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer, TrainResult
 
 if TYPE_CHECKING:
@@ -46,7 +43,7 @@ def build_encoder(
     backbone: HFBackbone,
     checkpoint: Path | None = None,
     reader: HFBackbone | None = None,
-) -> MemoryEncoder:
+) -> TrainableEncoder:
     """The encoder on the backbone's own weights: from a checkpoint, from `init`, or fresh by the seed.
 
     What is trained is held in float32, also beside a bf16 base: steps of 5e-5 vanish in bf16.
@@ -59,18 +56,15 @@ def build_encoder(
             a Q-Former that writes for a reader of another width among them.
     """
     torch.manual_seed(settings.seed)
-    config = qformer_config(settings.qformer, backbone.model, reader.model if reader else None)
-    form = knowledge_format(settings, reader or backbone)
-    encoder = MemoryEncoder.new(backbone.model, backbone.processor, settings.lora, config, form)
-    encoder.elastic = settings.elastic
-    if settings.qformer.near_identity:
-        encoder.qformer.start_near_identity()
+    encoder: TrainableEncoder = ENCODERS["qformer"].build(
+        backbone, lora=settings.lora, qformer=settings.qformer, elastic=settings.elastic,
+        form=knowledge_format(settings, reader or backbone), reader=reader.model if reader else None,
+    )  # fmt: skip
     for parameter in encoder.trainable_parameters():
         parameter.data = parameter.data.float()
     source = checkpoint or (Path(settings.init) if settings.init else None)
     if source is not None:
-        _check_sizes(source, settings, encoder.qformer.config)
-        load_weights(encoder, source)
+        encoder.load_weights(source)
     return encoder
 
 
@@ -81,44 +75,6 @@ def knowledge_format(settings: TrainSettings, reader: HFBackbone) -> KnowledgeFo
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         picture_prompt=PICTURE_PROMPT if wanted else None,
-    )
-
-
-def _check_sizes(source: Path, settings: TrainSettings, wanted: QFormerConfig) -> None:
-    """Refuse a folder whose trained parts are of other sizes, before a tensor is touched."""
-    about = read_folder(source).about
-    lora, qformer = LoraSettings(**(about["lora"] or {})), QFormerConfig(**about["qformer"])
-    if (lora.rank, lora.alpha) != (settings.lora.rank, settings.lora.alpha):
-        raise ValueError(f"{source} holds {lora}, the settings ask for {settings.lora}; set them alike")
-    if qformer.width_out != wanted.width_out:
-        raise ValueError(
-            f"{source} writes memories of width {qformer.width_out}, the reader reads {wanted.width_out}: "
-            "set `reader` to the model that it was trained for, or start without `init`"
-        )
-    if _sizes(qformer) != _sizes(wanted):
-        raise ValueError(f"{source} holds {qformer}, the settings ask for {wanted}; set them alike")
-
-
-def _sizes(config: QFormerConfig) -> QFormerConfig:
-    """What a Q-Former's tensors show: the output scale's start value does not, that it has one does."""
-    return replace(config, output_size=None, output_scale=None if config.output_scale is None else 1.0)
-
-
-def qformer_config(settings: QFormerSettings, model: Any, reader: Any = None) -> QFormerConfig:
-    """The Q-Former's sizes: the model's width in, the reader's out, its output scale as a number."""
-    reader = model if reader is None else reader
-    width, scale = hidden_size(reader), settings.output_scale
-    if scale == "auto":
-        scale = token_embedding_scale(reader.get_input_embeddings())
-    return QFormerConfig(
-        hidden_size(model),
-        num_queries=settings.num_queries,
-        depth=settings.depth,
-        heads=settings.heads,
-        ff_mult=settings.ff_mult,
-        shared=settings.shared,
-        output_size=None if width == hidden_size(model) else width,
-        output_scale=scale,
     )
 
 
@@ -138,7 +94,7 @@ def build_collator(
         ValueError: `wrong_items` beside a memory of the question's own picture, which would be learned to be
             overlooked with them.
     """
-    if settings.wrong_items and form.reads_pictures:
+    if settings.wrong_items and form.reads_images:
         raise ValueError(
             "wrong_items with a reader that gets the question's picture as memory: what it says without any "
             "memory knows nothing of the picture; set wrong_items=0, or question_picture=none"
@@ -150,7 +106,7 @@ def build_collator(
         tokenizer=chat.tokenizer,
         max_items=settings.max_items,
         max_tokens=min(settings.max_tokens, _context(reader or backbone)),
-        picture_memory=form.reads_pictures,
+        picture_memory=form.reads_images,
     )
 
 
@@ -191,22 +147,25 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
         reader = load(settings.reader) if settings.reader else backbone
         encoder = build_encoder(settings, backbone, resume, reader)
         _check_something_to_encode(settings, examples, encoder)
+        if sharded():
+            encoder.base_digest(keep=True)
         for network in {id(b.model): b.model for b in (backbone, reader)}.values():
             if settings.checkpointing:
                 enable_checkpointing(network)
             if sharded():
                 shard(network)
-            use_kernels(network, settings.liger)  # last: it asks where the weights are
-        model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id, settings.loss_chunk)
-        collator = build_collator(settings, backbone, encoder.form, reader)
+            if settings.liger:
+                apply_liger(network)
+        model = MemoryTrainingModel(encoder, reader.model, prefix(reader), settings.loss_chunk)
+        collator = build_collator(settings, backbone, knowledge_format(settings, reader), reader)
         return Trainer(settings, model, collator, examples, asked, reader, resume).run(progress)
 
 
 def _check_something_to_encode(
-    settings: TrainSettings, examples: Sequence[TrainingExample], encoder: MemoryEncoder
+    settings: TrainSettings, examples: Sequence[TrainingExample], encoder: TrainableEncoder
 ) -> None:
     """Refuse questions from which no memory can be learned: without items, all of them."""
-    pictures = encoder.form.reads_pictures
+    pictures = encoder.reads_images
     if not any(example.items or (pictures and example.images) for example in examples):
         raise ValueError(
             f"no question of {settings.data} has a knowledge item, so no memory can be learned: add "

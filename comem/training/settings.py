@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from comem.config import DryRun, option
-from comem.memory.settings import LoraSettings
-from comem.memory.settings import QFormerSettings as QFormerSettings
+from comem.memory.settings import LoraSettings, QFormerSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
 

@@ -70,7 +70,8 @@ def evaluate(
             asking = [known[identifier] for identifier in batch.ids]
             prefixes = model.prefixes(batch.items, batch.rows)
             with adapters_off(model.encoder.model):
-                answers = backbone.generate([e.messages(last_answer=False) for e in asking], prefixes)
+                chats = [e.messages(last_answer=False) for e in asking]
+                answers = backbone.generate(chats, prefixes, injection=model.injection)
             right += sum(is_right(a.text, e.answers) for a, e in zip(answers, asking, strict=True))
     model.train(was_training)
     metrics = {"eval_loss": loss / max(tokens, 1), "eval_examples": float(asked)}

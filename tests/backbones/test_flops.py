@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from comem.backbones.flops import Flops, decoder, linear, output_layer, qformer, vision_tower
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormer, QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder
 
 RANK = 4
 
@@ -60,7 +60,7 @@ def test_a_forward_pass(model: Any, grid: list[int]) -> None:
 def test_training_an_encoder(model: Any) -> None:
     """LoRA and Q-Former trained, the rest frozen: forward and backward of one item."""
     config = QFormerConfig(64, num_queries=4, depth=3, heads=4)
-    encoder = MemoryEncoder.new(model, None, LoraSettings(RANK, 8, 0.0), config)
+    encoder = QFormerEncoder.new(model, None, LoraSettings(RANK, 8, 0.0), config)
     grid, tokens = [1, 12, 20], 90
     text, vision = model.config.get_text_config(), model.config.vision_config
     parts = (decoder(text, tokens, rank=RANK), vision_tower(vision, grid, RANK), qformer(config, tokens))

@@ -12,8 +12,10 @@ import torch
 
 from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
+from comem.backbones.positions import free_ids
 from comem.backbones.specs import BACKBONES, BackboneError, BackboneSpec
 from comem.io.images import ImageError
+from comem.memory.injection import PREFIX
 from comem.types import ImageRef, Message
 
 SHORT = GenerationConfig(max_new_tokens=6)
@@ -84,22 +86,24 @@ def test_pixel_limits(backbone: HFBackbone, small_image: Any) -> None:
 def test_memory_in_a_batch(backbone: HFBackbone, small_image: Any) -> None:
     chats = [chat(small_image(56, 56, i), f"question {i}?") for i in range(3)]
     prefixes = [torch.randn(8, 64), None, torch.randn(24, 64)]
-    answers = backbone.generate(chats, prefixes, SHORT)
+    answers = backbone.generate(chats, prefixes, SHORT, injection=PREFIX)
     assert [a.context_tokens for a in answers] == [8, 0, 24]
     lengths = [backbone.process([c])["input_ids"].shape[1] for c in chats]
     assert [a.prompt_tokens for a in answers] == [n + m for n, m in zip(lengths, (8, 0, 24), strict=True)]
     for c, prefix, answer in zip(chats, prefixes, answers, strict=True):
-        assert backbone.generate([c], [prefix], SHORT)[0].text == answer.text
+        assert backbone.generate([c], [prefix], SHORT, injection=PREFIX)[0].text == answer.text
     assert answers[0].text != backbone.generate([chats[0]], None, SHORT)[0].text
     assert all(a.seconds > 0 for a in answers)
 
 
 def test_memory_is_converted_to_the_models_dtype(backbone: HFBackbone) -> None:
     prefix = torch.randn(8, 64).bfloat16()
-    low, full = (backbone.generate([chat("x")], [p], SHORT)[0] for p in (prefix, prefix.float()))
+    low, full = (
+        backbone.generate([chat("x")], [p], SHORT, PREFIX)[0] for p in (prefix, prefix.float())
+    )
     assert low.text == full.text
     with pytest.raises(ValueError, match="another width"):
-        backbone.generate([chat("x")], [torch.randn(8, 32)], SHORT)
+        backbone.generate([chat("x")], [torch.randn(8, 32)], SHORT, injection=PREFIX)
 
 
 def test_greedy_ignores_the_models_own_sampling(backbone: HFBackbone) -> None:
@@ -142,8 +146,8 @@ def test_text_receiver(tiny_qwen2: Any, tiny_processor: Any, small_image: Any) -
     assert "pixel_values" not in receiver.process([chat(small_image(), "x")])
     chats = [chat(small_image(), "long question"), chat("x")]
     prefixes = [torch.randn(8, 64), None]
-    answers = receiver.generate(chats, prefixes, SHORT)
-    alone = [receiver.generate([c], [p], SHORT)[0].text for c, p in zip(chats, prefixes, strict=True)]
+    answers = receiver.generate(chats, prefixes, SHORT, injection=PREFIX)
+    alone = [receiver.generate([c], [p], SHORT, PREFIX)[0].text for c, p in zip(chats, prefixes, strict=True)]
     assert [a.text for a in answers] == alone
 
 
@@ -153,7 +157,7 @@ def test_what_a_row_forbids(backbone: HFBackbone, small_image: Any) -> None:
         one_image.process([chat(small_image(), small_image())])
     no_memory = replace(backbone, spec=replace(backbone.spec, soft_prefix=False))
     with pytest.raises(BackboneError, match="takes no memory"):
-        no_memory.generate([chat("x")], [torch.zeros(8, 64)])
+        no_memory.generate([chat("x")], [torch.zeros(8, 64)], injection=PREFIX)
     assert no_memory.generate([chat("x")], [None], SHORT)
 
 
@@ -163,7 +167,7 @@ def test_bad_conversations(backbone: HFBackbone, tmp_path: Path) -> None:
         backbone.process([])
     with pytest.raises(ImageError, match="absent.png"):
         backbone.generate([chat(ImageRef(str(tmp_path / "absent.png")))])
-    with pytest.raises(ValueError, match="2 prefixes for 1 rows"):
+    with pytest.raises(ValueError, match="2 memories for 1 rows"):
         backbone.generate([chat("x")], [None, None])
 
 
@@ -190,7 +194,7 @@ def test_load_a_folder(
 
 
 def test_placeholder_ids(backbone: HFBackbone) -> None:
-    assert backbone.placeholder_id == 287  # a spare row
+    assert free_ids(backbone.model, backbone.processor) == [287]  # a spare row
 
     class Full:
         """A model whose table has no row to spare."""
@@ -198,7 +202,7 @@ def test_placeholder_ids(backbone: HFBackbone) -> None:
         def get_input_embeddings(self) -> torch.nn.Embedding:
             return torch.nn.Embedding(271, 64)
 
-    assert HFBackbone(backbone.spec, Full(), backbone.processor).placeholder_id == 256 + 14  # <|fim_pad|>
+    assert free_ids(Full(), backbone.processor)[0] == 256 + 14  # <|fim_pad|>
 
 
 def test_offline_names_the_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,11 @@ from torch import Tensor
 from comem.backbones.packing import (
     ATTENTION,
     Segments,
-    is_packing,
     pack,
-    pack_attention,
     packed_attention,
-    takes_packed,
 )
 from comem.backbones.positions import with_positions
+from comem.backbones.prepared import Prepared
 from comem.memory.items import KnowledgeFormat, item_inputs
 from comem.types import KnowledgeItem
 from tests.conftest import build_tiny_qwen2, build_tiny_qwen2_5_vl, build_tiny_qwen2_vl
@@ -41,11 +39,12 @@ def test_packed_equals_padded(build: Any, tiny_processor: Any, items: list[Knowl
     real = inputs["attention_mask"].bool()
     with torch.no_grad():
         padded = model.base_model(**inputs, use_cache=False).last_hidden_state[real]
-        assert pack_attention(model) and is_packing(model)
-        packed, rows = pack(inputs)
-        assert packed["input_ids"].shape == (1, int(real.sum())) and "attention_mask" not in packed
-        found = model.base_model(**packed, use_cache=False, segments=rows).last_hidden_state[0]
-        again = model.base_model(**inputs, use_cache=False).last_hidden_state[real]
+        with Prepared(model) as prepared:
+            assert prepared.packs and prepared.active
+            packed, rows = pack(inputs)
+            assert packed["input_ids"].shape == (1, int(real.sum())) and "attention_mask" not in packed
+            found = model.base_model(**packed, use_cache=False, segments=rows).last_hidden_state[0]
+            again = model.base_model(**inputs, use_cache=False).last_hidden_state[real]
     torch.testing.assert_close(found, padded, atol=2e-5, rtol=1e-5)
     torch.testing.assert_close(again, padded, atol=2e-5, rtol=1e-5)  # padded batches go on as before
 
@@ -53,11 +52,10 @@ def test_packed_equals_padded(build: Any, tiny_processor: Any, items: list[Knowl
 def test_rows_do_not_see_each_other(tiny_processor: Any, items: list[KnowledgeItem]) -> None:
     """A row's hidden states are the same whatever is packed beside it."""
     model = build_tiny_qwen2_5_vl()
-    pack_attention(model)
 
     def hidden(chosen: list[KnowledgeItem]) -> Tensor:
         packed, rows = pack(with_positions(model, item_inputs(chosen, tiny_processor, KnowledgeFormat())))
-        with torch.no_grad():
+        with torch.no_grad(), Prepared(model):
             out = model.base_model(**packed, use_cache=False, segments=rows).last_hidden_state[0]
         return out[: rows.lengths[0]]
 
@@ -77,9 +75,11 @@ def test_gradients_of_packed_rows(tiny_processor: Any, items: list[KnowledgeItem
         return weight.grad.clone()
 
     padded = gradient(lambda: model.base_model(**inputs, use_cache=False).last_hidden_state[real])
-    pack_attention(model)
     packed, rows = pack(inputs)
-    found = gradient(lambda: model.base_model(**packed, use_cache=False, segments=rows).last_hidden_state[0])
+    with Prepared(model):
+        found = gradient(
+            lambda: model.base_model(**packed, use_cache=False, segments=rows).last_hidden_state[0]
+        )
     torch.testing.assert_close(found, padded, rtol=1e-4, atol=1e-4 * float(padded.abs().max()))
 
 
@@ -113,15 +113,17 @@ def test_padded_pixels_of_the_same_leading_shape_are_not_packed() -> None:
 
 
 def test_only_models_whose_attention_can_be_swapped(tiny_qwen2: Any) -> None:
-    assert not takes_packed(tiny_qwen2) and not pack_attention(tiny_qwen2)  # plain positions
+    assert not Prepared(tiny_qwen2).packs  # plain positions
     model = build_tiny_qwen2_5_vl()
     model.set_attn_implementation("eager")
-    assert not pack_attention(model) and not is_packing(model)
+    with Prepared(model) as prepared:
+        assert not prepared.packs and model.config.text_config._attn_implementation == "eager"
     other = build_tiny_qwen2_5_vl()
-    assert pack_attention(other) and pack_attention(other)
-    assert other.config._attn_implementation == "sdpa"  # `generate` looks at the top config
-    assert other.config.text_config._attn_implementation == ATTENTION
-    assert ATTENTION not in str(other.config.to_json_string())  # no saved config names it
+    with Prepared(other), Prepared(other):
+        assert other.config._attn_implementation == "sdpa"  # `generate` looks at the top config
+        assert other.config.text_config._attn_implementation == ATTENTION
+        assert ATTENTION not in str(other.config.to_json_string())  # no saved config names it
+    assert other.config.text_config._attn_implementation == "sdpa"
     assert build_tiny_qwen2().config._attn_implementation == "sdpa"
 
 

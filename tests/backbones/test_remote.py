@@ -144,7 +144,7 @@ def test_no_memory(name: str) -> None:
         reader.generate([[Message("user", ("x",))]], [torch.zeros(8, 32)])
     with pytest.raises(BackboneError, match="takes no memory"):
         MODES["comem"](reader, bank=MemoryBank(torch.zeros(1, 8, 32), ("a",), "f"))
-    with pytest.raises(BackboneError, match="cannot be had"):
+    with pytest.raises(BackboneError, match="cannot be reached"):
         MODES["vlm_as_memory"](reader)
     with pytest.raises(BackboneError, match="takes no memory"):
         reader.process([[Message("user", ("x",))]])

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone
-from comem.backbones.keys_values import KVMemory, default_layers, join, kv_prefix, read_items, rotate
 from comem.backbones.positions import decoder_layers, forget_positions, memory_layers
-from comem.backbones.soft_prefix import soft_prefix
 from comem.backbones.specs import BACKBONES, BackboneError
+from comem.memory.injection import PREFIX
+from comem.memory.injection.keys_values import KeysValues, KVMemory, default_layers, join, read_items, rotate
 from comem.types import ImageRef, Message
 
 SHORT = GenerationConfig(max_new_tokens=5)
@@ -120,8 +120,8 @@ def test_text_cannot_forge_structure(backbone: HFBackbone, small_image: Any) -> 
 def test_memory_in_a_batch(backbone: HFBackbone, small_image: Any) -> None:
     chats = [chat(small_image(56, 56, 1), "What?"), chat(small_image(84, 56, 2), "Where is it?"), chat("no")]
     prefixes = [torch.randn(8, 32), None, torch.randn(24, 32)]
-    answers = backbone.generate(chats, prefixes, SHORT)
-    alone = [backbone.generate([c], [p], SHORT)[0] for c, p in zip(chats, prefixes, strict=True)]
+    answers = backbone.generate(chats, prefixes, SHORT, injection=PREFIX)
+    alone = [backbone.generate([c], [p], SHORT, PREFIX)[0] for c, p in zip(chats, prefixes, strict=True)]
     without = backbone.generate(chats, None, SHORT)
     assert [a.text for a in answers] == [a.text for a in alone]
     assert [a.text == w.text for a, w in zip(answers, without, strict=True)] == [False, True, False]
@@ -135,7 +135,8 @@ def test_papers_sampling_with_memory(backbone: HFBackbone, small_image: Any) -> 
         chat("x"),
         *([chat(small_image(), "x")] if backbone.spec.name != "llama_3_2_vision" else []),
     ):
-        first, again = (backbone.generate([question], [torch.ones(8, 32)], sampling)[0] for _ in range(2))
+        memory = torch.ones(8, 32)
+        first, again = (backbone.generate([question], [memory], sampling, PREFIX)[0] for _ in range(2))
         assert first.text == again.text
 
 
@@ -167,7 +168,7 @@ def test_soft_prefix_equals_concatenated_embeddings(name: str, small_image: Any)
     with torch.no_grad():
         hidden = model.get_decoder()(inputs_embeds=torch.cat([memory[None], embeddings], 1)).last_hidden_state
         expected = model.get_output_embeddings()(hidden)[:, 8:]
-    with soft_prefix(model, inputs, [memory]) as extended:
+    with PREFIX.attach(model, inputs, [memory]) as extended:
         found = logits(backbone, extended)[:, 8:]
     assert_close(found, expected)
     assert (found - plain).abs().max() > 0.1 * plain.abs().max()
@@ -182,7 +183,7 @@ def test_soft_prefix_shifts_positions(name: str, small_image: Any) -> None:
     with noted(model.get_decoder().rotary_emb, plain):
         logits(backbone, inputs)
     memory = [torch.randn(8, 32)]
-    with soft_prefix(model, inputs, memory) as extended, noted(model.get_decoder().rotary_emb, shifted):
+    with PREFIX.attach(model, inputs, memory) as extended, noted(model.get_decoder().rotary_emb, shifted):
         logits(backbone, extended)
     native, found = (kwargs.get("position_ids", kwargs.get("arg1")) for kwargs in (plain, shifted))
     assert torch.equal(found[..., 8:], native + 8)
@@ -261,7 +262,7 @@ def test_kv_memory_equals_the_ordinary_prompt(
     with implementation(model, attention):
         memory = join(model, read_items(model, item, layers))
         plain = logits(backbone, question)
-        with kv_prefix(model, [memory]):
+        with KeysValues().attach(model, {}, [memory]):
             found = logits(backbone, question)
         assert torch.equal(logits(backbone, question), plain)  # no hook is left
     assert len(memory) == split and memory.layers == tuple(layers)
@@ -318,8 +319,9 @@ def test_kv_memories_in_a_batch(backbone: HFBackbone, small_image: Any) -> None:
     long, short = read_items(model, batch, memory_layers(model))
     memories = [join(model, [long, short]), None, join(model, [long])]
     chats = [chat(small_image(56, 56, 1), "What?"), chat(small_image(84, 56, 2), "Where is it?"), chat("no")]
-    answers = backbone.generate(chats, None, SHORT, memories)
-    alone = [backbone.generate([c], None, SHORT, [m])[0] for c, m in zip(chats, memories, strict=True)]
+    way = KeysValues()
+    answers = backbone.generate(chats, memories, SHORT, way)
+    alone = [backbone.generate([c], [m], SHORT, way)[0] for c, m in zip(chats, memories, strict=True)]
     without = backbone.generate(chats, None, SHORT)
     assert [a.text for a in answers] == [a.text for a in alone]
     assert [a.text == w.text for a, w in zip(answers, without, strict=True)] == [False, True, False]
@@ -394,11 +396,11 @@ def test_wrong_memories(memories: Callable[[], list[KVMemory]], message: str) ->
     backbone = built("qwen2_5")
     inputs = backbone.process([chat("x")])
     before = logits(backbone, inputs)
-    with pytest.raises(ValueError, match=message), kv_prefix(backbone.model, memories()):
+    with pytest.raises(ValueError, match=message), KeysValues().attach(backbone.model, {}, memories()):
         logits(backbone, inputs)
     assert torch.equal(logits(backbone, inputs), before)  # hooks are removed on errors, too
     with pytest.raises(ValueError, match="2 memories for 1 rows"):
-        backbone.generate([chat("x")], kv=[None, None])
+        backbone.generate([chat("x")], [None, None], injection=KeysValues())
     with pytest.raises(ValueError, match="no memories to join"):
         join(backbone.model, [])
 
@@ -408,7 +410,8 @@ def test_attention_without_masks_is_refused() -> None:
     memory, config = text_memory(), backbone.model.get_decoder().config
     before, config._attn_implementation = config._attn_implementation, "flash_attention_2"
     try:
-        with pytest.raises(ValueError, match="attn='sdpa'"), kv_prefix(backbone.model, [memory]):
+        attached = KeysValues().attach(backbone.model, {}, [memory])
+        with pytest.raises(ValueError, match="attn='sdpa'"), attached:
             pass
     finally:
         config._attn_implementation = before

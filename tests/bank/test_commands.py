@@ -25,9 +25,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import Qwen2_5_VLForConditionalGeneration
 
     from comem.backbones.hf import load_backbone
-    from comem.memory.encoder import MemoryEncoder
     from comem.memory.lora import LoraSettings
     from comem.memory.qformer import QFormerConfig
+    from comem.memory.qformer_encoder import QFormerEncoder
     from tools.toy.backbone import build_config, build_processor
     from tools.toy.tokenizer import build_tokenizer
 
@@ -39,7 +39,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_processor(tokenizer).save_pretrained(folder)
     backbone = load_backbone(folder)
     qformer = QFormerConfig(128, depth=1, heads=2, dim_head=8)
-    MemoryEncoder.new(backbone.model, backbone.processor, LoraSettings(rank=2), qformer).save(
+    QFormerEncoder.new(backbone.model, backbone.processor, LoraSettings(rank=2), qformer).save(
         folder.parent / "encoder"
     )
     return folder

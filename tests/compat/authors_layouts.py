@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import lora_state
 from comem.memory.qformer import QFormer, QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder
 
 #: Heads and depth leave no trace in the files: theirs are 16 and 8.
 THEIR_QFORMER = QFormerConfig(64, heads=16, depth=8)
@@ -75,7 +75,7 @@ def their_config(config: Any) -> dict[str, Any]:
 
 
 def run_folder(
-    folder: Path, encoder: MemoryEncoder, qformer: QFormer, first: QFormer | None = None,
+    folder: Path, encoder: QFormerEncoder, qformer: QFormer, first: QFormer | None = None,
     reader_trained: bool = False, in_rest: bool = False,
 ) -> Path:  # fmt: skip
     """Layout C as peft writes it: LoRA of encoder and reader, and the Q-Former with the copy of its start.

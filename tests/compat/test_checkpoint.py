@@ -14,8 +14,8 @@ from torch import Tensor
 
 from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import AS_RELEASED, CompatOptions, load_authors_checkpoint, order_memory
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import lora_state
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 
 Change = Callable[[dict[str, Tensor]], dict[str, Tensor]]
@@ -116,7 +116,7 @@ def test_half_written_and_unknown_family(golden_dir: Path, tmp_path: Path) -> No
 
 
 @pytest.fixture()
-def run_folder(encoder: MemoryEncoder, tmp_path: Path) -> Path:
+def run_folder(encoder: QFormerEncoder, tmp_path: Path) -> Path:
     """Layout C as peft writes it, from an encoder of ours."""
     tensors = {}
     for name, tensor in lora_state(encoder.model).items():
@@ -133,7 +133,7 @@ def run_folder(encoder: MemoryEncoder, tmp_path: Path) -> Path:
 def test_layout_c(
     make_encoder: Any,
     run_folder: Path,
-    encoder: MemoryEncoder,
+    encoder: QFormerEncoder,
     tiny_qwen2_5_vl: Any,
     items: list[KnowledgeItem],
     tiny_processor: Any,

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from comem.backbones.hf import load_backbone
 from comem.cli import main
 from comem.io.tensors import read_tensors
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 from tests.compat.authors_layouts import merged, run_folder, their_qformer
 from tests.conftest import build_tiny_qwen2
@@ -23,7 +23,7 @@ def convert(*words: object) -> int:
     return main(["convert", *map(str, words)])
 
 
-def assert_equal_memory(one: MemoryEncoder, other: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def assert_equal_memory(one: QFormerEncoder, other: QFormerEncoder, items: list[KnowledgeItem]) -> None:
     found, expected = (encoder.encode(items).embeddings for encoder in (one, other))
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
@@ -44,7 +44,7 @@ def test_golden_memory_comes_out_of_the_converted_folder(
     assert "A: merged, with Q-Former and reader" in capsys.readouterr().out
     assert convert(golden_dir / family, tmp_path / "encoder", "--reader", tmp_path / "reader") == 0
     assert "add the base's files" in capsys.readouterr().out
-    encoder = MemoryEncoder.load(tmp_path / "encoder", processor=object()).eval()
+    encoder = QFormerEncoder.load(tmp_path / "encoder", processor=object()).eval()
     golden = read_tensors(golden_dir / family / "case_k3.safetensors")
     names = ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")
     inputs = {name: golden[f"knowledge_{name}"] for name in names}
@@ -69,9 +69,9 @@ def test_layout_a_with_its_base(
     words = ("--base", base_folder, "--reader", tmp_path / "reader", "--max-pixels", 4 * 28 * 28)
     assert convert(source, tmp_path / "ours", *words) == 0
     assert "reader    equal to the base in" in capsys.readouterr().out
-    loaded = MemoryEncoder.load(tmp_path / "ours")
+    loaded = QFormerEncoder.load(tmp_path / "ours")
     assert loaded.form.max_pixels == 4 * 28 * 28 and loaded.lora is None
-    expected = MemoryEncoder(encoder, loaded.processor, qformer, None, loaded.form).eval()
+    expected = QFormerEncoder(encoder, loaded.processor, qformer, None, loaded.form).eval()
     torch.testing.assert_close(
         loaded.encode(items).embeddings, expected.encode(items).embeddings, atol=1e-5, rtol=0
     )
@@ -97,7 +97,7 @@ def test_layout_a_of_a_text_reader(
 
 @pytest.mark.parametrize(("fold", "in_rest"), [(False, False), (True, True)])
 def test_layout_c(
-    base_folder: Path, encoder: MemoryEncoder, items: list[KnowledgeItem], tmp_path: Path, fold: bool,
+    base_folder: Path, encoder: QFormerEncoder, items: list[KnowledgeItem], tmp_path: Path, fold: bool,
     in_rest: bool, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     qformer = their_qformer()
@@ -108,15 +108,15 @@ def test_layout_c(
     shown = capsys.readouterr().out
     assert "C: raw run folder" in shown and "(C3)" in shown and "trained: " in shown
     assert (tmp_path / "ours" / "adapter.safetensors").exists() != fold
-    loaded = MemoryEncoder.load(tmp_path / "ours")
-    expected = MemoryEncoder(encoder.model, loaded.processor, qformer, encoder.lora, loaded.form).eval()
+    loaded = QFormerEncoder.load(tmp_path / "ours")
+    expected = QFormerEncoder(encoder.model, loaded.processor, qformer, encoder.lora, loaded.form).eval()
     torch.testing.assert_close(
         loaded.encode(items).embeddings, expected.encode(items).embeddings, atol=1e-5, rtol=0
     )
 
 
 def test_refusals_come_with_the_remedy(
-    tiny_qwen2_5_vl: Any, encoder: MemoryEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_qwen2_5_vl: Any, encoder: QFormerEncoder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     base_model = tiny_qwen2_5_vl
     plain = merged(tmp_path / "b", base_model, base_model, None)

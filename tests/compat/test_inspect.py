@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comem.compat.inspect import inspect_checkpoint
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from tests.compat.authors_layouts import merged, run_folder, their_qformer
 
 
@@ -47,7 +47,9 @@ def test_reader_and_encoder_against_the_base(base_model: Any, tmp_path: Path) ->
     assert "have no counterpart there" in inspect_checkpoint(folder, other).reader
 
 
-def test_a_qformer_that_was_not_trained(tiny_qwen2_5_vl: Any, encoder: MemoryEncoder, tmp_path: Path) -> None:
+def test_a_qformer_that_was_not_trained(
+    tiny_qwen2_5_vl: Any, encoder: QFormerEncoder, tmp_path: Path
+) -> None:
     fresh = their_qformer(trained=False)
     found = inspect_checkpoint(merged(tmp_path / "a", tiny_qwen2_5_vl, tiny_qwen2_5_vl, fresh))
     assert found.qformer == "NOT trained: its norms are as they start, weights 1 and biases 0"
@@ -57,7 +59,7 @@ def test_a_qformer_that_was_not_trained(tiny_qwen2_5_vl: Any, encoder: MemoryEnc
     assert found.qformer == "trained: 18 of 18 tensors differ from the copy of its start"
 
 
-def test_a_raw_run_folder(encoder: MemoryEncoder, tmp_path: Path) -> None:
+def test_a_raw_run_folder(encoder: QFormerEncoder, tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "c", encoder, their_qformer(), reader_trained=True)
     found = inspect_checkpoint(folder)
     layers = found.tensors["encoder"] // 2
@@ -68,7 +70,7 @@ def test_a_raw_run_folder(encoder: MemoryEncoder, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_converted_says_why(
-    tiny_qwen2_5_vl: Any, encoder: MemoryEncoder, tmp_path: Path
+    tiny_qwen2_5_vl: Any, encoder: QFormerEncoder, tmp_path: Path
 ) -> None:
     found = inspect_checkpoint(merged(tmp_path / "b", tiny_qwen2_5_vl, tiny_qwen2_5_vl, None))
     assert found.layout == "B" and found.qformer == "none" and "C2" in found.refusal

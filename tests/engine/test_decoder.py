@@ -10,9 +10,9 @@ from torch import Tensor
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
-from comem.backbones.packing import pack_attention
-from comem.engine.cache import SlotCache
+from comem.engine.buffers import SlotCache
 from comem.engine.decoder import Decoder, Generated
+from comem.memory.injection import PREFIX
 from comem.types import Message
 from tests.conftest import build_tiny_qwen2_5_vl
 
@@ -20,7 +20,6 @@ LONG = 20
 
 
 def decoder_for(backbone: HFBackbone, **options: Any) -> Decoder:
-    pack_attention(backbone.model)
     return Decoder(backbone.model, backbone.processor.tokenizer.pad_token_id, **options)
 
 
@@ -30,21 +29,19 @@ def decode(
 ) -> Generated:  # fmt: skip
     inputs = backbone.process(batch)
     sizes = [0 if memory is None else len(memory) for memory in memories]
-    prompt = decoder.prepare(inputs, sizes, backbone.free_id(inputs["input_ids"]))
+    prompt = decoder.prepare(inputs, sizes, PREFIX)
     return decoder.generate(prompt, memories, tokens, stop)
 
 
 def reference(backbone: HFBackbone, chat: list[Message], memory: Tensor | None) -> list[int]:
     """transformers' own tokens for one question, no end token: always LONG of them."""
-    from comem.backbones.soft_prefix import soft_prefix
-
     inputs = backbone.process([chat])
     decoding = {
         **GenerationConfig(max_new_tokens=LONG).arguments(),
         "eos_token_id": None,
         "pad_token_id": 256,
     }
-    with torch.no_grad(), soft_prefix(backbone.model, inputs, [memory]) as extended:
+    with torch.no_grad(), PREFIX.attach(backbone.model, inputs, [memory]) as extended:
         tokens = backbone.model.generate(**extended, **decoding)
     return tokens[0, extended["input_ids"].shape[1] :].tolist()
 
@@ -182,11 +179,11 @@ def test_recorded_passes_at_fixed_addresses_give_the_same_tokens(
 
 def test_refusals(backbone: HFBackbone, conversations: list[list[Message]], tiny_qwen2: Any) -> None:
     with pytest.raises(ValueError, match="attention can be packed"):
-        Decoder(tiny_qwen2)
+        Decoder(tiny_qwen2).generate(None, [], 1)  # type: ignore[arg-type]
     eager = build_tiny_qwen2_5_vl()
     eager.set_attn_implementation("eager")
     with pytest.raises(ValueError, match="attention can be packed"):
-        Decoder(eager)
+        Decoder(eager).generate(None, [], 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stop tokens"):
         decode(decoder_for(backbone), backbone, conversations[:1], [None], stop=tuple(range(9)))
     from comem.backbones.packing import Segments

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from comem.backbones.base import GREEDY, PAPER_SAMPLING, GenerationConfig
+from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone
 from comem.bank.serve import LiveBank
 from comem.engine import Engine
 from comem.engine.backbone import EngineBackbone, fast
 from comem.memory.bank import MemoryBank
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.modes.base import Mode
 from comem.modes.baseline import BaselineMode
 from comem.modes.comem import ComemMode
@@ -27,9 +27,9 @@ Questions = list[tuple[Example, RetrievedContext | None]]
 
 
 @pytest.fixture(scope="module")
-def encoder(backbone: HFBackbone) -> MemoryEncoder:
+def encoder(backbone: HFBackbone) -> QFormerEncoder:
     torch.manual_seed(3)
-    encoder = MemoryEncoder.new(backbone.model, backbone.processor)
+    encoder = QFormerEncoder.new(backbone.model, backbone.processor)
     for parameter in encoder.trainable_parameters():  # LoRA's B starts at zero: give it something to say
         torch.nn.init.normal_(parameter, std=0.05)
     return encoder.eval()
@@ -63,7 +63,7 @@ def told(engine: Engine, questions: Questions) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_every_mode_answers_as_alone(
-    backbone: HFBackbone, encoder: MemoryEncoder, questions: Questions, batch_size: int
+    backbone: HFBackbone, encoder: QFormerEncoder, questions: Questions, batch_size: int
 ) -> None:
     for build in (BaselineMode, RagMode, ComemMode):
         options = {"encoder": encoder} if build is ComemMode else {}
@@ -72,7 +72,7 @@ def test_every_mode_answers_as_alone(
 
 
 def test_bank_equals_fresh_and_never_asks_the_encoder(
-    backbone: HFBackbone, encoder: MemoryEncoder, questions: Questions, items: list[KnowledgeItem]
+    backbone: HFBackbone, encoder: QFormerEncoder, questions: Questions, items: list[KnowledgeItem]
 ) -> None:
     bank = encoder.encode(items)
     fresh = told(Engine(ComemMode(backbone, generation=SHORT, encoder=encoder)), questions)
@@ -82,16 +82,16 @@ def test_bank_equals_fresh_and_never_asks_the_encoder(
 
 
 def test_no_item_is_encoded_twice_and_a_batchs_missing_ones_in_one_call(
-    backbone: HFBackbone, encoder: MemoryEncoder, questions: Questions, monkeypatch: pytest.MonkeyPatch
+    backbone: HFBackbone, encoder: QFormerEncoder, questions: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    plain = MemoryEncoder.forward
+    plain = QFormerEncoder.forward
 
-    def counted(self: MemoryEncoder, inputs: dict[str, Any]) -> torch.Tensor:
+    def counted(self: QFormerEncoder, inputs: dict[str, Any]) -> torch.Tensor:
         calls.append(len(inputs["input_ids"]))
         return plain(self, inputs)
 
-    monkeypatch.setattr(MemoryEncoder, "forward", counted)
+    monkeypatch.setattr(QFormerEncoder, "forward", counted)
     engine = Engine(ComemMode(backbone, generation=SHORT, encoder=encoder), batch_size=3)
     first = told(engine, questions)
     assert sum(calls) == 6 and len(calls) <= 3  # six items, at most one call a batch
@@ -100,21 +100,21 @@ def test_no_item_is_encoded_twice_and_a_batchs_missing_ones_in_one_call(
 
 
 def test_inputs_are_made_ahead_once(
-    backbone: HFBackbone, encoder: MemoryEncoder, questions: Questions, monkeypatch: pytest.MonkeyPatch
+    backbone: HFBackbone, encoder: QFormerEncoder, questions: Questions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[tuple[str, ...]] = []
-    plain = MemoryEncoder.inputs
+    plain = QFormerEncoder.inputs
 
-    def noted(self: MemoryEncoder, items: Sequence[KnowledgeItem]) -> dict[str, torch.Tensor]:
+    def noted(self: QFormerEncoder, items: Sequence[KnowledgeItem]) -> dict[str, torch.Tensor]:
         made.append(tuple(item.id for item in items))
         return plain(self, items)
 
-    monkeypatch.setattr(MemoryEncoder, "inputs", noted)
+    monkeypatch.setattr(QFormerEncoder, "inputs", noted)
     told(Engine(ComemMode(backbone, generation=SHORT, encoder=encoder), batch_size=3), questions)
     assert sorted(sum(made, ())) == [f"i{n}" for n in range(6)]  # what was prepared is what was used
 
 
-def test_what_is_remembered_is_bounded(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def test_what_is_remembered_is_bounded(encoder: QFormerEncoder, items: list[KnowledgeItem]) -> None:
     memories = LiveBank(encoder, cache_items=2, items_per_call=2)
     whole = encoder.encode(items)
     torch.testing.assert_close(memories.of(items).embeddings, whole.embeddings, atol=1e-4, rtol=1e-4)
@@ -131,15 +131,13 @@ def test_other_decoding_and_other_memories_go_the_backbones_own_way(
     quick = fast(backbone)
     assert isinstance(quick, EngineBackbone) and fast(quick) is quick
     seen: list[GenerationConfig] = []
-    plain = HFBackbone.generate
+    plain = HFBackbone._answer
 
-    def noted(
-        self: HFBackbone, conversations: Any, prefixes: Any = None, config: Any = GREEDY, kv: Any = None
-    ) -> Any:
+    def noted(self: HFBackbone, conversations: Any, memories: Any, config: Any, injection: Any) -> Any:
         seen.append(config)
-        return plain(self, conversations, prefixes, config, kv)
+        return plain(self, conversations, memories, config, injection)
 
-    monkeypatch.setattr(HFBackbone, "generate", noted)
+    monkeypatch.setattr(HFBackbone, "_answer", noted)
     sampling = GenerationConfig(max_new_tokens=3, temperature=0.7, seed=1)
     told(Engine(BaselineMode(backbone, generation=sampling), batch_size=9), questions)
     told(Engine(VlmAsMemoryMode(backbone, generation=SHORT), batch_size=9), questions)

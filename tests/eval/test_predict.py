@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.memory.serialization import open_encoder
+from comem.memory.encoder import load_encoder
 from tests.eval.conftest import predictions, words
 
 
@@ -70,23 +70,23 @@ def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
     from comem.backbones.hf import load_backbone
 
     backbone = load_backbone(model)
-    encoder = open_encoder(model.parent / "encoder", backbone)
+    encoder = load_encoder(model.parent / "encoder", backbone)
     assert encoder.model is backbone.model
 
 
 def test_a_text_only_reader(world: Path, model: Path, tmp_path: Path) -> None:
     """Pictures reach it as memories, as the encoder's folder says; or as the authors lay them out."""
     from comem.backbones.hf import load_backbone
-    from comem.memory.encoder import MemoryEncoder
     from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat
     from comem.memory.lora import LoraSettings
     from comem.memory.qformer import QFormerConfig
+    from comem.memory.qformer_encoder import QFormerEncoder
 
     assert main(["toy", "text-reader", str(tmp_path / "text"), "--model", str(model)]) == 0
     base = load_backbone(model)
     form = KnowledgeFormat(picture_prompt=PICTURE_PROMPT)
     qformer = QFormerConfig(128, depth=1, heads=2, dim_head=8)
-    encoder = MemoryEncoder.new(base.model, base.processor, LoraSettings(rank=2), qformer, form)
+    encoder = QFormerEncoder.new(base.model, base.processor, LoraSettings(rank=2), qformer, form)
     encoder.save(tmp_path / "encoder")
     text, theirs = tmp_path / "text", ("--question-layout", "authors_llm")
 

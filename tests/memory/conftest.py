@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings, lora_state
 from comem.memory.qformer import QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 
-MakeEncoder = Callable[..., MemoryEncoder]
+MakeEncoder = Callable[..., QFormerEncoder]
 
 
 @pytest.fixture()
@@ -32,7 +32,7 @@ def tame(model: Any) -> Any:
 
 
 @torch.no_grad()
-def trained(encoder: MemoryEncoder) -> MemoryEncoder:
+def trained(encoder: QFormerEncoder) -> QFormerEncoder:
     """LoRA's B starts at zero: give it values, as a training would."""
     for name, tensor in lora_state(encoder.model).items():
         if ".lora_B." in name:
@@ -42,16 +42,16 @@ def trained(encoder: MemoryEncoder) -> MemoryEncoder:
 
 @pytest.fixture()
 def make_encoder(base_model: Any, tiny_processor: Any) -> MakeEncoder:
-    def make(model: Any = None, dropout: float = 0.0, **sizes: Any) -> MemoryEncoder:
+    def make(model: Any = None, dropout: float = 0.0, **sizes: Any) -> QFormerEncoder:
         config = QFormerConfig(64, **{"heads": 4, "depth": 3, **sizes})
         lora = LoraSettings(rank=4, alpha=8, dropout=dropout)
-        return trained(MemoryEncoder.new(model or base_model, tiny_processor, lora, config)).eval()
+        return trained(QFormerEncoder.new(model or base_model, tiny_processor, lora, config)).eval()
 
     return make
 
 
 @pytest.fixture()
-def encoder(make_encoder: MakeEncoder) -> MemoryEncoder:
+def encoder(make_encoder: MakeEncoder) -> QFormerEncoder:
     return make_encoder()
 
 

@@ -17,7 +17,7 @@ from comem.bank.build import build_file
 from comem.bank.reader import MemoryStore
 from comem.io.files import StorageError
 from comem.memory.bank import MemoryBank
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 
 
@@ -27,7 +27,7 @@ def many() -> list[KnowledgeItem]:
 
 
 @pytest.fixture()
-def counted(encoder: MemoryEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def counted(encoder: QFormerEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Ids of the items that were really encoded."""
     seen: list[str] = []
     original = encoder.inputs
@@ -37,14 +37,14 @@ def counted(encoder: MemoryEncoder, monkeypatch: pytest.MonkeyPatch) -> list[str
     return seen
 
 
-def check(path: Path, encoder: MemoryEncoder, many: list[KnowledgeItem]) -> None:
+def check(path: Path, encoder: QFormerEncoder, many: list[KnowledgeItem]) -> None:
     bank = MemoryBank.load(path, encoder.fingerprint())
     assert bank.ids == tuple(item.id for item in many)
     assert torch.allclose(bank.embeddings, encoder.encode(many).embeddings, atol=1e-5)
     assert not path.with_name(path.name + ".parts").exists()
 
 
-def test_shards_become_one_bank(encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path) -> None:
+def test_shards_become_one_bank(encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path) -> None:
     done: list[int] = []
     path = tmp_path / "bank.safetensors"
     counts = build_file(encoder, iter(many), path, batch_size=2, commit_items=4, progress=done.append)
@@ -54,7 +54,7 @@ def test_shards_become_one_bank(encoder: MemoryEncoder, many: list[KnowledgeItem
 
 
 def test_an_interrupt_costs_at_most_one_shard(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
 ) -> None:
     path = tmp_path / "bank.safetensors"
 
@@ -73,7 +73,7 @@ def test_an_interrupt_costs_at_most_one_shard(
 
 
 def test_a_finished_bank_is_extended_not_redone(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
 ) -> None:
     path = tmp_path / "bank.safetensors"
     build_file(encoder, many[:6], path)
@@ -88,7 +88,7 @@ def test_a_finished_bank_is_extended_not_redone(
 
 
 def test_a_kill_between_consolidation_and_clean_up(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "bank.safetensors"
     with monkeypatch.context() as patch:
@@ -100,7 +100,7 @@ def test_a_kill_between_consolidation_and_clean_up(
 
 
 def test_repeated_ids_and_other_encoders_are_refused(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path
 ) -> None:
     path = tmp_path / "bank.safetensors"
     with pytest.raises(ValueError, match=r"'k03' comes twice \(items 4 and 12\)"):
@@ -114,7 +114,7 @@ def test_repeated_ids_and_other_encoders_are_refused(
 
 
 def test_a_merged_encoder_goes_on_with_its_own_bank(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path
 ) -> None:
     path = tmp_path / "bank.safetensors"
     build_file(encoder, many[:6], path)
@@ -122,14 +122,18 @@ def test_a_merged_encoder_goes_on_with_its_own_bank(
     assert MemoryBank.load(path).ids == tuple(item.id for item in many)
 
 
-def test_nothing_to_encode(encoder: MemoryEncoder, tmp_path: Path) -> None:
+def test_nothing_to_encode(encoder: QFormerEncoder, tmp_path: Path) -> None:
     assert build_file(encoder, [], tmp_path / "bank.safetensors").items == 0
     assert len(MemoryBank.load(tmp_path / "bank.safetensors")) == 0
 
 
 @pytest.mark.slow
 def test_kill_9(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, tiny_processor: Any, counted: list[str]
+    encoder: QFormerEncoder,
+    many: list[KnowledgeItem],
+    tmp_path: Path,
+    tiny_processor: Any,
+    counted: list[str],
 ) -> None:
     """A process that is killed in its second shard; another goes on."""
     encoder.merge().save(tmp_path / "encoder")
@@ -137,9 +141,9 @@ def test_kill_9(
         import os, signal, sys, torch
         torch.set_num_threads(1)
         from comem.bank.build import build_file
-        from comem.memory.encoder import MemoryEncoder
+        from comem.memory.qformer_encoder import QFormerEncoder
         from comem.types import KnowledgeItem
-        encoder = MemoryEncoder.load(sys.argv[1])
+        encoder = QFormerEncoder.load(sys.argv[1])
         items = [KnowledgeItem(f"k{n:02d}", f"Fact number {n}." + "!" * (n % 5), None) for n in range(11)]
         original, calls = encoder.inputs, []
         def inputs(batch):
@@ -159,13 +163,13 @@ def test_kill_9(
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert len(MemoryStore(tmp_path / "bank.safetensors.parts")) == 4
-    again = MemoryEncoder.load(tmp_path / "encoder")
+    again = QFormerEncoder.load(tmp_path / "encoder")
     build_file(again, many, path, batch_size=2, commit_items=4)
     check(path, again, many)
 
 
 def test_a_full_disk_costs_at_most_one_shard(
-    encoder: MemoryEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str], full_disk: Any
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str], full_disk: Any
 ) -> None:
     """All memories have 22,528 bytes, the whole bank some more: the parts fit, then the bank does not."""
     path = tmp_path / "bank.safetensors"

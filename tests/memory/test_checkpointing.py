@@ -11,24 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointError
 
-from comem.backbones.soft_prefix import soft_prefix
 from comem.memory.checkpointing import enable_checkpointing
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.injection import PREFIX
 from comem.memory.lora import adapter_switch
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 
 Gradients = dict[str, Tensor]
 
 
 def gradients(
-    encoder: MemoryEncoder, reader: Any, items: list[KnowledgeItem], question: dict[str, Tensor]
+    encoder: QFormerEncoder, reader: Any, items: list[KnowledgeItem], question: dict[str, Tensor]
 ) -> Gradients:
     """One training step's gradients of LoRA and Q-Former, in training mode."""
     encoder.train()
     reader.train()
     encoder.zero_grad()
     memory = encoder(encoder.inputs(items))
-    with soft_prefix(reader, question, [memory.flatten(0, 1)]) as inputs:
+    with PREFIX.attach(reader, question, [memory.flatten(0, 1)]) as inputs:
         logits = reader(**inputs, use_cache=False).logits
     nn.functional.cross_entropy(logits[0, -6:-1], question["input_ids"][0, -5:]).backward()
     return {
@@ -52,7 +52,7 @@ def largest(a: Gradients, b: Gradients) -> float:
 
 
 def test_gradients_of_one_copy_and_two_with_and_without_checkpointing(
-    encoder: MemoryEncoder, tiny_qwen2_5_vl: Any, items: list[KnowledgeItem], question: dict[str, Tensor]
+    encoder: QFormerEncoder, tiny_qwen2_5_vl: Any, items: list[KnowledgeItem], question: dict[str, Tensor]
 ) -> None:
     two = copy.deepcopy(encoder)
     reader = copy.deepcopy(two.model)  # a second full copy, LoRA off for ever
@@ -70,7 +70,7 @@ def test_gradients_of_one_copy_and_two_with_and_without_checkpointing(
 
 
 def test_language_model_and_vision_tower_are_both_recomputed(
-    encoder: MemoryEncoder, items: list[KnowledgeItem], question: dict[str, Tensor]
+    encoder: QFormerEncoder, items: list[KnowledgeItem], question: dict[str, Tensor]
 ) -> None:
     enable_checkpointing(encoder.model)
     states: dict[str, list[bool]] = {"model.language_model.layers.0.mlp": [], "model.visual.blocks.0.mlp": []}
@@ -99,7 +99,7 @@ def test_dropout_is_the_same_in_the_recomputation(
     assert largest(plain, gradients(encoder, encoder.model, items, question)) > 1e-5
 
 
-def test_two_backwards_through_one_forward(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def test_two_backwards_through_one_forward(encoder: QFormerEncoder, items: list[KnowledgeItem]) -> None:
     enable_checkpointing(encoder.model)
     encoder.train()
     memory = encoder(encoder.inputs(items))
@@ -110,7 +110,7 @@ def test_two_backwards_through_one_forward(encoder: MemoryEncoder, items: list[K
 
 
 def test_plain_checkpointing_would_fail(
-    encoder: MemoryEncoder, items: list[KnowledgeItem], question: dict[str, Tensor]
+    encoder: QFormerEncoder, items: list[KnowledgeItem], question: dict[str, Tensor]
 ) -> None:
     """Why the module exists: the recomputation runs with LoRA off and saves other tensors."""
     enable = getattr(encoder.model, "activation_checkpointing_enable", None)

@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory.encoder import MemoryEncoder, scaled_qformer
 from comem.memory.items import KnowledgeFormat
 from comem.memory.lora import LoraSettings, adapter_switch, lora_state
 from comem.memory.qformer import QFormer, QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder, qformer_config
+from comem.memory.settings import QFormerSettings
 from comem.types import KnowledgeItem
 
 
 def test_batches_equal_single_items_in_the_given_order(
-    encoder: MemoryEncoder, items: list[KnowledgeItem]
+    encoder: QFormerEncoder, items: list[KnowledgeItem]
 ) -> None:
     single = torch.cat([encoder.encode([item]).embeddings for item in items])
     for batch_size in (1, 2, 5):
@@ -29,7 +30,7 @@ def test_batches_equal_single_items_in_the_given_order(
 
 
 def test_memory_is_that_of_the_last_layer_without_logits(
-    encoder: MemoryEncoder, items: list[KnowledgeItem]
+    encoder: QFormerEncoder, items: list[KnowledgeItem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []
     encoder.model.lm_head.register_forward_hook(lambda *a: calls.append("head"))
@@ -37,6 +38,7 @@ def test_memory_is_that_of_the_last_layer_without_logits(
     memory = encoder(inputs)
     assert calls == [] and memory.requires_grad
     from comem.backbones.positions import with_positions
+    from comem.backbones.prepared import Prepared
     from comem.memory.lora import adapters_on
 
     with adapters_on(encoder.model):
@@ -45,11 +47,11 @@ def test_memory_is_that_of_the_last_layer_without_logits(
     torch.testing.assert_close(  # packed against padded: other sums, equal to rounding
         memory, encoder.qformer(hidden, inputs["attention_mask"]), atol=1e-5, rtol=1e-5
     )
-    encoder.packs = False
+    monkeypatch.setattr(Prepared, "packs", False)
     assert torch.equal(encoder(inputs), encoder.qformer(hidden, inputs["attention_mask"]))
 
 
-def test_the_reader_is_untouched_by_encoding(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def test_the_reader_is_untouched_by_encoding(encoder: QFormerEncoder, items: list[KnowledgeItem]) -> None:
     ids = torch.arange(12)[None]
     before = encoder.model(input_ids=ids).logits
     encoder.qformer.train()
@@ -67,7 +69,7 @@ def test_dropout_is_off_while_encoding(make_encoder: Any, items: list[KnowledgeI
     assert torch.equal(encoder.encode(items).embeddings, encoder.encode(items).embeddings)
 
 
-def test_none_and_repeated_items(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def test_none_and_repeated_items(encoder: QFormerEncoder, items: list[KnowledgeItem]) -> None:
     assert encoder.encode([]).prefix().shape == (0, 64)
     with pytest.raises(ValueError, match="'i0' comes twice"):
         encoder.encode([items[0], items[1], items[0]])
@@ -75,7 +77,7 @@ def test_none_and_repeated_items(encoder: MemoryEncoder, items: list[KnowledgeIt
         encoder.encode(items, batch_size=0)
 
 
-def test_merged_memory_equals_unmerged(encoder: MemoryEncoder, items: list[KnowledgeItem]) -> None:
+def test_merged_memory_equals_unmerged(encoder: QFormerEncoder, items: list[KnowledgeItem]) -> None:
     before, fingerprint = encoder.encode(items), encoder.fingerprint()
     merged = encoder.merge()
     after = merged.encode(items)
@@ -93,7 +95,7 @@ def test_a_reader_of_another_width_gets_memory_of_its_width(
 
 
 def test_fingerprint_changes_with_everything_that_memory_depends_on(
-    encoder: MemoryEncoder, tiny_qwen2_5_vl: Any
+    encoder: QFormerEncoder, tiny_qwen2_5_vl: Any
 ) -> None:
     seen = {"": encoder.fingerprint()}
     assert encoder.fingerprint() == seen[""] == copy.deepcopy(encoder).fingerprint()
@@ -110,16 +112,16 @@ def test_fingerprint_changes_with_everything_that_memory_depends_on(
         "cut": KnowledgeFormat(max_chars=9),
         "pixels": KnowledgeFormat(max_pixels=28 * 28, min_pixels=28 * 28),
     }.items():
-        seen[name] = MemoryEncoder(
+        seen[name] = QFormerEncoder(
             encoder.model, encoder.processor, encoder.qformer, encoder.lora, form
         ).fingerprint()
-    seen["scale"] = MemoryEncoder(
+    seen["scale"] = QFormerEncoder(
         encoder.model, encoder.processor, encoder.qformer, replace(encoder.lora, alpha=99)
     ).fingerprint()
     assert len(set(seen.values())) == len(seen)
 
 
-def test_fingerprint_is_not_stale_after_an_optimizer_step_or_new_data(encoder: MemoryEncoder) -> None:
+def test_fingerprint_is_not_stale_after_an_optimizer_step_or_new_data(encoder: QFormerEncoder) -> None:
     seen = {encoder.fingerprint()}
     optimizer = torch.optim.AdamW(encoder.trainable_parameters(), lr=0.1)
     encoder.qformer.latents.sum().backward()
@@ -130,23 +132,23 @@ def test_fingerprint_is_not_stale_after_an_optimizer_step_or_new_data(encoder: M
     assert len(seen) == 3
 
 
-def test_fingerprint_is_that_of_the_weights_not_of_their_dtype(encoder: MemoryEncoder) -> None:
+def test_fingerprint_is_that_of_the_weights_not_of_their_dtype(encoder: QFormerEncoder) -> None:
     before = encoder.fingerprint()
     assert encoder.to(torch.bfloat16).fingerprint() == before
 
 
 def test_wrong_parts_are_refused(base_model: Any, tiny_processor: Any) -> None:
     with pytest.raises(ValueError, match="reads width 32, the model gives 64"):
-        MemoryEncoder(base_model, tiny_processor, QFormer(QFormerConfig(32)))
+        QFormerEncoder(base_model, tiny_processor, QFormer(QFormerConfig(32)))
     with pytest.raises(ValueError, match="LoRA settings"):
-        MemoryEncoder(base_model, tiny_processor, QFormer(QFormerConfig(64)), LoraSettings())
+        QFormerEncoder(base_model, tiny_processor, QFormer(QFormerConfig(64)), LoraSettings())
 
 
 def test_memory_can_start_at_the_norm_of_token_embeddings(
     base_model: Any, tiny_processor: Any, items: Any
 ) -> None:
-    config = scaled_qformer(base_model, heads=4, depth=2)
-    encoder = MemoryEncoder.new(base_model, tiny_processor, LoraSettings(dropout=0.0), config)
+    config = qformer_config(QFormerSettings(heads=4, depth=2, output_scale="auto"), base_model)
+    encoder = QFormerEncoder.new(base_model, tiny_processor, LoraSettings(dropout=0.0), config)
     norm = encoder.encode(items).embeddings.norm(dim=-1).mean()
     assert norm == pytest.approx(
         base_model.get_input_embeddings().weight.norm(dim=-1).mean().item(), rel=0.05

@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from comem.memory import lora as folding
-from comem.memory.encoder import MemoryEncoder
-from comem.memory.lora import adapters_off, adapters_on, break_even, cheaper_order, folded_weight, lora_layers
+from comem.memory.lora import (
+    adapter_switch,
+    adapters_off,
+    adapters_on,
+    break_even,
+    cheaper_order,
+    folded_weight,
+    lora_layers,
+)
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 
 LAYER = "model.language_model.layers.0.self_attn.q_proj"
@@ -35,12 +43,11 @@ def test_break_even() -> None:
 
 
 def test_memories_are_those_of_the_plain_order(
-    encoder: MemoryEncoder, items: list[KnowledgeItem], folded: list[Any], monkeypatch: pytest.MonkeyPatch
+    encoder: QFormerEncoder, items: list[KnowledgeItem], folded: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     big = encoder.encode(items).embeddings
     assert set(map(id, folded)) > {id(lora_layers(encoder.model)[LAYER])}
-    monkeypatch.setattr(folding, "break_even", lambda *_: float("inf"))
-    monkeypatch.setattr(folding, "_LAYERS", {})
+    adapter_switch(encoder.model).by_break_even = []
     folded.clear()
     plain = encoder.encode(items).embeddings
     assert folded == []
@@ -48,7 +55,7 @@ def test_memories_are_those_of_the_plain_order(
     assert not torch.equal(big, plain)  # another order of the same sums: it was another way
 
 
-def test_a_folded_layer_is_the_layer(encoder: MemoryEncoder) -> None:
+def test_a_folded_layer_is_the_layer(encoder: QFormerEncoder) -> None:
     layer: Any = lora_layers(encoder.model)[LAYER]
     x = torch.randn(1, 300, 64)
     with torch.no_grad(), adapters_on(encoder.model):
@@ -59,14 +66,14 @@ def test_a_folded_layer_is_the_layer(encoder: MemoryEncoder) -> None:
             torch.testing.assert_close(layer(x[:, :40]), plain[:, :40])  # too few: the plain way
 
 
-def test_the_reader_stays_the_reader(encoder: MemoryEncoder) -> None:
+def test_the_reader_stays_the_reader(encoder: QFormerEncoder) -> None:
     layer: Any = lora_layers(encoder.model)[LAYER]
     x = torch.randn(300, 64)
     with torch.no_grad(), cheaper_order(encoder.model, 300), adapters_off(encoder.model):
         assert torch.equal(layer(x), layer.get_base_layer()(x))
 
 
-def test_nothing_is_left_behind_even_after_an_error(encoder: MemoryEncoder) -> None:
+def test_nothing_is_left_behind_even_after_an_error(encoder: QFormerEncoder) -> None:
     layers = lora_layers(encoder.model).values()
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     with pytest.raises(RuntimeError), torch.no_grad(), cheaper_order(encoder.model, 10_000):
@@ -77,7 +84,7 @@ def test_nothing_is_left_behind_even_after_an_error(encoder: MemoryEncoder) -> N
 
 
 def test_not_with_gradients_nor_dropout_nor_few_tokens(
-    encoder: MemoryEncoder, items: list[KnowledgeItem], folded: list[Any]
+    encoder: QFormerEncoder, items: list[KnowledgeItem], folded: list[Any]
 ) -> None:
     inputs = encoder.inputs(items)
     encoder(inputs).sum().backward()
@@ -90,6 +97,8 @@ def test_not_with_gradients_nor_dropout_nor_few_tokens(
     assert all(p.grad is not None for p in encoder.trainable_parameters())
 
 
-def test_not_in_half_precision(encoder: MemoryEncoder, items: list[KnowledgeItem], folded: list[Any]) -> None:
+def test_not_in_half_precision(
+    encoder: QFormerEncoder, items: list[KnowledgeItem], folded: list[Any]
+) -> None:
     encoder.to(torch.bfloat16).encode(items)
     assert folded == []

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import (
     LoraSettings,
     adapter_switch,
@@ -26,6 +25,7 @@ from comem.memory.lora import (
     lora_targets,
     trainable_count,
 )
+from comem.memory.qformer_encoder import QFormerEncoder
 
 TEXT_7B = {
     "vocab_size": 152064,
@@ -63,7 +63,7 @@ def test_counts_at_7b(family: str, total: int, modules: int, lora: int) -> None:
     model = meta_7b(family)
     assert sum(p.numel() for p in model.parameters()) == total
     with torch.device("meta"):
-        encoder = MemoryEncoder.new(model, None)
+        encoder = QFormerEncoder.new(model, None)
     assert len(lora_layers(model)) == modules
     assert trainable_count(model) == lora
     assert trainable_count(encoder.qformer) == 179_895_296
@@ -92,7 +92,7 @@ def run(model: Any) -> torch.Tensor:
 
 
 def test_a_model_rests_as_reader_and_is_restored_after_errors(
-    base_model: Any, encoder: MemoryEncoder
+    base_model: Any, encoder: QFormerEncoder
 ) -> None:
     reader = run(base_model)
     with adapters_on(base_model):
@@ -120,7 +120,7 @@ def test_reader_state_equals_the_untouched_base(tiny_qwen2_5_vl: Any) -> None:
     assert torch.equal(run(model), before)
 
 
-def test_two_threads_do_not_see_each_others_state(base_model: Any, encoder: MemoryEncoder) -> None:
+def test_two_threads_do_not_see_each_others_state(base_model: Any, encoder: QFormerEncoder) -> None:
     wrong: list[bool] = []
 
     def work(on: bool) -> None:
@@ -146,7 +146,7 @@ def test_without_lora_the_switch_does_nothing(tiny_qwen2_5_vl: Any) -> None:
 
 
 def test_folding_keeps_the_outputs_and_leaves_an_ordinary_model(
-    base_model: Any, encoder: MemoryEncoder
+    base_model: Any, encoder: QFormerEncoder
 ) -> None:
     with adapters_on(base_model):
         tuned = run(base_model)
@@ -156,7 +156,7 @@ def test_folding_keeps_the_outputs_and_leaves_an_ordinary_model(
     assert not any(".lora_" in n or "base_layer" in n for n in base_model.state_dict())
 
 
-def test_state_goes_round_and_wrong_states_are_named(base_model: Any, encoder: MemoryEncoder) -> None:
+def test_state_goes_round_and_wrong_states_are_named(base_model: Any, encoder: QFormerEncoder) -> None:
     state = {name: tensor.clone() for name, tensor in lora_state(base_model).items()}
     with torch.no_grad():
         for tensor in lora_state(base_model).values():
@@ -170,7 +170,7 @@ def test_state_goes_round_and_wrong_states_are_named(base_model: Any, encoder: M
         load_lora_state(base_model, {**state, "other.lora_A.weight": state[first]}, "file.safetensors")
 
 
-def test_bad_settings_and_a_second_lora_are_refused(base_model: Any, encoder: MemoryEncoder) -> None:
+def test_bad_settings_and_a_second_lora_are_refused(base_model: Any, encoder: QFormerEncoder) -> None:
     with pytest.raises(ValueError, match="already"):
         add_lora(base_model)
     with pytest.raises(ValueError, match="rank=0"):

@@ -8,12 +8,12 @@ import pytest
 from safetensors import SafetensorError
 
 from comem.io.files import StorageError
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 
 
 def test_no_space_left_while_a_merged_encoder_is_saved(
-    encoder: MemoryEncoder, items: list[KnowledgeItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: QFormerEncoder, items: list[KnowledgeItem], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "merged"
     merged = encoder.merge()
@@ -29,4 +29,4 @@ def test_no_space_left_while_a_merged_encoder_is_saved(
     monkeypatch.undo()
     assert {p.name: p.stat().st_ino for p in folder.iterdir()} == files
     assert [p.name for p in tmp_path.iterdir()] == ["merged"]
-    assert MemoryEncoder.load(folder).fingerprint() == merged.fingerprint()
+    assert QFormerEncoder.load(folder).fingerprint() == merged.fingerprint()

@@ -19,8 +19,9 @@ from comem.cli import main
 from comem.config import save_config
 from comem.io.files import StorageError, new_folder, write_json
 from comem.memory.lora import LoraSettings
+from comem.memory.settings import QFormerSettings
 from comem.training.run import build_encoder
-from comem.training.settings import QFormerSettings, TrainSettings
+from comem.training.settings import TrainSettings
 
 FULL = (
     OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),

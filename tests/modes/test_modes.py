@@ -14,7 +14,6 @@ from comem.backbones.base import Answer, GenerationConfig
 from comem.backbones.hf import HFBackbone
 from comem.backbones.specs import BACKBONES, IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.memory.bank import MemoryBank
-from comem.memory.items import KnowledgeFormat
 from comem.modes import MODES
 from comem.tables import UnknownNameError
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
@@ -68,7 +67,7 @@ class Recorder:
 class SlowEncoder:
     """Stands in for the memory encoder; counts its calls."""
 
-    width, form = 64, KnowledgeFormat()
+    width, reads_images, num_vectors, elastic = 64, False, 8, ()
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
@@ -95,15 +94,15 @@ def test_the_table() -> None:
 @pytest.mark.parametrize("name", ["baseline", "rag", "comem", "vlm_as_memory"])
 def test_each_row_takes_the_same_arguments(name: str, backbone: HFBackbone, items: Any) -> None:
     mode = MODES[name](
-        backbone, encoder=None, bank=bank_of(items), prompt=ask, generation=SHORT, item_order="reversed"
+        backbone, encoder=None, bank=bank_of(items), ask=ask, generation=SHORT, item_order="reversed"
     )
     assert mode.name == name and mode.grounded == (name != "baseline")
-    assert mode.generation is SHORT and mode.ask is ask
+    assert mode.settings.generation is SHORT and mode.settings.ask is ask
 
 
 @pytest.mark.parametrize("name", ["baseline", "rag", "comem", "vlm_as_memory"])
 def test_a_batch_equals_single_answers(name: str, backbone: HFBackbone, items: Any, examples: Any) -> None:
-    mode = MODES[name](backbone, bank=bank_of(items), prompt=ask, generation=SHORT)
+    mode = MODES[name](backbone, bank=bank_of(items), ask=ask, generation=SHORT)
     found = contexts(items)
     together = mode.answer_batch(examples, found)
     alone = [mode.answer_batch([e], [c])[0] for e, c in zip(examples, found, strict=True)]
@@ -114,7 +113,7 @@ def test_a_batch_equals_single_answers(name: str, backbone: HFBackbone, items: A
 
 def test_baseline_ignores_knowledge(backbone: HFBackbone, items: Any, examples: Any) -> None:
     recorder = Recorder(backbone)
-    mode = MODES["baseline"](recorder, prompt=ask)
+    mode = MODES["baseline"](recorder, ask=ask)
     answers = mode.answer_batch(examples, contexts(items))
     assert [a.context_tokens for a in answers] == [0, 0, 0]
     assert recorder.conversations[0] == [Message("user", (examples[0].image, "Without help: What is 0?"))]
@@ -122,7 +121,7 @@ def test_baseline_ignores_knowledge(backbone: HFBackbone, items: Any, examples: 
 
 def test_rag_shows_items_then_the_question(backbone: HFBackbone, items: Any, examples: Any) -> None:
     recorder = Recorder(backbone)
-    answers = MODES["rag"](recorder, prompt=ask).answer_batch(examples, contexts(items))
+    answers = MODES["rag"](recorder, ask=ask).answer_batch(examples, contexts(items))
     first = recorder.conversations[0]
     assert first[:3] == [Message("user", (item.text, item.image)) for item in items[:3]]
     assert first[3] == Message("user", (examples[0].image, "With help: What is 0?"))
@@ -160,7 +159,7 @@ def test_rag_items_without_image_or_text(backbone: HFBackbone, items: Any, examp
 
 def test_comem_puts_memory_in_front(backbone: HFBackbone, items: Any, examples: Any) -> None:
     recorder, bank = Recorder(backbone), bank_of(items)
-    answers = MODES["comem"](recorder, bank=bank, prompt=ask).answer_batch(examples, contexts(items))
+    answers = MODES["comem"](recorder, bank=bank, ask=ask).answer_batch(examples, contexts(items))
     assert [a.context_tokens for a in answers] == [24, 0, 0]
     assert torch.equal(recorder.prefixes[0], bank.embeddings[:3].flatten(0, 1))
     assert recorder.prefixes[1:] == [None, None]
@@ -175,7 +174,7 @@ def test_comem_reads_the_first_embeddings_of_each_item(
 ) -> None:
     from conftest import build_tiny_qwen2_5_vl
 
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.qformer_encoder import QFormerEncoder
 
     recorder, bank = Recorder(backbone), bank_of(items)
     answers = MODES["comem"](recorder, bank=bank, embeddings=2).answer_batch(examples, contexts(items))
@@ -185,7 +184,7 @@ def test_comem_reads_the_first_embeddings_of_each_item(
         MODES["comem"](recorder, bank=bank, embeddings=0)
     with pytest.raises(ValueError, match="9 embeddings of each item: these memories have 1 to 8"):
         MODES["comem"](recorder, bank=bank, embeddings=9).answer_batch(examples, contexts(items))
-    encoder = MemoryEncoder.new(build_tiny_qwen2_5_vl(), tiny_processor)
+    encoder = QFormerEncoder.new(build_tiny_qwen2_5_vl(), tiny_processor)
     for elastic, given, said in (
         ((), 2, "trained with all"),
         ((1, 4), 2, "trained for 1, 4"),
@@ -224,13 +223,13 @@ def test_comem_with_an_encoder_on_the_readers_weights(tiny_processor: Any, items
     """Encoder and reader are one copy: the answers equal those from a bank on a model without LoRA."""
     from conftest import build_tiny_qwen2_5_vl
 
-    from comem.memory.encoder import MemoryEncoder
     from comem.memory.lora import LoraSettings
     from comem.memory.qformer import QFormerConfig
+    from comem.memory.qformer_encoder import QFormerEncoder
 
     shared = build_tiny_qwen2_5_vl()
     sizes = QFormerConfig(64, depth=2, heads=4)
-    encoder = MemoryEncoder.new(shared, tiny_processor, LoraSettings(4, 8), sizes)
+    encoder = QFormerEncoder.new(shared, tiny_processor, LoraSettings(4, 8), sizes)
     for name, parameter in shared.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)

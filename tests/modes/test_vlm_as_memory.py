@@ -10,9 +10,9 @@ import pytest
 import torch
 from backbones.tiny import build
 
-from comem.backbones import keys_values as kv_memory
 from comem.backbones.base import GenerationConfig
-from comem.backbones.keys_values import join, kv_prefix, read_items
+from comem.memory.injection import keys_values as kv_memory
+from comem.memory.injection.keys_values import KeysValues, join, read_items
 from comem.modes import MODES, KVSettings
 from comem.modes import vlm_as_memory as module
 from comem.modes.vlm_as_memory import AUTHORS_KV, VlmAsMemoryMode
@@ -44,7 +44,7 @@ def test_answers_come_from_joined_memories(items: Any, example: Example) -> None
     batch = backbone.process(chats, add_generation_prompt=False, padding_side="right")
     memory = join(backbone.model, read_items(backbone.model, batch, (1, 2)))
     question = backbone.process([[Message("user", (example.image, example.question))]])
-    with kv_prefix(backbone.model, [memory]), torch.no_grad():
+    with KeysValues().attach(backbone.model, question, [memory]), torch.no_grad():
         tokens = backbone.model.generate(**question, max_new_tokens=5, do_sample=False)
     new = tokens[:, question["input_ids"].shape[1] :]
     assert answer.text == backbone.process.tokenizer.batch_decode(new, skip_special_tokens=True)[0].strip()
@@ -106,7 +106,7 @@ def test_what_an_item_shows(items: Any, example: Example) -> None:
     # one picture at a time is what these models take, and each item is read alone
     assert mode("llava_1_5").item_turn(example, item).content == (item.image, item.text)
     assert mode("qwen2_5").item_turn(example, item).content == (item.text,)
-    authors = replace(mode(), kv=AUTHORS_KV).item_turn(example, item)
+    authors = mode().on(kv=AUTHORS_KV).item_turn(example, item)
     assert authors.content == (example.question, f"Given Information:{item.text}", item.image)
 
 
@@ -121,7 +121,7 @@ def test_nothing_to_read(items: Any, example: Example) -> None:
 def test_the_authors_settings(items: Any, example: Example) -> None:
     context = [RetrievedContext("q0", tuple(items))]
     (ours,), (theirs,) = (
-        replace(mode(), kv=kv).answer_batch([example], context) for kv in (KVSettings(), AUTHORS_KV)
+        mode().on(kv=kv).answer_batch([example], context) for kv in (KVSettings(), AUTHORS_KV)
     )
     assert theirs.context_tokens > ours.context_tokens  # the question is read along with each item
     memory = mode().memories([example], [tuple(items)])[0]

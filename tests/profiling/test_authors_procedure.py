@@ -13,14 +13,14 @@ import torch.nn.functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from authors_procedure import AuthorsProcedure
 
-from comem.backbones.soft_prefix import soft_prefix
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.injection import PREFIX
 from comem.memory.lora import adapters_off, fold_lora, lora_state
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.profiling.bench import Bench
 
 
 @pytest.fixture
-def encoder(bench: Bench) -> MemoryEncoder:
+def encoder(bench: Bench) -> QFormerEncoder:
     """Ours, on the bench's model, with a LoRA that changes what it reads."""
     made = bench.encoder()
     for name, tensor in lora_state(made.model).items():
@@ -30,14 +30,14 @@ def encoder(bench: Bench) -> MemoryEncoder:
 
 
 @pytest.fixture
-def authors(bench: Bench, encoder: MemoryEncoder) -> AuthorsProcedure:
+def authors(bench: Bench, encoder: QFormerEncoder) -> AuthorsProcedure:
     merged = fold_lora(copy.deepcopy(encoder.model))
     reader = copy.deepcopy(bench.bare())
     bench.encoder()  # dressed again
     return AuthorsProcedure(merged, encoder.qformer, reader, tower="reader")
 
 
-def test_memories_are_ours(bench: Bench, encoder: MemoryEncoder, authors: AuthorsProcedure) -> None:
+def test_memories_are_ours(bench: Bench, encoder: QFormerEncoder, authors: AuthorsProcedure) -> None:
     items = bench.maker.items(3)
     for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
         items[name] = F.pad(items[name], (5, 0))  # left padding, as with items of other lengths
@@ -57,7 +57,7 @@ def test_logits_are_ours(bench: Bench, authors: AuthorsProcedure) -> None:
     memory = authors.memory([bench.maker.items(2)])
     question = bench.maker.prompts(1)
     logits, _, position = authors.prefill(memory, question)
-    with torch.no_grad(), soft_prefix(bench.bare(), question, [memory[0]]) as extended:
+    with torch.no_grad(), PREFIX.attach(bench.bare(), question, [memory[0]]) as extended:
         ours = bench.model(**extended).logits
     assert logits.shape == ours.shape == (1, 16 + 12, 512)
     assert torch.allclose(logits, ours, atol=1e-5)

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from comem.backbones.kernels import fuse_norms
-from comem.backbones.packing import is_packing
 from comem.memory.lora import lora_layers
 from comem.profiling.bench import ENGINES, WAYS, Bench
 from comem.profiling.cost import context_tokens
@@ -80,8 +78,8 @@ def test_memories_come_from_the_disk_every_time(bench: Bench) -> None:
 def test_engines_answer_alike_and_memory_changes_the_answer(bench: Bench) -> None:
     inputs, memory = bench.maker.prompts(2), torch.randn(16, 64)
     found = {}
-    for name, engine in ENGINES.items():
-        bench.bare(engine.attention)
+    for name in ENGINES:
+        bench.bare()
         decoding = bench.decoding(name)
         found[name] = [decoding(inputs, prefixes, 6).tokens for prefixes in ([None, None], [memory, None])]
     for ours, theirs in zip(*found.values(), strict=True):
@@ -90,14 +88,10 @@ def test_engines_answer_alike_and_memory_changes_the_answer(bench: Bench) -> Non
     assert not torch.equal(plain[0], remembering[0]) and torch.equal(plain[1], remembering[1])
 
 
-def test_what_the_engine_puts_on_a_model_is_off_while_transformers_is_measured(bench: Bench) -> None:
+def test_nothing_of_encoder_or_engine_is_on_while_transformers_is_measured(bench: Bench) -> None:
     bench.encoder()
-    fuse_norms(bench.model)  # done by the engine on a GPU
-    worn = [module for module in bench.model.modules() if "forward" in vars(module)]
-    assert worn and is_packing(bench.model)
-    bench.bare("transformers")
-    assert not is_packing(bench.model) and not any("forward" in vars(module) for module in worn)
-    bench.bare("packed")
-    assert is_packing(bench.model) and not any("forward" in vars(module) for module in worn)
-    bench.bare("engine")
-    assert is_packing(bench.model) and all("forward" in vars(module) for module in worn)
+    bench.encode(bench.item_batches(1))
+    bench.decoding("comem")(bench.maker.prompts(1), [None], 2)
+    model = bench.bare()
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert model.config.text_config._attn_implementation == "sdpa"

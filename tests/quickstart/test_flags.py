@@ -54,12 +54,14 @@ def few(flags_dir: Path, tmp_path: Path) -> Path:
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An untrained memory on the embedded backbone, in the place of the shipped one."""
     from comem.backbones.hf import load_backbone
-    from comem.memory.encoder import MemoryEncoder, scaled_qformer
     from comem.memory.lora import LoraSettings
+    from comem.memory.qformer_encoder import QFormerEncoder, qformer_config
+    from comem.memory.settings import QFormerSettings
 
     backbone = load_backbone("toy")
-    sizes = scaled_qformer(backbone.model, depth=1, heads=4)
-    MemoryEncoder.new(backbone.model, backbone.processor, LoraSettings(2, 4), sizes).save(tmp_path / "memory")
+    sizes = qformer_config(QFormerSettings(depth=1, heads=4, output_scale="auto"), backbone.model)
+    made = QFormerEncoder.new(backbone.model, backbone.processor, LoraSettings(2, 4), sizes)
+    made.save(tmp_path / "memory")
     monkeypatch.setattr(quickstart, "shipped_memory", lambda: tmp_path / "memory")
     return tmp_path / "memory"
 

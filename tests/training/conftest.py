@@ -14,13 +14,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
+from comem.memory.qformer_encoder import QFormerEncoder
+from comem.memory.settings import QFormerSettings
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample
 from comem.training.model import MemoryTrainingModel
-from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
+from comem.training.settings import OptimSettings, TrainSettings
 from comem.types import ImageRef, KnowledgeItem
 from tests.training.processes import Runs, run_all
 
@@ -73,7 +74,7 @@ def training_model(tiny_processor: Any) -> MemoryTrainingModel:
     from conftest import build_tiny_qwen2_5_vl
 
     config = QFormerConfig(64, num_queries=4, depth=2, heads=4)
-    encoder = MemoryEncoder.new(build_tiny_qwen2_5_vl(), tiny_processor, LoraSettings(4, 8, 0.0), config)
+    encoder = QFormerEncoder.new(build_tiny_qwen2_5_vl(), tiny_processor, LoraSettings(4, 8, 0.0), config)
     for name, parameter in encoder.named_parameters():
         if ".lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)

@@ -20,8 +20,9 @@ from safetensors.torch import load_file
 from comem.config import save_config
 from comem.io.files import one_writer
 from comem.memory.lora import LoraSettings
+from comem.memory.settings import QFormerSettings
 from comem.training import checkpoint as ckpt
-from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
+from comem.training.settings import OptimSettings, TrainSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ("adapter.safetensors", "qformer.safetensors", "optimizer.safetensors")

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from comem.memory.qformer import QFormer
-from comem.training.run import qformer_config
-from comem.training.settings import QFormerSettings
+from comem.memory.qformer_encoder import qformer_config
+from comem.memory.settings import QFormerSettings
 
 #: Hidden size, layers, heads, key-value heads, MLP width of Qwen2.5-VL; Qwen2.5-Instruct has the same.
 QWEN = {

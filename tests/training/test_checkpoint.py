@@ -207,12 +207,12 @@ def test_the_first_checkpoint_is_read_back(
     settings: Callable[..., TrainSettings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that flips one bit stops the run at its first checkpoint, which does not stay."""
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.qformer_encoder import QFormerEncoder
     from comem.training.run import train
 
-    original = MemoryEncoder.save
+    original = QFormerEncoder.save
 
-    def flipping(self: MemoryEncoder, folder: Path) -> None:
+    def flipping(self: QFormerEncoder, folder: Path) -> None:
         original(self, folder)
         path = Path(folder) / "qformer.safetensors"
         data = bytearray(path.read_bytes())
@@ -221,7 +221,7 @@ def test_the_first_checkpoint_is_read_back(
 
     config = settings(save_every=2, max_steps=4)
     with monkeypatch.context() as patch:
-        patch.setattr(MemoryEncoder, "save", flipping)
+        patch.setattr(QFormerEncoder, "save", flipping)
         with pytest.raises(OSError, match=r"qformer.safetensors of the first .*\(1 of \d+ tensors, e.g. '"):
             train(config)
     assert list((Path(config.output) / "checkpoints").iterdir()) == []

@@ -11,7 +11,7 @@ import pytest
 
 from comem.config import ConfigError, load_config
 from comem.io.tensors import read_tensors
-from comem.memory.serialization import read_folder
+from comem.memory.qformer_encoder import read_folder
 from comem.training.collator import Collator
 from comem.training.data import Lessons, TrainingExample
 from comem.training.model import MemoryTrainingModel
@@ -144,15 +144,15 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     for name in ("adapter.safetensors", "qformer.safetensors"):
         first, second = read_tensors(whole.checkpoint / name), read_tensors(parts.checkpoint / name)
         assert all(first[key].equal(second[key]) for key in first)
-    assert read_folder(whole.checkpoint).about["elastic"] == [1, 2, 4]
+    assert read_folder(whole.checkpoint)[0]["elastic"] == [1, 2, 4]
 
 
 def test_an_elastic_run_may_start_from_a_memory_that_is_not(
     settings: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
     first = train(settings(output=str(tmp_path / "a"), max_steps=1))
-    assert read_folder(first.checkpoint).about["elastic"] == []
+    assert read_folder(first.checkpoint)[0]["elastic"] == []
     second = train(
         replace(settings(output=str(tmp_path / "b"), max_steps=1), init=str(first.checkpoint), elastic=(1, 4))
     )
-    assert read_folder(second.checkpoint).about["elastic"] == [1, 4]
+    assert read_folder(second.checkpoint)[0]["elastic"] == [1, 4]

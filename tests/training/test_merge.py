@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from comem.cli import main
 from comem.io.files import write_json
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.training import checkpoint as ckpt
 from comem.training.data import load_examples
 from comem.training.merge import merge, merge_plan
@@ -33,7 +33,7 @@ def test_merged_and_adapter_memory_equal_the_run(settings: Make, tmp_path: Path)
     merge(MergeSettings(result.folder, tmp_path / "merged"))
     merge(MergeSettings(result.folder, tmp_path / "adapter", adapter=True))
     for name in ("merged", "adapter"):
-        memory = MemoryEncoder.load(tmp_path / name).encode(items).embeddings
+        memory = QFormerEncoder.load(tmp_path / name).encode(items).embeddings
         torch.testing.assert_close(memory, expected, atol=1e-5, rtol=0)
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="not empty"):
@@ -56,7 +56,7 @@ def test_the_merged_folder_needs_nothing_else(
     shutil.rmtree(base)
     shutil.move(tmp_path / "merged", tmp_path / "moved")
     items = [example.items[0] for example in load_examples(settings().data)]
-    encoder = MemoryEncoder.load(tmp_path / "moved")
+    encoder = QFormerEncoder.load(tmp_path / "moved")
     assert encoder.encode(items).embeddings.isfinite().all() and encoder.model.dtype == torch.bfloat16
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from comem.backbones.prepared import Prepared
 from comem.memory.lora import adapters_off
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample
@@ -27,7 +28,7 @@ def test_loss_is_transformers_own(
     batch = collator([example("a", 0, image=True), example("bbb", 0)])
     reader = training_model.reader
     with adapters_off(reader):
-        loss, count = answer_loss(reader, batch.question, [None, None])
+        loss, count = answer_loss(Prepared(reader), batch.question, [None, None])
         expected = reader(**batch.question).loss
     assert count == batch.answer_tokens
     torch.testing.assert_close(loss / count, expected, atol=1e-6, rtol=1e-6)

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch.distributions import Categorical, kl_divergence
 
+from comem.backbones.prepared import Prepared
 from comem.memory.lora import adapters_off
 from comem.training.collator import Collator
 from comem.training.data import Lesson, TrainingExample
@@ -52,11 +53,11 @@ def test_loss_is_cross_entropy_and_divergence_from_the_plain_reader(
     with adapters_off(training_model.encoder.model):
         answered = dict(batch.question) | {"labels": batch.question["labels"].clone()}
         answered["labels"][0] = -100
-        entropy, tokens = answer_loss(reader, answered, [memory, other])
+        entropy, tokens = answer_loss(Prepared(reader), answered, [memory, other])
         shown = dict(collator.process([first.messages()]))
         size = int((batch.question["labels"][0] != -100).sum())
         said = reader(**shown).logits[0, -size - 1 : -1]
-        student, _, rows = answer_logits(reader, batch.question, [memory, other])
+        student, _, rows = answer_logits(Prepared(reader), batch.question, [memory, other])
     expected = entropy + divergence(student[rows == 0], said).sum()
     assert int(count) == int(tokens) + size
     torch.testing.assert_close(loss, expected, atol=1e-4, rtol=1e-5)
@@ -100,8 +101,8 @@ def test_an_empty_memory_is_the_untouched_model_to_the_bit(
     batch = collator([example("a", 0, image=True)])
     reader = training_model.reader
     with torch.no_grad(), adapters_off(reader):
-        logits, _, _ = answer_logits(reader, batch.question, [None])
-        empty, _, _ = answer_logits(reader, batch.question, [torch.zeros(0, 64)])
+        logits, _, _ = answer_logits(Prepared(reader), batch.question, [None])
+        empty, _, _ = answer_logits(Prepared(reader), batch.question, [torch.zeros(0, 64)])
         labels = batch.question["labels"][0]
         whole = reader(**batch.question).logits[0, :-1][labels[1:] != -100]
     assert logits.equal(whole) and empty.equal(whole)

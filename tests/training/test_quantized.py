@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from comem.backbones.hf import load_backbone
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.training.merge import merge
 from comem.training.run import train
 from comem.training.settings import MergeSettings, TrainSettings
@@ -50,10 +50,10 @@ def test_qlora_learns_resumes_and_merges(settings: Make, tmp_path: Path) -> None
         mine, theirs = (load_file(run.checkpoint / f"{name}.safetensors") for run in (resumed, result))
         assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
     backbone = load_backbone(config.model, dtype="bfloat16", quantization="4bit")
-    unmerged = MemoryEncoder.load(result.checkpoint, reader=backbone.model, processor=backbone.processor)
+    unmerged = QFormerEncoder.load(result.checkpoint, reader=backbone.model, processor=backbone.processor)
     merged = merge(MergeSettings(result.folder, tmp_path / "merged"))
     item = [KnowledgeItem("a", "It is ab.", None)]
-    again = MemoryEncoder.load(tmp_path / "merged")
+    again = QFormerEncoder.load(tmp_path / "merged")
     one, two, three = (e.encode(item).embeddings.float() for e in (unmerged, merged, again))
     assert torch.equal(two, three)
     assert float((one - two).norm() / one.norm()) < 0.05  # bf16

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from comem.backbones.prepared import Prepared
+from comem.memory.injection import PREFIX, Prefix
 from comem.memory.lora import adapters_off
-from comem.training import model as reading
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample
 from comem.training.model import MemoryTrainingModel, answer_states
@@ -16,12 +17,12 @@ from comem.training.model import MemoryTrainingModel, answer_states
 Make = Callable[..., TrainingExample]
 
 
-@pytest.mark.parametrize("placeholder", [None, 280])
+@pytest.mark.parametrize("injection", [PREFIX, Prefix((280,))])
 def test_packed_is_padded(
     training_model: MemoryTrainingModel,
     collator: Collator,
     example: Make,
-    placeholder: int | None,
+    injection: Prefix,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     examples = [
@@ -39,8 +40,8 @@ def test_packed_is_padded(
     for packs in (True, False):
         with torch.no_grad(), adapters_off(reader), monkeypatch.context() as patch:
             prefixes = training_model.prefixes(batch.items, batch.rows)
-            patch.setattr(reading, "is_packing", lambda model, packs=packs: packs)
-            found.append(answer_states(reader, batch.question, prefixes, placeholder))
+            patch.setattr(Prepared, "packs", packs)
+            found.append(answer_states(training_model.prepared, batch.question, prefixes, injection))
     for mine, theirs in zip(*found, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
     assert found[0][2].unique().tolist() == [0, 1, 2]
@@ -49,4 +50,4 @@ def test_packed_is_padded(
 
 
 def test_a_tiny_model_packs(training_model: MemoryTrainingModel) -> None:
-    assert reading.is_packing(training_model.reader)
+    assert training_model.prepared.packs

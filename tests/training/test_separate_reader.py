@@ -12,14 +12,16 @@ import torch
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import load_backbone
-from comem.memory.serialization import open_encoder
+from comem.memory.encoder import load_encoder
+from comem.memory.injection import prefix
+from comem.memory.settings import QFormerSettings
 from comem.modes.comem import ComemMode
 from comem.training.data import load_examples
 from comem.training.merge import merge
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import make_plan
 from comem.training.run import build_collator, build_encoder, train
-from comem.training.settings import MergeSettings, QFormerSettings, TrainSettings
+from comem.training.settings import MergeSettings, TrainSettings
 from comem.types import Example, RetrievedContext
 
 Make = Callable[..., TrainSettings]
@@ -57,7 +59,7 @@ def model_and_batch(config: TrainSettings) -> tuple[MemoryTrainingModel, Any]:
     for name, parameter in encoder.named_parameters():
         if ".lora_B" in name:  # zero at the start: nothing would reach lora_A
             torch.nn.init.normal_(parameter, std=0.02)
-    model = MemoryTrainingModel(encoder, reader.model, reader.placeholder_id)
+    model = MemoryTrainingModel(encoder, reader.model, prefix(reader))
     return model, build_collator(config, base, encoder.form, reader)(load_examples(config.data))
 
 
@@ -113,7 +115,7 @@ def test_train_merge_predict(run: Make, reader_folder: Path, tmp_path: Path) -> 
     contexts = [RetrievedContext("q", example.items)]
     answers = []
     for name in ("merged", "adapter"):
-        encoder = open_encoder(tmp_path / name, reader)
+        encoder = load_encoder(tmp_path / name, reader)
         assert encoder.model is not reader.model
         assert merged.fingerprint() in encoder.accepted_fingerprints() or name == "adapter"
         bank = encoder.encode(example.items)
@@ -139,7 +141,7 @@ def test_a_reader_of_another_width_is_refused(run: Make, tmp_path: Path) -> None
     config = run(max_steps=1)
     checkpoint = train(config).checkpoint
     base = load_backbone(config.model)
-    encoder = open_encoder(checkpoint, base)
+    encoder = load_encoder(checkpoint, base)
     assert encoder.model is base.model  # one copy; but it writes for another reader
     with pytest.raises(ValueError, match=rf"memories of width {WIDTH}, the reader reads 64: answer with"):
         ComemMode(base, encoder=encoder)

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import LoraSettings, add_lora
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.training.ranks import shard, sharded, sharded_layers
 from tests.conftest import build_tiny_qwen2_5_vl
 from tests.training.processes import Runs, accelerate_environment, assert_same_training
@@ -17,7 +17,7 @@ def test_a_sharded_base_trains_as_a_whole_one(runs: Runs) -> None:
     """Steps with and without items, pictures and questions on either process, a broken picture among them."""
     assert runs.errors("sharded") == ["", ""]
     assert_same_training(runs, "sharded", "one")
-    encoder = MemoryEncoder.load(runs.newest("sharded"))  # refuses another base
+    encoder = QFormerEncoder.load(runs.newest("sharded"))  # refuses another base
     about = json.loads((runs.newest("sharded") / "comem_encoder.json").read_text())
     assert encoder.fingerprint() == about["fingerprint"]
 

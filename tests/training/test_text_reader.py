@@ -18,10 +18,10 @@ from torch import Tensor
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.positions import text_positions
-from comem.backbones.soft_prefix import soft_prefix
 from comem.backbones.text_reader import text_reader_of
+from comem.memory.encoder import load_encoder
+from comem.memory.injection import PREFIX, prefix
 from comem.memory.items import PICTURE_PROMPT
-from comem.memory.serialization import open_encoder
 from comem.modes.comem import ComemMode
 from comem.training.collator import IGNORED, TrainingBatch
 from comem.training.data import TrainingExample, load_examples
@@ -74,14 +74,14 @@ class Parts:
         for name, parameter in self.encoder.named_parameters():
             if ".lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        self.model = MemoryTrainingModel(self.encoder, self.reader.model, self.reader.placeholder_id).eval()
+        self.model = MemoryTrainingModel(self.encoder, self.reader.model, prefix(self.reader)).eval()
         self.collator = build_collator(config, base, self.encoder.form, self.reader)
         self.examples = load_examples(config.data)
 
     def logits(self, batch: TrainingBatch) -> Tensor:
         """All logits `(b, l, v)` of the training's forward pass over the dialogue."""
         prefixes = self.model.prefixes(batch.items, batch.rows)
-        with torch.no_grad(), soft_prefix(self.reader.model, batch.question, prefixes) as extended:
+        with torch.no_grad(), PREFIX.attach(self.reader.model, batch.question, prefixes) as extended:
             extended.pop("labels")
             positions = text_positions(self.reader.model, extended["attention_mask"])
             logits: Tensor = self.reader.model(**extended, **positions, use_cache=False).logits
@@ -150,7 +150,7 @@ def test_training_and_answering_give_the_same_logits(parts: Parts) -> None:
     inputs = parts.reader.process([e.messages(last_answer=False) for e in parts.examples])
     answers = [row[row != IGNORED].tolist() for row in batch.question["labels"]]
     longest = max(map(len, answers))
-    with soft_prefix(parts.reader.model, inputs, kept.prefixes) as extended:
+    with PREFIX.attach(parts.reader.model, inputs, kept.prefixes) as extended:
         start = extended["input_ids"].shape[1]
         made = parts.reader.model.generate(
             **extended, max_new_tokens=longest, eos_token_id=None, do_sample=False,
@@ -221,16 +221,16 @@ def test_train_evaluate_merge_answer(
     assert about["form"]["picture_prompt"] == PICTURE_PROMPT
     reader, examples = load_backbone(text_folder), load_examples(config.data)
     questions, contexts = asked(examples)
-    adapter, merged = (open_encoder(tmp_path / name, reader) for name in ("adapter", "merged"))
+    adapter, merged = (load_encoder(tmp_path / name, reader) for name in ("adapter", "merged"))
     mode = ComemMode(reader, encoder=adapter)
     answers = mode.answer_batch(questions, contexts)
     assert [a.text for a in answers] == generated
     assert [a.context_tokens for a in answers] == [0, QUERIES, 2 * QUERIES, 0], "of knowledge only"
-    banked = replace(mode, bank=adapter.encode(examples[2].items), generation=GenerationConfig(4))
+    banked = mode.on(bank=adapter.encode(examples[2].items), generation=GenerationConfig(4))
     texts = [a.text for a in banked.answer_batch(questions, contexts)]
-    assert texts == [a.text for a in replace(banked, bank=None).answer_batch(questions, contexts)]
+    assert texts == [a.text for a in banked.on(bank=None).answer_batch(questions, contexts)]
     pictures = [e.images[0] for e in examples]
-    ours, theirs = merged.encode_pictures(pictures), adapter.encode_pictures(pictures)
+    ours, theirs = merged.encode_images(pictures), adapter.encode_images(pictures)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -242,7 +242,7 @@ def test_without_the_picture(run: Make, caplog: pytest.LogCaptureFixture) -> Non
         ComemMode(parts.reader, encoder=parts.encoder)
     assert "sees no pictures: those of questions are left out" in caplog.text
     with pytest.raises(ValueError, match="does not read questions' pictures: train one for a text-only"):
-        parts.encoder.encode_pictures(parts.examples[0].images)
+        parts.encoder.encode_images(parts.examples[0].images)
 
 
 def test_a_reader_that_sees_may_have_both(run: Make) -> None:
@@ -287,7 +287,7 @@ def test_a_text_reader_of_another_width(run: Make, text_folder: Path, tmp_path: 
     model.processor.save_pretrained(tmp_path / "wide")
     result = train(run(reader=str(tmp_path / "wide"), max_steps=1))
     reader = load_backbone(tmp_path / "wide")
-    encoder = open_encoder(result.checkpoint, load_backbone(run().model))
+    encoder = load_encoder(result.checkpoint, load_backbone(run().model))
     assert encoder.width == 96 and encoder.form.picture_prompt == PICTURE_PROMPT
     questions, contexts = asked(load_examples(run().data))
     assert (

@@ -96,7 +96,7 @@ def _by_language(answers: Mapping[str, str], examples: Sequence[Example]) -> dic
 def measure(questions: int, seed: int, items: int, memory: Path | None) -> dict[str, Any]:
     """Baseline, RAG and (with a memory) CoMEM on the same questions and items."""
     from comem.backbones.hf import load_backbone
-    from comem.memory.encoder import MemoryEncoder
+    from comem.memory.encoder import load_encoder
     from comem.modes import MODES
 
     backbone = load_backbone("toy")
@@ -109,8 +109,8 @@ def measure(questions: int, seed: int, items: int, memory: Path | None) -> dict[
         training = list(benchmark.load(Path(folder) / "train.jsonl"))
         result: dict[str, Any] = {"guess": guess(examples, training)}
         for name in ("baseline", "rag", *(("comem",) if memory else ())):
-            encoder = MemoryEncoder.load(memory, backbone.model) if memory and name == "comem" else None
-            mode = MODES[name](backbone, encoder, None, prompt=benchmark.ask)
+            encoder = load_encoder(memory, backbone) if memory and name == "comem" else None
+            mode = MODES[name](backbone, encoder=encoder, ask=benchmark.ask)
             result[name] = accuracy(mode, examples, known)
     return {"accuracy": result, "questions": len(examples), "items": items, "seed": seed}
 

@@ -17,14 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from comem.backbones.base import Injection
 from comem.backbones.packing import ATTENTION
 from comem.backbones.positions import (
     attention,
     decoder_layers,
-    forget_positions,
+    fresh_positions,
     memory_layers,
     rotary_frequencies,
+    with_token_types,
 )
+from comem.backbones.specs import BackboneError, BackboneSpec
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,32 @@ class KVMemory:
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(self.keys)
+
+
+@dataclass(frozen=True)
+class KVSettings:
+    """What is kept of an item.
+
+    Attributes:
+        layers: counted from 0; empty for the paper's 17 to 19 of 28, scaled to the model's depth.
+        fraction: keep this share of an item's tokens, those with most attention; 0.25 is the paper's
+            "+AS".
+        score_layer: the layer whose attention ranks tokens.
+        scale: factor on keys and values.
+        with_question: items are read with the question in front, so nothing can be read in advance.
+    """
+
+    layers: tuple[int, ...] = ()
+    fraction: float = 1.0
+    score_layer: int = 0
+    scale: float = 1.0
+    with_question: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction {self.fraction}: give more than 0 and at most 1, the share to keep")
+        if not self.scale > 0:
+            raise ValueError(f"scale {self.scale}: give more than 0; 1 leaves keys and values as they are")
 
 
 def default_layers(model: Any) -> tuple[int, ...]:
@@ -154,8 +183,7 @@ def _run(
         stack.callback(blocks[max(*layers, *scored, -1)].register_forward_hook(stop).remove)
         rotary = model.get_decoder().rotary_emb
         stack.callback(rotary.register_forward_pre_hook(note, with_kwargs=True).remove)
-        stack.callback(forget_positions, model)
-        forget_positions(model)
+        stack.enter_context(fresh_positions(model))
         with suppress(_Enough):
             model(**inputs, use_cache=False)
     return records, seen.get("scores"), seen["positions"].expand(*_rows(seen["positions"], inputs))
@@ -239,27 +267,51 @@ class _InFront:
         return torch.cat([self.keys, keys], dim=2), torch.cat([self.values, values], dim=2)
 
 
-@contextmanager
-def kv_prefix(model: Any, memories: Sequence[KVMemory | None]) -> Iterator[None]:
-    """Put memories in front of each row of the calls that are made while the context is open.
+@dataclass(frozen=True)
+class KeysValues(Injection):
+    """Keys and values (`KVMemory`, made by `join`) in front of what some layers attend to.
 
     ```python
-    with kv_prefix(model, [join(model, read_items(model, item, layers))]):
+    with KeysValues().attach(model, question, [join(model, read_items(model, item, layers))]):
         tokens = model.generate(**question)
     ```
-
-    Args:
-        model: the model that read the items, with sdpa or eager attention.
-        memories: per row of the batch a memory made by `join`, or None.
-
-    Raises:
-        ValueError: an attention implementation whose masks cannot be widened, memories of different
-            layers, or (in a call) another number of rows.
     """
-    given = [memory for memory in memories if memory is not None]
-    if not given:
-        yield
-        return
+
+    takes = "keys_values"
+    in_sequence = False
+
+    @property
+    def name(self) -> str:
+        return "keys_values"
+
+    def check(self, spec: BackboneSpec) -> None:
+        if not spec.kv_memory:
+            raise BackboneError(f"{spec.name}: its keys and values cannot be reached; use rag")
+
+    @contextmanager
+    def attach(
+        self, model: Any, inputs: Mapping[str, Any], memories: Sequence[KVMemory | None]
+    ) -> Iterator[dict[str, Any]]:
+        """Put memories before the layers while the context is open; see `Injection.attach`.
+
+        Args:
+            model: the model that read the items, with sdpa or eager attention.
+            memories: per row of the batch a memory, or None.
+
+        Raises:
+            ValueError: an attention implementation whose masks cannot be widened, memories of different
+                layers, or (in a call) another number of rows.
+        """
+        given = [memory for memory in memories if memory is not None]
+        with ExitStack() as stack:
+            stack.enter_context(fresh_positions(model))
+            if given:
+                stack.enter_context(_in_front(model, memories, given))
+            yield with_token_types(model, inputs)
+
+
+@contextmanager
+def _in_front(model: Any, memories: Sequence[KVMemory | None], given: Sequence[KVMemory]) -> Iterator[None]:
     implementation = model.get_decoder().config._attn_implementation
     if implementation not in _ATTENTION:
         raise ValueError(f"attention {implementation!r} takes no key-value memory: load with attn='sdpa'")

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from comem.backbones.positions import reserved_id
-from comem.backbones.soft_prefix import extend_for_prefix, soft_prefix
+from comem.memory.injection.prefix import PREFIX, Prefix, make_room, memory_at
 
 VISION = ["tiny_qwen2_5_vl", "tiny_qwen2_vl"]
 ALL = [*VISION, "tiny_qwen2"]
@@ -102,7 +102,7 @@ def stepwise(model: Any, embeddings: Tensor, positions: Tensor, steps: int) -> l
 def test_logits_equal_concatenated_embeddings(model: Any, tiny_processor: Any, items: int) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS[:1])
     prefix = memory(model, items)
-    with soft_prefix(model, inputs, [prefix]) as extended:
+    with PREFIX.attach(model, inputs, [prefix]) as extended:
         logits = model(**extended).logits
     embeddings, positions = with_memory(model, inputs, prefix)
     expected = model(inputs_embeds=embeddings, position_ids=positions).logits
@@ -115,7 +115,7 @@ def test_logits_equal_concatenated_embeddings(model: Any, tiny_processor: Any, i
 def test_positions_are_contiguous(vision_model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, vision_model, QUESTIONS)
     prefixes = [memory(vision_model, 2), None, memory(vision_model, 1)]
-    with soft_prefix(vision_model, inputs, prefixes) as extended:
+    with PREFIX.attach(vision_model, inputs, prefixes) as extended:
         positions, _ = vision_model.model.get_rope_index(
             extended["input_ids"],
             mm_token_type_ids=extended["mm_token_type_ids"],
@@ -135,11 +135,11 @@ def test_positions_are_contiguous(vision_model: Any, tiny_processor: Any) -> Non
 def test_batch_of_different_memories_equals_single_runs(model: Any, tiny_processor: Any, side: str) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS, side)
     prefixes = [None, memory(model, 1, 1), memory(model, 3, 2)]
-    with soft_prefix(model, inputs, prefixes) as extended:
+    with PREFIX.attach(model, inputs, prefixes) as extended:
         logits = model(**extended).logits
         mask = extended["attention_mask"].bool()
     for row, prefix in enumerate(prefixes):
-        with soft_prefix(model, rows(inputs, row), [prefix]) as single:
+        with PREFIX.attach(model, rows(inputs, row), [prefix]) as single:
             expected = model(**single).logits[0]
         difference = (logits[row, mask[row]] - expected).abs().max()
         assert difference <= 1e-5 * expected.abs().max()
@@ -149,10 +149,10 @@ def test_batch_of_different_memories_equals_single_runs(model: Any, tiny_process
 def test_generation_in_a_batch_equals_single_runs(model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS)
     prefixes = [memory(model, 3), None, memory(model, 1)]
-    with soft_prefix(model, inputs, prefixes) as extended:
+    with PREFIX.attach(model, inputs, prefixes) as extended:
         together = model.generate(**extended, max_new_tokens=12)[:, extended["input_ids"].shape[1] :]
     for row, prefix in enumerate(prefixes):
-        with soft_prefix(model, rows(inputs, row), [prefix]) as single:
+        with PREFIX.attach(model, rows(inputs, row), [prefix]) as single:
             alone = model.generate(**single, max_new_tokens=12)[0, single["input_ids"].shape[1] :]
         assert together[row, : len(alone)].tolist() == alone.tolist()
 
@@ -163,7 +163,7 @@ def test_decoding_equals_steps_by_hand(model: Any, tiny_processor: Any, use_cach
     inputs = batch(tiny_processor, model, QUESTIONS[1:2])
     prefix = memory(model, 3)
     expected = stepwise(model, *with_memory(model, inputs, prefix), steps=8)
-    with soft_prefix(model, inputs, [prefix]) as extended:
+    with PREFIX.attach(model, inputs, [prefix]) as extended:
         tokens = model.generate(**extended, max_new_tokens=8, use_cache=use_cache)
     assert tokens[0, extended["input_ids"].shape[1] :].tolist() == expected
     assert len(set(expected)) > 2  # a model that repeats itself would prove nothing
@@ -173,9 +173,9 @@ def test_decoding_equals_steps_by_hand(model: Any, tiny_processor: Any, use_cach
 def test_beam_search_gives_every_beam_the_memory(model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS[:2])
     prefixes = [memory(model, 1), memory(model, 2)]
-    with soft_prefix(model, inputs, prefixes) as extended:
+    with PREFIX.attach(model, inputs, prefixes) as extended:
         together = model.generate(**extended, max_new_tokens=6, num_beams=3)
-    with soft_prefix(model, rows(inputs, 1), prefixes[1:]) as single:
+    with PREFIX.attach(model, rows(inputs, 1), prefixes[1:]) as single:
         alone = model.generate(**single, max_new_tokens=6, num_beams=3)
     assert together[1, -6:].tolist() == alone[0, -6:].tolist()
 
@@ -186,13 +186,13 @@ def test_earlier_calls_leave_no_trace(vision_model: Any, tiny_processor: Any) ->
     prefix = memory(vision_model, 1)
 
     def run() -> tuple[Tensor, list[int]]:
-        with soft_prefix(vision_model, inputs, [prefix]) as extended:
+        with PREFIX.attach(vision_model, inputs, [prefix]) as extended:
             logits = vision_model(**extended).logits
             return logits, vision_model.generate(**extended, max_new_tokens=6)[0].tolist()
 
     first = run()
     other = batch(tiny_processor, vision_model, QUESTIONS)
-    with soft_prefix(vision_model, other, [memory(vision_model, 10)] * 3) as extended:
+    with PREFIX.attach(vision_model, other, [memory(vision_model, 10)] * 3) as extended:
         vision_model.generate(**extended, max_new_tokens=3)
     assert vision_model.model.rope_deltas is None
     again = run()
@@ -204,7 +204,7 @@ def test_gradients_reach_the_memory(model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS[:1])
     inputs["labels"] = inputs["input_ids"].clone()
     leaf = memory(model, 2).requires_grad_()
-    with soft_prefix(model, inputs, [leaf]) as extended:
+    with PREFIX.attach(model, inputs, [leaf]) as extended:
         assert extended["labels"][0, :16].tolist() == [-100] * 16
         model(**extended).loss.backward()
     twin = leaf.detach().clone().requires_grad_()
@@ -228,7 +228,7 @@ def test_a_generated_placeholder_is_an_ordinary_token(model: Any, tiny_processor
 
     logits = []
     for use_cache in (True, False):
-        with soft_prefix(model, inputs, [memory(model, 1)], placeholder) as extended:
+        with Prefix((placeholder,)).attach(model, inputs, [memory(model, 1)]) as extended:
             out = model.generate(
                 **extended,
                 max_new_tokens=4,
@@ -247,7 +247,7 @@ def test_no_memory_changes_nothing(model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS)
     expected = model(**inputs).logits
     for empty in (None, memory(model, 0)):
-        with soft_prefix(model, inputs, [empty] * 3) as extended:
+        with PREFIX.attach(model, inputs, [empty] * 3) as extended:
             assert torch.equal(extended["input_ids"], inputs["input_ids"])
             assert torch.equal(model(**extended).logits, expected)
 
@@ -256,10 +256,10 @@ def test_no_memory_changes_nothing(model: Any, tiny_processor: Any) -> None:
 def test_token_types_are_added_where_images_come_without(vision_model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, vision_model, QUESTIONS[:1])
     prefix = memory(vision_model, 1)
-    with soft_prefix(vision_model, inputs, [prefix]) as extended:
+    with PREFIX.attach(vision_model, inputs, [prefix]) as extended:
         expected = vision_model(**extended).logits
     del inputs["mm_token_type_ids"], inputs["attention_mask"]
-    with soft_prefix(vision_model, inputs, [prefix]) as extended:
+    with PREFIX.attach(vision_model, inputs, [prefix]) as extended:
         torch.testing.assert_close(vision_model(**extended).logits, expected, atol=1e-6, rtol=0)
 
 
@@ -270,7 +270,7 @@ def hooks(model: nn.Module) -> int:
 def test_the_hook_is_removed_even_on_error(model: Any, tiny_processor: Any) -> None:
     inputs = batch(tiny_processor, model, QUESTIONS[:1])
     before = hooks(model)
-    with pytest.raises(RuntimeError, match="inside"), soft_prefix(model, inputs, [memory(model, 1)]):
+    with pytest.raises(RuntimeError, match="inside"), PREFIX.attach(model, inputs, [memory(model, 1)]):
         assert hooks(model) == before + 1
         raise RuntimeError("inside")
     assert hooks(model) == before
@@ -283,8 +283,7 @@ def test_layout() -> None:
         "mm_token_type_ids": torch.tensor([[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]]),
         "image_grid_thw": torch.ones(3, 3, dtype=torch.long),
     }
-    prefixes = [torch.zeros(3, 2), None, torch.zeros(1, 2)]
-    extended, positions = extend_for_prefix(inputs, prefixes, placeholder_id=8)
+    extended, positions = make_room(inputs, [3, 0, 1], placeholder_id=8)
     assert extended["input_ids"].tolist() == [[8, 8, 8, 1, 2], [8, 3, 4, 5, 6], [8, 7, 9, 9, 9]]
     assert extended["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
     assert extended["mm_token_type_ids"].tolist() == [[0, 0, 0, 0, 1], [0, 0, 1, 0, 0], [0, 0, 0, 0, 0]]
@@ -297,35 +296,64 @@ IDS = torch.tensor([[1, 2, 3]])
 
 
 @pytest.mark.parametrize(
-    ("inputs", "prefix", "placeholder", "message"),
+    ("inputs", "prefix", "message"),
     [
-        ({"input_ids": IDS}, torch.zeros(8, 32), None, r"\(8, 32\).*\(m, 64\)"),
-        ({"input_ids": IDS}, torch.zeros(1, 8, 64), None, r"\(1, 8, 64\)"),
-        ({"input_ids": IDS}, torch.zeros(8, 64, dtype=torch.bfloat16), None, "bfloat16.*convert it"),
-        ({"input_ids": IDS}, torch.zeros(8, 64), 2, "placeholder id 2 occurs"),
-        ({"input_ids": IDS}, torch.zeros(8, 64), 5000, "outside the 288"),
-        ({"input_ids": IDS, "attention_mask": IDS * 0}, torch.zeros(8, 64), None, "empty question"),
-        ({"input_ids": IDS, "position_ids": IDS}, torch.zeros(8, 64), None, "remove position_ids"),
-        ({"input_ids": IDS, "inputs_embeds": IDS}, torch.zeros(8, 64), None, "remove inputs"),
-        ({"input_ids": IDS, "segments": IDS}, torch.zeros(8, 64), None, "segments"),
-        ({"input_ids": IDS[0]}, torch.zeros(8, 64), None, r"shape \(b, l\)"),
-        ({"input_ids": None}, torch.zeros(8, 64), None, r"shape \(b, l\)"),
+        ({"input_ids": IDS}, torch.zeros(8, 32), r"\(8, 32\).*\(m, 64\)"),
+        ({"input_ids": IDS}, torch.zeros(1, 8, 64), r"\(1, 8, 64\)"),
+        ({"input_ids": IDS}, torch.zeros(8, 64, dtype=torch.bfloat16), "bfloat16.*convert it"),
+        ({"input_ids": IDS, "attention_mask": IDS * 0}, torch.zeros(8, 64), "empty question"),
+        ({"input_ids": IDS, "position_ids": IDS}, torch.zeros(8, 64), "remove position_ids"),
+        ({"input_ids": IDS, "inputs_embeds": IDS}, torch.zeros(8, 64), "remove inputs"),
+        ({"input_ids": IDS, "segments": IDS}, torch.zeros(8, 64), "segments"),
+        ({"input_ids": IDS[0]}, torch.zeros(8, 64), r"shape \(b, l\)"),
+        ({"input_ids": None}, torch.zeros(8, 64), r"shape \(b, l\)"),
     ],
 )
-def test_bad_input(tiny_qwen2: Any, inputs: Any, prefix: Tensor, placeholder: Any, message: str) -> None:
+def test_bad_input(tiny_qwen2: Any, inputs: Any, prefix: Tensor, message: str) -> None:
     before = hooks(tiny_qwen2)
-    with pytest.raises(ValueError, match=message), soft_prefix(tiny_qwen2, inputs, [prefix], placeholder):
+    with pytest.raises(ValueError, match=message), PREFIX.attach(tiny_qwen2, inputs, [prefix]):
         pytest.fail("the context must not open")
     assert hooks(tiny_qwen2) == before
 
 
-def test_one_prefix_per_row(tiny_qwen2: Any) -> None:
-    with pytest.raises(ValueError, match="2 prefixes for 1 rows"):
-        extend_for_prefix({"input_ids": IDS}, [None] * 2, 9)
+def test_placeholders(tiny_qwen2: Any) -> None:
+    with pytest.raises(ValueError, match="placeholder id 2 occurs"):
+        make_room({"input_ids": IDS}, [8], 2)
+    before = hooks(tiny_qwen2)
+    with (
+        pytest.raises(ValueError, match="outside the 288"),
+        memory_at(tiny_qwen2, [torch.zeros(8, 64)], torch.ones(1, 8).bool(), 5000),
+    ):
+        pytest.fail("the context must not open")
+    assert hooks(tiny_qwen2) == before
+    # the first of those named that the inputs do not contain; none left: the highest that is free
+    assert [Prefix(free).room(tiny_qwen2, {"input_ids": IDS}, [1])[2] for free in ((2, 7), (3,), ())] == [
+        7,
+        287,
+        287,
+    ]
+
+
+def test_one_memory_per_row(tiny_qwen2: Any) -> None:
+    with pytest.raises(ValueError, match="2 memories for 1 rows"):
+        make_room({"input_ids": IDS}, [0, 0], 9)
+
+
+def test_an_infix_stands_where_it_is_wanted() -> None:
+    inputs = {
+        "input_ids": torch.tensor([[9, 9, 1, 2], [3, 4, 5, 6]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]),
+        "labels": torch.tensor([[-100, -100, 1, 2], [3, 4, 5, 6]]),
+    }
+    extended, positions = make_room(inputs, [2, 1], 8, lambda ids, mask: [3, 2])
+    assert extended["input_ids"].tolist() == [[8, 1, 8, 8, 2], [3, 4, 8, 5, 6]]
+    assert extended["attention_mask"].tolist() == [[0, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert extended["labels"].tolist() == [[-100, 1, -100, -100, 2], [3, 4, -100, 5, 6]]
+    assert positions.int().tolist() == [[0, 0, 1, 1, 0], [0, 0, 1, 0, 0]]
 
 
 def test_a_prompt_in_parts_is_refused(tiny_qwen2: Any) -> None:
-    prefixed = soft_prefix(tiny_qwen2, {"input_ids": IDS}, [torch.zeros(8, 64)])
+    prefixed = PREFIX.attach(tiny_qwen2, {"input_ids": IDS}, [torch.zeros(8, 64)])
     with prefixed as extended, pytest.raises(ValueError, match="in parts"):
         tiny_qwen2(input_ids=extended["input_ids"][:, :5])
 
@@ -342,5 +370,5 @@ def test_another_models_text_passes_untouched(tiny_qwen2: Any) -> None:
     """The same model encodes items while the context is open: their rows have no memory."""
     other = torch.arange(40)[None]
     expected = tiny_qwen2(input_ids=other).logits
-    with soft_prefix(tiny_qwen2, {"input_ids": IDS}, [torch.randn(8, 64)]):
+    with PREFIX.attach(tiny_qwen2, {"input_ids": IDS}, [torch.randn(8, 64)]):
         assert torch.equal(tiny_qwen2(input_ids=other).logits, expected)

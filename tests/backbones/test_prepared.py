@@ -1,4 +1,4 @@
-"""Kernels: the same values and gradients as the modules that they replace."""
+"""A prepared model: the same values and gradients, and nothing left on it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from comem.backbones.kernels import align_linears, fuse_norms, use_fast_kernels
+from comem.backbones.prepared import Prepared
 from tests.conftest import build_tiny_qwen2_5_vl
 
 
@@ -31,8 +31,10 @@ def test_rms_norm_is_the_same_in_one_kernel(dtype: torch.dtype, close: float) ->
         return out, inputs.grad  # type: ignore[return-value]
 
     before = both()
-    assert fuse_norms(model) == len(norms(model)) > 5
-    for mine, theirs in zip(both(), before, strict=True):
+    with Prepared(model, kernels=True):
+        assert sum("forward" in vars(norm) for norm in norms(model)) == len(norms(model)) > 5
+        after = both()
+    for mine, theirs in zip(after, before, strict=True):
         assert mine.dtype == theirs.dtype == dtype
         assert float((mine - theirs).detach().float().norm() / theirs.detach().float().norm()) < close
 
@@ -41,8 +43,8 @@ def test_a_model_with_fused_norms_answers_the_same() -> None:
     model, ids = build_tiny_qwen2_5_vl(), torch.randint(0, 256, (2, 9))
     with torch.no_grad():
         before = model(input_ids=ids).logits
-        fuse_norms(model)
-        torch.testing.assert_close(model(input_ids=ids).logits, before, atol=1e-5, rtol=1e-5)
+        with Prepared(model, kernels=True):
+            torch.testing.assert_close(model(input_ids=ids).logits, before, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("sides", [(12, 19), (19, 12), (19, 21)])
@@ -60,8 +62,10 @@ def test_aligned_products_are_the_same(sides: tuple[int, int], bias: bool) -> No
         return [out, x.grad, linear.weight.grad.clone()]  # type: ignore[list-item, union-attr]
 
     before = both()
-    assert align_linears(model) == 1 and align_linears(model) == 0  # an aligned layer stays as it is
-    for mine, theirs in zip(both(), before, strict=True):
+    with Prepared(model, kernels=True):
+        assert ["forward" in vars(layer) for layer in model] == [True, False]  # an aligned one stays
+        after = both()
+    for mine, theirs in zip(after, before, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
     assert model.state_dict()["0.weight"].shape == (sides[1], sides[0])  # the weights are untouched
 
@@ -78,14 +82,42 @@ def test_lora_on_an_aligned_layer_is_added_to_its_rows() -> None:
     x = torch.randn(7, 32, dtype=torch.bfloat16)
     with adapters_on(model):
         before = layer(x).float().detach()
-        assert align_linears(layer) == 2  # the layer, and LoRA's own B
+        prepared = Prepared(layer, kernels=True)
         close = 2e-2 * float(before.abs().max())
-        assert float((layer(x).float().detach() - before).abs().max()) < close
-        with torch.no_grad(), cheaper_order(model, 7):
-            assert float((layer(x).float() - before).abs().max()) < close
+        with prepared:
+            assert sum("forward" in vars(module) for module in layer.modules()) == 2  # and LoRA's own B
+            assert float((layer(x).float().detach() - before).abs().max()) < close
+            with torch.no_grad(), cheaper_order(model, 7):
+                assert float((layer(x).float() - before).abs().max()) < close
 
 
 def test_nothing_changes_on_a_cpu() -> None:
     model = build_tiny_qwen2_5_vl()
-    use_fast_kernels(model)
-    assert not any("forward" in vars(module) for module in model.modules())
+    with Prepared(model):
+        assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_nothing_is_left_whoever_closes_last_and_after_an_error() -> None:
+    model = build_tiny_qwen2_5_vl()
+    attributes = {name: set(vars(module)) for name, module in model.named_modules()}
+    first, second = Prepared(model, kernels=True), Prepared(model, kernels=True)
+    first.__enter__()
+    with pytest.raises(RuntimeError, match="inside"), second:
+        first.__exit__(None, None, None)
+        assert second.active and "forward" in vars(norms(model)[0])  # one is still open
+        assert model.config.text_config._attn_implementation != "sdpa"
+        raise RuntimeError("inside")
+    assert not first.active and model.config.text_config._attn_implementation == "sdpa"
+    assert {name: set(vars(module)) for name, module in model.named_modules()} == attributes
+    with second:  # and again
+        assert "forward" in vars(norms(model)[0])
+
+
+def test_a_modules_own_forward_stays() -> None:
+    """Liger sets its kernels so."""
+    model = build_tiny_qwen2_5_vl()
+    norm = norms(model)[0]
+    norm.forward = own = norm.forward
+    with Prepared(model, kernels=True):
+        assert norm.forward is own
+    assert norm.forward is own

@@ -21,10 +21,12 @@ from comem.backbones.text_reader import text_config_of
 from comem.compat.checkpoint import share_question_side
 from comem.compat.convert import ConvertSettings, convert_checkpoint
 from comem.compat.inspect import inspect_checkpoint
-from comem.compat.question_layout import AuthorsTextReader, read_prompt
-from comem.memory.encoder import MemoryEncoder
+from comem.memory.injection import INJECTIONS
+from comem.memory.injection.authors import AuthorsLayout, read_prompt
 from comem.memory.lora import adapters_on
+from comem.memory.qformer_encoder import QFormerEncoder
 from comem.modes.comem import ComemMode
+from comem.modes.vlm_as_memory import VlmAsMemoryMode
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 from tests.compat.authors_layouts import merged, their_qformer
 from tests.conftest import token_id
@@ -33,7 +35,7 @@ ONE = GenerationConfig(max_new_tokens=2)
 
 
 @pytest.fixture()
-def text_reader(encoder: MemoryEncoder, tiny_processor: Any) -> HFBackbone:
+def text_reader(encoder: QFormerEncoder, tiny_processor: Any) -> HFBackbone:
     """Layers of its own, the encoder's token embeddings and head: `AS_RELEASED`."""
     torch.manual_seed(4)
     model: Any = Qwen2ForCausalLM(text_config_of(encoder.model.config))
@@ -72,7 +74,7 @@ def seen_by(model: Any) -> Iterator[list[tuple[Tensor, Tensor]]]:
         handle.remove()
 
 
-def parts_of(encoder: MemoryEncoder, reader: AuthorsTextReader, chat: list[Message]) -> tuple[Tensor, ...]:
+def parts_of(encoder: QFormerEncoder, reader: Any, chat: list[Message]) -> tuple[Tensor, ...]:
     """Hidden states and input embeddings `(l, d)` of one prompt, and its ids, by the plain way."""
     model: Any = encoder.model
     inputs = reader.process([chat])
@@ -88,12 +90,13 @@ def parts_of(encoder: MemoryEncoder, reader: AuthorsTextReader, chat: list[Messa
 
 @pytest.mark.parametrize("layout", ["authors_llm", "authors_llm_training"])
 def test_what_stands_where(
-    layout: Any, encoder: MemoryEncoder, text_reader: HFBackbone, chats: list[list[Message]]
+    layout: Any, encoder: QFormerEncoder, text_reader: HFBackbone, chats: list[list[Message]]
 ) -> None:
-    reader = AuthorsTextReader(text_reader, encoder, layout)
+    injection = AuthorsLayout(encoder, layout)
+    reader = injection.reader(text_reader)
     memories = [torch.randn(16, 64), torch.randn(8, 64), None]
     with seen_by(text_reader.model) as seen:
-        answers = reader.generate(chats, memories, ONE)
+        answers = reader.generate(chats, memories, ONE, injection)
     embedded, positions = seen[0]
     for row, (chat, memory) in enumerate(zip(chats, memories, strict=True)):
         hidden, embeds, ids = parts_of(encoder, reader, chat)
@@ -109,24 +112,27 @@ def test_what_stands_where(
 
 
 def test_the_logits_are_those_of_plain_concatenation(
-    encoder: MemoryEncoder, text_reader: HFBackbone, chats: list[list[Message]]
+    encoder: QFormerEncoder, text_reader: HFBackbone, chats: list[list[Message]]
 ) -> None:
-    reader = AuthorsTextReader(text_reader, encoder)
+    injection = AuthorsLayout(encoder)
+    reader = injection.reader(text_reader)
     memory = torch.randn(8, 64)
     hidden, embeds, _ = parts_of(encoder, reader, chats[0])
     with torch.no_grad():
         logits = text_reader.model(inputs_embeds=torch.cat([memory, hidden, embeds])[None]).logits[0, -1]
     expected = text_reader.process.tokenizer.decode([int(logits.argmax())], skip_special_tokens=True)
-    (answer,) = reader.generate(chats[:1], [memory], GenerationConfig(max_new_tokens=1))
+    (answer,) = reader.generate(chats[:1], [memory], GenerationConfig(max_new_tokens=1), injection)
     assert answer.text == expected.strip()
 
 
 def test_in_the_mode_with_their_order(
-    encoder: MemoryEncoder, text_reader: HFBackbone, items: list[KnowledgeItem], small_image: Any
+    encoder: QFormerEncoder, text_reader: HFBackbone, items: list[KnowledgeItem], small_image: Any
 ) -> None:
-    reader = AuthorsTextReader(text_reader, encoder)
-    mode = ComemMode(reader, encoder=encoder, item_order="reversed", generation=ONE)
-    assert mode.opens_question_pictures and not encoder.form.reads_pictures
+    injection = AuthorsLayout(encoder)
+    mode = ComemMode(
+        text_reader, encoder=encoder, injection=injection, item_order="reversed", generation=ONE
+    )
+    assert mode.opens_question_pictures and not encoder.form.reads_images
     with seen_by(text_reader.model) as seen:
         (answer,) = mode.answer_batch(
             [Example("q", "What?", small_image(56, 56, 3))], [RetrievedContext("q", tuple(items[:2]))]
@@ -137,38 +143,41 @@ def test_in_the_mode_with_their_order(
 
 
 def test_a_prompt_is_read_with_the_tuned_encoder(
-    encoder: MemoryEncoder, text_reader: HFBackbone, chats: list[list[Message]]
+    encoder: QFormerEncoder, text_reader: HFBackbone, chats: list[list[Message]]
 ) -> None:
-    reader = AuthorsTextReader(text_reader, encoder)
-    inputs = reader.process(chats)
-    prompt = read_prompt(encoder, inputs)
+    inputs = AuthorsLayout(encoder).reader(text_reader).process(chats)
+    with torch.no_grad():
+        prompt = read_prompt(encoder, inputs)
     assert prompt.hidden.shape == prompt.embeddings.shape == (*inputs["input_ids"].shape, 64)
     with torch.no_grad():
         untuned = encoder.model.base_model(**with_positions(encoder.model, inputs)).last_hidden_state  # type: ignore[operator]
     assert (prompt.hidden - untuned).abs().max() > 1e-2, "LoRA is on"
 
 
-def test_refusals(encoder: MemoryEncoder, text_reader: HFBackbone, chats: list[list[Message]]) -> None:
+def test_refusals(encoder: QFormerEncoder, text_reader: HFBackbone, chats: list[list[Message]]) -> None:
     with pytest.raises(ValueError, match="layout 'comem': allowed are authors_llm, authors_llm_training"):
-        AuthorsTextReader(text_reader, encoder, "comem")
+        AuthorsLayout(encoder, "comem")
     sees = replace(text_reader, spec=replace(text_reader.spec, sees_images=True))
     with pytest.raises(ValueError, match="for text-only readers; qwen2_5 sees pictures itself"):
-        AuthorsTextReader(sees, encoder)
+        INJECTIONS["authors_llm"](sees, encoder)
+    with pytest.raises(ValueError, match="give --encoder DIR"):
+        INJECTIONS["authors_llm_training"](text_reader, None)
     config = text_config_of(encoder.model.config)
     config.hidden_size = 96
     wide = replace(text_reader, model=Qwen2ForCausalLM(config))
     with pytest.raises(
         ValueError, match="hidden states of width 64 before the question, the reader reads 96"
     ):
-        AuthorsTextReader(wide, encoder)
-    reader = AuthorsTextReader(text_reader, encoder)
+        AuthorsLayout(encoder).reader(wide)
+    injection = AuthorsLayout(encoder)
     with pytest.raises(ValueError, match="takes memory as embeddings only"):
-        reader.generate(chats, kv=[object()] * 3)  # type: ignore[list-item]
+        VlmAsMemoryMode(text_reader, injection=injection)
+    reader = injection.reader(text_reader)
     assert reader.generate([]) == [] and reader.prompt_lengths([]) == []
 
 
 def test_a_converted_checkpoint_answers(
-    encoder: MemoryEncoder, text_reader: HFBackbone, tiny_processor: Any, small_image: Any, tmp_path: Path
+    encoder: QFormerEncoder, text_reader: HFBackbone, tiny_processor: Any, small_image: Any, tmp_path: Path
 ) -> None:
     """From their text-only checkpoint to an answer in their layout: `comem convert`, then the two folders."""
     theirs = merged(tmp_path / "theirs", encoder.merge().model, text_reader.model, their_qformer())
@@ -176,15 +185,17 @@ def test_a_converted_checkpoint_answers(
     settings = ConvertSettings(question_vision="encoder")
     found = inspect_checkpoint(theirs)
     convert_checkpoint(theirs, tmp_path / "encoder", found, settings, tmp_path / "reader")
-    made, reader = MemoryEncoder.load(tmp_path / "encoder"), load_backbone(tmp_path / "reader")
+    made, reader = QFormerEncoder.load(tmp_path / "encoder"), load_backbone(tmp_path / "reader")
     assert not reader.spec.sees_images
     table = made.model.get_input_embeddings().weight  # type: ignore[operator]
     assert torch.equal(reader.model.get_input_embeddings().weight, table)
     head = made.model.get_output_embeddings().weight  # type: ignore[operator]
     assert torch.equal(reader.model.lm_head.weight, head)
-    mode = ComemMode(AuthorsTextReader(reader, made), encoder=made, item_order="reversed", generation=ONE)
+    mode = ComemMode(
+        reader, encoder=made, injection=AuthorsLayout(made), item_order="reversed", generation=ONE
+    )
     item = KnowledgeItem("a", "Oslo is a town.", small_image(56, 56, 1))
     questions = [Example("q", "What?", small_image(56, 56, 3))]
     (answer,) = mode.answer_batch(questions, [RetrievedContext("q", (item,))])
-    (length,) = mode.backbone.prompt_lengths([[mode.question_turn(questions[0], True)]])
+    (length,) = mode.reader.prompt_lengths([[mode.question_turn(questions[0], True)]])
     assert answer.prompt_tokens == 8 + 2 * length

@@ -1,7 +1,7 @@
 """The soft prefix: memory embeddings in front of everything a frozen model reads (paper, section 3).
 
-`8k` reserved ids go to the front of each row's real tokens, and a forward hook on the embedding
-layer replaces their embeddings by the memory. Because the model still receives ids, masks and
+Reserved ids, one for each embedding, go to the front of each row's real tokens, and a forward hook on the
+embedding layer replaces their embeddings by the memory. Because the model still receives ids, masks and
 token types, its own code computes positions (M-RoPE included), cache and decoding unmodified:
 no class is subclassed and none is copied.
 """
@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from comem.backbones.base import Injection
 from comem.backbones.packing import NOT_TOKENS
-from comem.backbones.positions import forget_positions, reserved_id
+from comem.backbones.positions import fresh_positions, reserved_id, with_token_types
+from comem.backbones.specs import BackboneError, BackboneSpec
 
 # What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
 # return: (value at a memory position, value at a padded position). None stands for the placeholder.
@@ -31,33 +34,109 @@ _FILL: dict[str, tuple[int | None, int | None]] = {
 }
 
 
-def extend_for_prefix(
-    inputs: Mapping[str, Any], prefixes: Sequence[Tensor | None], placeholder_id: int
-) -> tuple[dict[str, Any], Tensor]:
-    """Make room for the memories at the front of each row's real tokens.
+@dataclass(frozen=True)
+class Prefix(Injection):
+    """Memory embeddings `(m, d)` in front of each row's real tokens.
 
-    Rows come out as `[padding][memory][question]`, padded on the left to one length `L`, so the
-    question is always in the last `l` columns, whatever each row's memory is.
+    ```python
+    with Prefix().attach(model, inputs, [memory]) as extended:      # memory (8k, d)
+        tokens = model.generate(**extended)                          # or model(**extended)
+    ```
+
+    A subclass that defines `starts` puts them elsewhere in the row, as an infix; the engine takes part all
+    the same.
+
+    Attributes:
+        free_ids: ids for memory positions, best first, of which the first is taken that the inputs do not
+            contain (`comem.backbones.positions.free_ids`); with none left, `reserved_id`.
+    """
+
+    packs = True
+
+    free_ids: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return "prefix"
+
+    def check(self, spec: BackboneSpec) -> None:
+        if not spec.soft_prefix:
+            raise BackboneError(f"{spec.name} takes no memory; use the baseline or rag mode with it")
+
+    def starts(self, ids: Tensor, mask: Tensor) -> list[int]:
+        """The column of each row before which its memory goes: its first real token.
+
+        Args:
+            ids, mask: `(b, l)`.
+        """
+        return _first_real(mask)
+
+    @contextmanager
+    def attach(
+        self, model: Any, inputs: Mapping[str, Any], memories: Sequence[Tensor | None]
+    ) -> Iterator[dict[str, Any]]:
+        """Put memories before the model while the context is open; see `Injection.attach`.
+
+        The hook fills the prefill only: later calls with fewer ids (decoding with a cache) pass untouched,
+        longer ones (without a cache) are filled again.
+
+        Args:
+            memories: per row `(m, d)` in the dtype of the model's embeddings, or None.
+
+        Yields:
+            The extended inputs, see `make_room`.
+
+        Raises:
+            ValueError: on a memory of another width or dtype, and as `make_room`.
+        """
+        _check_memories(memories, _embeddings(model).weight)
+        extended, positions, placeholder = self.room(model, inputs, _sizes(memories))
+        with memory_at(model, memories, positions, placeholder):
+            yield extended
+
+    def room(
+        self, model: Any, inputs: Mapping[str, Any], sizes: Sequence[int]
+    ) -> tuple[dict[str, Any], Tensor, int]:
+        ids = _ids(inputs)
+        free = (free for free in self.free_ids if not bool((ids == free).any()))
+        found = next(free, None)
+        placeholder = reserved_id(model, ids) if found is None else found
+        typed = with_token_types(model, inputs)
+        extended, positions = make_room(typed, sizes, placeholder, self.starts)
+        return extended, positions, placeholder
+
+
+PREFIX = Prefix()
+
+
+def _sizes(memories: Sequence[Tensor | None]) -> list[int]:
+    return [0 if memory is None else len(memory) for memory in memories]
+
+
+def make_room(
+    inputs: Mapping[str, Any],
+    sizes: Sequence[int],
+    placeholder_id: int,
+    starts: Callable[[Tensor, Tensor], Sequence[int]] | None = None,
+) -> tuple[dict[str, Any], Tensor]:
+    """Make room for memories, by default in front of each row's real tokens.
+
+    Rows come out as `[padding][memory][question]`, padded on the left to one length `L`, so the question is
+    always in the last `l` columns, whatever each row's memory is.
 
     Args:
         inputs: what a processor returns; every `(b, l)` tensor is extended, the rest passes through.
-        prefixes: per row `(m, d)`, or None for no memory; `m` may differ between rows.
+        sizes: embeddings of each row's memory; they may differ.
         placeholder_id: an id that occurs nowhere in the inputs.
+        starts: of ids and mask `(b, l)`, each row's column before which its memory goes; None for the front.
 
     Returns:
         The inputs with `(b, L)` tensors, and the memory positions `(b, L)`, bool.
 
     Raises:
-        ValueError: on the wrong number of prefixes, a placeholder that occurs, a tensor per token
-            that is not known here, or positions that are already given.
+        ValueError: on the wrong number of memories, a placeholder that occurs, a tensor per token that is
+            not known here, or positions that are already given.
     """
-    return extend_by_sizes(inputs, [0 if p is None else len(p) for p in prefixes], placeholder_id)
-
-
-def extend_by_sizes(
-    inputs: Mapping[str, Any], sizes: Sequence[int], placeholder_id: int
-) -> tuple[dict[str, Any], Tensor]:
-    """As `extend_for_prefix`, where the memories are not there yet, but their sizes are known."""
     ids = _checked_ids(inputs, len(sizes), placeholder_id)
     b, length = ids.shape
     mask = inputs.get("attention_mask")
@@ -66,14 +145,15 @@ def extend_by_sizes(
     extended = {**inputs, "attention_mask": mask}
     if not any(sizes):
         return extended, torch.zeros_like(ids, dtype=torch.bool)
+    places = first if starts is None else starts(ids, mask)
     total = max(length, *(length - f + m for f, m in zip(first, sizes, strict=True)))
 
     def extend(tensor: Tensor, memory: int, padding: int) -> Tensor:
         rows = []
-        for row, start, size in zip(tensor, first, sizes, strict=True):
+        for row, start, at, size in zip(tensor, first, places, sizes, strict=True):
             rest = row.shape[1:]  # of a cross-attention mask: images, tiles
             pad = row.new_full((total - (length - start) - size, *rest), padding)
-            rows.append(torch.cat([pad, row.new_full((size, *rest), memory), row[start:]]))
+            rows.append(torch.cat([pad, row[start:at], row.new_full((size, *rest), memory), row[at:]]))
         return torch.stack(rows)
 
     for name, value in extended.items():
@@ -98,7 +178,7 @@ def _checked_ids(inputs: Mapping[str, Any], rows: int, placeholder_id: int) -> T
         if inputs.get(name) is not None:
             raise ValueError(f"remove {name} from the inputs: the model computes it with the memory in place")
     if rows != len(ids):
-        raise ValueError(f"{rows} prefixes for {len(ids)} rows: one per row, None for no memory")
+        raise ValueError(f"{rows} memories for {len(ids)} rows: one per row, None for no memory")
     if bool((ids == placeholder_id).any()):
         raise ValueError(f"placeholder id {placeholder_id} occurs in input_ids: choose another")
     return ids
@@ -122,77 +202,39 @@ def _is_per_token(name: str, value: Any, shape: tuple[int, int]) -> bool:
 
 
 @contextmanager
-def soft_prefix(
-    model: nn.Module,
-    inputs: Mapping[str, Any],
-    prefixes: Sequence[Tensor | None],
-    placeholder_id: int | None = None,
-) -> Iterator[dict[str, Any]]:
-    """Put memories in front of each row while the context is open.
+def memory_at(
+    model: nn.Module, memories: Sequence[Tensor | None], positions: Tensor, placeholder_id: int
+) -> Iterator[None]:
+    """Fill the memories' positions while the context is open, for inputs in which room was made before.
 
-    ```python
-    with soft_prefix(model, inputs, [memory]) as extended:      # memory (8k, d)
-        tokens = model.generate(**extended)                      # or model(**extended)
-    ```
-
-    Gradients flow into the prefixes. The hook fills the prefill only: later calls with fewer ids
-    (decoding with a cache) pass untouched, longer ones (without a cache) are filled again. Qwen-VL's
-    remembered `rope_deltas` are dropped before and after, so that no call sees another's.
+    Qwen-VL's remembered `rope_deltas` are dropped before and after, so that no call sees another's.
 
     Args:
-        model: any causal model with `get_input_embeddings()`.
-        inputs: ids, mask, types, pixels… as a processor returns them.
-        prefixes: per row `(m, d)` in the dtype of the model's embeddings, or None.
-        placeholder_id: an id that occurs nowhere in the inputs; by default `reserved_id`.
-
-    Yields:
-        The extended inputs, see `extend_for_prefix`.
+        memories: per row `(m, d)`, or None.
+        positions: `(b, L)` of `make_room`, or `(1, total)` of a packed batch.
 
     Raises:
-        ValueError: on a prefix of another width or dtype, and as `extend_for_prefix`.
+        ValueError: on a memory of another width or dtype.
     """
     table = _embeddings(model)
-    _check_prefixes(prefixes, table.weight)
-    if placeholder_id is None:
-        placeholder_id = reserved_id(model, _ids(inputs))
+    _check_memories(memories, table.weight)
     if not 0 <= placeholder_id < table.num_embeddings:
         raise ValueError(f"placeholder id {placeholder_id} is outside the {table.num_embeddings} embeddings")
-    extended, positions = extend_for_prefix(with_token_types(model, inputs), prefixes, placeholder_id)
-    with memory_at(model, prefixes, positions, placeholder_id):
-        yield extended
-
-
-@contextmanager
-def memory_at(
-    model: nn.Module, prefixes: Sequence[Tensor | None], positions: Tensor, placeholder_id: int
-) -> Iterator[None]:
-    """Fill the memories' positions while the context is open; `soft_prefix` for inputs made before.
-
-    Args:
-        prefixes: per row `(m, d)`, or None.
-        positions: `(b, L)` of `extend_for_prefix`, or `(1, total)` of a packed batch.
-
-    Raises:
-        ValueError: on a prefix of another width or dtype.
-    """
-    table = _embeddings(model)
-    _check_prefixes(prefixes, table.weight)
-    handle = table.register_forward_hook(_fill_hook(prefixes, positions, placeholder_id))
-    forget_positions(model)
+    handle = table.register_forward_hook(_fill_hook(memories, positions, placeholder_id))
     try:
-        yield
+        with fresh_positions(model):
+            yield
     finally:
         handle.remove()
-        forget_positions(model)
 
 
 def _embeddings(model: nn.Module) -> nn.Embedding:
     return model.get_input_embeddings()  # type: ignore[operator, no-any-return]
 
 
-def _check_prefixes(prefixes: Sequence[Tensor | None], weight: Tensor) -> None:
+def _check_memories(memories: Sequence[Tensor | None], weight: Tensor) -> None:
     width = weight.shape[1]
-    for row, prefix in enumerate(prefixes):
+    for row, prefix in enumerate(memories):
         if prefix is None:
             continue
         if prefix.ndim != 2 or prefix.shape[1] != width:
@@ -207,26 +249,15 @@ def _check_prefixes(prefixes: Sequence[Tensor | None], weight: Tensor) -> None:
             )
 
 
-def with_token_types(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Add `mm_token_type_ids` where images come without: Qwen2.5-VL then falls back to plain positions."""
-    inputs = dict(inputs)
-    if inputs.get("image_grid_thw") is not None and inputs.get("mm_token_type_ids") is None:
-        config: Any = model.config
-        ids = inputs["input_ids"]
-        is_video = ids == getattr(config, "video_token_id", -1)
-        inputs["mm_token_type_ids"] = (ids == config.image_token_id).int() + 2 * is_video.int()
-    return inputs
-
-
 def _fill_hook(
-    prefixes: Sequence[Tensor | None], positions: Tensor, placeholder_id: int
+    memories: Sequence[Tensor | None], positions: Tensor, placeholder_id: int
 ) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor | None]:
-    """The hook that puts `prefixes` at `positions` `(b, L)` of the embeddings `(b, L, d)`.
+    """The hook that puts `memories` at `positions` `(b, L)` of the embeddings `(b, L, d)`.
 
     It goes by position, not by id alone: a model may *generate* the reserved id.
     """
     rows, length = positions.shape
-    given = [p for p in prefixes if p is not None and len(p)]
+    given = [p for p in memories if p is not None and len(p)]
 
     def fill(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if not given or not args or args[0].ndim != 2:
@@ -241,7 +272,7 @@ def _fill_hook(
         where = where.repeat_interleave(copies, dim=0)
         if not bool(((ids == placeholder_id) | ~where).all()):
             return None  # other rows, as when the same model encodes items while the context is open
-        memory = torch.cat([p for p in prefixes if p is not None for _ in range(copies)])
+        memory = torch.cat([p for p in memories if p is not None for _ in range(copies)])
         return output.masked_scatter(where[..., None], memory.to(output))
 
     return fill

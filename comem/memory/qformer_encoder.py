@@ -1,0 +1,522 @@
+"""The paper's memory encoder: the VLM with LoRA on reads one item, a Q-Former makes 8 embeddings of it.
+
+Its folders are of two kinds, told apart by `kind` in comem_encoder.json:
+
+- "adapter": `adapter.safetensors` (LoRA) + `qformer.safetensors`, and which base they belong to.
+- "merged": an ordinary model folder of transformers (LoRA folded in) + `qformer.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, device, nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from comem.backbones.base import Backbone
+from comem.backbones.packing import pack
+from comem.backbones.positions import with_positions
+from comem.backbones.prepared import Prepared, evaluating
+from comem.io.tensors import open_tensors, read_tensors, tensor_files, write_tensors
+from comem.memory.bank import MemoryBank
+from comem.memory.encoder import (
+    CONFIG,
+    EncoderKind,
+    InputsOf,
+    MemoryEncoder,
+    hidden_size,
+    length_batches,
+    read_about,
+    write_about,
+)
+from comem.memory.fingerprint import add_tensors, base_digest, weights_version
+from comem.memory.items import KnowledgeFormat, item_inputs, to_device
+from comem.memory.lora import (
+    LoraSettings,
+    adapters_on,
+    add_lora,
+    cheaper_order,
+    fold_lora,
+    load_lora_state,
+    lora_layers,
+    lora_state,
+    trainable_count,
+)
+from comem.memory.qformer import QFormer, QFormerConfig, token_embedding_scale
+from comem.memory.settings import QFormerSettings
+from comem.types import ImageRef, KnowledgeItem
+
+QFORMER = "qformer.safetensors"
+ADAPTER = "adapter.safetensors"
+_FINGERPRINT_VERSION = 1
+
+
+class QFormerEncoder(nn.Module, MemoryEncoder):
+    """A VLM with LoRA and a Q-Former.
+
+    The model may be the reader itself (one copy of the weights: LoRA is on only while this encoder
+    reads) or a model of its own (merged, or of another size).
+
+    Args:
+        model: an image-text-to-text model of transformers, with LoRA (`add_lora`) or merged.
+        processor: its processor; only `encode` and `inputs` need it.
+        qformer: of the model's width.
+        lora: the settings of the model's LoRA; None for a model without.
+        form: how items are written.
+        accepts: fingerprints of other encoders whose banks are as good (the one merged into this).
+        elastic: numbers of embeddings of which each was trained to be a usable memory; empty: all or none.
+    """
+
+    kind = "qformer"
+    prepares = True
+
+    def __init__(
+        self,
+        model: nn.Module,
+        processor: Any,
+        qformer: QFormer,
+        lora: LoraSettings | None = None,
+        form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
+        accepts: tuple[str, ...] = (),
+        elastic: tuple[int, ...] = (),
+    ) -> None:
+        super().__init__()
+        width = hidden_size(model)
+        if qformer.config.hidden_size != width:
+            raise ValueError(
+                f"the Q-Former reads width {qformer.config.hidden_size}, the model gives {width}: "
+                "they belong to different encoders"
+            )
+        if (lora is not None) != bool(lora_layers(model)):
+            raise ValueError("give the LoRA settings exactly when the model has LoRA layers (add_lora)")
+        self.model, self.processor, self.qformer = model, processor, qformer
+        self.lora, self.form, self.accepts, self.elastic = lora, form, accepts, elastic
+        self.num_vectors, self.width = qformer.config.num_queries, qformer.config.width_out
+        self.reads_images = form.reads_images
+        self.prepared = Prepared(model)
+        self._known: tuple[tuple[int, ...], str] | None = None
+        self._base: str | None = None
+
+    @classmethod
+    def new(
+        cls,
+        model: nn.Module,
+        processor: Any,
+        lora: LoraSettings = LoraSettings(),  # noqa: B008 (frozen)
+        qformer: QFormerConfig | None = None,
+        form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
+    ) -> QFormerEncoder:
+        """An untrained encoder on a base model, which gets LoRA and is frozen otherwise.
+
+        Args:
+            qformer: None for the paper's sizes with the model's width.
+        """
+        made = QFormer(qformer or QFormerConfig(hidden_size(model)))
+        add_lora(model, lora)
+        return cls(model, processor, made.to(_table(model)), lora, form)
+
+    @property
+    def device(self) -> device:
+        return self.qformer.latents.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.qformer.latents.dtype
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """Memory of a batch of items, differentiable, LoRA on.
+
+        Where the model's attention allows it, the items are packed: no layer computes padding.
+
+        Args:
+            inputs: of `self.inputs` or any left-padded batch: `input_ids`, `attention_mask` `(n, l)`,
+                and `pixel_values`, `image_grid_thw` if items have images.
+
+        Returns:
+            `(n, q, d)`.
+        """
+        inputs = with_positions(self.model, dict(inputs))
+        with self.prepared:
+            if not self.prepared.packs:
+                hidden = self._hidden(inputs)  # (n, l, d)
+                return self.qformer(hidden.to(self.dtype), inputs["attention_mask"].bool())
+            packed, rows = pack(inputs)
+            hidden = self._hidden({**packed, "segments": rows})[0]  # (tokens, d)
+            return self.qformer(rows.padded(hidden.to(self.dtype)), rows.real)
+
+    def _hidden(self, inputs: dict[str, Any]) -> Tensor:
+        """The last hidden states after the final norm `(b, l, d)`; no logits, no other layer's, no cache."""
+        tokens = max(inputs["input_ids"].numel(), len(inputs.get("pixel_values", ())))
+        with adapters_on(self.model), cheaper_order(self.model, tokens):
+            base: Any = self.model.base_model
+            return base(**inputs, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def inputs(self, items: Sequence[KnowledgeItem]) -> dict[str, Tensor]:
+        """One batch for `forward`, on the encoder's device."""
+        return to_device(item_inputs(items, self.processor, self.form), self.device)
+
+    @torch.no_grad()
+    def encode(
+        self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: InputsOf | None = None
+    ) -> MemoryBank:
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        ids = tuple(item.id for item in items)
+        shape = (len(ids), self.qformer.config.num_queries, self.width)
+        out = torch.empty(shape, dtype=self.dtype, device=self.device)
+        bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
+        make = inputs or self.inputs
+        with self.prepared, evaluating(self):
+            for rows in length_batches(items, batch_size):
+                out[rows] = self(make([items[i] for i in rows]))
+        return bank
+
+    @torch.no_grad()
+    def encode_images(self, images: Sequence[ImageRef], batch_size: int = 16) -> Tensor:
+        parts = []
+        with self.prepared, evaluating(self):
+            for start in range(0, len(images), batch_size):
+                some = images[start : start + batch_size]
+                inputs = item_inputs((), self.processor, self.form, some)
+                parts.append(self(to_device(inputs, self.device)))
+        return torch.cat(parts)
+
+    def item_format(self) -> dict[str, Any]:
+        low = high = None
+        if self.processor is not None:
+            low, high = self.form.pixel_limits(self.processor.image_processor)
+        return {
+            "prompt": self.form.prompt, "max_chars": self.form.max_chars,
+            "min_pixels": low, "max_pixels": high,
+        }  # fmt: skip
+
+    def fingerprint(self) -> str:
+        """SHA-256 over all that a memory depends on.
+
+        The trained weights (LoRA, Q-Former) count in full, the base by `base_digest`; then LoRA's scale,
+        the Q-Former's sizes, the format of the items with the pixel limits in effect, and the version of
+        this format. Values count as rounded to bfloat16, so that the same weights have one fingerprint
+        whether they are loaded in float32 or bfloat16.
+
+        Hashing takes seconds at 7B, so it is done once until a weight is written again.
+        """
+        key = weights_version(self)
+        if self._known is None or self._known[0] != key:
+            self._known = (key, self._fingerprint())
+        return self._known[1]
+
+    def _fingerprint(self) -> str:
+        limits = None
+        if self.processor is not None:
+            limits = self.form.pixel_limits(self.processor.image_processor)
+        facts = {
+            "version": _FINGERPRINT_VERSION,
+            "prompt": self.form.prompt,
+            "max_chars": self.form.max_chars,
+            "pixels": limits,
+            "qformer": asdict(self.qformer.config),
+            "lora": None if self.lora is None else [self.lora.rank, self.lora.alpha],
+            "base": self.base_digest(),
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        for tensors in (lora_state(self.model), self.qformer.state_dict()):
+            add_tensors(digest, tensors)
+        return digest.hexdigest()
+
+    def base_digest(self, keep: bool = False) -> str:
+        """The base's identity (`comem.memory.fingerprint`).
+
+        Args:
+            keep: compute it once for all, before the weights go out of this process's sight (FSDP).
+        """
+        found = self._base or base_digest(self.model)
+        if keep:
+            self._base = found
+        return found
+
+    def trained_state(self) -> dict[str, dict[str, Tensor]]:
+        """What training changes, by the file that it is saved in."""
+        lora = {} if self.lora is None else {ADAPTER: lora_state(self.model)}
+        return {**lora, QFORMER: self.qformer.state_dict()}
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """LoRA and Q-Former, what training changes."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def trainable_count(self) -> int:
+        """Number of trained parameters: 231.7 M (2.79 %) at Qwen2.5-VL-7B."""
+        return trainable_count(self)
+
+    def merge(self) -> QFormerEncoder:
+        """Fold LoRA into the weights: an ordinary model with the same memory.
+
+        The model is changed in place, so it can no longer serve as the reader.
+        """
+        if self.lora is None:
+            return self
+        accepts = self.accepted_fingerprints()
+        fold_lora(self.model)
+        parts = self.model, self.processor, self.qformer, None, self.form
+        return QFormerEncoder(*parts, accepts, self.elastic)
+
+    def save(self, folder: str | Path) -> None:
+        """Write an adapter folder (with LoRA) or a merged one (without), as a whole or not at all.
+
+        Raises:
+            StorageError: no space is left.
+        """
+
+        def write(temporary: Path) -> None:
+            for name, tensors in self.trained_state().items():
+                write_tensors(temporary / name, tensors)
+            if self.lora is None:
+                self.model.save_pretrained(temporary)  # type: ignore[operator]
+                if self.processor is not None:
+                    self.processor.save_pretrained(temporary)
+
+        write_about(folder, self._about(Path(folder)), write)
+
+    def _about(self, folder: Path) -> dict[str, Any]:
+        """What comem_encoder.json says."""
+        config: Any = self.model.config
+        return {
+            "encoder": self.kind,
+            "kind": "merged" if self.lora is None else "adapter",
+            "base": {
+                "name": _reference(getattr(config, "_name_or_path", "") or "", folder),
+                "model_type": config.model_type,
+                "hidden_size": hidden_size(self.model),
+                "digest": self.base_digest(),
+            },
+            "lora": None if self.lora is None else asdict(self.lora),
+            "qformer": asdict(self.qformer.config),
+            "form": asdict(self.form),
+            "fingerprint": self.fingerprint(),
+            "accepts": list(self.accepts),
+            "elastic": list(self.elastic),
+        }
+
+    @classmethod
+    @torch.no_grad()
+    def load(
+        cls, folder: str | Path, reader: nn.Module | None = None, processor: Any = None
+    ) -> QFormerEncoder:
+        """Read what `save` wrote.
+
+        Args:
+            folder: of either kind.
+            reader: for an adapter folder, the base model: it gets the LoRA (off at rest) and is encoder
+                and reader in one copy. None loads the base that the folder names. A merged folder has
+                weights of its own and leaves the reader alone.
+            processor: of the base; None loads it from where the base is.
+
+        Raises:
+            ValueError: not an encoder folder, an incomplete one, or one of another base or width; names the
+                file and the remedy.
+        """
+        folder = Path(folder)
+        about, trained = read_folder(folder)
+        if about["kind"] == "merged":
+            _refuse_cut_weights(folder)
+            model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+            processor = processor or _processor(folder)
+        else:
+            base = _resolve(folder, about["base"]["name"])
+            model = reader if reader is not None else _base_model(folder, base)
+            processor = processor or _processor(base)
+        _check_base(folder, about, model)
+        lora = None if about["lora"] is None else LoraSettings(**about["lora"])
+        qformer = QFormer(QFormerConfig(**about["qformer"])).to(_table(model))
+        _load_qformer(qformer, trained[QFORMER], folder / QFORMER)
+        if lora is not None and not lora_layers(model):
+            add_lora(model, lora)
+        load_lora_state(model, trained.get(ADAPTER, {}), str(folder / ADAPTER))
+        form = KnowledgeFormat(**about["form"])
+        accepts, elastic = tuple(about["accepts"]), tuple(about.get("elastic", ()))
+        return cls(model, processor, qformer, lora, form, accepts, elastic).eval()
+
+    @torch.no_grad()
+    def load_weights(self, folder: str | Path) -> None:
+        """Take over a folder's trained tensors, of the same sizes (to resume a training, or to start one).
+
+        Raises:
+            ValueError: as `load`; LoRA or Q-Former are of other sizes than this encoder's.
+        """
+        folder = Path(folder)
+        about, trained = read_folder(folder)
+        self._check_sizes(folder, about)
+        _check_base(folder, about, self.model)
+        _load_qformer(self.qformer, trained[QFORMER], folder / QFORMER)
+        load_lora_state(self.model, trained.get(ADAPTER, {}), str(folder / ADAPTER))
+
+    def _check_sizes(self, folder: Path, about: Mapping[str, Any]) -> None:
+        """Refuse a folder whose trained parts are of other sizes, before a tensor is touched."""
+        lora, found = LoraSettings(**(about["lora"] or {})), QFormerConfig(**about["qformer"])
+        mine = self.lora or LoraSettings()
+        if (lora.rank, lora.alpha) != (mine.rank, mine.alpha):
+            raise ValueError(f"{folder} holds {lora}, the settings ask for {mine}; set them alike")
+        if found.width_out != self.width:
+            raise ValueError(
+                f"{folder} writes memories of width {found.width_out}, the reader reads {self.width}: "
+                "set `reader` to the model that it was trained for, or start without `init`"
+            )
+        if _sizes(found) != _sizes(self.qformer.config):
+            raise ValueError(
+                f"{folder} holds {found}, the settings ask for {self.qformer.config}; set them alike"
+            )
+
+
+def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """What a folder's comem_encoder.json says, and its trained tensors by file; the base is not touched.
+
+    Raises:
+        ValueError: not an encoder folder, or an incomplete one; names the file and the remedy.
+    """
+    folder, about = Path(folder), read_about(folder)
+    if about.get("kind") not in ("adapter", "merged"):
+        raise ValueError(f"{folder / CONFIG}: does not describe a memory encoder; save the encoder again")
+    names = (ADAPTER, QFORMER) if about["kind"] == "adapter" else (QFORMER,)
+    for name in reversed(names):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder / name}: missing, no memory can be computed: copy or save it again")
+    return about, {name: read_tensors(folder / name) for name in names}
+
+
+def _load_qformer(qformer: QFormer, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the Q-Former's tensors, all or none."""
+    own = qformer.state_dict()
+    wrong = sorted(set(own) ^ set(tensors))
+    wrong = wrong or [name for name in own if own[name].shape != tensors[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{path}: {len(wrong)} tensors do not fit the sizes in {CONFIG}, first {wrong[0]}: the file is "
+            "of another Q-Former or of another width; copy the folder again"
+        )
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def _check_base(folder: Path, about: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse a base model that the folder was not made on."""
+    base, path = about["base"], folder / CONFIG
+    if hidden_size(model) != base["hidden_size"]:
+        raise ValueError(
+            f"{path}: made for a backbone of width {base['hidden_size']}, this one has {hidden_size(model)}: "
+            f"load its own base ({base['name'] or 'unnamed'})"
+        )
+    if base_digest(model) != base["digest"]:
+        raise ValueError(
+            f"{path}: made on another base model than the one given: load the base that it names "
+            f"({base['name'] or 'unnamed'}) or train an encoder on this one"
+        )
+
+
+def _sizes(config: QFormerConfig) -> QFormerConfig:
+    """What a Q-Former's tensors show: the output scale's start value does not, that it has one does."""
+    return replace(config, output_size=None, output_scale=None if config.output_scale is None else 1.0)
+
+
+def _reference(name: str, folder: Path) -> str:
+    """A hub id as it is; a local folder relative to the encoder's, so that both can move together."""
+    if os.path.isdir(name):
+        return os.path.relpath(os.path.realpath(name), os.path.realpath(folder))
+    return name
+
+
+def _resolve(folder: Path, name: str) -> str:
+    local = os.path.normpath(folder / name) if name else ""
+    return local if os.path.isdir(local) else name
+
+
+def _refuse_cut_weights(folder: str | Path) -> None:
+    """Name a weight file that is missing or half-written; transformers' own error names none."""
+    for path in tensor_files(folder):
+        with open_tensors(path):
+            pass
+
+
+def _base_model(folder: Path, base: str) -> Any:
+    if os.path.isdir(base):
+        _refuse_cut_weights(base)
+    try:
+        return AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder / CONFIG}: its base model {base!r} cannot be loaded ({error}): give `reader`"
+        ) from error
+
+
+def _processor(source: str | Path) -> Any:
+    """The processor that lies with the model, if one does (an encoder without can read ready batches)."""
+    if not str(source):
+        return None
+    try:
+        return AutoProcessor.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{source}: no processor there ({error}): give `processor`") from error
+
+
+def _table(model: Any) -> Tensor:
+    """The model's input embeddings `(v, d)`."""
+    return model.get_input_embeddings().weight  # type: ignore[no-any-return]
+
+
+def qformer_config(settings: QFormerSettings, model: Any, reader: Any = None) -> QFormerConfig:
+    """The Q-Former's sizes: the model's width in, the reader's out, its output scale as a number."""
+    reader = model if reader is None else reader
+    width, scale = hidden_size(reader), settings.output_scale
+    if scale == "auto":
+        scale = token_embedding_scale(reader.get_input_embeddings())
+    return QFormerConfig(
+        hidden_size(model),
+        num_queries=settings.num_queries,
+        depth=settings.depth,
+        heads=settings.heads,
+        ff_mult=settings.ff_mult,
+        shared=settings.shared,
+        output_size=None if width == hidden_size(model) else width,
+        output_scale=scale,
+    )
+
+
+def build_encoder(
+    backbone: Backbone,
+    *,
+    lora: LoraSettings = LoraSettings(),  # noqa: B008 (frozen)
+    qformer: QFormerSettings = QFormerSettings(),  # noqa: B008 (frozen)
+    form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
+    elastic: tuple[int, ...] = (),
+    reader: Any = None,
+) -> QFormerEncoder:
+    """A new encoder on a backbone's own weights, to be trained.
+
+    Args:
+        reader: the model that answers, if it is not the backbone's.
+    """
+    config = qformer_config(qformer, backbone.model, reader)
+    encoder = QFormerEncoder.new(backbone.model, backbone.processor, lora, config, form)
+    encoder.elastic = elastic
+    if qformer.near_identity:
+        encoder.qformer.start_near_identity()
+    return encoder
+
+
+def _load(
+    folder: Path, about: Mapping[str, Any], backbone: Backbone | None, target: str | device | None
+) -> QFormerEncoder:
+    """An adapter made on the backbone's own weights shares them; anything else brings its own."""
+    adapter = about.get("kind") == "adapter"
+    if backbone is not None and adapter and about["base"]["digest"] == base_digest(backbone.model):
+        return QFormerEncoder.load(folder, backbone.model, backbone.processor)
+    encoder = QFormerEncoder.load(folder)
+    return encoder.to(target or (backbone.device if backbone is not None else "cpu"))
+
+
+ROW = EncoderKind(build_encoder, _load, trained=True)

@@ -1,0 +1,27 @@
+"""A mode: the best item as it is, as in RAG, and the others as memory.
+
+comem predict --plugin examples/plugins/mode_best_raw.py --mode best_raw --encoder toy …
+"""
+
+from comem.backbones.chat import item_turns
+from comem.modes import MODES, ComemMode
+from comem.modes.base import item_lists
+
+
+@MODES.register("best_raw")
+class BestRaw(ComemMode):
+    name = "best_raw"
+
+    def remembered(self, items):
+        return items[1:]
+
+    def conversations(self, examples, contexts):
+        form = self.backbone.spec.rag
+        return [
+            [*item_turns(form, items[:1]), self.question_turn(example, bool(items))]
+            for example, items in zip(examples, item_lists(examples, contexts), strict=True)
+        ]
+
+    @property
+    def opens_item_pictures(self):
+        return True
