@@ -8,10 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from comem import registry
+from comem.benchmarks import BENCHMARKS
 from comem.cli import main
+from comem.memory.encoder import ENCODERS
+from comem.memory.injection import INJECTIONS
+from comem.modes import MODES
+from comem.retrieval.retriever import RETRIEVERS
 
 PLUGINS = Path(__file__).resolve().parent.parent / "examples" / "plugins"
 Predict = Callable[..., list[str]]
+
+
+@pytest.fixture(autouse=True)
+def own_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "_loaded", {})
+    monkeypatch.setenv(registry.VARIABLE, "")
+    for rows in (MODES, ENCODERS, INJECTIONS, BENCHMARKS, RETRIEVERS):
+        monkeypatch.setattr(rows, "_rows", dict(rows._rows))
 
 
 @pytest.fixture(scope="module")

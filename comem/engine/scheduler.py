@@ -94,9 +94,10 @@ class Engine:
 
 def accelerated(mode: Mode, graphs: bool | None = None, counts: Counts | None = None) -> Mode:
     """The mode on the engine's decoder, its encoder's memories kept."""
-    settings = mode.settings
-    live = LiveBank(settings.encoder) if settings.encoder is not None and settings.bank is None else None
-    return mode.on(fast(mode.backbone, graphs, counts), bank=live or settings.bank)
+    encoder, bank = mode.settings.encoder, mode.settings.bank
+    if encoder is not None and bank is None:
+        bank = LiveBank(encoder)
+    return mode.on(fast(mode.backbone, graphs, counts), bank=bank)
 
 
 def _length(question: Question) -> int:
