@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from comem.benchmarks.statistics import Bootstrap, scores_of, with_statistics
+from comem.benchmarks.statistics import Bootstrap, harmonic_mean, harmonic_means, scores_of, with_statistics
 from comem.types import Report, Score
 
 
@@ -96,3 +96,13 @@ def test_intervals_of_numbers_that_count_missing_ones(missing_wrong: bool, expec
     assert report.metrics["confidence"]["m"] == expected
     assert report.metrics["confidence"]["m_missing_wrong"] == [0.0, 100.0]
     assert report.scores["m"] == given
+
+
+def test_a_zero_counts_as_next_to_nothing_in_harmonic_means() -> None:
+    """As officially: neither an error nor left out; among drawn means as among scores."""
+    assert harmonic_mean([40.0, 60.0]) == pytest.approx(48.0)
+    assert harmonic_mean([0.0, 60.0]) == 2 / (1 / 1e-12 + 1 / 60.0)
+    assert harmonic_mean([0.0, 0.0]) == 1e-12
+    drawn = harmonic_means([np.array([0.4, 0.0, 0.0]), np.array([0.6, 0.6, 0.0])])
+    assert drawn.tolist() == [harmonic_mean(pair) for pair in ((0.4, 0.6), (0.0, 0.6), (0.0, 0.0))]
+    assert np.isfinite(drawn).all() and drawn[0] == pytest.approx(0.48) and 0 < drawn[1] < 1e-11
