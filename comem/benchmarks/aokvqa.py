@@ -18,23 +18,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import (
     DataFiles,
     HubFiles,
-    embedded_image,
-    find_parquet,
     locate,
     named_image,
+    parquet_rows,
     question_text,
-    read_parquet,
 )
-from comem.benchmarks.score_files import ScoreFiles, checked_text, keyed, match
+from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, checked_text, keyed, match
 from comem.benchmarks.statistics import scores_of
 from comem.benchmarks.text import (
-    AUTHORS,
-    WARNING_MISSING,
-    WARNING_ONE_SIDED,
+    ONE_SIDED,
     authors_answer,
     extract_answer,
     marked_answer,
@@ -47,10 +43,7 @@ from comem.types import Example, ImageRef, Report, Score
 TASKS = ("direct_answer", "multiple_choice")
 
 
-Rows = Mapping[str, Mapping[str, Any]]
-
-
-def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "aokvqa") -> Report:
+def evaluate(answers: Answers, rows: Rows, benchmark: str = "aokvqa") -> Report:
     """Both official scores; a task that was not asked is left out.
 
     Args:
@@ -76,7 +69,7 @@ def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "aokvqa") 
     return Report(benchmark, metrics, len(questions), scores)
 
 
-def _counts(row: Mapping[str, Any], task: str) -> bool:
+def _counts(row: Row, task: str) -> bool:
     """Whether a question counts in a task.
 
     Raises:
@@ -90,14 +83,14 @@ def _counts(row: Mapping[str, Any], task: str) -> bool:
     return task == "multiple_choice" or not row.get("difficult_direct_answer")
 
 
-def earned(answer: str, row: Mapping[str, Any], task: str) -> float:
+def earned(answer: str, row: Row, task: str) -> float:
     """What an answer earns in a task, between 0 and 1."""
     if task == "multiple_choice":
         return float(answer == row["choices"][row["correct_choice_idx"]])
     return min(1.0, sum(answer == human for human in row["direct_answers"]) / 3.0)
 
 
-def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "aokvqa") -> Report:
+def evaluate_as_authors(outputs: Answers, rows: Rows, benchmark: str = "aokvqa") -> Report:
     """As coded: any of the direct answers as they stand, difficult ones too, no multiple choice."""
     direct = {key: row for key, row in rows.items() if split_id(key)[1] == "direct_answer"}
     answers = {key: [str(each).strip() for each in row["direct_answers"]] for key, row in direct.items()}
@@ -179,13 +172,13 @@ def to_choice(text: str, choices: Sequence[str]) -> str:
     return by_text.get(normalize(text)) or by_letter.get(text.strip(" ().:").lower(), text)
 
 
-def short(text: str, row: Mapping[str, Any]) -> str:
+def short(text: str, row: Row) -> str:
     """The short answer in an output; of multiple choice, the choice that it names."""
     said = extract_answer(text)
     return to_choice(said, row["choices"]) if row.get("task") == "multiple_choice" else said
 
 
-_COLUMNS = ("question_id", "image", "question", "choices")
+_COLUMNS = ("question_id", "question", "choices")
 _ANSWERS = ("correct_choice_idx", "direct_answers", "difficult_direct_answer")
 #: The names of the splits in the original files.
 _ORIGINAL = {"validation": "val", "train": "train", "test": "test"}
@@ -209,10 +202,8 @@ def _records(
         for row in unique(_list(file), "question_id", file):
             yield row, _coco_image(row, split, images), file
         return
-    files = find_parquet(path, split)
-    place = files[0].parent
-    for row in unique(read_parquet(files, _COLUMNS, _ANSWERS), "question_id", place):
-        yield row, embedded_image(row.pop("image"), place, str(row["question_id"])), place
+    for row, _, image, place in parquet_rows(path, split, "question_id", _COLUMNS, _ANSWERS):
+        yield row, image, place
 
 
 def _list(file: Path) -> Iterable[dict[str, Any]]:
@@ -222,7 +213,7 @@ def _list(file: Path) -> Iterable[dict[str, Any]]:
     return rows
 
 
-def _coco_image(row: Mapping[str, Any], split: str, folder: Path | None) -> ImageRef | None:
+def _coco_image(row: Row, split: str, folder: Path | None) -> ImageRef | None:
     """COCO's picture, in the folder itself or in its `val2017`."""
     if folder is None or row.get("image_id") is None:
         return None
@@ -231,7 +222,7 @@ def _coco_image(row: Mapping[str, Any], split: str, folder: Path | None) -> Imag
     return ImageRef(path=str(inside)) if inside.is_file() else named_image(folder, name, folder)
 
 
-def _example(row: Mapping[str, Any], image: ImageRef | None, place: Path, task: str) -> Example:
+def _example(row: Row, image: ImageRef | None, place: Path, task: str) -> Example:
     name = str(row["question_id"])
     choices = [str(choice) for choice in row.get("choices") or ()]
     if len(choices) < 2:
@@ -240,7 +231,6 @@ def _example(row: Mapping[str, Any], image: ImageRef | None, place: Path, task: 
     if index is not None and not 0 <= int(index) < len(choices):
         raise RecordError(f"{place}: {name!r} has correct_choice_idx {index} of {len(choices)} choices")
     right = (choices[int(index)],) if index is not None else ()
-    meta = {key: value for key, value in row.items() if key != "image"}
     return Example(
         id=f"{name}:{task}",
         question=question_text(row, "question", name, place),
@@ -248,11 +238,11 @@ def _example(row: Mapping[str, Any], image: ImageRef | None, place: Path, task: 
         answers=right if task == "multiple_choice" else tuple(dict.fromkeys(direct or ())),
         choices=tuple(choices) if task == "multiple_choice" else (),
         group=task,
-        meta={**meta, "question_id": name, "task": task, "choices": choices, "direct_answers": direct},
+        meta={**row, "question_id": name, "task": task, "choices": choices, "direct_answers": direct},
     )
 
 
-def _answers(row: Mapping[str, Any], name: str, place: Path) -> list[str] | None:
+def _answers(row: Row, name: str, place: Path) -> list[str] | None:
     """The ten human answers; None in the test split."""
     value = row.get("direct_answers")
     if isinstance(value, str) and value.strip():
@@ -274,12 +264,10 @@ ROWS = {
             "allenai/aokvqa: direct answer min(count/3, 1), multiple choice accuracy; missing ones earn 0",
             missing_wrong=True,
         ),
-        authors=Scorer(
+        authors=authors_scorer(
             evaluate_as_authors,
-            AUTHORS,
-            whole=True,
-            warning="exact match with any direct answer, difficult ones too, not min(count/3, 1); no "
-            f"multiple choice; {WARNING_ONE_SIDED}; {WARNING_MISSING}",
+            "exact match with any direct answer, difficult ones too, not min(count/3, 1); no multiple choice",
+            ONE_SIDED,
         ),
         reader=read,
         short=short,

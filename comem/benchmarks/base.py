@@ -48,6 +48,13 @@ class Scorer:
         return dataclasses.replace(report, metrics={**report.metrics, **facts})
 
 
+def authors_scorer(score: Callable[[Any, Any, str], Report], *warnings: str, **facts: Any) -> Scorer:
+    """What the code of CoMEM's authors computed, from whole outputs; `warnings` say what is wrong with it."""
+    warning = "; ".join((*warnings, "missing predictions are left out"))
+    definition = "as the authors' code (WenyiWU0111/CoMEM) computes it"
+    return Scorer(score, definition, whole=True, warning=warning, **facts)
+
+
 def per_example(value: Callable[[str, Example], float], definition: str = "mean of the answers") -> Scorer:
     """A scorer made of what one short answer earns, between 0 and 1; `accuracy` is the mean.
 

@@ -13,22 +13,18 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import (
     DataFiles,
     HubFiles,
-    embedded_image,
-    find_parquet,
+    parquet_rows,
     question_text,
-    read_parquet,
 )
-from comem.benchmarks.score_files import match, read_files
+from comem.benchmarks.score_files import Answers, Row, Rows, match, read_files
 from comem.benchmarks.statistics import mean_report, means_by
-from comem.benchmarks.text import AUTHORS, WARNING_MISSING, after_colon, first_box
-from comem.io.jsonl import RecordError, unique
+from comem.benchmarks.text import after_colon, first_box
+from comem.io.jsonl import RecordError
 from comem.types import Example, Report
 
 #: A conclusion stands in so many last characters.
@@ -73,7 +69,7 @@ def _fold(text: str) -> str:
     return " ".join(text.casefold().strip(_EDGES).split())
 
 
-def pair_of(row: Mapping[str, Any]) -> tuple[str, str]:
+def pair_of(row: Row) -> tuple[str, str]:
     """Language and country of a record, from its Subset, "('Spanish', 'Spain')" or a list.
 
     Raises:
@@ -92,7 +88,7 @@ def pair_of(row: Mapping[str, Any]) -> tuple[str, str]:
     )
 
 
-def right_option(row: Mapping[str, Any], name: str) -> int:
+def right_option(row: Row, name: str) -> int:
     """The index of the right option.
 
     Raises:
@@ -110,17 +106,14 @@ def right_option(row: Mapping[str, Any], name: str) -> int:
     return label
 
 
-Rows = Mapping[str, Mapping[str, Any]]
-
-
-def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "cvqa") -> Report:
+def evaluate(answers: Answers, rows: Rows, benchmark: str = "cvqa") -> Report:
     """Score short answers by ID against the records by ID: accuracy over all questions, and by pair."""
     chosen = {name: parse_option(answers[name], rows[name]["Options"]) for name in match(answers, rows)}
     values = {name: float(choice == right_option(rows[name], name)) for name, choice in chosen.items()}
     return report_of(values, rows, benchmark, sum(choice is None for choice in chosen.values()))
 
 
-def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "cvqa") -> Report:
+def evaluate_as_authors(outputs: Answers, rows: Rows, benchmark: str = "cvqa") -> Report:
     """As coded: the first box, else what follows the last colon, must be the number and no more."""
     values, unparsable = {}, 0
     for name in match(outputs, rows):
@@ -152,7 +145,7 @@ CODES = dict(
         "Spanish=es Sundanese=su Swahili=sw Tamil=ta Telugu=te Urdu=ur"
     ).split()
 )
-_COLUMNS = ("image", "ID", "Subset", "Question", "Options", "Label")
+_COLUMNS = ("ID", "Subset", "Question", "Options", "Label")
 _OPTIONAL = ("Translated Question", "Translated Options", "Category", "Image Type", "Image Source", "License")
 
 
@@ -160,39 +153,30 @@ def load(files: DataFiles) -> Iterator[Example]:
     """Examples of the parquet files; the group is the pair, `Language-Country`."""
     pair = (files.split or "").partition(":")[2]
     wanted = PAPER_PAIRS if files.split is None else (pair,) if pair else None
-    parquet = find_parquet(files.path, "test")
-    place, seen, count = parquet[0].parent, dict[str, None](), 0
-    for row in unique(read_parquet(parquet, _COLUMNS, _OPTIONAL), "ID", place):
+    seen, count = dict[str, None](), 0
+    for row, name, image, place in parquet_rows(files.path, "test", "ID", _COLUMNS, _OPTIONAL):
         language, country = pair_of(row)
         group = f"{language}-{country}"
         seen[group] = None
         if wanted is None or group in wanted:
             count += 1
-            yield _example(row, language, group, place)
+            options, label = row["Options"], row["Label"]
+            if not isinstance(options, list) or len(options) < 2:
+                raise RecordError(f"{place}: {name!r} has no Options; expected a list of four")
+            texts = tuple(map(str, options))
+            yield Example(
+                id=name,
+                question=question_text(row, "Question", name, place),
+                image=image,
+                answers=(texts[label],) if isinstance(label, int) and 0 <= label < len(texts) else (),
+                choices=texts,
+                language=CODES.get(language, language.lower()),
+                group=group,
+                meta=row,
+            )
     if not count:
-        there = ", ".join(seen) or "no questions"
-        raise RecordError(
-            f"{place}: no question of {', '.join(wanted or ('any pair',))}; the files have {there}"
-        )
-
-
-def _example(row: Mapping[str, Any], language: str, group: str, place: Path) -> Example:
-    name, options = str(row["ID"]), row["Options"]
-    if not isinstance(options, list) or len(options) < 2:
-        raise RecordError(f"{place}: {name!r} has no Options; expected a list of four")
-    texts = tuple(map(str, options))
-    label = row["Label"]
-    known = isinstance(label, int) and 0 <= label < len(texts)
-    return Example(
-        id=name,
-        question=question_text(row, "Question", name, place),
-        image=embedded_image(row["image"], place, name),
-        answers=(texts[label],) if known else (),
-        choices=texts,
-        language=CODES.get(language, language.lower()),
-        group=group,
-        meta={key: value for key, value in row.items() if key != "image"},
-    )
+        there, wish = ", ".join(seen) or "no questions", ", ".join(wanted or ("any pair",))
+        raise RecordError(f"{files.path}: no question of {wish}; the files have {there}")
 
 
 ROWS = {
@@ -202,12 +186,10 @@ ROWS = {
         scorer=Scorer(
             evaluate, "afaji/cvqa: multiple-choice accuracy over all questions, and by country-language pair"
         ),
-        authors=Scorer(
+        authors=authors_scorer(
             evaluate_as_authors,
-            AUTHORS,
-            whole=True,
-            warning='the box, or what follows the last colon, must be the bare number: "\\boxed{ 2 }", '
-            f'"Respuesta final: 2" and "\\boxed{{2. perro}}" are wrong; {WARNING_MISSING}',
+            'the box, or what follows the last colon, must be the bare number: "\\boxed{ 2 }", "Respuesta '
+            'final: 2" and "\\boxed{2. perro}" are wrong',
         ),
         reader=read_files,
         source="https://huggingface.co/datasets/afaji/cvqa, test (10,374 questions; the paper's five pairs: "

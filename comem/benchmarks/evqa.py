@@ -16,14 +16,14 @@ from __future__ import annotations
 import csv
 import re
 import string
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer
 from comem.benchmarks.files import DataFiles, image_by_id, locate, of_split, question_text
-from comem.benchmarks.score_files import ScoreFiles, match
+from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, match
 from comem.benchmarks.statistics import mean_report, means_by
 from comem.io.jsonl import RecordError, read_json
 from comem.types import Example, ImageRef, Report
@@ -48,7 +48,7 @@ def process(text: str) -> str:
     return " ".join(_WORDS.get(word, word) for word in _PREFIX.sub(" ", text).split())
 
 
-def accepted(row: Mapping[str, Any], name: str) -> list[str]:
+def accepted(row: Row, name: str) -> list[str]:
     """The accepted answers of a row, several where several people answered; a list's parts lie between "&&".
 
     Raises:
@@ -74,9 +74,7 @@ def _parts(texts: Iterable[str]) -> set[str]:
     return {found for text in texts if (found := process(text))}
 
 
-def evaluate(
-    answers: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "evqa"
-) -> Report:
+def evaluate(answers: Answers, rows: Rows, benchmark: str = "evqa") -> Report:
     """Exact match of short answers by id with the CSV's rows by id: the official score without BEM."""
     kinds = {name: str(row.get("question_type", "")) for name, row in rows.items()}
     values = {
@@ -134,7 +132,7 @@ def load(files: DataFiles) -> Iterator[Example]:
         yield _example(row, file, files.images)
 
 
-def _example(row: Mapping[str, Any], file: Path, folder: Path | None) -> Example:
+def _example(row: Row, file: Path, folder: Path | None) -> Example:
     name = str(row["data_id"])
     kind = row["question_type"]
     if kind not in TYPES:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.io.jsonl import RecordError
+from comem.io.jsonl import RecordError, unique
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
@@ -207,6 +207,21 @@ def read_parquet(
             raise RecordError(
                 f"{file}: not a whole parquet file ({_first(error)}); fetch it again"
             ) from error
+
+
+def parquet_rows(
+    path: Path, split: str, key: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[dict[str, Any], str, ImageRef, Path]]:
+    """A split's rows without their images: the row, its id, its image, and the folder for messages.
+
+    Raises:
+        ValueError: as `find_parquet`, `read_parquet` and `embedded_image`; or an id comes twice.
+    """
+    files = find_parquet(path, split)
+    place = files[0].parent
+    for row in unique(read_parquet(files, ("image", *columns), optional), key, place):
+        name = str(row[key])
+        yield row, name, embedded_image(row.pop("image"), place, name), place
 
 
 def _first(error: Exception) -> str:

@@ -15,14 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image
-from comem.benchmarks.score_files import ScoreFiles, keyed, match
+from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, keyed, match
 from comem.benchmarks.statistics import harmonic_mean, harmonic_means, scores_of
 from comem.benchmarks.text import (
-    AUTHORS,
-    WARNING_CUTS,
-    WARNING_MISSING,
+    CUTS,
     after_colon,
     authors_answer,
     normalize,
@@ -181,7 +179,7 @@ class Question:
     range: tuple[float, float] = (0.0, 0.0)
 
 
-def question(row: Mapping[str, Any], normal: Callable[[str], str] = normalize) -> Question:
+def question(row: Row, normal: Callable[[str], str] = normalize) -> Question:
     """A reference row as the scorer needs it.
 
     Args:
@@ -245,8 +243,8 @@ def is_correct_for_authors(answer: str, asked: Question) -> bool:
 
 
 def evaluate(
-    answers: Mapping[str, str],
-    rows: Mapping[str, Mapping[str, Any]],
+    answers: Answers,
+    rows: Rows,
     benchmark: str = "infoseek",
     normal: Callable[[str], str] = normalize,
     right: Callable[[str, Question], bool] = is_correct,
@@ -351,7 +349,7 @@ def _choose(files: DataFiles, names: Sequence[str]) -> tuple[Path, str | None]:
     return locate(files.path, names), split
 
 
-def _example(row: Mapping[str, Any], file: Path, images: Path | None, language: str) -> Example:
+def _example(row: Row, file: Path, images: Path | None, language: str) -> Example:
     name = str(row["data_id"])
     answers = row.get("answer") or ()
     return Example(
@@ -371,14 +369,12 @@ _OFFICIAL = Scorer(
     "splits",
     combined=COMBINED,
 )
-_AUTHORS = Scorer(
+_AUTHORS = authors_scorer(
     partial(evaluate, normal=authors_answer, right=is_correct_for_authors),
-    AUTHORS,
-    whole=True,
+    f"{CUTS}, in predictions and accepted answers alike, so that different answers become equal: always "
+    'answering "Paris" scores 3.59 % of the textual questions where 0.21 % is right; times match by '
+    'substring ("19" is 1990); text before the last colon is dropped',
     combined=COMBINED,
-    warning=f"{WARNING_CUTS}, in predictions and accepted answers alike, so that different answers become "
-    'equal: always answering "Paris" scores 3.59 % of the textual questions where 0.21 % is right; times '
-    f'match by substring ("19" is 1990); text before the last colon is dropped; {WARNING_MISSING}',
 )
 
 

@@ -8,22 +8,19 @@ gt_images and retrieved_images (nine tenths of the 4.7 GB) are not read: knowled
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import (
     DataFiles,
     HubFiles,
-    embedded_image,
-    find_parquet,
+    parquet_rows,
     question_text,
-    read_parquet,
 )
-from comem.benchmarks.score_files import ScoreFiles, checked_text, in_split, keyed, match
+from comem.benchmarks.score_files import Answers, Rows, ScoreFiles, checked_text, in_split, keyed, match
 from comem.benchmarks.statistics import mean_report, means_by
-from comem.benchmarks.text import AUTHORS, WARNING_MISSING, extract_answer, normalize
-from comem.io.jsonl import RecordError, unique
+from comem.benchmarks.text import extract_answer, normalize
+from comem.io.jsonl import RecordError
 from comem.types import Example, Report
 
 LETTERS = ("A", "B", "C", "D")
@@ -53,12 +50,10 @@ def parse_choice(output: str, choices: Mapping[str, str]) -> str | None:
     return best if best is not None and found[best] >= 0 else None
 
 
-Rows = Mapping[str, Mapping[str, Any]]
-
 NOTE = "overall: MRAG-Bench's rules, a letter. overall_named: an option named by its text counts, too"
 
 
-def evaluate(outputs: Mapping[str, str], rows: Rows, benchmark: str = "mrag_bench") -> Report:
+def evaluate(outputs: Answers, rows: Rows, benchmark: str = "mrag_bench") -> Report:
     """Score outputs by id against rows with gt_choice, choices and scenario.
 
     The official pipeline gives what its rules cannot parse to a language model, which would accept the
@@ -81,7 +76,7 @@ def _named(text: str, choices: Mapping[str, str]) -> str | None:
     return next((letter for letter, choice in choices.items() if said and normalize(choice) == said), None)
 
 
-def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "mrag_bench") -> Report:
+def evaluate_as_authors(outputs: Answers, rows: Rows, benchmark: str = "mrag_bench") -> Report:
     """As coded: the output's first character; where it is no letter A to D, wrong (no judge)."""
     chosen = {name: outputs[name].strip()[:1] for name in match(outputs, rows)}
     values = {name: float(letter == rows[name]["gt_choice"]) for name, letter in chosen.items()}
@@ -121,33 +116,26 @@ def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     return outputs if files.whole else {n: extract_answer(text) for n, text in outputs.items()}, rows
 
 
-_COLUMNS = ("id", "scenario", "image", "question", *LETTERS, "answer_choice")
+_COLUMNS = ("id", "scenario", "question", *LETTERS, "answer_choice")
 _OPTIONAL = ("aspect", "answer", "image_type", "source")
 
 
 def load(files: DataFiles) -> Iterator[Example]:
     """Examples of the parquet files; the group is the scenario."""
-    parquet = find_parquet(files.path, files.split or "test")
-    for row in unique(read_parquet(parquet, _COLUMNS, _OPTIONAL), "id", parquet[0].parent):
-        yield _example(row, parquet[0].parent)
-
-
-def _example(row: Mapping[str, Any], place: Path) -> Example:
-    name = str(row["id"])
-    letter = str(row["answer_choice"])
-    if letter not in LETTERS:
-        raise RecordError(f"{place}: {name!r} has answer_choice {letter!r}; expected {', '.join(LETTERS)}")
-    choices = {each: str(row[each]) for each in LETTERS}
-    facts = {key: value for key, value in row.items() if key not in ("image", *LETTERS)}
-    return Example(
-        id=name,
-        question=question_text(row, "question", name, place),
-        image=embedded_image(row["image"], place, name),
-        answers=(choices[letter],),
-        choices=tuple(choices.values()),
-        group=str(row["scenario"]),
-        meta={**facts, "choices": choices, "gt_choice": letter},
-    )
+    for row, name, image, place in parquet_rows(files.path, files.split or "test", "id", _COLUMNS, _OPTIONAL):
+        letter = str(row["answer_choice"])
+        if letter not in LETTERS:
+            raise RecordError(f"{place}: {name!r} has answer_choice {letter!r}; expected A, B, C, D")
+        choices = {each: str(row.pop(each)) for each in LETTERS}
+        yield Example(
+            id=name,
+            question=question_text(row, "question", name, place),
+            image=image,
+            answers=(choices[letter],),
+            choices=tuple(choices.values()),
+            group=str(row["scenario"]),
+            meta={**row, "choices": choices, "gt_choice": letter},
+        )
 
 
 ROWS = {
@@ -155,12 +143,10 @@ ROWS = {
         name="mrag_bench",
         loader=load,
         scorer=Scorer(evaluate, "MRAG-Bench: rule-based multiple-choice parser, no judge"),
-        authors=Scorer(
+        authors=authors_scorer(
             evaluate_as_authors,
-            AUTHORS,
-            whole=True,
-            warning='the first character is the answer ("Based on…" is B, "Answer: C" is A); where it is '
-            f"none of A to D the authors asked gpt-4o-mini, here it is wrong; {WARNING_MISSING}",
+            'the first character is the answer ("Based on…" is B, "Answer: C" is A); where it is none of A '
+            "to D the authors asked gpt-4o-mini, here it is wrong",
         ),
         reader=read,
         source="https://huggingface.co/datasets/uclanlp/MRAG-Bench, test (1,353 questions)",

@@ -18,20 +18,18 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import (
     DataFiles,
     HubFiles,
-    embedded_image,
-    find_parquet,
     locate,
     named_image,
+    parquet_rows,
     question_text,
-    read_parquet,
 )
-from comem.benchmarks.score_files import ScoreFiles, match
+from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, match
 from comem.benchmarks.statistics import mean_report, means_by
-from comem.benchmarks.text import AUTHORS, WARNING_MISSING, WARNING_ONE_SIDED, authors_answer
+from comem.benchmarks.text import ONE_SIDED, authors_answer
 from comem.io.jsonl import RecordError, read_json, unique
 from comem.types import Example, ImageRef, Report
 
@@ -107,17 +105,14 @@ def _process(text: str) -> str:
     return _cached(text) if len(text) <= _CACHED_LENGTH else process_words(process_punctuation(text))
 
 
-Rows = Mapping[str, Mapping[str, Any]]
-
-
-def evaluate(answers: Mapping[str, str], rows: Rows, benchmark: str = "okvqa") -> Report:
+def evaluate(answers: Answers, rows: Rows, benchmark: str = "okvqa") -> Report:
     """Score short answers by question_id against the annotations by question_id."""
     names = match(answers, rows)
     values = {name: soft_accuracy(answers[name], human_answers(rows[name], name)) for name in names}
     return report_of(values, rows, benchmark)
 
 
-def evaluate_as_authors(outputs: Mapping[str, str], rows: Rows, benchmark: str = "okvqa") -> Report:
+def evaluate_as_authors(outputs: Answers, rows: Rows, benchmark: str = "okvqa") -> Report:
     """As coded: the normalised output against accepted answers as they stand."""
     values = {}
     for name in match(outputs, rows):
@@ -174,7 +169,7 @@ def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     return files.answers(), files.reference_rows("question_id", rows=rows)
 
 
-_COLUMNS = ("question_id", "image", "question", "answers")
+_COLUMNS = ("question_id", "question", "answers")
 _TYPES = ("question_type", "answer_type")
 
 
@@ -186,11 +181,8 @@ def load(files: DataFiles) -> Iterator[Example]:
     ):
         yield from _load_original(path, split, files.images)
         return
-    parquet = find_parquet(path, split)
-    place = parquet[0].parent
-    for row in unique(read_parquet(parquet, _COLUMNS, _TYPES), "question_id", place):
-        name = str(row["question_id"])
-        yield _example(row, row["answers"], embedded_image(row["image"], place, name), place)
+    for row, _, image, place in parquet_rows(path, split, "question_id", _COLUMNS, _TYPES):
+        yield _example(row, row["answers"], image, place)
 
 
 def _load_original(path: Path, split: str, images: Path | None) -> Iterator[Example]:
@@ -216,7 +208,7 @@ def _list(file: Path, key: str) -> Iterator[dict[str, Any]]:
     return unique(rows, "question_id", file)
 
 
-def _example(row: Mapping[str, Any], answers: Any, image: ImageRef | None, place: Path) -> Example:
+def _example(row: Row, answers: Any, image: ImageRef | None, place: Path) -> Example:
     """One question; its ten answers in `meta` as the official annotations have them."""
     name = str(row["question_id"])
     if not isinstance(answers, list) or not answers:
@@ -238,12 +230,11 @@ ROWS = {
         name="okvqa",
         loader=load,
         scorer=Scorer(evaluate, "GT-Vision-Lab/VQA: soft accuracy with its answer processing"),
-        authors=Scorer(
+        authors=authors_scorer(
             evaluate_as_authors,
-            AUTHORS,
-            whole=True,
-            warning=f"exact match with any of the ten answers, not VQA accuracy; {WARNING_ONE_SIDED}; "
-            f"accepted answers with an apostrophe fall apart; {WARNING_MISSING}",
+            "exact match with any of the ten answers, not VQA accuracy",
+            ONE_SIDED,
+            "accepted answers with an apostrophe fall apart",
         ),
         reader=read,
         source="https://huggingface.co/datasets/lmms-lab/OK-VQA, val2014 (5,046 questions); "

@@ -17,11 +17,20 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image
-from comem.benchmarks.score_files import ScoreFiles, checked_text, keyed, match, read_files
+from comem.benchmarks.score_files import (
+    Answers,
+    Row,
+    Rows,
+    ScoreFiles,
+    checked_text,
+    keyed,
+    match,
+    read_files,
+)
 from comem.benchmarks.statistics import harmonic_mean, harmonic_means
-from comem.benchmarks.text import AUTHORS, WARNING_CUTS, WARNING_MISSING, normalize
+from comem.benchmarks.text import CUTS, normalize
 from comem.io.jsonl import RecordError, read_jsonl, unique
 from comem.types import Example, Report, Score
 
@@ -32,7 +41,7 @@ PARTS = ("query", "entity")
 SPLITS = ("seen", "unseen")
 
 
-def split_of(row: Mapping[str, Any], name: str) -> str:
+def split_of(row: Row, name: str) -> str:
     """`seen` or `unseen`, from a data_split such as entity_val_unseen.
 
     Raises:
@@ -46,7 +55,7 @@ def split_of(row: Mapping[str, Any], name: str) -> str:
 
 
 def score_part(
-    predicted: Mapping[str, str], references: Mapping[str, Mapping[str, Any]], missing_wrong: bool = False
+    predicted: Mapping[str, str], references: Rows, missing_wrong: bool = False
 ) -> dict[str, float]:
     """Accuracy in percent by split, over the answered references or over all."""
     names = list(references) if missing_wrong else match(predicted, references)
@@ -60,7 +69,7 @@ def score_part(
 
 def evaluate(
     predicted: Mapping[str, Mapping[str, str]],
-    references: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    references: Mapping[str, Rows],
     benchmark: str = "oven",
 ) -> Report:
     """Score entity ids by part and data_id against reference rows by part and data_id."""
@@ -99,9 +108,7 @@ def evaluate_as_authors(predicted: Any, references: Any, benchmark: str = "oven"
     return replace(report, metrics=metrics)
 
 
-def scores(
-    predicted: Mapping[str, Mapping[str, str]], references: Mapping[str, Mapping[str, Mapping[str, Any]]]
-) -> list[Score]:
+def scores(predicted: Mapping[str, Mapping[str, str]], references: Mapping[str, Rows]) -> list[Score]:
     """What every question earned; its group is part and split, "query_seen" to "entity_unseen"."""
     return [
         Score(
@@ -189,7 +196,7 @@ def _load_both(files: DataFiles) -> Iterator[Example]:
     )
 
 
-def title_match(answers: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str) -> Report:
+def title_match(answers: Answers, rows: Rows, benchmark: str) -> Report:
     """The share of titles named exactly, by split, and the harmonic mean of seen and unseen.
 
     Raises:
@@ -213,7 +220,7 @@ def _unlinked(outputs: Any, rows: Any, benchmark: str) -> Report:
     )
 
 
-def _named(text: str, row: Mapping[str, Any], name: str) -> str:
+def _named(text: str, row: Row, name: str) -> str:
     """The entity's id when the text is its title, else nothing."""
     if not row.get("entity_text") or not row.get("entity_id"):
         raise RecordError(f"reference {name!r} has no entity_text; is this the test set, without answers?")
@@ -234,7 +241,7 @@ def _row(part: str, size: str) -> Benchmark:
         name=f"oven_{part}",
         loader=partial(load, part=part),
         scorer=Scorer(title_match, "titles named word for word: a lower bound of edchengg/oven_eval"),
-        authors=Scorer(_unlinked, AUTHORS, whole=True),
+        authors=authors_scorer(_unlinked),
         reader=read_files,
         source=f"https://github.com/open-vision-language/oven, {part} set, validation ({size})",
         groups=f"data_split: {part}_val_seen, {part}_val_unseen",
@@ -256,13 +263,12 @@ ROWS = {
             "edchengg/oven_eval: Wikidata id accuracy; harmonic means of seen/unseen and of query/entity",
             combined=COMBINED,
         ),
-        authors=Scorer(
+        authors=authors_scorer(
             evaluate_as_authors,
-            AUTHORS,
+            "a part without unseen answers counts its seen score twice; scores are rounded before averaging",
+            f"answers are linked through the normaliser: {CUTS}",
+            "100 right of 3,291 score 100.0",
             combined=COMBINED,
-            warning="a part without unseen answers counts its seen score twice; scores are rounded before "
-            f"averaging; answers are linked through the normaliser: {WARNING_CUTS}; {WARNING_MISSING} (100 "
-            "right of 3,291 score 100.0)",
         ),
         reader=read,
         source="https://github.com/open-vision-language/oven: oven_entity and oven_query together",

@@ -15,6 +15,10 @@ from comem.io.jsonl import RecordError, read_json, read_jsonl, unique
 
 log = logging.getLogger(__name__)
 
+#: A published record; records, and answers, by their id.
+Row = Mapping[str, Any]
+Rows = Mapping[str, Row]
+Answers = Mapping[str, str]
 #: The names under which benchmarks keep an example's id, and a model's answer.
 ID_KEYS = ("data_id", "question_id", "example_id", "id", "ID")
 TEXT_KEYS = ("prediction", "answer", "output", "text")

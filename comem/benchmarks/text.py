@@ -171,14 +171,11 @@ def _authors_answer(text: str) -> str:
 
 _authors_cached = lru_cache(maxsize=200_000)(_authors_answer)
 
-#: What is wrong with every number that the authors' scorers give; `WARNING_CUTS` with two-sided comparisons.
-WARNING_MISSING = "missing predictions are left out"
-WARNING_CUTS = (
+#: What is wrong with every number that they gave; `ONE_SIDED` where accepted answers stay as they are.
+CUTS = (
     'its normaliser cuts texts behind "is", "the", "of" and "by" even inside words ("Paris" becomes "", '
     '"Netherlands" becomes "rlands") and its box ends at the first closing brace'
 )
-WARNING_ONE_SIDED = (
-    "only the prediction is normalised, so no accepted answer with a capital or a hyphen matches; "
-    + WARNING_CUTS
+ONE_SIDED = (
+    f"only the prediction is normalised, so no accepted answer with a capital or a hyphen matches; {CUTS}"
 )
-AUTHORS = "as the authors' code (WenyiWU0111/CoMEM) computes it"

@@ -11,14 +11,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from comem.benchmarks.base import Benchmark, Scorer
+from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import DataFiles, HubFiles, locate, named_image, question_text
-from comem.benchmarks.score_files import match, read_files
+from comem.benchmarks.score_files import Answers, Row, Rows, match, read_files
 from comem.benchmarks.statistics import scores_of
 from comem.benchmarks.text import (
-    AUTHORS,
-    WARNING_MISSING,
-    WARNING_ONE_SIDED,
+    ONE_SIDED,
     after_colon,
     authors_answer,
     normalize,
@@ -45,9 +43,7 @@ def _f1(prediction: str, accepted: str) -> float:
     return (2 * precision * recall) / (precision + recall)
 
 
-def evaluate(
-    answers: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "viquae"
-) -> Report:
+def evaluate(answers: Answers, rows: Rows, benchmark: str = "viquae") -> Report:
     """Score short answers by id against the records by id: SQuAD exact match and F1, the best of each."""
     earned: dict[str, dict[str, float]] = {"exact_match": {}, "f1": {}}
     for name in match(answers, rows):
@@ -58,9 +54,7 @@ def evaluate(
     return report_of(earned, rows, benchmark)
 
 
-def evaluate_as_authors(
-    outputs: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]], benchmark: str = "viquae"
-) -> Report:
+def evaluate_as_authors(outputs: Answers, rows: Rows, benchmark: str = "viquae") -> Report:
     """As coded: cut behind the last colon, then against accepted answers as they stand; no F1."""
     values = {}
     for name in match(outputs, rows):
@@ -83,7 +77,7 @@ def report_of(earned: Mapping[str, Mapping[str, float]], names: Collection[str],
     return Report(benchmark, metrics, len(names), scores)
 
 
-def accepted_answers(row: Mapping[str, Any], name: str) -> list[str]:
+def accepted_answers(row: Row, name: str) -> list[str]:
     """The accepted answers of a ViQuAE record, `{"output": {"answer": […]}}`."""
     output = row.get("output")
     answers = output.get("answer") if isinstance(output, Mapping) else None
@@ -118,11 +112,8 @@ ROWS = {
         name="viquae",
         loader=load,
         scorer=Scorer(evaluate, "PaulLerner/ViQuAE: SQuAD exact match and F1"),
-        authors=Scorer(
-            evaluate_as_authors,
-            AUTHORS,
-            whole=True,
-            warning=f"no F1; text before the last colon is dropped; {WARNING_ONE_SIDED}; {WARNING_MISSING}",
+        authors=authors_scorer(
+            evaluate_as_authors, "no F1; text before the last colon is dropped", ONE_SIDED
         ),
         reader=read_files,
         source="https://huggingface.co/datasets/PaulLerner/viquae_dataset, test (1,257 questions)",
