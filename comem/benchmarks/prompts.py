@@ -20,6 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from comem.registry import Registry
 
@@ -66,132 +69,62 @@ class Prompt:
         return (self.grounded if grounded else self.plain).replace("{question}", asked, 1)
 
 
-def _paper(question: str, plain: str, grounded: str, form: str, final: str) -> Prompt:
-    """The parts in the paper's order: question, instruction, required form of the answer."""
-    end = f"{form}\n{final}"
-    return Prompt(f"{question}\n{plain} {end}", f"{question}\n{grounded} {end}")
-
-
-PAPER: dict[str, Prompt] = {
-    "en": _paper(
-        "Question: {question}",
-        "Please perform step-by-step reasoning to answer the question about the image.",
-        "Please refer to the given information and perform step-by-step reasoning to answer the question "
-        "about the image.",
-        "Answer in this format:\nReasoning Process: all thinking steps",
-        r"Final answer: \boxed{your short answer here}",
-    ),
-    "bg": _paper(
-        "Въпрос: {question}",
-        "Моля, разсъждавайте стъпка по стъпка, за да отговорите на въпроса за изображението.",
-        "Моля, използвайте дадената информация и разсъждавайте стъпка по стъпка, за да отговорите на въпроса "
-        "за изображението.",
-        "Отговорете в следния формат:\nПроцес на разсъждение: всички стъпки",
-        r"Окончателен отговор: \boxed{вашият кратък отговор тук}",
-    ),
-    "zh": _paper(
-        "问题：{question}",
-        "请逐步推理，回答关于图片的问题。",
-        "请参考给定的信息并逐步推理，回答关于图片的问题。",
-        "请按以下格式回答：\n推理过程：所有思考步骤",
-        r"最终答案：\boxed{在此填写简短答案}",
-    ),
-    "pt": _paper(
-        "Pergunta: {question}",
-        "Por favor, raciocine passo a passo para responder à pergunta sobre a imagem.",
-        "Por favor, consulte as informações fornecidas e raciocine passo a passo para responder à pergunta "
-        "sobre a imagem.",
-        "Responda neste formato:\nProcesso de raciocínio: todos os passos",
-        r"Resposta final: \boxed{sua resposta curta aqui}",
-    ),
-    "ru": _paper(
-        "Вопрос: {question}",
-        "Пожалуйста, рассуждайте шаг за шагом, чтобы ответить на вопрос об изображении.",
-        "Пожалуйста, обратитесь к данной информации и рассуждайте шаг за шагом, чтобы ответить на вопрос "
-        "об изображении.",
-        "Ответьте в таком формате:\nХод рассуждений: все шаги",
-        r"Окончательный ответ: \boxed{ваш краткий ответ здесь}",
-    ),
-    "es": _paper(
-        "Pregunta: {question}",
-        "Por favor, razona paso a paso para responder a la pregunta sobre la imagen.",
-        "Por favor, consulta la información dada y razona paso a paso para responder a la pregunta sobre "
-        "la imagen.",
-        "Responde en este formato:\nProceso de razonamiento: todos los pasos",
-        r"Respuesta final: \boxed{tu respuesta corta aquí}",
-    ),
-}
-
-_BE_SHORT = {
-    "en": "Your final answer should be short and concise.",
-    "bg": "Окончателният ви отговор трябва да е кратък и ясен.",
-    "zh": "最终答案应简短扼要。",
-    "pt": "Sua resposta final deve ser curta e concisa.",
-    "ru": "Окончательный ответ должен быть кратким и точным.",
-    "es": "Tu respuesta final debe ser corta y concisa.",
-}
-
-
-def _concise(language: str, sentence: str) -> Prompt:
-    """The paper's prompt without knowledge, and the sentence, in all modes."""
-    text = f"{PAPER[language].plain}\n{sentence}"
-    return Prompt(text, text)
-
-
-CONCISE: dict[str, Prompt] = {language: _concise(language, said) for language, said in _BE_SHORT.items()}
-
-_ENTITY = _paper(
-    "Question: {question}",
-    "Please refer to the given information and then perform step-by-step reasoning to answer the question "
-    "about the image.",
-    "Please refer to the given information and then perform step-by-step reasoning to answer the question "
-    "about the image.",
-    "Answer in this format:\nReasoning Process: your thinking steps here",
-    r"Final answer: \boxed{your short answer here}",
+#: By language, the parts of the paper's prompts: `prompts.yaml`.
+_WORDS: dict[str, dict[str, str]] = yaml.safe_load(
+    Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8")
 )
-ENTITY: dict[str, Prompt] = {"en": _ENTITY}
 
-_LETTERED = Choices("{letter}: {text}", "\n", "Choices:\n")
-LETTER: dict[str, Prompt] = {
-    "en": Prompt(
-        "Answer according to the image with the option's letter from the given choices directly.\n{question}",
-        "Please refer to the given information and perform step-by-step reasoning to answer the question "
-        "about the image. Your final answer should only be the option's letter.\n{question}\n"
-        "Answer in this format:\nReasoning Process: all thinking steps\n"
-        r"Final answer: \boxed{the option's letter}",
-        _LETTERED,
+
+def _paper(words: Mapping[str, str], plain: str, grounded: str) -> Prompt:
+    """The parts in the paper's order: question, instruction, required form of the answer."""
+    end = f"{words['form']}\n{words['final']}"
+    return Prompt(f"{words['question']}\n{plain} {end}", f"{words['question']}\n{grounded} {end}")
+
+
+def _always(text: str, choices: Choices | None = Prompt.choices) -> Prompt:
+    """The same words in all modes."""
+    return Prompt(text, text, choices)
+
+
+PAPER = {language: _paper(words, words["plain"], words["grounded"]) for language, words in _WORDS.items()}
+CONCISE = {
+    language: _always(f"{PAPER[language].plain}\n{words['short']}") for language, words in _WORDS.items()
+}
+_ENTITY = (
+    "Question: {question}\n"
+    "Please refer to the given information and then perform step-by-step reasoning to answer the question "
+    "about the image. Answer in this format:\nReasoning Process: your thinking steps here\n"
+    r"Final answer: \boxed{your short answer here}"
+)
+_LETTER = Prompt(
+    "Answer according to the image with the option's letter from the given choices directly.\n{question}",
+    "Please refer to the given information and perform step-by-step reasoning to answer the question "
+    "about the image. Your final answer should only be the option's letter.\n{question}\n"
+    "Answer in this format:\nReasoning Process: all thinking steps\n"
+    r"Final answer: \boxed{the option's letter}",
+    Choices("{letter}: {text}", "\n", "Choices:\n"),
+)
+#: The paper's prompt, with an option's number in the box.
+NUMBER = {
+    language: _always(
+        PAPER[language].plain.rpartition(r"\boxed{")[0] + f"\\boxed{{{words['number']}}}",
+        Choices("{number}. {text}", " "),
     )
+    for language, words in _WORDS.items()
 }
-
-_NUMBERED = Choices("{number}. {text}", " ")
-#: What the box holds when options are numbered, beside the words of `PAPER` in that language.
-_NUMBER_OF = {
-    "en": "the number of the right option",
-    "bg": "номерът на верния вариант",
-    "zh": "正确选项的编号",
-    "pt": "o número da opção correta",
-    "ru": "номер верного варианта",
-    "es": "el número de la opción correcta",
-}
-
-
-def _numbered(language: str) -> Prompt:
-    """The paper's prompt, with an option's number in the box; it is the same in all modes."""
-    words, _, _ = PAPER[language].plain.rpartition(r"\boxed{")
-    text = f"{words}\\boxed{{{_NUMBER_OF[language]}}}"
-    return Prompt(text, text, _NUMBERED)
-
-
-NUMBER: dict[str, Prompt] = {language: _numbered(language) for language in PAPER}
-
-SHORT: dict[str, Prompt] = dict.fromkeys(PAPER, Prompt("{question}", "{question}", Choices("- {text}", "\n")))
-BARE: dict[str, Prompt] = dict.fromkeys(PAPER, Prompt("{question}", "{question}", None))
 
 PROMPTS: Registry[Mapping[str, Prompt]] = Registry(
     "prompt style",
-    {"paper": PAPER, "concise": CONCISE, "entity": ENTITY, "letter": LETTER, "number": NUMBER, "short": SHORT,
-     "bare": BARE},
-)  # fmt: skip
+    {
+        "paper": PAPER,
+        "concise": CONCISE,
+        "entity": {"en": _always(_ENTITY)},
+        "letter": {"en": _LETTER},
+        "number": NUMBER,
+        "short": dict.fromkeys(PAPER, _always("{question}", Choices("- {text}", "\n"))),
+        "bare": dict.fromkeys(PAPER, _always("{question}", None)),
+    },
+)
 LANGUAGES = tuple(PAPER)
 
 
