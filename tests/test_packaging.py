@@ -76,6 +76,7 @@ def test_command_and_data_are_declared() -> None:
     assert table["project"]["scripts"] == {"comem": "comem.cli:main"}
     data = table["tool"]["setuptools"]["package-data"]["comem"]
     assert {"toy/weights/**/*", "io/templates/*.html"} <= set(data)
+    assert {"benchmarks/prompts.yaml", "report/paper_numbers.tsv"} <= set(data)
     assert table["project"]["requires-python"] == ">=3.10"
 
 
