@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from comem.bank import writer as writer_module
-from comem.bank.format import IDS, LOOKUP, TABLE, StoreError
+from comem.bank.format import ENTRY, IDS, LOOKUP, MANIFEST, TABLE, StoreError
 from comem.bank.reader import MemoryStore
 from comem.bank.table import EntryTable
 from comem.bank.upkeep import verify_store
@@ -237,6 +237,99 @@ def test_a_crash_at_every_write_loses_only_what_was_not_finished(
         if not crashed:
             break
     assert step >= 4  # two shards, ids, entries
+
+
+def test_a_power_cut_at_any_moment_leaves_only_whole_memories(
+    empty_store: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entries may reach the disk by themselves; of all else it holds only what was waited for."""
+    folder, finished, cuts = empty_store(), list[str](), 0
+    on_disk: dict[str, bytes] = {}  # what was synced
+    listed: set[str] = set()  # files whose names were
+    write, sync_data, sync = os.pwrite, os.fdatasync, os.fsync
+
+    def place(fd: int) -> Path:
+        return Path(os.readlink(f"/proc/self/fd/{fd}"))
+
+    def cut() -> None:
+        """Opens what a cut at this moment would leave."""
+        nonlocal cuts
+        cuts += 1
+        left = tmp_path / f"cut{cuts}"
+        left.mkdir()
+        for path in folder.iterdir():
+            if path.name in (TABLE, MANIFEST):
+                (left / path.name).write_bytes(path.read_bytes())
+            elif path.name in listed or not path.name.startswith("shard-"):
+                (left / path.name).write_bytes(on_disk.get(path.name, b""))
+        assert verify_store(left).good
+        with MemoryStore(left) as store:
+            known = store.table.ids()
+            assert set(finished) <= set(known)
+            assert all(np.array_equal(store.read([i])[0], memory_of(i)) for i in known)
+
+    def written(fd: int, data: bytes, offset: int) -> int:
+        done = write(fd, data, offset)
+        cut()
+        return done
+
+    def synced(fd: int) -> None:
+        sync_data(fd)
+        on_disk[place(fd).name] = place(fd).read_bytes()
+        cut()
+
+    def synced_folder(fd: int) -> None:
+        sync(fd)
+        if place(fd) == folder:
+            listed.update(path.name for path in folder.iterdir())
+            cut()
+
+    with StoreWriter(folder) as writer:
+        monkeypatch.setattr(os, "pwrite", written)
+        monkeypatch.setattr(os, "fdatasync", synced)
+        monkeypatch.setattr(os, "fsync", synced_folder)
+        for ids in ("a", "bcdefg", "hi", "jklmnopqr"):
+            append(writer, *ids)
+            finished += ids
+        monkeypatch.undo()
+    assert cuts > 20 and len(list(folder.glob("shard-*"))) == 4
+
+
+@pytest.mark.parametrize("step", ["half of the entries", "the wait for the disk"])
+def test_entries_of_a_failed_write_do_not_stay(
+    empty_store: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """A batch whose entries cannot all be written is not there at all, nor behind a smaller one after it."""
+    folder = empty_store()
+    write, sync = os.pwrite, os.fdatasync
+
+    def full(fd: int, data: bytes, offset: int) -> int:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(TABLE):
+            if offset > ENTRY.itemsize:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(fd, bytes(data)[: 2 * ENTRY.itemsize], offset)
+        return write(fd, data, offset)
+
+    def broken(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(TABLE):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(fd)
+
+    with StoreWriter(folder) as writer:
+        append(writer, "a")
+        if step == "half of the entries":
+            monkeypatch.setattr(os, "pwrite", full)
+        else:
+            monkeypatch.setattr(os, "fdatasync", broken)
+        with pytest.raises(StorageError):
+            append(writer, "b", "c", "d", "e")
+        monkeypatch.undo()
+        with MemoryStore(folder) as store:
+            assert store.table.ids() == ["a"]
+        append(writer, "f")
+    with MemoryStore(folder) as store:
+        assert store.table.ids() == ["a", "f"] and np.array_equal(store.read(["f"])[0], memory_of("f"))
+    assert verify_store(folder).good and verify_store(folder).entries == 2
 
 
 def test_a_full_disk_leaves_what_was_there(
