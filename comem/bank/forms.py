@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from comem.bank.format import CODEC, StoreError
+from comem.bank.format import CODEC, StoreError, StoreInfo
 from comem.io.files import write_atomic
 from comem.tables import Table
 
@@ -124,15 +124,22 @@ PLAIN_FORMS: Table[Callable[[int, int], Form]] = Table(
 QUANTIZED_FORMS = ("pq", "prq")
 
 
-def open_form(name: str, queries: int, width: int, folder: Path, codec_sha256: str | None) -> Form:
+def open_form(folder: Path, info: StoreInfo) -> Form:
     """The form of a store; reads its codec if it has one.
 
     Raises:
-        ValueError: an unknown form, or a codec that is missing or was changed.
+        ValueError: an unknown form, a codec that is missing or was changed, or another size than it says.
     """
-    if name in QUANTIZED_FORMS:
-        return open_codec(name, queries, width, folder, codec_sha256)
-    return PLAIN_FORMS[name](queries, width)
+    if info.form in QUANTIZED_FORMS:
+        form: Form = open_codec(info.form, info.queries, info.width, folder, info.codec_sha256)
+    else:
+        form = PLAIN_FORMS[info.form](info.queries, info.width)
+    if form.stride != info.stride:
+        raise StoreError(
+            f"{folder}: the manifest says {info.stride} bytes an item, the form {info.form} has"
+            f" {form.stride}: copy store.json again from the original"
+        )
+    return form
 
 
 def _rows(numbers: np.ndarray) -> np.ndarray:

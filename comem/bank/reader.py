@@ -40,14 +40,7 @@ class MemoryStore:
                 f"{self.folder}: memories of width {self.info.width}, the reader needs {width}: "
                 "encode the items with an encoder for this reader"
             )
-        self.form: Form = open_form(
-            self.info.form, self.info.queries, self.info.width, self.folder, self.info.codec_sha256
-        )
-        if self.form.stride != self.info.stride:
-            raise StoreError(
-                f"{self.folder}: the manifest says {self.info.stride} bytes an item, the form"
-                f" {self.info.form} has {self.form.stride}: copy store.json again from the original"
-            )
+        self.form: Form = open_form(self.folder, self.info)
         self.table = EntryTable(self.folder)
         self._shards: dict[int, mmap.mmap] = {}
 

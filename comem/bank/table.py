@@ -166,7 +166,7 @@ class EntryTable:
         place = int(np.searchsorted(self._keys, half))
         while place < len(self._keys) and self._keys[place] == half:
             slot = int(self._slots[place])
-            if self.entry(slot)["id_hash"].tobytes() == key:
+            if os.pread(self._table, len(key), slot * ENTRY.itemsize) == key:  # where the entry's hash lies
                 return slot
             place += 1
         return -1

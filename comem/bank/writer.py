@@ -10,6 +10,7 @@ import os
 import time
 import zlib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +35,9 @@ from comem.bank.format import (
 )
 from comem.bank.forms import Form, open_form
 from comem.bank.table import EntryTable
-from comem.io.files import lock_file, storage_errors
+from comem.io.files import one_writer, storage_errors, sync
 
+_WRITE = os.O_RDWR | os.O_CREAT
 CHECKPOINT = 1 << 16  # entries without lookup.bin that a reader may have to scan (and 1/64 of all)
 
 
@@ -54,23 +56,19 @@ class StoreWriter:
     def __init__(self, folder: str | Path, *, durable: bool = True) -> None:
         self.folder, self.durable = Path(folder), durable
         self.info: StoreInfo = read_info(self.folder)
-        self.form: Form = open_form(
-            self.info.form, self.info.queries, self.info.width, self.folder, self.info.codec_sha256
-        )
-        self._lock = take_lock(self.folder)
+        self.form: Form = open_form(self.folder, self.info)
         self._shard = (-1, -1)  # number, file
-        self._fds: list[int] = []
-        try:
+        with ExitStack() as opened:  # lock and files, closed in the order opposite to that of opening
+            opened.enter_context(one_writer(self.folder / LOCK))
             with storage_errors(self.folder):
-                self._table_fd = self._open(TABLE)
-                self._ids_fd = self._open(IDS)
+                self._table_fd = self._open(TABLE, opened)
+                self._ids_fd = self._open(IDS, opened)
                 self.table = EntryTable(self.folder)
+                opened.callback(self.table.close)
                 self._ids_end = self._cut_torn()
             if self.table.uncovered > self._slack():
                 self.checkpoint()
-        except BaseException:
-            self._release()
-            raise
+            self._opened: ExitStack | None = opened.pop_all()
 
     def append(self, ids: Sequence[str], contents: Sequence[bytes], memories: np.ndarray) -> None:
         """Add memories, or put them in the place of older ones of the same ids: all of them or none.
@@ -126,7 +124,7 @@ class StoreWriter:
 
     def close(self) -> None:
         """Write lookup.bin if entries were added, and let go of the lock."""
-        if self._lock < 0:
+        if self._opened is None:
             return
         try:
             if self.table.uncovered:
@@ -140,9 +138,9 @@ class StoreWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, name: str) -> int:
-        fd = os.open(self.folder / name, os.O_RDWR | os.O_CREAT, 0o644)
-        self._fds.append(fd)
+    def _open(self, name: str, opened: ExitStack) -> int:
+        fd = os.open(self.folder / name, _WRITE, 0o644)
+        opened.callback(os.close, fd)
         return fd
 
     def _cut_torn(self) -> int:
@@ -206,36 +204,29 @@ class StoreWriter:
     def _shard_file(self, number: int) -> int:
         """The shard, open for writing; only the last one is ever written."""
         if self._shard[0] != number:
-            if self._shard[1] >= 0:
-                os.close(self._shard[1])
-            self._shard = (-1, -1)
-            fd = os.open(self.folder / shard_name(number), os.O_RDWR | os.O_CREAT, 0o644)
-            self._shard = (number, fd)
-            self._sync_folder()
+            self._close_shard()
+            self._shard = (number, os.open(self.folder / shard_name(number), _WRITE, 0o644))
+            if self.durable:
+                sync(self.folder)
         return self._shard[1]
+
+    def _close_shard(self) -> None:
+        if self._shard[1] >= 0:
+            os.close(self._shard[1])
+        self._shard = (-1, -1)
 
     def _sync(self, fd: int) -> None:
         if self.durable:
             os.fdatasync(fd)
 
-    def _sync_folder(self) -> None:
-        if self.durable:
-            fd = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
     def _slack(self) -> int:
         return max(CHECKPOINT, self.table.covered // 64)
 
     def _release(self) -> None:
-        for fd in (*self._fds, self._shard[1], self._lock):
-            if fd >= 0:
-                os.close(fd)
-        if hasattr(self, "table"):
-            self.table.close()
-        self._fds, self._shard, self._lock = [], (-1, -1), -1
+        self._close_shard()
+        if self._opened is not None:
+            self._opened.close()
+        self._opened = None
 
 
 def create_store(
@@ -261,30 +252,9 @@ def create_store(
         if differ:
             raise StoreError(f"{folder}: holds a store of another {', '.join(differ)}: give another folder")
         return found
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(folder)
-        try:
-            write_info(folder, info)
-        finally:
-            os.close(lock)
+    with storage_errors(folder), one_writer(folder / LOCK):
+        write_info(folder, info)
     return info
-
-
-def take_lock(folder: Path) -> int:
-    """The lock of a folder, as an open file; closing it (or the end of the process) lets go.
-
-    Raises:
-        StorageError: another process holds it.
-    """
-    with storage_errors(folder):
-        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        lock_file(fd, folder)
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _write_at(fd: int, data: memoryview, offset: int) -> None:
