@@ -1,4 +1,8 @@
-"""How one memory `(q, d)` becomes bytes: exact forms, and int8 with a scale per vector."""
+"""How one memory `(q, d)` becomes bytes: exact forms, int8 with a scale per vector, and product quantisation.
+
+A form has a `name` (as in the manifest), `queries` and `width` (q and d of a memory), and `stride`, the bytes
+of one memory. `pack` takes float32 `(n, q, d)` to uint8 `(n, stride)`, `unpack` brings them back.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,35 +18,7 @@ from safetensors.numpy import load, save
 
 from comem.bank.format import CODEC, StoreError, StoreInfo
 from comem.io.files import write_atomic
-from comem.tables import Table
-
-
-class Form(Protocol):
-    """Packs memories `(q, d)` into rows of bytes; every row has the same length.
-
-    Attributes:
-        name: as in the manifest.
-        queries, width: `(q, d)` of a memory.
-        stride: bytes of one memory.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def queries(self) -> int: ...
-
-    @property
-    def width(self) -> int: ...
-
-    @property
-    def stride(self) -> int: ...
-
-    def pack(self, memories: np.ndarray) -> np.ndarray:
-        """float32 `(n, q, d)` to uint8 `(n, stride)`."""
-
-    def unpack(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 `(n, stride)` to float32 `(n, q, d)`."""
+from comem.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -92,13 +68,10 @@ class BFloat16(Float32):
         return bits.view(np.float32).reshape(-1, self.queries, self.width)
 
 
-@dataclass(frozen=True)
-class Int8:
+class Int8(Float32):
     """Per vector a float32 scale (its largest magnitude / 127), then `d` signed bytes: 28 KiB at 8 × 3584."""
 
-    name: ClassVar[str] = "int8"
-    queries: int
-    width: int
+    name = "int8"
 
     @property
     def stride(self) -> int:
@@ -117,29 +90,11 @@ class Int8:
 
 
 #: Forms that need nothing but the sizes. The product-quantised ones (pq, prq) bring a trained codec.
-PLAIN_FORMS: Table[Callable[[int, int], Form]] = Table(
+PLAIN_FORMS: Registry[Callable[[int, int], Float32]] = Registry(
     "form of a memory bank",
     {"fp32": Float32, "bf16": BFloat16, "fp16": Float16, "int8": Int8},
 )
 QUANTIZED_FORMS = ("pq", "prq")
-
-
-def open_form(folder: Path, info: StoreInfo) -> Form:
-    """The form of a store; reads its codec if it has one.
-
-    Raises:
-        ValueError: an unknown form, a codec that is missing or was changed, or another size than it says.
-    """
-    if info.form in QUANTIZED_FORMS:
-        form: Form = open_codec(info.form, info.queries, info.width, folder, info.codec_sha256)
-    else:
-        form = PLAIN_FORMS[info.form](info.queries, info.width)
-    if form.stride != info.stride:
-        raise StoreError(
-            f"{folder}: the manifest says {info.stride} bytes an item, the form {info.form} has"
-            f" {form.stride}: copy store.json again from the original"
-        )
-    return form
 
 
 def _rows(numbers: np.ndarray) -> np.ndarray:
@@ -221,6 +176,27 @@ class Quantized:
         """uint8 `(splits, m)`: the centroid nearest to rest `(splits, m, part)`."""
         products = rest @ self.codebooks[:, stage].transpose(0, 2, 1)  # (splits, m, 256)
         return (self._norms[:, stage, None] - 2 * products).argmin(-1).astype(np.uint8)
+
+
+Form = Float32 | Quantized
+
+
+def open_form(folder: Path, info: StoreInfo) -> Form:
+    """The form of a store; reads its codec if it has one.
+
+    Raises:
+        ValueError: an unknown form, a codec that is missing or was changed, or another size than it says.
+    """
+    if info.form in QUANTIZED_FORMS:
+        form: Form = open_codec(info.form, info.queries, info.width, folder, info.codec_sha256)
+    else:
+        form = PLAIN_FORMS[info.form](info.queries, info.width)
+    if form.stride != info.stride:
+        raise StoreError(
+            f"{folder}: the manifest says {info.stride} bytes an item, the form {info.form} has"
+            f" {form.stride}: copy store.json again from the original"
+        )
+    return form
 
 
 def splits_of(name: str, width: int) -> int:
