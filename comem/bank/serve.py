@@ -81,8 +81,8 @@ class LiveBank(Bank):
         self._counts = Counts()
         self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()  # by item, those of a store by id
         self._one_at_a_time = threading.RLock()
-        ahead = encoder is not None and encoder.prepares and store is None
-        self._inputs = Ahead(encoder.inputs, kept=16) if ahead and encoder is not None else None
+        ahead = encoder if store is None and encoder is not None and encoder.prepares else None
+        self._inputs = None if ahead is None else Ahead(ahead.inputs, kept=16)
         self._coming: set[KnowledgeItem] = set()
 
     @property

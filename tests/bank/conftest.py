@@ -28,6 +28,8 @@ def memory_of(text: str) -> np.ndarray:
 class FakeEncoder:
     """Counts what it encodes; the memory depends on text and picture."""
 
+    prepares = False
+
     def __init__(self, fingerprint: str = MADE_BY) -> None:
         self.name = fingerprint
         self.calls: list[tuple[str, ...]] = []

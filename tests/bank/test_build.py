@@ -120,6 +120,15 @@ def test_an_item_that_cannot_be_read(
     assert len(MemoryStore(tmp_path / "store")) == 8
 
 
+def test_memories_of_varying_numbers_of_vectors_are_refused(
+    encoder: FakeEncoder, items: list[KnowledgeItem], tmp_path: Path
+) -> None:
+    encoder.num_vectors = None
+    with pytest.raises(StoreError, match="varying numbers of vectors, which no bank holds"):
+        build_store(encoder, items, tmp_path / "store")
+    assert encoder.calls == [] and not (tmp_path / "store").exists()
+
+
 def test_bad_settings(encoder: FakeEncoder, items: list[KnowledgeItem], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="commit_items=0"):
         build_store(encoder, items, tmp_path, commit_items=0)
