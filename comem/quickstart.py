@@ -14,26 +14,26 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comem.benchmarks import BENCHMARKS
-from comem.benchmarks.score_files import ScoreFiles, keyed, read_predictions
-from comem.config import option
-from comem.eval.run_folder import METRICS, RUN
+from comem.benchmarks.score_files import ScoreFiles
+from comem.config import find_config, load_config, option
+from comem.eval.run_folder import CONTEXTS, METRICS, PREDICTIONS, RUN, read_answers
 from comem.io.console import print_line, print_table
 from comem.io.files import write_atomic, write_json
-from comem.io.jsonl import RecordError, read_json
+from comem.io.jsonl import RecordError, read_json, read_jsonl
 from comem.io.manifest import run_manifest
 from comem.io.page import render
-from comem.io.progress import Advance, Progress, quiet
+from comem.io.progress import Progress, quiet
 from comem.io.run_folder import differences
 from comem.toy.benchmark_files import FOLDERS, FilesSettings, build_files
-from comem.toy.dataset import DataSettings, build
+from comem.toy.dataset import DataSettings, build, write_lines
 from comem.toy.dialogues import DialogueSettings, build_dialogues
-from comem.types import Answer, Example, KnowledgeItem, RetrievedContext
+from comem.types import Answer, Example, KnowledgeItem
 
 if TYPE_CHECKING:
     from comem.training.settings import TrainSettings
@@ -41,16 +41,18 @@ if TYPE_CHECKING:
 #: Takes one line for the user.
 Say = Callable[[str], object]
 FLAGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "flags"  # optional, beside a clone
-TOY, UNSEEN = "toy", "val_unseen_entity"
-ITEMS, BATCH, MAX_NEW_TOKENS = 3, 16, 24  # the embedded backbone answers in a few words
+TOY, UNSEEN, ITEMS = "toy", "val_unseen_entity", 3
 #: How all benchmarks are asked: the backbone answers in words, and was never shown options or instructions.
 STYLE = "bare"
 TOWNS_TITLE, FLAGS_TITLE = "Towns that no model has seen before", "Real flags, real text"
+#: Label, mode, bank.
+Line = tuple[str, str, str]
 BASELINE, RAG = ("baseline", "baseline", ""), ("rag", "rag", "")
 SHIPPED, FRESH = ("comem (shipped)", "comem", "shipped"), ("comem (fresh)", "comem", "fresh")
-#: Run folder of each line of the table → (label, mode, bank).
-TOWN_LINES = {"baseline": BASELINE, "rag": RAG, "comem_shipped": SHIPPED, "comem_fresh": FRESH}
-FLAG_LINES = {"baseline": BASELINE, "rag": RAG, "comem": SHIPPED}
+#: The lines of the tables, by their run folders.
+_LINES: dict[str, Line] = {"baseline": BASELINE, "rag": RAG}
+TOWN_LINES = _LINES | {"comem_shipped": SHIPPED, "comem_fresh": FRESH}
+FLAG_LINES = _LINES | {"comem": SHIPPED}
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,12 @@ class QuickSettings:
         return 20.0 if self.fast else 280.0
 
     def training(self, dialogues: Path, output: Path) -> TrainSettings:
-        """The recipe of the embedded memory (configs/train/toy.yaml), stopped by the clock."""
-        from comem.memory.lora import LoraSettings
-        from comem.training.settings import OptimSettings, QFormerSettings, TrainSettings
+        """The recipe of the embedded memory, stopped by the clock; the easy dialogues come first."""
+        from comem.training.settings import TrainSettings
 
-        return TrainSettings(
-            data=str(dialogues), output=str(output), seed=self.seed, max_items=ITEMS, batch_size=12,
-            shuffle=False,  # the easy ones come first
-            epochs=2.0,  # the clock ends it sooner on two cores
-            max_seconds=self.train_seconds,
-            lora=LoraSettings(dropout=0.0),
-            qformer=QFormerSettings(depth=4, heads=4, output_scale="auto", near_identity=True),
-            optim=OptimSettings(lr=2e-3, beta2=0.98, weight_decay=0.0, clip=1.0),
-        )  # fmt: skip
+        own = {"data": str(dialogues), "output": str(output), "seed": self.seed, "shuffle": False}
+        own |= {"epochs": 2.0, "max_seconds": self.train_seconds, "max_items": ITEMS}
+        return load_config(TrainSettings, find_config("train/toy"), given=own)
 
 
 #: Title, headings, rows.
@@ -147,9 +142,7 @@ class Outcome:
     files: Mapping[str, Path]
 
 
-def quickstart(
-    settings: QuickSettings, progress: Progress = quiet, say: Say = print_line
-) -> Outcome:
+def quickstart(settings: QuickSettings, progress: Progress = quiet, say: Say = print_line) -> Outcome:
     """Run what has not been run yet, saying so, and write what came of it.
 
     Returns:
@@ -159,15 +152,15 @@ def quickstart(
         ValueError: the folder holds something else.
         Interrupted: the training was stopped; the same call goes on.
     """
-    start, folder, bench = time.monotonic(), settings.folder, Workbench(progress)
+    start, folder = time.monotonic(), settings.folder
     say(f"quickstart: loading the libraries; all outputs go to {folder}")
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # "Loading weights", over in a blink each time
     if settings.all_benchmarks:
-        steps = all_steps(settings, bench)
+        steps = all_steps(settings, progress)
     else:
-        steps = [*town_steps(settings, bench), *flag_steps(settings, bench)]
+        steps = [*town_steps(settings, progress), *flag_steps(settings, progress)]
         if settings.real_flags is None:
             say("quickstart: no folder of real flags (--flags DIR): only the embedded world")
     if shipped_memory() is None:
@@ -257,88 +250,125 @@ def _state(folder: Path) -> dict[str, Any]:
     return state if isinstance(state, dict) else {}
 
 
-# --- the jobs ---
+# --- the embedded world, and real flags ---
 
 
-class Workbench:
-    """The embedded models, loaded when first needed, and the jobs that use them; each resumes by itself."""
+def town_steps(settings: QuickSettings, progress: Progress = quiet) -> list[Step]:
+    """World, index, training, merge, banks, answers."""
+    folder, shipped = settings.folder, shipped_memory()
 
-    def __init__(self, progress: Progress = quiet) -> None:
-        self.progress = progress
+    def world() -> None:
+        build(settings.data)
+        build_dialogues(settings.dialogues)
 
-    @cached_property
-    def backbone(self) -> Any:
-        from comem.backbones.hf import load_backbone
-        from comem.engine.backbone import fast
+    def training() -> None:
+        from comem.training.run import train
 
-        return fast(load_backbone(TOY))
+        train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"), progress=progress)
 
-    @cached_property
-    def embedder(self) -> Any:
+    def merging() -> None:
+        from comem.training.merge import merge
+        from comem.training.settings import MergeSettings
+
+        shutil.rmtree(folder / "encoder", ignore_errors=True)  # a merge is quick and starts from nothing
+        merge(MergeSettings(folder / "train", folder / "encoder"))
+
+    banks = {"fresh": folder / "encoder"} | ({"shipped": shipped} if shipped else {})
+    asked = {"benchmark": TOY, "data": folder / "data" / "test.jsonl", "split": UNSEEN}
+    return [
+        Step("world", "drawing the world: towns, images, passages, questions, dialogues", world, ("data",),
+             _sizes(settings.data) | {"dialogues": settings.dialogues.count}),
+        Step("index", "indexing the passages by their images (CLIP + FAISS)",
+             partial(index, folder / "data" / "wit.tsv.gz", folder / "index", progress), ("index",)),
+        Step("train", f"training a memory for {settings.train_seconds:.0f} s (LoRA, Q-Former)", training,
+             ("train",), asdict(settings.training(Path("dialogues"), Path("run")))),
+        Step("merge", "merging LoRA into a self-contained encoder", merging, ("encoder",)),
+        *_asking(folder, "", TOWN_LINES, banks, asked, progress),
+    ]  # fmt: skip
+
+
+def flag_steps(settings: QuickSettings, progress: Progress = quiet) -> list[Step]:
+    """Index, recall, bank, answers to questions spread over the file (24 with `fast`); none without flags."""
+    source, root, shipped = settings.real_flags, settings.folder / "flags", shipped_memory()
+    if source is None:
+        return []
+    count = 24 if settings.fast else None
+    which = {"flags": str(source.resolve()), "questions": count}
+
+    def indexing() -> None:
+        rows = list(read_jsonl(source / "questions.jsonl"))
+        chosen = rows[:: max(1, len(rows) // (count or len(rows)))][:count]
+        for row in chosen:
+            row["image_path"] = str(source.resolve() / row["image_path"])
+        write_lines(root / "questions.jsonl", chosen)
+        index(source / "wit_flags.tsv.gz", root / "index", progress)
+
+    def recall() -> None:
         from comem.retrieval.embedder import load_embedder
+        from comem.retrieval.evaluate import evaluate_folder, to_json
 
-        return load_embedder(TOY)
+        report = evaluate_folder(source / "images", load_embedder(TOY), seed=settings.seed)
+        write_json(root / "recall.json", to_json(report))
 
-    def index(self, corpus: Path, output: Path) -> None:
-        """Knowledge base and CLIP index of a WIT table."""
-        from comem.retrieval.build import BuildSettings
-        from comem.retrieval.build import build as build_index
-
-        build_index([corpus], output, BuildSettings(embedder=TOY), embedder=self.embedder)
-
-    def retrieve(self, index: Path, examples: Sequence[Example], output: Path) -> None:
-        """The nearest items of each question by its image, in the questions' languages, as a file."""
-        from comem.retrieval.index import VectorIndex
-        from comem.retrieval.retriever import FaissRetriever, retrieve_to_file
-
-        languages = sorted({example.language for example in examples})
-        retriever = FaissRetriever(VectorIndex(index), self.embedder, languages=languages)
-        with self.progress("retrieving", len(examples), unit="questions") as advance:
-            retrieve_to_file(retriever, _counted(examples, advance), ITEMS, output)
-
-    def encode(self, encoder: Path, index: Path, output: Path) -> None:
-        """A bank of all items of an index."""
-        from comem.bank.build import encode
-        from comem.bank.commands import EncodeSettings
-
-        encode(EncodeSettings(str(encoder), output, index=index, batch_size=BATCH), self.progress)
-
-    def answer(
-        self, benchmark: str, examples: Sequence[Example], mode: str,
-        contexts: Mapping[str, RetrievedContext], folder: Path, bank: Path | None, **asked: Any,
-    ) -> None:  # fmt: skip
-        """Answer in a mode, into a run folder, and score."""
-        from comem.backbones.base import GenerationConfig
-        from comem.eval.answering import answer
-        from comem.eval.score import score_answers, write_metrics
-        from comem.memory.bank import MemoryBank
-        from comem.modes import MODES
-
-        row, memories = BENCHMARKS[benchmark], MemoryBank.load(bank) if bank else None
-        ask = partial(row.ask, style=asked["prompt"]) if asked else row.ask
-        generation = GenerationConfig(MAX_NEW_TOKENS)
-        built = MODES[mode](self.backbone, bank=memories, ask=ask, generation=generation)
-        config = {"model": TOY, **asked, "encoder": memories.fingerprint if memories else None}
-        used = contexts if built.grounded else None
-        run = answer(
-            row, examples, built, used, folder, batch_size=BATCH, config=config, progress=self.progress
-        )
-        write_metrics(score_answers(row, examples, run.answers, run.unanswered), folder)
+    asked = {"benchmark": "flags", "data": root / "questions.jsonl"}
+    outputs = ("flags/index", "flags/questions.jsonl")
+    return [
+        Step("flags_index", "real flags: indexing all rows", indexing, outputs, which),
+        Step("flags_recall", "real flags: finding distorted images again", recall, ("flags/recall.json",)),
+        *_asking(root, "flags", FLAG_LINES, {"shipped": shipped} if shipped else {}, asked, progress),
+    ]
 
 
-def _counted(examples: Sequence[Example], advance: Advance) -> Iterator[Example]:
-    for example in examples:
-        yield example
-        advance()
+def _asking(
+    root: Path, prefix: str, lines: Mapping[str, Line], encoders: Mapping[str, Path],
+    asked: Mapping[str, Any], progress: Progress,
+) -> Iterator[Step]:  # fmt: skip
+    """The banks, and the answers of every line whose bank there is; items are retrieved once, for RAG."""
+    name, place, title = (f"{prefix}_", f"{prefix}/", "real flags: ") if prefix else ("", "", "")
+
+    def path(bank: str) -> Path | None:
+        return root / "banks" / f"{bank}.safetensors" if bank else None
+
+    def encoding() -> None:
+        for bank, encoder in encoders.items():
+            encode(encoder, root / "index", root / "banks" / f"{bank}.safetensors", progress)
+
+    def answering(line: str) -> None:
+        _, mode, bank = lines[line]
+        found = {"contexts": root / "answers" / "rag" / CONTEXTS} if bank else {}
+        answer(root, (mode,), path(bank), progress, output=root / "answers" / line, **asked, **found)
+
+    if encoders:
+        heading = f"{title}encoding every item once, into memory banks"
+        yield Step(f"{name}encode", heading, encoding, (f"{place}banks",), _made_by())
+    for line, (label, _, bank) in lines.items():
+        if not bank or bank in encoders:
+            yield Step(f"{name or 'answer_'}{line}", f"{title}answering: {label}", partial(answering, line),
+                       (f"{place}answers/{line}",), {"k": ITEMS})  # fmt: skip
 
 
-def contexts_of(index: Path, results: Path) -> dict[str, RetrievedContext]:
-    """What was retrieved, by question id, from a file or the files of a folder."""
-    from comem.retrieval.knowledge import KnowledgeBase
-    from comem.retrieval.retriever import load_contexts
+def index(corpus: Path, output: Path, progress: Progress) -> None:
+    """Knowledge base and CLIP index of a WIT table."""
+    from comem.retrieval.build import BuildSettings
+    from comem.retrieval.build import build as build_index
 
-    base, files = KnowledgeBase(index), sorted(results.glob("*.jsonl")) if results.is_dir() else [results]
-    return {name: found for file in files for name, found in load_contexts(file, base).items()}
+    build_index([corpus], output, BuildSettings(embedder=TOY))
+
+
+def encode(encoder: Path, index: Path, output: Path, progress: Progress) -> None:
+    """A bank of all items of an index."""
+    from comem.bank.build import encode
+    from comem.bank.commands import EncodeSettings
+
+    encode(EncodeSettings(str(encoder), output, index=index, batch_size=16), progress)
+
+
+def answer(root: Path, mode: tuple[str, ...], bank: Path | None, progress: Progress, **asked: Any) -> None:
+    """Answer and score, in a few words, with the items nearest to each question's image, in its language."""
+    from comem.eval.predict import PredictSettings, predict
+
+    found: dict[str, Any] = {"index": root / "index", "k": ITEMS, "languages": ("own",), "bank": bank}
+    predict(PredictSettings(mode=mode, max_new_tokens=24, batch_size=16, **found, **asked), progress)
 
 
 def shipped_memory() -> Path | None:
@@ -356,110 +386,6 @@ def _sizes(settings: Any) -> dict[str, Any]:
 def _made_by() -> dict[str, Any]:
     memory = shipped_memory()
     return {"shipped": read_json(memory / "comem_encoder.json")["fingerprint"] if memory else None}
-
-
-# --- the embedded world, and real flags ---
-
-
-def unseen_examples(folder: Path) -> list[Example]:
-    """The questions about towns that neither backbone nor memory has ever seen."""
-    return list(BENCHMARKS[TOY].load(folder / "data" / "test.jsonl", split=UNSEEN))
-
-
-def town_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
-    """World, index, retrieval, training, merge, banks, answers."""
-    folder, shipped = settings.folder, shipped_memory()
-    banks = {"fresh": folder / "encoder"} | ({"shipped": shipped} if shipped else {})
-
-    def world() -> None:
-        build(settings.data)
-        build_dialogues(settings.dialogues)
-
-    def training() -> None:
-        from comem.training.run import train
-
-        train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"), bench.progress)
-
-    def merge() -> None:
-        from comem.training.merge import merge as merge_run
-        from comem.training.settings import MergeSettings
-
-        shutil.rmtree(folder / "encoder", ignore_errors=True)  # a merge is quick and starts from nothing
-        merge_run(MergeSettings(folder / "train", folder / "encoder"))
-
-    return [
-        Step("world", "drawing the world: towns, images, passages, questions, dialogues", world, ("data",),
-             _sizes(settings.data) | {"dialogues": settings.dialogues.count}),
-        Step("index", "indexing the passages by their images (CLIP + FAISS)",
-             partial(bench.index, folder / "data" / "wit.tsv.gz", folder / "index"), ("index",)),
-        Step("retrieve", "retrieving items for the questions, by image", lambda: bench.retrieve(
-             folder / "index", unseen_examples(folder), folder / "retrieved" / "test.jsonl"),
-             ("retrieved",), {"k": ITEMS}),
-        Step("train", f"training a memory for {settings.train_seconds:.0f} s (LoRA, Q-Former)", training,
-             ("train",), asdict(settings.training(Path("dialogues"), Path("run")))),
-        Step("merge", "merging LoRA into a self-contained encoder", merge, ("encoder",)),
-        *_asking(folder, "", TOWN_LINES, banks, TOY, lambda: unseen_examples(folder), bench),
-    ]  # fmt: skip
-
-
-def flag_examples(settings: QuickSettings) -> list[Example]:
-    """Questions about the flags, spread over the file; 24 where it has to be fast."""
-    if settings.real_flags is None:
-        return []
-    examples = list(BENCHMARKS["flags"].load(settings.real_flags))
-    count = 24 if settings.fast else len(examples)
-    return examples[:: max(1, len(examples) // count)][:count]
-
-
-def flag_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
-    """Index, recall, retrieval, bank, answers; none without the folder."""
-    source, root, shipped = settings.real_flags, settings.folder / "flags", shipped_memory()
-    if source is None:
-        return []
-    which = {"flags": str(source.resolve()), "questions": 24 if settings.fast else None}
-
-    def recall() -> None:
-        from comem.retrieval.evaluate import evaluate_folder, to_json
-
-        report = evaluate_folder(source / "images", bench.embedder, seed=settings.seed)
-        write_json(root / "recall.json", to_json(report))
-
-    return [
-        Step("flags_index", "real flags: indexing all rows",
-             partial(bench.index, source / "wit_flags.tsv.gz", root / "index"), ("flags/index",), which),
-        Step("flags_recall", "real flags: finding distorted images again", recall, ("flags/recall.json",)),
-        Step("flags_retrieve", "real flags: retrieving items for the questions", lambda: bench.retrieve(
-             root / "index", flag_examples(settings), root / "retrieved" / "test.jsonl"),
-             ("flags/retrieved",)),
-        *_asking(root, "flags", FLAG_LINES, {"shipped": shipped} if shipped else {}, "flags",
-                 lambda: flag_examples(settings), bench),
-    ]  # fmt: skip
-
-
-def _asking(
-    root: Path, prefix: str, lines: Mapping[str, tuple[str, str, str]], encoders: Mapping[str, Path],
-    benchmark: str, load: Callable[[], list[Example]], bench: Workbench,
-) -> Iterator[Step]:  # fmt: skip
-    """The banks, and the answers of every line whose bank there is."""
-    name, place, title = (f"{prefix}_", f"{prefix}/", "real flags: ") if prefix else ("", "", "")
-
-    def encode() -> None:
-        for bank, encoder in encoders.items():
-            bench.encode(encoder, root / "index", root / "banks" / f"{bank}.safetensors")
-
-    def answer(line: str) -> None:
-        _, mode, bank = lines[line]
-        contexts = contexts_of(root / "index", root / "retrieved")
-        path = root / "banks" / f"{bank}.safetensors" if bank else None
-        bench.answer(benchmark, load(), mode, contexts, root / "answers" / line, path)
-
-    if encoders:
-        yield Step(f"{name}encode", f"{title}encoding every item once, into memory banks", encode,
-                   (f"{place}banks",), _made_by())  # fmt: skip
-    for line, (label, _, bank) in lines.items():
-        if not bank or bank in encoders:
-            yield Step(f"{name or 'answer_'}{line}", f"{title}answering: {label}", partial(answer, line),
-                       (f"{place}answers/{line}",))  # fmt: skip
 
 
 # --- what came of it ---
@@ -531,34 +457,41 @@ def row(label: str, answers: Sequence[Answer], values: Sequence[float], items: i
 
 
 def rows_of(
-    root: Path, lines: Mapping[str, tuple[str, str, str]], examples: Sequence[Example]
-) -> tuple[dict[str, Row], dict[str, list[Answered]]]:
-    """A row for each line that was answered, and what each answered to each question."""
-    rows, answered = {}, {example.id: list[Answered]() for example in examples}
+    root: Path, lines: Mapping[str, Line], examples: Sequence[Example]
+) -> tuple[dict[str, Row], list[Case]]:
+    """A row for each line that was answered, and every question with what each mode answered."""
+    from comem.retrieval.knowledge import KnowledgeBase
+
+    rows, said = {}, {example.id: list[Answered]() for example in examples}
+    known: Mapping[str, Answer] = {}
     for name, (label, mode, _) in lines.items():
-        file = root / "answers" / name / "predictions.jsonl"
+        file = root / "answers" / name / PREDICTIONS
         if not file.is_file():
             continue
-        raw = keyed(file, torn_tail=True)
-        found = BENCHMARKS[TOY].score(read_predictions(file, whole=True), examples).scores["accuracy"]
-        scores = {score.example_id: score.value for score in found if score.answered}
-        answers, values = [], [scores.get(example.id, 0.0) for example in examples]
-        for example, value in zip(examples, values, strict=True):
-            kept = raw.get(example.id, {})
-            text, tokens = str(kept.get("prediction", "")), int(kept.get("context_tokens", 0))
-            answers.append(Answer(text, tokens, seconds=float(kept.get("seconds", 0))))
-            answered[example.id].append(Answered(label, text, value == 1.0))
+        found = read_answers(file)
+        texts = {example_id: answer.text for example_id, answer in found.items()}
+        scores = {each.example_id: each.value for each in
+                  BENCHMARKS[TOY].score(texts, examples).scores["accuracy"] if each.answered}  # fmt: skip
+        answers = [found.get(example.id, Answer("")) for example in examples]
+        values = [scores.get(example.id, 0.0) for example in examples]
         rows[name] = row(label, answers, values, 0 if mode == "baseline" else ITEMS)
-    return rows, answered
+        known = found if name == "rag" else known
+        for example, each, value in zip(examples, answers, values, strict=True):
+            said[example.id].append(Answered(label, each.text, value == 1.0))
+    base = KnowledgeBase(root / "index")
+    items = {name: tuple(base.by_ids(answer.knowledge_ids)) for name, answer in known.items()}
+    return rows, [Case(each, items.get(each.id, ()), tuple(said[each.id])) for each in examples]
 
 
 def outcome(settings: QuickSettings) -> Outcome:
     """Tables and notes of a finished run; results.json, figure.png and page.html are written."""
-    folder, examples, flags = settings.folder, unseen_examples(settings.folder), settings.folder / "flags"
-    rows, answered = rows_of(folder, TOWN_LINES, examples)
+    folder, flags = settings.folder, settings.folder / "flags"
+    towns = list(BENCHMARKS[TOY].load(folder / "data" / "test.jsonl", split=UNSEEN))
+    rows, cases = rows_of(folder, TOWN_LINES, towns)
     shown, notes = {TOWNS_TITLE: list(rows.values())}, [legend(settings), compare(rows)]
     if settings.real_flags is not None:
-        shown[FLAGS_TITLE] = list(rows_of(flags, FLAG_LINES, flag_examples(settings))[0].values())
+        asked = list(BENCHMARKS["flags"].load(flags / "questions.jsonl"))
+        shown[FLAGS_TITLE] = list(rows_of(flags, FLAG_LINES, asked)[0].values())
         notes.append(
             "The embedded models have read neither flags nor ordinary text: the answers about them are poor, "
             "and printed as they are."
@@ -569,15 +502,13 @@ def outcome(settings: QuickSettings) -> Outcome:
     write_json(folder / "results.json", plain | {"notes": notes, "run": manifest})
     drawn = draw_figure(shown[TOWNS_TITLE], TOWNS_TITLE)
     write_atomic(folder / "figure.png", drawn)
-    contexts = contexts_of(folder / "index", folder / "retrieved")
-    cases = [Case(e, contexts[e.id].items, tuple(answered[e.id])) for e in examples]
     write_page(folder / "page.html", "CoMEM quickstart", notes, shown, drawn, worked_examples(cases, 3))
     tables = [table(title, found) for title, found in shown.items()]
     if (flags / "recall.json").is_file():
         recall = read_json(flags / "recall.json")["recall"]
         names = list(next(iter(recall.values())))
-        found_again = [(kind, *(f"{values[name]:.3f}" for name in names)) for kind, values in recall.items()]
-        tables.append(("Real flags: found again by their images", ("distortion", *names), found_again))
+        again = [(kind, *(f"{values[name]:.3f}" for name in names)) for kind, values in recall.items()]
+        tables.append(("Real flags: found again by their images", ("distortion", *names), again))
     files = {"figure": "figure.png", "worked examples": "page.html", "numbers": "results.json"}
     where = {label: folder / name for label, name in files.items()}
     return Outcome(tables, notes, where | {"run folder": folder.resolve()})
@@ -673,36 +604,25 @@ NOTES = (
     "oven_*: title_match counts titles named word for word; oven: the official score of the linked answers.",
 )
 _COSTS = {"context_tokens": 1, "prompt_tokens": 1, "seconds": 3}
-_TRAINING = ("world", "index", "retrieve", "train", "merge")
 
 
-def all_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
-    """Files, index, retrieval; a memory, where the package ships none; a bank; and one step a benchmark."""
+def all_steps(settings: QuickSettings, progress: Progress = quiet) -> list[Step]:
+    """Files, index; a memory, where the package ships none; a bank; and one step a benchmark."""
     from comem.modes import MODES
 
-    folder, shipped = settings.folder, shipped_memory()
+    folder, shipped, bank = settings.folder, shipped_memory(), settings.folder / "bank.safetensors"
     inner = replace(settings, output=folder / "training", all_benchmarks=False, no_flags=True, flags=None)
     training = [] if shipped else [
         replace(step, name=f"memory_{step.name}", title=f"no memory is shipped: {step.title}",
                 outputs=tuple(f"training/{path}" for path in step.outputs))
-        for step in town_steps(inner, bench) if step.name in _TRAINING
+        for step in town_steps(inner, progress) if step.name in ("world", "index", "train", "merge")
     ]  # fmt: skip
     encoder = shipped or folder / "training" / "encoder"
 
-    def retrieve() -> None:
-        """Items in the language of each question: in all six, the three nearest would be one town."""
-        for name in FOLDERS:
-            examples = load_examples(folder, name)
-            for language in sorted({example.language for example in examples}):
-                chosen = [example for example in examples if example.language == language]
-                bench.retrieve(folder / "index", chosen, folder / "retrieved" / name / f"{language}.jsonl")
-
-    def answer(name: str) -> None:
-        examples = load_examples(folder, name)
-        contexts = contexts_of(folder / "index", folder / "retrieved" / name)
-        for mode in MODES:
-            bench.answer(name, examples, mode, contexts, folder / "answers" / name / mode,
-                         folder / "bank.safetensors", prompt=STYLE, k=ITEMS)  # fmt: skip
+    def answering(name: str) -> None:
+        data, output = folder / "data", folder / "answers" / name
+        asked = {"benchmark": name, "data": data / FOLDERS[name], "images": data / "images", "prompt": STYLE}
+        answer(folder, tuple(MODES), bank, progress, **asked, output=output)
         if name.startswith("oven_"):
             link(folder, name, tuple(MODES))
 
@@ -710,24 +630,14 @@ def all_steps(settings: QuickSettings, bench: Workbench) -> list[Step]:
         Step("files", "writing the embedded world's questions in every benchmark's format",
              lambda: build_files(settings.files), ("data",), _sizes(settings.files)),
         Step("index", "indexing the passages by their images (CLIP + FAISS)",
-             lambda: bench.index(folder / "data" / "wit.tsv.gz", folder / "index"), ("index",)),
-        Step("retrieve", f"retrieving {ITEMS} items for every question, by image", retrieve, ("retrieved",),
-             {"k": ITEMS}),
+             lambda: index(folder / "data" / "wit.tsv.gz", folder / "index", progress), ("index",)),
         *training,
         Step("encode", "encoding every item once, into a memory bank",
-             lambda: bench.encode(encoder, folder / "index", folder / "bank.safetensors"),
+             lambda: encode(encoder, folder / "index", bank, progress),
              ("bank.safetensors",), _made_by()),
-        *(Step(f"answer_{name}", f"answering {name}: {', '.join(MODES)}", partial(answer, name),
-               (f"answers/{name}",), {"modes": list(MODES)}) for name in FOLDERS),
+        *(Step(f"answer_{name}", f"answering {name}: {', '.join(MODES)}", partial(answering, name),
+               (f"answers/{name}",), {"modes": list(MODES), "k": ITEMS}) for name in FOLDERS),
     ]  # fmt: skip
-
-
-def load_examples(folder: Path, name: str) -> list[Example]:
-    """A row's questions in the run folder, with their images."""
-    data, row = folder / "data", BENCHMARKS[name]
-    examples = list(row.load(data / FOLDERS[name], image_folder=data / "images"))
-    row.require_images(examples)
-    return examples
 
 
 def link(folder: Path, name: str, modes: Sequence[str]) -> None:

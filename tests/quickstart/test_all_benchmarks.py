@@ -3,43 +3,46 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from comem import modes, quickstart
 from comem.benchmarks import BENCHMARKS
-from comem.quickstart import FOLDERS, QuickSettings, Workbench, all_outcome, all_steps, run_steps, show
+from comem.modes.base import Contexts, Mode
+from comem.quickstart import FOLDERS, QuickSettings, all_outcome, all_steps, run_steps, show
+from comem.registry import Registry
 from comem.toy.benchmark_files import FilesSettings
+from comem.types import Answer, Example
 
 
 def test_every_row_but_the_embedded_ones_has_a_step(tmp_path: Path) -> None:
-    steps = all_steps(QuickSettings(all_benchmarks=True, output=tmp_path), Workbench())
+    steps = all_steps(QuickSettings(all_benchmarks=True, output=tmp_path))
     answered = [step.name.removeprefix("answer_") for step in steps if step.name.startswith("answer_")]
     assert answered == [name for name in BENCHMARKS if name not in ("toy", "flags", "oven")]
     assert len({step.name for step in steps}) == len(steps)
-    assert [step.name for step in steps][:3] == ["files", "index", "retrieve"]
+    assert [step.name for step in steps][:2] == ["files", "index"]
 
 
-class OneWord:
-    """Stands for a mode: it answers with one word, and notes what it was given."""
+class OneWord(Mode):
+    """Answers with one word, and checks what it was given."""
 
-    def __init__(self, name: str, *given: Any, prompt: Any, **more: Any) -> None:
-        self.name, self.grounded, self.ask = name, name != "baseline", prompt
-
-    opens_item_pictures = False
-
-    def ahead(self, examples: Any, contexts: Any) -> None: ...
-
-    def answer_batch(self, examples: Any, contexts: Any) -> list[Any]:
-        from comem.backbones.base import Answer
-
+    def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         for example, context in zip(examples, contexts, strict=True):
-            assert self.ask(example, self.grounded) == example.question, "nothing but the question"
+            asked = self.settings.ask(example, self.grounded)
+            assert asked == example.question, "nothing but the question"
             assert (context is not None and len(context.items) == 3) == self.grounded
             assert all(item.language == example.language for item in (context.items if context else ()))
         return [Answer(example.answers[0], 5, 7, 0.5) for example in examples]
+
+
+class Ungrounded(OneWord):
+    name, grounded = "baseline", False
+
+
+class Grounded(OneWord):
+    name = "comem"
 
 
 def test_runs_from_files_to_report(
@@ -49,15 +52,14 @@ def test_runs_from_files_to_report(
         name: FOLDERS[name] for name in ("infoseek_es", "oven_entity", "oven_query", "mrag_bench", "cvqa")
     }
     monkeypatch.setattr(quickstart, "FOLDERS", chosen)
-    monkeypatch.setattr(modes, "MODES", {"baseline": _build("baseline"), "comem": _build("comem")})
+    rows = {"baseline": Ungrounded, "comem": Grounded}
+    monkeypatch.setattr(modes, "MODES", Registry("mode", rows))
     files = FilesSettings(tmp_path / "data", size=40, questions=3, image_size=56)
     monkeypatch.setattr(QuickSettings, "files", files)
     monkeypatch.setattr(quickstart, "shipped_memory", lambda: tmp_path)
     monkeypatch.setattr(quickstart, "_made_by", dict)
-    monkeypatch.setattr(Workbench, "encode", lambda self, encoder, index, output: _tiny_bank(output))
-    monkeypatch.setattr(Workbench, "backbone", None)
-    bench = Workbench()
-    steps = all_steps(QuickSettings(all_benchmarks=True, output=tmp_path), bench)
+    monkeypatch.setattr(quickstart, "encode", lambda encoder, index, output, progress: _tiny_bank(output))
+    steps = all_steps(QuickSettings(all_benchmarks=True, output=tmp_path))
     run_steps(steps, tmp_path)
     again: list[str] = []
     run_steps(steps, tmp_path, say=again.append)
@@ -76,10 +78,6 @@ def test_runs_from_files_to_report(
     assert (tmp_path / "report" / "report.html").is_file() and (tmp_path / "report" / "report.png").is_file()
     shown = capsys.readouterr().out
     assert "mrag_bench" in shown and "0.500" in shown
-
-
-def _build(name: str) -> Any:
-    return lambda *given, **more: OneWord(name, *given, **more)
 
 
 def _tiny_bank(path: Path) -> None:

@@ -11,18 +11,10 @@ import pytest
 from PIL import Image
 
 from comem import quickstart
+from comem.bank.serve import open_bank
+from comem.benchmarks import BENCHMARKS
 from comem.io.jsonl import read_json
-from comem.memory.bank import MemoryBank
-from comem.quickstart import (
-    FLAG_LINES,
-    QuickSettings,
-    Workbench,
-    contexts_of,
-    flag_examples,
-    flag_steps,
-    rows_of,
-    run_steps,
-)
+from comem.quickstart import FLAG_LINES, QuickSettings, flag_steps, rows_of, run_steps
 
 COUNTRIES = ["ad", "be", "jp", "pt"]
 LANGUAGES = ["en", "es"]
@@ -69,23 +61,22 @@ def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 def test_real_rows_go_all_the_way(few: Path, memory: Path, tmp_path: Path) -> None:
     settings = QuickSettings(fast=True, output=tmp_path / "run", flags=few)
-    run_steps(flag_steps(settings, Workbench()), settings.folder)
+    run_steps(flag_steps(settings), settings.folder)
     root = settings.folder / "flags"
     recall = read_json(root / "recall.json")["recall"]
     assert recall and all(values["recall@1"] >= 0.75 for values in recall.values())
-    asked = flag_examples(settings)
+    asked = list(BENCHMARKS["flags"].load(root / "questions.jsonl"))
     assert len(asked) == len((few / "questions.jsonl").read_text().splitlines()) >= len(COUNTRIES)
-    contexts = contexts_of(root / "index", root / "retrieved" / "test.jsonl")
-    for example in asked:  # the very picture of the question is in the index
-        assert Path(str(contexts[example.id].items[0].image.path)).name == Path(str(example.image.path)).name  # type: ignore[union-attr]
-    bank = MemoryBank.load(root / "banks" / "shipped.safetensors")
+    rows, cases = rows_of(root, FLAG_LINES, asked)
+    for case in cases:  # the very image of the question is in the index
+        found, shown = case.items[0].image, case.example.image
+        assert found and shown and Path(str(found.path)).name == Path(str(shown.path)).name
+    bank = open_bank(root / "banks" / "shipped.safetensors")
     assert len(bank) == len(COUNTRIES) * len(LANGUAGES)
-    rows, _ = rows_of(root, FLAG_LINES, asked)
     assert {name: row.count for name, row in rows.items()} == dict.fromkeys(FLAG_LINES, len(asked))
     assert rows["comem"].context_tokens == 3 * 8 < rows["rag"].context_tokens / 5
     assert rows["baseline"].context_tokens == 0
 
 
 def test_without_the_folder_there_are_no_steps(tmp_path: Path) -> None:
-    settings = QuickSettings(output=tmp_path, no_flags=True)
-    assert flag_steps(settings, Workbench()) == [] and flag_examples(settings) == []
+    assert flag_steps(QuickSettings(output=tmp_path, no_flags=True)) == []

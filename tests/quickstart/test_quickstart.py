@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.quickstart import TOWNS_TITLE, QuickSettings, Row, Workbench, compare, town_steps
+from comem.quickstart import TOWNS_TITLE, QuickSettings, Row, compare, town_steps
 from comem.toy.dataset import DataSettings
 
 
@@ -59,8 +59,8 @@ def test_comparison_uses_the_better_trained_memory() -> None:
 
 def test_steps_name_what_they_depend_on(tmp_path: Path) -> None:
     """Another world, another number of items or another training runs the later steps again."""
-    fast = town_steps(QuickSettings(fast=True, output=tmp_path), Workbench())
-    full = town_steps(QuickSettings(output=tmp_path), Workbench())
+    fast = town_steps(QuickSettings(fast=True, output=tmp_path))
+    full = town_steps(QuickSettings(output=tmp_path))
     changed = [a.name for a, b in zip(fast, full, strict=True) if a.settings != b.settings]
     assert changed == ["world", "train"]
     json.dumps([dict(step.settings) for step in full])
