@@ -156,7 +156,15 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "convert": Command(
             "the authors' checkpoints: what is in one, and our encoder folder of it",
-            module="comem.compat.commands",
+            settings="comem.compat.commands:ConvertSettings",
+            run="comem.compat.convert:convert",
+            show="comem.compat.commands:show_converted",
+            examples=(
+                "comem convert continuous-memory-qwen2.5-vl      # shows what is in it",
+                "comem convert continuous-memory-qwen2.5-vl models/encoder --base qwen2_5_vl_7b \\",
+                "    --reader models/reader",
+                "comem convert checkpoint-800 models/adapter --base Qwen/Qwen2.5-VL-7B-Instruct",
+            ),
         ),
         "bank": Command(
             "memories on disk: build, info, verify, export, merge",
@@ -282,9 +290,9 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "parity": Command(
             "compare our modules with recorded outputs of the authors'",
-            settings="comem.commands:ParitySettings",
-            run="comem.commands:parity",
-            show="comem.commands:show_parity",
+            settings="comem.compat.commands:ParitySettings",
+            run="comem.compat.commands:parity",
+            show="comem.compat.commands:show_parity",
             examples=(
                 "comem parity golden/qwen2_5_vl golden/qwen2_vl",
                 "comem parity golden/qwen2_vl --tolerance 1e-6",

@@ -27,7 +27,7 @@ RANKS = {
     4.0: {"eval"},
     4.1: {"report"},
     4.2: {"profiling"},
-    5.1: {"commands", "data", "quickstart"},
+    5.1: {"data", "quickstart"},
     5.2: {"command_line"},
     5.21: {"command_help"},
     5.3: {"cli"},

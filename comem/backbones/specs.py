@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comem.tables import Table, nearest
+from comem.registry import Registry, nearest
 
 
 class BackboneError(ValueError):
@@ -76,12 +76,6 @@ class BackboneSpec:
     adapter: str = ""
     needs: str = ""
 
-    @property
-    def modes(self) -> tuple[str, ...]:
-        """The modes that it can be run in, by their names in `comem.modes.MODES`."""
-        able = {"comem": self.soft_prefix, "vlm_as_memory": self.kv_memory}
-        return ("baseline", "rag", *(name for name, can in able.items() if can))
-
 
 #: The committed model of `comem.toy`, an ordinary model folder.
 TOY_FOLDER = Path(__file__).parent.parent / "toy" / "weights" / "backbone"
@@ -146,7 +140,7 @@ _ROWS = (
     BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl", pixel_limits=True, rag=IMAGE_PASSAGE),
 )  # fmt: skip
 
-BACKBONES: Table[BackboneSpec] = Table("backbone", {row.name: row for row in _ROWS})
+BACKBONES: Registry[BackboneSpec] = Registry("backbone", {row.name: row for row in _ROWS})
 
 
 def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.compat.checkpoint import QFORMER_PREFIX, READER_PREFIX, ConvertInfo, current_name, qformer_config
-from comem.compat.inspect import FIRST_COPY, REST, TRAINED_COPY, WRAPPED, missing_qformer
+from comem.compat.checkpoint import QFORMER_PREFIX, current_name, qformer_config
+from comem.compat.inspect import REST, missing_qformer, part_of
 from comem.io.jsonl import read_json
 from comem.io.tensors import read_tensors
 from comem.memory.items import KnowledgeFormat
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 def load_authors_adapter(
     folder: str | Path, model: nn.Module, processor: Any = None,
     form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
-) -> tuple[QFormerEncoder, ConvertInfo]:  # fmt: skip
+) -> tuple[QFormerEncoder, list[str]]:  # fmt: skip
     """Load a raw run folder onto its base model, which becomes encoder and reader in one copy.
 
     Args:
@@ -38,6 +38,9 @@ def load_authors_adapter(
         model: the base that was trained (Qwen2-VL or Qwen2.5-VL), without LoRA.
         processor: its processor.
         form: how items are written.
+
+    Returns:
+        The encoder, and notes for the user.
 
     Raises:
         ValueError: no Q-Former, weights that ZeRO-3 left out (C4), or another base; names the file.
@@ -56,37 +59,23 @@ def load_authors_adapter(
     add_lora(model, lora_settings)
     with torch.no_grad():
         load_lora_state(model, lora, str(path))
-    notes = () if not reader_count else (f"{reader_count} LoRA tensors of the reader were left out (C3)",)
+    notes = [f"{reader_count} LoRA tensors of the reader were left out (C3)"] if reader_count else []
     for note in notes:
         log.warning("%s: %s", path, note)
-    counts = {"encoder": len(lora), "qformer": len(qformer), "reader": reader_count}
-    model_config: Any = model.config
-    info = ConvertInfo("C", model_config.model_type, counts, notes)
-    return QFormerEncoder(model, processor, former, lora_settings, form).eval(), info
+    return QFormerEncoder(model, processor, former, lora_settings, form).eval(), notes
 
 
 def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
     """LoRA of the encoder and Q-Former by our names, and how many tensors of the reader were passed over."""
-    lora: dict[str, Tensor] = {}
-    qformer: dict[str, Tensor] = {}
-    reader = 0
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "qformer": {}, "first": {}, "reader": {}}
     for stored, tensor in tensors.items():
-        name = stored.removeprefix(WRAPPED)
         if tensor.numel() == 0:
             raise ValueError(
                 f"{path}: {stored} is empty: ZeRO-3 left the weights out (authors_code.md C4); they are only "
                 "in non_lora_state_dict.bin, a pickle: convert that to safetensors where you trust it"
             )
-        if name.startswith(READER_PREFIX):
-            reader += 1
-        elif name.startswith(QFORMER_PREFIX):
-            plain = name.removeprefix(QFORMER_PREFIX)
-            for wrapper in TRAINED_COPY:
-                plain = plain.removeprefix(wrapper)
-            if not plain.startswith(FIRST_COPY):
-                qformer[plain] = tensor
-        else:
-            lora[current_name(name)] = tensor
-    if not qformer:
+        part, name = part_of(stored)
+        parts[part][current_name(name) if part == "encoder" else name] = tensor
+    if not parts["qformer"]:
         raise ValueError(f"{path}: {missing_qformer(path.parent)}")
-    return lora, qformer, reader
+    return parts["encoder"], parts["qformer"], len(parts["reader"])

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -66,63 +65,31 @@ QFORMER_PREFIX = "knowledge_processor."
 READER_PREFIX = "model_inf."
 
 
-@dataclass(frozen=True)
-class CompatOptions:
-    """What the authors' code does otherwise than the paper; released weights were trained with it.
-
-    Attributes:
-        question_vision: whose vision tower, token embeddings and head serve the question: the
-            reader's own (the default, as the paper describes) or the tuned "encoder"'s (as the
-            authors' code does, authors_code.md 1.1).
-        item_order: memories in "retrieval" order (best first, as in their training) or "reversed"
-            (as their inference does, M2).
-    """
-
-    question_vision: Literal["reader", "encoder"] = "reader"
-    item_order: Literal["retrieval", "reversed"] = "retrieval"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("question_vision", ("reader", "encoder")),
-            ("item_order", ("retrieval", "reversed")),
-        ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name}={getattr(self, name)!r}: allowed are {', '.join(allowed)}")
-
-
-AS_RELEASED = CompatOptions(question_vision="encoder", item_order="reversed")
-
-
-@dataclass(frozen=True)
-class ConvertInfo:
-    """What was found: layout, family, tensor counts, and notes for the user."""
-
-    layout: str
-    family: str
-    tensors: Mapping[str, int] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+#: Whose vision tower, token embeddings and head serve the question: the reader's own, as the paper has it, or
+#: the tuned encoder's, as in the authors' code, with which released weights were trained (authors_code.md 1.1).
+QuestionVision = Literal["reader", "encoder"]
 
 
 def load_authors_checkpoint(
-    folder: str | Path,
-    options: CompatOptions = CompatOptions(),
-    dtype: torch.dtype | None = None,  # noqa: B008
-) -> tuple[PreTrainedModel, QFormer, PreTrainedModel, ConvertInfo]:
+    folder: str | Path, question_vision: QuestionVision = "reader", dtype: torch.dtype | None = None
+) -> tuple[PreTrainedModel, QFormer, PreTrainedModel]:
     """Load a folder of layout A.
 
     Args:
         folder: holds config.json and one or several safetensors files.
-        options: with `question_vision="encoder"` the reader shares the encoder's vision tower, token
-            embeddings and head; then only the reader's layers are its own.
+        question_vision: with "encoder" only the reader's layers are its own.
         dtype: of the models; None for that of the stored weights.
 
     Returns:
-        The encoder (LoRA merged in), the Q-Former, the reader, and what was found.
+        The encoder (LoRA merged in), the Q-Former and the reader.
 
     Raises:
         ValueError: another layout, a missing or damaged file, or tensors that do not fit the config;
             names the file and the remedy.
     """
+    if question_vision not in get_args(QuestionVision):
+        allowed = ", ".join(get_args(QuestionVision))
+        raise ValueError(f"question_vision={question_vision!r}: allowed are {allowed}")
     folder = Path(folder)
     files = tensor_files(folder)
     shapes = tensor_shapes(files)
@@ -135,11 +102,10 @@ def load_authors_checkpoint(
     own = {n.removeprefix(QFORMER_PREFIX): s for n, s in shapes.items() if n.startswith(QFORMER_PREFIX)}
     given = read_json(folder / "config.json").get("qformer", {})
     qformer = QFormer(qformer_config(folder, own, given)).to(dtype)
-    counts = _fill(folder, files, {READER_PREFIX: reader, QFORMER_PREFIX: qformer, "": encoder})
-    if options.question_vision == "encoder":
+    _fill(folder, files, {READER_PREFIX: reader, QFORMER_PREFIX: qformer, "": encoder})
+    if question_vision == "encoder":
         share_question_side(encoder, reader)
-    tensors = {"encoder": counts[""], "qformer": counts[QFORMER_PREFIX], "reader": counts[READER_PREFIX]}
-    return encoder.eval(), qformer.eval(), reader.eval(), ConvertInfo("A", config.model_type, tensors)
+    return encoder.eval(), qformer.eval(), reader.eval()
 
 
 def share_question_side(encoder: PreTrainedModel, reader: PreTrainedModel) -> None:
@@ -148,11 +114,6 @@ def share_question_side(encoder: PreTrainedModel, reader: PreTrainedModel) -> No
         reader.base_model.visual = encoder.base_model.visual
     reader.set_input_embeddings(encoder.get_input_embeddings())
     reader.lm_head = encoder.lm_head
-
-
-def order_memory(memory: Tensor, options: CompatOptions) -> Tensor:
-    """Memories `(k, q, d)`, best first, in the order in which the reader shall see them."""
-    return memory.flip(0) if options.item_order == "reversed" else memory
 
 
 def _check_layout(folder: Path, names: list[str]) -> None:
@@ -238,15 +199,10 @@ def current_name(name: str) -> str:
     return name
 
 
-def _fill(folder: Path, files: list[Path], targets: Mapping[str, nn.Module]) -> dict[str, int]:
-    """Copy every stored tensor to its place in the module that its prefix names, one at a time.
-
-    Returns:
-        The number of tensors by prefix.
-    """
+def _fill(folder: Path, files: list[Path], targets: Mapping[str, nn.Module]) -> None:
+    """Copy every stored tensor to its place in the module that its prefix names, one at a time."""
     slots = {prefix: module.state_dict() for prefix, module in targets.items()}
     unseen = {(prefix, name) for prefix in slots for name in slots[prefix]}
-    counts = dict.fromkeys(targets, 0)
     for stored, tensor in stream_tensors(files):
         prefix = next(p for p in targets if stored.startswith(p))  # "", the encoder's, comes last
         plain = stored.removeprefix(prefix)
@@ -258,7 +214,6 @@ def _fill(folder: Path, files: list[Path], targets: Mapping[str, nn.Module]) -> 
                 f"{folder}: {stored} {tuple(tensor.shape)} {what}: config.json is of another model"
             )
         slot.copy_(tensor)
-        counts[prefix] += 1
         unseen.discard((prefix, name))
     for prefix, module in targets.items():
         if getattr(getattr(module, "config", None), "tie_word_embeddings", False):
@@ -266,4 +221,3 @@ def _fill(folder: Path, files: list[Path], targets: Mapping[str, nn.Module]) -> 
     if unseen:
         first = "".join(min(unseen))
         raise ValueError(f"{folder}: {len(unseen)} tensors are missing, first {first}: copy the files again")
-    return counts

@@ -1,68 +1,109 @@
-"""`comem convert`: options, and what is printed."""
+"""`comem convert` and `comem parity`: their settings, and what is printed."""
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from comem.io.console import out, print_facts
+from comem.config import option
+from comem.io.console import print_facts, print_line, print_table
 
-_HELP = """\
-examples:
-  comem convert continuous-memory-qwen2.5-vl                                # shows what is in it
-  comem convert continuous-memory-qwen2.5-vl models/encoder --base qwen2_5_vl_7b --reader models/reader
-  comem convert checkpoint-800 models/adapter --base Qwen/Qwen2.5-VL-7B-Instruct
-Layouts: merged with Q-Former (converted), merged without (refused: the Q-Former is lost), raw run folder with
-adapter_model.safetensors (converted; needs --base). Nothing is unpickled. Training files: comem data convert.
-"""
+if TYPE_CHECKING:
+    from comem.compat.convert import Converted
+    from comem.compat.parity import Difference
 
 
-def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem convert`."""
-    parser.epilog = _HELP
-    parser.add_argument("source", type=Path, metavar="FOLDER", help="a checkpoint of the authors'")
-    parser.add_argument(
-        "out", type=Path, nargs="?", metavar="OUT", help="encoder folder (default: only look)"
-    )
-    parser.add_argument(
-        "--base", default="", metavar="NAME", help="the model that was trained; it is compared"
-    )
-    parser.add_argument("--reader", type=Path, metavar="DIR", help="write the stored reader here, as a model")
-    parser.add_argument(
-        "--question-vision", default="reader", choices=("reader", "encoder"),
-        help="whose vision tower that reader gets: its own, or the encoder's, as in the authors' code",
-    )  # fmt: skip
-    parser.add_argument("--fold", action="store_true", help="fold a raw run folder's LoRA into the weights")
-    parser.add_argument(
-        "--min-pixels", type=int, metavar="N", help="of items' pictures (default: the paper's)"
-    )
-    parser.add_argument(
-        "--max-pixels", type=int, metavar="N", help="of items' pictures (default: the paper's)"
-    )
-    parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"),
-        help="of what is written (default: as stored)",
-    )  # fmt: skip
+@dataclass(frozen=True)
+class ConvertSettings:
+    """A checkpoint of the authors': what is in it, and our encoder folder of it.
+
+    Layouts: merged with Q-Former (converted), merged without (refused: the Q-Former is lost), raw run folder
+    with adapter_model.safetensors (converted; needs --base). Nothing is unpickled. Training files: comem data
+    convert.
+
+    Attributes:
+        source: a checkpoint of the authors'.
+        out: encoder folder (default: only look).
+        base: the model that was trained; it is compared.
+        reader: write the stored reader here, as a model.
+        question_vision: whose vision tower that reader gets: its own, or the encoder's, as the authors have it.
+        fold: fold a raw run folder's LoRA into the weights.
+        min_pixels: of items' images (default: the paper's).
+        max_pixels: of items' images (default: the paper's).
+        dtype: of what is written (default: as stored).
+    """
+
+    source: Path = option(positional=True, metavar="FOLDER")
+    out: Path | None = option(None, positional=True, metavar="OUT")
+    base: str = option("", metavar="NAME")
+    reader: Path | None = option(None, metavar="DIR")
+    question_vision: Literal["reader", "encoder"] = "reader"
+    fold: bool = False
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-def run_convert(args: argparse.Namespace) -> int:
-    """Show what a checkpoint holds; write the encoder folder where one was named."""
-    from comem.compat.convert import ConvertSettings, base_weights_of, convert_checkpoint
-    from comem.compat.inspect import inspect_checkpoint
-    from comem.memory.items import KnowledgeFormat
+def show_converted(result: Converted, settings: ConvertSettings) -> None:
+    """Print what was found and written.
 
-    base = base_weights_of(args.base) if args.base else None
-    found = inspect_checkpoint(args.source, base)
-    print_facts(found.lines())
-    if args.out is None:
-        if found.refusal:
-            raise ValueError(found.refusal)
-        return 0
-    form = KnowledgeFormat(min_pixels=args.min_pixels, max_pixels=args.max_pixels)
-    settings = ConvertSettings(args.base, args.question_vision, args.dtype, args.fold, form)
-    del base  # it is read again, or not needed any more
-    notes = convert_checkpoint(args.source, args.out, found, settings, args.reader)
-    print_facts([("written", str(args.out)), *([("reader", str(args.reader))] if args.reader else [])])
-    for note in notes:
-        out().print(f"note: {note}", markup=False)
-    return 0
+    Raises:
+        ValueError: it cannot be converted; says why, and what to do.
+    """
+    print_facts(result.found.lines())
+    if result.found.refusal:
+        raise ValueError(result.found.refusal)
+    if settings.out is None:
+        return
+    reader = [("reader", str(settings.reader))] if settings.reader else []
+    print_facts([("written", str(settings.out)), *reader])
+    for note in result.notes:
+        print_line(f"note: {note}")
+
+
+@dataclass(frozen=True)
+class ParitySettings:
+    """Comparing our outputs with recorded ones.
+
+    Exit code: 0 when every difference is within the tolerance, 1 when one is not.
+
+    Attributes:
+        folders: golden folders, with case_*.safetensors.
+        tolerance: the largest difference allowed.
+    """
+
+    folders: tuple[Path, ...] = option(positional=True, metavar="DIR")
+    tolerance: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not self.folders:
+            raise ValueError("no folders: give at least one with case_*.safetensors")
+        if not self.tolerance >= 0:
+            raise ValueError(f"--tolerance {self.tolerance}: give 0 or more")
+
+
+def parity(settings: ParitySettings) -> dict[Path, list[Difference]]:
+    """How far each output of each case is from the recorded one, by folder.
+
+    Raises:
+        ValueError: a folder has no cases, or is not a checkpoint of the authors'.
+    """
+    from comem.compat.parity import run_parity
+
+    return {folder: run_parity(folder) for folder in settings.folders}
+
+
+def show_parity(found: dict[Path, list[Difference]], settings: ParitySettings) -> int:
+    """Print the differences; 1 if any is above the tolerance."""
+    for folder, differences in found.items():
+        rows = [(d.case, d.output, f"{d.max_abs:.2e}", _verdict(d.max_abs, settings)) for d in differences]
+        print_table(("case", "output", "largest difference", ""), rows, str(folder))
+    worst = max((each.max_abs for differences in found.values() for each in differences), default=0.0)
+    place = "within" if worst <= settings.tolerance else "ABOVE"
+    print_line(f"largest of all: {worst:.2e}; {place} the tolerance of {settings.tolerance:g}")
+    return 0 if worst <= settings.tolerance else 1
+
+
+def _verdict(difference: float, settings: ParitySettings) -> str:
+    return "ok" if difference <= settings.tolerance else "TOO FAR"

@@ -80,7 +80,7 @@ class _Stored:
             self._home |= dict.fromkeys(file.keys(), file)
         self.parts: dict[str, dict[str, str]] = {"encoder": {}, "qformer": {}, "first": {}, "reader": {}}
         for stored in self._home:
-            part, name = _sorted(stored)
+            part, name = part_of(stored)
             self.parts[part].setdefault(name, stored)
 
     def __getitem__(self, stored: str) -> Tensor:
@@ -99,7 +99,7 @@ class _Stored:
         return ((name, self[stored]) for name, stored in self.parts[part].items())
 
 
-def _sorted(stored: str) -> tuple[str, str]:
+def part_of(stored: str) -> tuple[str, str]:
     """A stored tensor's part, and its name there."""
     name = stored.removeprefix(WRAPPED)
     if name.startswith(READER_PREFIX):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.compat.checkpoint import AS_RELEASED, CompatOptions, load_authors_checkpoint, order_memory
+from comem.compat.checkpoint import load_authors_checkpoint
 from comem.io.tensors import read_tensors
 from comem.memory.injection import PREFIX
 from comem.memory.qformer_encoder import QFormerEncoder
@@ -43,9 +43,7 @@ def run_parity(folder: str | Path) -> list[Difference]:
     if not cases:
         raise ValueError(f"{folder}: no case_*.safetensors here: not a golden folder")
     # The authors' code embeds the question with the encoder's tables and tower.
-    encoder_model, qformer, reader, _ = load_authors_checkpoint(
-        folder, CompatOptions(question_vision="encoder"), dtype=torch.float32
-    )
+    encoder_model, qformer, reader = load_authors_checkpoint(folder, "encoder", torch.float32)
     encoder = QFormerEncoder(encoder_model, None, qformer)
     differences = []
     for path in cases:
@@ -76,8 +74,7 @@ def compute_outputs(
         loss, [encoder.qformer.latents, first_q]
     )
     with torch.no_grad():
-        reversed_memory = order_memory(memory, AS_RELEASED)
-        outputs["inference_logits_reversed_order"], _ = read_question(reader, question, reversed_memory)
+        outputs["inference_logits_reversed_order"], _ = read_question(reader, question, memory.flip(0))
     return {name: value.detach() for name, value in outputs.items()}
 
 

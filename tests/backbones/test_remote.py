@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from backbones.tiny import modes_of
 from PIL import Image
 from torch import nn
 
@@ -121,7 +122,7 @@ def test_what_cannot_be_loaded_names_the_version(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("name", REMOTE)
 @pytest.mark.parametrize("mode", ["baseline", "rag"])
 def test_the_modes_that_rows_allow(name: str, mode: str, small_image: Any) -> None:
-    assert BACKBONES[name].modes == ("baseline", "rag")
+    assert modes_of(BACKBONES[name]) == ("baseline", "rag")
     reader = backbone(name)
     items = tuple(KnowledgeItem(f"i{i}", f"passage {i}", small_image(28, 28, i)) for i in range(2))
     examples = [Example("q0", "What?", small_image(28, 28, 9)), Example("q1", "Where?", None)]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from comem.backbones.hf import HFBackbone
-from comem.backbones.specs import BACKBONES
+from comem.backbones.specs import BACKBONES, BackboneSpec
 
 ROWS = 320  # 256 bytes, special tokens, spare rows
 LAYERS = 4
@@ -26,6 +26,12 @@ _IDEFICS = [
     *(f"<row_{row}_col_{col}>" for row in (1, 2) for col in (1, 2)),
 ]
 _MISTRAL = ["<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]", "[IMG_END]"]
+
+
+def modes_of(spec: BackboneSpec) -> tuple[str, ...]:
+    """The modes that a row can be run in, by what it says that it can do."""
+    able = {"comem": spec.soft_prefix, "vlm_as_memory": spec.kv_memory}
+    return ("baseline", "rag", *(name for name, can in able.items() if can))
 
 
 def template(image: str, turn: str, start: str = "", answer: str = "", alternates: bool = False) -> str:

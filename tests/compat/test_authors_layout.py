@@ -19,8 +19,8 @@ from comem.backbones.positions import with_positions
 from comem.backbones.specs import BACKBONES
 from comem.backbones.text_reader import text_config_of
 from comem.compat.checkpoint import share_question_side
-from comem.compat.convert import ConvertSettings, convert_checkpoint
-from comem.compat.inspect import inspect_checkpoint
+from comem.compat.commands import ConvertSettings
+from comem.compat.convert import convert
 from comem.memory.injection import INJECTIONS
 from comem.memory.injection.authors import AuthorsLayout, read_prompt
 from comem.memory.lora import adapters_on
@@ -36,7 +36,7 @@ ONE = GenerationConfig(max_new_tokens=2)
 
 @pytest.fixture()
 def text_reader(encoder: QFormerEncoder, tiny_processor: Any) -> HFBackbone:
-    """Layers of its own, the encoder's token embeddings and head: `AS_RELEASED`."""
+    """Layers of its own, the encoder's token embeddings and head: as released."""
     torch.manual_seed(4)
     model: Any = Qwen2ForCausalLM(text_config_of(encoder.model.config))
     for parameter in model.parameters():
@@ -182,9 +182,9 @@ def test_a_converted_checkpoint_answers(
     """From their text-only checkpoint to an answer in their layout: `comem convert`, then the two folders."""
     theirs = merged(tmp_path / "theirs", encoder.merge().model, text_reader.model, their_qformer())
     tiny_processor.save_pretrained(theirs)
-    settings = ConvertSettings(question_vision="encoder")
-    found = inspect_checkpoint(theirs)
-    convert_checkpoint(theirs, tmp_path / "encoder", found, settings, tmp_path / "reader")
+    convert(
+        ConvertSettings(theirs, tmp_path / "encoder", reader=tmp_path / "reader", question_vision="encoder")
+    )
     made, reader = QFormerEncoder.load(tmp_path / "encoder"), load_backbone(tmp_path / "reader")
     assert not reader.spec.sees_images
     table = made.model.get_input_embeddings().weight  # type: ignore[operator]

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from comem.compat.adapter import load_authors_adapter
-from comem.compat.checkpoint import AS_RELEASED, CompatOptions, load_authors_checkpoint, order_memory
+from comem.compat.checkpoint import load_authors_checkpoint
+from comem.compat.inspect import inspect_checkpoint
 from comem.memory.lora import lora_state
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
@@ -33,9 +34,10 @@ def changed(source: Path, target: Path, change: Change) -> Path:
 
 
 def test_layout_a(released: Path) -> None:
-    encoder, qformer, reader, info = load_authors_checkpoint(released)
-    assert info.layout == "A" and info.family == released.name
-    assert info.tensors["qformer"] == 18 and info.tensors["encoder"] == info.tensors["reader"] > 60
+    encoder, qformer, reader = load_authors_checkpoint(released)
+    found = inspect_checkpoint(released)
+    assert found.layout == "A" and found.family == released.name
+    assert found.tensors["qformer"] == 18 and found.tensors["encoder"] == found.tensors["reader"] > 60
     stored = load_file(released / "model.safetensors")
     name = "layers.1.mlp.up_proj.weight"
     assert torch.equal(encoder.state_dict()[f"model.language_model.{name}"], stored[f"model.{name}"])
@@ -48,16 +50,14 @@ def test_layout_a(released: Path) -> None:
 
 
 def test_whose_tower_serves_the_question_is_an_option(released: Path) -> None:
-    encoder, _, reader, _ = load_authors_checkpoint(released, AS_RELEASED)
+    encoder, _, reader = load_authors_checkpoint(released, "encoder")
     assert reader.model.visual is encoder.model.visual
     assert reader.get_input_embeddings() is encoder.get_input_embeddings()
     assert reader.model.language_model.layers is not encoder.model.language_model.layers
-    encoder, _, reader, _ = load_authors_checkpoint(released)
+    encoder, _, reader = load_authors_checkpoint(released)
     assert reader.model.visual is not encoder.model.visual
-    memory = torch.arange(6.0).view(3, 2, 1)
-    assert order_memory(memory, AS_RELEASED)[0, 0, 0] == 4 and order_memory(memory, CompatOptions()) is memory
     with pytest.raises(ValueError, match="question_vision='both': allowed are reader, encoder"):
-        CompatOptions(question_vision="both")  # type: ignore[arg-type]
+        load_authors_checkpoint(released, "both")  # type: ignore[arg-type]
 
 
 def test_shards_and_half_precision(released: Path, tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_shards_and_half_precision(released: Path, tmp_path: Path) -> None:
     index = {"weight_map": {n: file for file, part in parts.items() for n in part}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "config.json").write_bytes((released / "config.json").read_bytes())
-    encoder, qformer, _, _ = load_authors_checkpoint(tmp_path)
+    encoder, qformer, _ = load_authors_checkpoint(tmp_path)
     assert (
         {p.dtype for p in encoder.parameters()} == {torch.float16} == {p.dtype for p in qformer.parameters()}
     )
-    encoder, _, _, _ = load_authors_checkpoint(tmp_path, dtype=torch.float32)
+    encoder, _, _ = load_authors_checkpoint(tmp_path, dtype=torch.float32)
     assert encoder.dtype == torch.float32
 
 
@@ -145,8 +145,9 @@ def test_layout_c(
 
     # heads and depth leave no trace in the file: the authors' 16 and 8
     expected = encoder.qformer.config.__class__(64, heads=16, depth=8)
-    loaded, info = load_authors_adapter(run_folder, tame(copy.deepcopy(tiny_qwen2_5_vl)), tiny_processor)
-    assert info.layout == "C" and "(C3)" in info.notes[0] and info.tensors["qformer"] == 18
+    loaded, notes = load_authors_adapter(run_folder, tame(copy.deepcopy(tiny_qwen2_5_vl)), tiny_processor)
+    found = inspect_checkpoint(run_folder)
+    assert found.layout == "C" and "(C3)" in notes[0] and found.tensors["qformer"] == 18
     assert loaded.qformer.config.depth == expected.depth and loaded.qformer.config.head_width == 4
     own = lora_state(encoder.model)
     assert all(torch.equal(t, own[n]) for n, t in lora_state(loaded.model).items())
@@ -172,14 +173,15 @@ def test_layout_a_of_the_text_only_variant(golden_dir: Path, tmp_path: Path) -> 
         golden_dir / "qwen2_5_vl", tmp_path,
         lambda t: {n: v for n, v in t.items() if not n.startswith("model_inf.visual.")},
     )  # fmt: skip
-    encoder, qformer, reader, info = load_authors_checkpoint(blind)
-    assert info.tensors["qformer"] == 18 and info.tensors["reader"] == len(reader.state_dict())
+    encoder, qformer, reader = load_authors_checkpoint(blind)
+    found = inspect_checkpoint(blind)
+    assert found.tensors["qformer"] == 18 and found.tensors["reader"] == len(reader.state_dict())
     assert reader.config.model_type == "qwen2" and not hasattr(reader.base_model, "visual")
     seeing = load_authors_checkpoint(golden_dir / "qwen2_5_vl")[2]
     ids = torch.tensor([[5, 9, 7, 3]])
     with torch.no_grad():
         torch.testing.assert_close(reader(ids).logits, seeing(ids).logits)
-    encoder, _, reader, _ = load_authors_checkpoint(blind, AS_RELEASED)
+    encoder, _, reader = load_authors_checkpoint(blind, "encoder")
     assert reader.get_input_embeddings() is encoder.get_input_embeddings()
     assert reader.lm_head is encoder.lm_head
 

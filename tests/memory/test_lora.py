@@ -139,6 +139,30 @@ def test_two_threads_do_not_see_each_others_state(base_model: Any, encoder: QFor
     assert not adapter_switch(base_model).on
 
 
+def test_a_context_entered_in_its_own_state_leaves_that_state(
+    base_model: Any, encoder: QFormerEncoder
+) -> None:
+    switch = adapter_switch(base_model)
+    with adapters_on(base_model):
+        with adapters_on(base_model):
+            assert switch.on
+        assert switch.on  # not the opposite
+        with adapters_off(base_model):
+            with adapters_off(base_model):
+                assert not switch.on
+            assert not switch.on
+        assert switch.on
+    with adapters_off(base_model):
+        assert not switch.on
+    assert not switch.on and adapter_switch(base_model) is switch
+
+
+def test_a_copied_model_has_a_switch_of_its_own(base_model: Any, encoder: QFormerEncoder) -> None:
+    copied = copy.deepcopy(base_model)
+    with adapters_on(copied):
+        assert adapter_switch(copied).on and not adapter_switch(base_model).on
+
+
 def test_without_lora_the_switch_does_nothing(tiny_qwen2_5_vl: Any) -> None:
     before = run(tiny_qwen2_5_vl)
     with adapters_on(tiny_qwen2_5_vl):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.tiny import DISTINCT, build
+from backbones.tiny import DISTINCT, build, modes_of
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.positions import memory_layers
@@ -51,8 +51,8 @@ def mode_of(name: str, mode: str, items: Sequence[KnowledgeItem], **settings: An
 
 
 def test_what_rows_allow() -> None:
-    assert {mode for name in DISTINCT for mode in BACKBONES[name].modes} == set(MODES)
-    assert all(BACKBONES[name].modes == tuple(MODES) for name in DISTINCT)
+    assert {mode for name in DISTINCT for mode in modes_of(BACKBONES[name])} == set(MODES)
+    assert all(modes_of(BACKBONES[name]) == tuple(MODES) for name in DISTINCT)
 
 
 @pytest.mark.parametrize("mode", list(MODES))

@@ -9,7 +9,7 @@ Their encoder reads the question, too (picture and text), and its hidden states 
   states][the prompt's tokens after its first <|vision_end|>]`.
 
 Positions are plain 0, 1, 2 …; token embeddings and head are the encoder's where the reader was loaded with
-`question_vision="encoder"` (`AS_RELEASED`). Ours is "comem": the picture becomes a memory of its own, and
+`question_vision="encoder"`, as released. Ours is "comem": the picture becomes a memory of its own, and
 nothing else of the question passes through the encoder (docs/receivers.md says why).
 
 No recorded output of this variant exists, so these two are tested for shape, order and positions only.
