@@ -65,8 +65,8 @@ QFORMER_PREFIX = "knowledge_processor."
 READER_PREFIX = "model_inf."
 
 
-#: Whose vision tower, token embeddings and head serve the question: the reader's own, as the paper has it, or
-#: the tuned encoder's, as in the authors' code, with which released weights were trained (authors_code.md 1.1).
+#: Whose vision tower, token embeddings and head serve the question: the reader's own, as in the paper, or
+#: the tuned encoder's, as in the authors' code: released weights were trained so (authors_code.md 1.1).
 QuestionVision = Literal["reader", "encoder"]
 
 

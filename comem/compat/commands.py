@@ -27,7 +27,7 @@ class ConvertSettings:
         out: encoder folder (default: only look).
         base: the model that was trained; it is compared.
         reader: write the stored reader here, as a model.
-        question_vision: whose vision tower that reader gets: its own, or the encoder's, as the authors have it.
+        question_vision: whose vision tower that reader gets: its own, or the encoder's, as the authors do.
         fold: fold a raw run folder's LoRA into the weights.
         min_pixels: of items' images (default: the paper's).
         max_pixels: of items' images (default: the paper's).
