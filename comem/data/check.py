@@ -8,16 +8,51 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from comem.config import option
+from comem.io.console import print_facts, print_line, print_table
+from comem.io.files import write_atomic
 from comem.io.images import ImageError, open_image
 from comem.io.page import render
-from comem.training.data import TrainingExample, parse_example
-from comem.types import ImageRef, KnowledgeItem
+from comem.io.progress import Progress, quiet
+from comem.training.data import TrainingExample, load_knowledge, parse_example
+from comem.types import ImageRef
+
+_SHOWN = 50  # faults
+_SIDE = 160  # pixels of a thumbnail
+
+
+@dataclass(frozen=True)
+class CheckSettings:
+    """Looking through a file of training records, described field by field in docs/training_data.md.
+
+    Attributes:
+        file: JSONL, or .jsonl.gz.
+        knowledge: items for knowledge_ids: JSONL, TSV.
+        model: lengths are counted in its tokens (default: in characters).
+        html: a page with samples, to be written.
+        samples: questions on the page.
+        seed: draws them.
+        images: open the images, each file once.
+    """
+
+    file: Path = option(positional=True, metavar="FILE")
+    knowledge: Path | None = option(None, metavar="FILE")
+    model: str = option("", metavar="NAME")
+    html: Path | None = option(None, metavar="FILE")
+    samples: int = 20
+    seed: int = 0
+    images: bool = option(True, also=("--pictures",))
+
+    def __post_init__(self) -> None:
+        if self.samples < 0:
+            raise ValueError(f"samples {self.samples}: give 0 or more")
+
 
 #: What an error's text is about: pattern, field, remedy (empty where the text says it).
 _FIELDS = (
@@ -49,15 +84,16 @@ class Fault:
 
 @dataclass
 class Check:
-    """What a file holds: its readable questions, its faults, and counts."""
+    """What a file holds: its readable questions, its faults, its lengths (`length_statistics`), and counts."""
 
     path: Path
     examples: list[TrainingExample] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     records: int = 0
+    lengths: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def counts(self) -> dict[str, Any]:
-        """Records, readable ones, by language, source and items; pictures, dialogues, distinct items."""
+        """Records, readable ones, by language, source and items; images, dialogues, distinct items."""
         items = Counter(len(example.items) for example in self.examples)
         return {
             "records": self.records,
@@ -72,42 +108,47 @@ class Check:
         }
 
 
-def check_file(
-    path: str | Path, table: Mapping[str, KnowledgeItem] | None = None, *, pictures: bool = True,
-    progress: Callable[[], object] = lambda: None,
-) -> Check:  # fmt: skip
-    """Read a file of training records to its end, whatever is wrong with it.
-
-    Args:
-        path: JSONL or .jsonl.gz (see `comem.training.data`).
-        table: knowledge items by id, for `knowledge_ids`.
-        pictures: open every picture, each file once.
-        progress: called after every record.
+def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
+    """Read a file of training records to its end, whatever is wrong with it; write the page if there is to be one.
 
     Raises:
         ValueError: the file holds no record.
         OSError: it cannot be read.
     """
-    result, seen = Check(Path(path)), {}  # type: Check, dict[str, int]
+    result, seen = Check(Path(settings.file)), {}  # type: Check, dict[str, int]
+    length = _tokens_of(settings.model) if settings.model else len
+    table = load_knowledge(settings.knowledge) if settings.knowledge else None
     opened: dict[str, str | None] = {}
-    for line, raw in _lines(result.path):
-        result.records += 1
-        try:
-            example = parse_example(_object(raw), result.path.parent, table)
-            if example.id in seen:
-                first = seen[example.id]
-                raise ValueError(f"the id {example.id!r} is there already, on line {first}")
-        except ValueError as error:
-            result.faults.append(_fault(line, str(error)))
-        else:
-            seen[example.id] = line
-            result.examples.append(example)
-            if pictures:
-                result.faults.extend(_picture_faults(line, example, opened))
-        progress()
+    with progress("checking", unit="records") as advance:
+        for line, raw in _lines(result.path):
+            result.records += 1
+            try:
+                example = parse_example(_object(raw), result.path.parent, table)
+                if (first := seen.setdefault(example.id, line)) != line:
+                    raise ValueError(f"the id {example.id!r} is there already, on line {first}")
+            except ValueError as error:
+                result.faults.append(_fault(line, str(error)))
+            else:
+                result.examples.append(example)
+                if settings.images:
+                    result.faults.extend(_image_faults(line, example, opened))
+            advance()
     if not result.records:
-        raise ValueError(f"{path} holds no question; one JSON record a line is expected")
+        raise ValueError(f"{settings.file} holds no question; one JSON record a line is expected")
+    result.lengths = length_statistics(result.examples, length)
+    if settings.html:
+        write_atomic(settings.html, page(result, settings.samples, settings.seed))
     return result
+
+
+def _tokens_of(model: str) -> Callable[[str], int]:
+    """How many tokens of a backbone a text has."""
+    from transformers import AutoTokenizer
+
+    from comem.backbones.specs import resolve_backbone
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_backbone(model).source)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -134,15 +175,15 @@ def _fault(line: int, problem: str) -> Fault:
     return Fault(line, "", problem, "see the table of fields in docs/training_data.md")
 
 
-def _picture_faults(line: int, example: TrainingExample, opened: dict[str, str | None]) -> Iterator[Fault]:
-    """Pictures that do not open: of the turns, and of the items."""
+def _image_faults(line: int, example: TrainingExample, opened: dict[str, str | None]) -> Iterator[Fault]:
+    """Images that do not open: of the turns, and of the items."""
     named = [("image", image) for image in example.images]
     named += [(f"knowledge[{at}].image", item.image) for at, item in enumerate(example.items) if item.image]
     for name, image in named:
         if image.path not in opened:
             opened[str(image.path)] = _why_not(image)
         if problem := opened[str(image.path)]:
-            yield Fault(line, name, problem, "put the picture there, or take it out of the record")
+            yield Fault(line, name, problem, "put the image there, or take it out of the record")
 
 
 def _why_not(image: ImageRef) -> str | None:
@@ -177,12 +218,25 @@ def _summary(lengths: list[int]) -> dict[str, float]:
     }  # fmt: skip
 
 
-_SIDE = 160  # pixels of a thumbnail
-
-
 def page(check: Check, samples: int = 20, seed: int = 0) -> str:
-    """HTML with the counts, the faults and a seeded sample of the questions; pictures are embedded."""
+    """HTML with the counts, the faults and a seeded sample of the questions; images are embedded."""
     chosen = random.Random(seed).sample(check.examples, min(samples, len(check.examples)))
     faults = [astuple(fault) for fault in check.faults]
     shown = {"counts": check.counts(), "faults": faults, "samples": chosen, "side": _SIDE}
     return render("check", title=check.path.name, **shown)
+
+
+def show_check(found: Check, settings: CheckSettings) -> int:
+    """Print counts, lengths and faults; 1 if there are faults."""
+    print_facts([(name.replace("_", " "), str(value)) for name, value in found.counts().items()])
+    unit = "tokens" if settings.model else "characters"
+    rows = [(name, *(f"{number:,}" for number in summary.values())) for name, summary in found.lengths.items()]
+    print_table((f"{unit} in", "count", "mean", "median", "95 %", "longest"), rows)
+    for fault in found.faults[:_SHOWN]:
+        where = f"{found.path}:{fault.line}:" + (f" {fault.field}:" if fault.field else "")
+        print_line(f"{where} {fault.problem}; {fault.remedy}")
+    if (more := len(found.faults) - _SHOWN) > 0:
+        print_line(f"… and {more:,} more; --html FILE shows all")
+    if settings.html:
+        print_facts([("page", str(settings.html))])
+    return 1 if found.faults else 0

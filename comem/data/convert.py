@@ -1,8 +1,8 @@
 """LLaVA-style JSON and the authors' MDS folders as our JSONL (see `comem.training.data`).
 
-The authors' records have `conversations` (LLaVA's turns), `knowledge_image` (one path or encoded picture an
+The authors' records have `conversations` (LLaVA's turns), `knowledge_image` (one path or encoded image an
 item) and `knowledge_conversations` (two entries an item: the prompt, the passage); their retrieval
-results have `question`, `answer_eval` and `retrieval_info` (passage and picture of each item).
+results have `question`, `answer_eval` and `retrieval_info` (passage and image of each item).
 """
 
 from __future__ import annotations
@@ -14,20 +14,24 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from comem.config import option
+from comem.io.console import print_facts, print_line
 from comem.io.files import write_atomic
 from comem.io.jsonl import RecordError, read_json, read_jsonl
+from comem.io.progress import Progress, quiet
 from comem.training.data import parse_example
 
+_SHOWN = 50  # faults
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "str": lambda data: data.decode("utf-8"),
     "json": lambda data: json.loads(data.decode("utf-8")),
     "int": lambda data: struct.unpack("<q", data)[0],
     "bytes": bytes,
-    "jpeg": bytes,  # encoded pictures stay encoded
+    "jpeg": bytes,  # encoded images stay encoded
     "png": bytes,
 }
 
@@ -101,9 +105,9 @@ def _sample(data: bytes, shard: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-@dataclass
-class Pictures:
-    """Where pictures come from and go to: paths stay where they are, encoded ones become files.
+@dataclass(frozen=True)
+class ImageFiles:
+    """Where images come from and go to: paths stay where they are, encoded ones become files.
 
     Args:
         source: the folder that relative paths start at.
@@ -112,73 +116,89 @@ class Pictures:
 
     source: Path
     output: Path
-    written: int = field(default=0, init=False)
 
     def path(self, value: Any) -> str:
-        """A picture as a path relative to the output's folder."""
+        """An image as a path relative to the output's folder."""
         if isinstance(value, bytes):
             return self.store(value)
         if not isinstance(value, str) or not value:
-            raise ValueError(f"a picture is a path or encoded; got {value!r:.80}")
+            raise ValueError(f"an image is a path or encoded; got {value!r:.80}")
         if len(value) > 512:  # longer than a path: base64
             try:
                 return self.store(base64.b64decode(value, validate=True))
             except binascii.Error as error:
-                raise ValueError(f"a picture is neither a path nor base64 ({error})") from error
+                raise ValueError(f"an image is neither a path nor base64 ({error})") from error
         return os.path.relpath(self.source / value, self.output.parent)
 
     def store(self, data: bytes) -> str:
-        """Write an encoded picture under its checksum, once."""
+        """Write an encoded image under its checksum, once."""
         folder = self.output.parent / f"{self.output.name.partition('.')[0]}_images"
         suffix = ".png" if data.startswith(b"\x89PNG") else ".jpg"
         path = folder / (hashlib.sha256(data).hexdigest()[:24] + suffix)
         if not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
-            self.written += 1
         return os.path.relpath(path, self.output.parent)
 
 
-def convert(
-    source: str | Path, output: str | Path, *, images: str | Path | None = None, skip_faults: bool = False,
-    progress: Callable[[], object] = lambda: None,
-) -> tuple[int, dict[str, str]]:  # fmt: skip
-    """Write a file of another format as our JSONL, atomically.
+@dataclass(frozen=True)
+class ConvertSettings:
+    """LLaVA-style JSON or an MDS folder as our JSONL.
 
-    Args:
+    Attributes:
         source: JSON (a list), JSONL, or an MDS folder.
         output: the JSONL file.
-        images: the folder that relative paths of pictures start at; without it the source's.
-        skip_faults: leave out records that cannot be converted, instead of refusing them all.
-        progress: called after every record.
+        images: where paths of images start (default: the source's folder).
+        skip_faults: leave out what cannot be converted, instead of refusing all of it.
+    """
 
-    Returns:
-        The number of records written, and by "record N" why others were not.
+    source: Path = option(positional=True, metavar="PATH")
+    output: Path = option(metavar="FILE")
+    images: Path | None = option(None, metavar="DIR")
+    skip_faults: bool = False
+
+
+class Converted(NamedTuple):
+    """The number of records written, and by "record N" why others were not."""
+
+    records: int
+    faults: dict[str, str]
+
+
+def convert(settings: ConvertSettings, progress: Progress = quiet) -> Converted:
+    """Write a file of another format as our JSONL, atomically.
 
     Raises:
         ValueError: a source that is none of these, or a record that cannot be converted (its number).
     """
-    source, output = Path(source), Path(output)
+    source, output = Path(settings.source), Path(settings.output)
     if source.resolve() == output.resolve():
         raise ValueError(f"{output} is the source itself; choose another output")
-    root = Path(images) if images else source if source.is_dir() else source.parent
-    pictures, lines, faults = Pictures(root, output), [], {}  # type: Pictures, list[str], dict[str, str]
-    for number, row in enumerate(_read(source), start=1):
-        try:
-            record = convert_record(row, number, pictures)
-            parse_example(record, output.parent)
-        except ValueError as error:
-            if not skip_faults:
-                raise RecordError(f"{source}: record {number}: {error}") from error
-            faults[f"record {number}"] = str(error)
-        else:
-            lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-        progress()
+    root = settings.images or (source if source.is_dir() else source.parent)
+    files, lines, faults = ImageFiles(Path(root), output), [], {}  # type: ImageFiles, list[str], dict[str, str]
+    with progress("converting", unit="records") as advance:
+        for number, row in enumerate(_read(source), start=1):
+            try:
+                record = convert_record(row, number, files)
+                parse_example(record, output.parent)
+            except ValueError as error:
+                if not settings.skip_faults:
+                    raise RecordError(f"{source}: record {number}: {error}") from error
+                faults[f"record {number}"] = str(error)
+            else:
+                lines.append(json.dumps(record, ensure_ascii=False) + "\n")
+            advance()
     if not lines:
         raise ValueError(f"{source} holds no record that can be converted")
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(output, "".join(lines))
-    return len(lines), faults
+    return Converted(len(lines), faults)
+
+
+def show_converted(found: Converted, settings: ConvertSettings) -> None:
+    """Print how many records were written, and what was left out."""
+    facts = [("written", f"{found.records:,}"), ("left out", f"{len(found.faults):,}")]
+    print_facts([*facts, ("file", str(settings.output))])
+    for name, fault in list(found.faults.items())[:_SHOWN]:
+        print_line(f"{name}: {fault}")
 
 
 def _read(source: Path) -> Iterator[Mapping[str, Any]]:
@@ -195,20 +215,20 @@ def _read(source: Path) -> Iterator[Mapping[str, Any]]:
         yield from rows
 
 
-def convert_record(row: Mapping[str, Any], number: int, pictures: Pictures) -> dict[str, Any]:
+def convert_record(row: Mapping[str, Any], number: int, files: ImageFiles) -> dict[str, Any]:
     """One record of theirs as one of ours; records without an id are named by their number."""
     name = next((row[key] for key in ("id", "data_id", "question_id") if row.get(key) is not None), number)
     record: dict[str, Any] = {"id": str(name), "language": str(row.get("language", "en"))}
     given = next((row[key] for key in ("image", "image_path", "images") if row.get(key)), None)
     if given is not None:
-        record["image"] = [pictures.path(one) for one in (given if isinstance(given, list) else [given])]
+        record["image"] = [files.path(one) for one in (given if isinstance(given, list) else [given])]
     if row.get("conversations") is not None:
         record["conversations"] = _plain(row["conversations"])
     else:
         record["question"] = row.get("question")
         answers = row.get("answers", row.get("answer_eval", row.get("answer")))
         record["answers"] = answers if isinstance(answers, list) else [] if answers is None else [answers]
-    if knowledge := list(_knowledge(row, record["id"], pictures)):
+    if knowledge := list(_knowledge(row, record["id"], files)):
         record["knowledge"] = knowledge
     return record
 
@@ -223,7 +243,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _knowledge(row: Mapping[str, Any], name: str, pictures: Pictures) -> Iterator[dict[str, Any]]:
+def _knowledge(row: Mapping[str, Any], name: str, files: ImageFiles) -> Iterator[dict[str, Any]]:
     """The items of a record; they had no ids, so they are named by the question and their place."""
     if row.get("retrieval_info"):
         found = [(item.get("passage_content"), item.get("image")) for item in _plain(row["retrieval_info"])]
@@ -233,12 +253,12 @@ def _knowledge(row: Mapping[str, Any], name: str, pictures: Pictures) -> Iterato
         if len(turns) != 2 * len(images):
             raise ValueError(
                 f"{len(images)} knowledge_image but {len(turns)} knowledge_conversations; two are expected "
-                "for each picture, a prompt and the passage"
+                "for each image, a prompt and the passage"
             )
         found = list(zip(map(_said, turns[1::2]), images, strict=True))
     for place, (text, image) in enumerate(found):
         item: dict[str, Any] = {"id": f"{name}_k{place}", "text": str(text or "").strip()}
-        yield item | ({"image": pictures.path(image)} if image else {})
+        yield item | ({"image": files.path(image)} if image else {})
 
 
 def _said(turn: Any) -> Any:
