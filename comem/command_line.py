@@ -33,6 +33,7 @@ E = TypeVar("E")
 _OVERRIDE = re.compile(r"[A-Za-z_][\w-]*(\.[\w-]+)*=")
 _CONFIG = "comem_config"
 LISTS = (list, tuple)
+MAPPINGS = (dict, Mapping, typing.get_origin(Mapping[str, int]))
 
 
 class UsageError(ValueError):
@@ -91,6 +92,11 @@ class Option:
         return typing.get_origin(_plain(self.hint)) in LISTS
 
     @property
+    def takes_pairs(self) -> bool:
+        """Whether its values are written NAME=VALUE, as its metavar says; NAME is then no setting."""
+        return self.positional and "=" in self.metavar
+
+    @property
     def placeholder(self) -> str:
         """What stands for the value: {a,b} for choices, else the metavar, else after the type."""
         hint = _plain(self.hint)
@@ -104,7 +110,8 @@ class Option:
 def options(cls: type, prefix: str = "") -> tuple[Option, ...]:
     """The settings of a dataclass, nested ones with dots, in the order of its fields.
 
-    A mapping has no option: `key.sub=value` and config files set it.
+    A mapping has no option, nor has a nested dataclass that may be None: `key.sub=value` and config files
+    set them.
     """
     hints, docs = typing.get_type_hints(cls), _documented(cls)
     found: list[Option] = []
@@ -112,7 +119,7 @@ def options(cls: type, prefix: str = "") -> tuple[Option, ...]:
         key, hint = prefix + field.name, hints[field.name]
         if dataclasses.is_dataclass(hint):
             found += options(typing.cast(type, hint), f"{key}.")
-        elif typing.get_origin(_plain(hint)) not in (dict, Mapping, typing.get_origin(Mapping[str, int])):
+        elif not dataclasses.is_dataclass(plain := _plain(hint)) and typing.get_origin(plain) not in MAPPINGS:
             notes = dict(field.metadata)
             if prefix:
                 notes["group"] = notes.get("group") or prefix.rstrip(".")
@@ -138,7 +145,8 @@ def parse(
     known = options(cls)
     everything = known + (options(extra) if extra else ())
     rest, overrides = _split(words, everything)
-    given = _parse_words(everything, rest)
+    alone = bool(recipes) and not any(option.positional for option in everything)
+    given = _parse_words(everything, rest, alone)
     config = given.pop(_CONFIG, None)
     path = find_config(config, recipes) if config is not None else None
     mine = {each.key: given.pop(each.key) for each in known if each.key in given}
@@ -153,11 +161,14 @@ def parse(
 def _split(words: Sequence[str], known: Sequence[Option]) -> tuple[list[str], list[str]]:
     """The words without `key=value`, and these; a word that an option before it takes as its value stays.
 
+    So does one whose key is no setting, where such words are the command's own (`comem data mix a=FILE`).
     `--set` before them is what `comem index build` wanted in 0.1.
     """
     by_name = {name: option for option in known for name in option.names}
     rest: list[str] = []
     overrides: list[str] = []
+    settings = {option.key.partition(".")[0] for option in known}
+    pairs = any(option.takes_pairs for option in known)
     wanted = False
     for place, word in enumerate(words):
         if word == "--":
@@ -165,7 +176,9 @@ def _split(words: Sequence[str], known: Sequence[Option]) -> tuple[list[str], li
         if word == "--set":
             continue
         if not wanted and _OVERRIDE.match(word):
-            overrides.append(_dashless(word))
+            override = _dashless(word)
+            mine = not pairs or override.partition("=")[0].partition(".")[0] in settings
+            (overrides if mine else rest).append(override if mine else word)
             continue
         option = by_name.get(_dashed(word))
         wanted = word.startswith("-") and "=" not in word and not (option is not None and option.flag)
@@ -182,12 +195,18 @@ def _dashless(override: str) -> str:
     return f"{key.replace('-', '_')}={value}"
 
 
-def _parse_words(known: Sequence[Option], words: Sequence[str]) -> dict[str, Any]:
-    """What the words give, by key."""
+def _parse_words(known: Sequence[Option], words: Sequence[str], alone: bool) -> dict[str, Any]:
+    """What the words give, by key.
+
+    Args:
+        known: the options.
+        words: without overrides.
+        alone: a word that no option takes is the config file or recipe (`comem data build PLAN`).
+    """
     from cyclopts import App, CycloptsError, Parameter
     from cyclopts.exceptions import UnknownOptionError, UnusedCliTokensError
 
-    config = Option(_CONFIG, str, None, "", also=("--config", "-c"))
+    config = Option(_CONFIG, str, None, "", also=("--config", "-c"), positional=alone)
     taken = {name for option in known for name in option.names}
     names = {option.key: option.names for option in known}
     names[_CONFIG] = tuple(name for name in config.also if name not in taken)
@@ -204,7 +223,8 @@ def _parse_words(known: Sequence[Option], words: Sequence[str]) -> dict[str, Any
         kind = (
             inspect.Parameter.POSITIONAL_OR_KEYWORD if option.positional else inspect.Parameter.KEYWORD_ONLY
         )
-        hint: Any = Annotated[option.hint, told]
+        # None is the default, which pydantic checks once anything has imported it
+        hint: Any = Annotated[Union[option.hint, None], told]  # noqa: UP007
         parameters.append(
             inspect.Parameter(option.key.replace(".", "__"), kind, default=None, annotation=hint)
         )

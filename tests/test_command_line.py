@@ -180,6 +180,13 @@ def test_config_files_lie_below_what_is_said(tmp_path: Path) -> None:
         read("--config", config)
 
 
+def test_words_are_read_where_pydantic_is_imported() -> None:
+    """cyclopts asks it then, and it checks what was not given, too."""
+    pytest.importorskip("pydantic")
+    assert parse(Needs, ["a", "--output", "x"])[0] == Needs("a", "x")
+    assert read("--low", "0.5").low == 0.5
+
+
 def test_a_recipe_by_name() -> None:
     from comem.training.settings import TrainSettings
 
@@ -249,3 +256,27 @@ def test_help_is_made_of_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_setting_has_a_name_of_its_own() -> None:
     names = [name for each in options(Settings) for name in each.names]
     assert len(names) == len(set(names)) and "--batch-size" in names and "--extra" not in names
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """A job whose arguments are written NAME=FILE.
+
+    Attributes:
+        parts: files by name.
+        seed: of the drawing.
+    """
+
+    parts: tuple[str, ...] = option(positional=True, metavar="NAME=FILE")
+    seed: int = 0
+
+
+def test_arguments_of_the_form_of_an_override() -> None:
+    assert parse(Pairs, ["my-part=a.jsonl:3", "b=c", "seed=4"])[0] == Pairs(("my-part=a.jsonl:3", "b=c"), 4)
+
+
+def test_a_lone_word_is_the_recipe_where_there_are_some(tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text("depth: 3\n")
+    assert parse(Inner, [str(tmp_path / "plan.yaml"), "scale=0.5"], "data")[0] == Inner(3, 0.5)
+    with pytest.raises(ConfigError, match="pln: no such config file, nor a recipe"):
+        parse(Inner, ["pln"], "data")

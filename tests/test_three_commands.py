@@ -46,7 +46,7 @@ def work(words: Sequence[str], log: Path) -> None:
 def start() -> Callable[..., Any]:
     """Starts a command in a process of its own, from a server that has imported what takes long."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["comem.data.commands", "comem.training.run", "comem.training.merge"])
+    context.set_forkserver_preload(["comem.data.build", "comem.training.run", "comem.training.merge"])
 
     def begin(words: Sequence[str], log: Path) -> Any:
         process = context.Process(target=work, args=(words, log))

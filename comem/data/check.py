@@ -84,7 +84,7 @@ class Fault:
 
 @dataclass
 class Check:
-    """What a file holds: its readable questions, its faults, its lengths (`length_statistics`), and counts."""
+    """What a file holds: its readable questions, its faults, lengths (`length_statistics`), and counts."""
 
     path: Path
     examples: list[TrainingExample] = field(default_factory=list)
@@ -109,7 +109,7 @@ class Check:
 
 
 def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
-    """Read a file of training records to its end, whatever is wrong with it; write the page if there is to be one.
+    """Read a file of training records to its end, whatever is wrong with it; write the page, if wanted.
 
     Raises:
         ValueError: the file holds no record.
@@ -230,7 +230,9 @@ def show_check(found: Check, settings: CheckSettings) -> int:
     """Print counts, lengths and faults; 1 if there are faults."""
     print_facts([(name.replace("_", " "), str(value)) for name, value in found.counts().items()])
     unit = "tokens" if settings.model else "characters"
-    rows = [(name, *(f"{number:,}" for number in summary.values())) for name, summary in found.lengths.items()]
+    rows = [
+        (name, *(f"{number:,}" for number in summary.values())) for name, summary in found.lengths.items()
+    ]
     print_table((f"{unit} in", "count", "mean", "median", "95 %", "longest"), rows)
     for fault in found.faults[:_SHOWN]:
         where = f"{found.path}:{fault.line}:" + (f" {fault.field}:" if fault.field else "")

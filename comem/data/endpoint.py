@@ -77,11 +77,6 @@ class EndpointSettings:
         root = self.url.rstrip("/")
         return root if root.endswith("/chat/completions") else f"{root}/chat/completions"
 
-    def describe(self) -> dict[str, Any]:
-        """What a manifest says of it: what decides the replies, and no secret."""
-        decoding = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": self.seed}
-        return {"endpoint": self.url, "model": self.model, "decoding": decoding}
-
 
 @dataclass(frozen=True)
 class _Outcome:
@@ -111,6 +106,13 @@ class Endpoint:
         self._client = _client(settings, key)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._not_before, self._failures = 0.0, 0
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a manifest says of it: what decides the replies, and no secret."""
+        asked = self.settings
+        decoding = {"temperature": asked.temperature, "max_tokens": asked.max_tokens, "seed": asked.seed}
+        return {"endpoint": asked.url, "model": asked.model, "decoding": decoding}
 
     def replies(self, prompts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
         """Ids with replies, as they come; None where all attempts failed.

@@ -75,3 +75,14 @@ def write_records(
     manifest = run_manifest({**facts, "sha256": sha256_of(folder / TRAIN)})
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def kept_lines(manifest: Mapping[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """What a manifest says of the records kept and dropped, and where they are."""
+    return [
+        ("candidates", f"{manifest['candidates']:,}"),
+        ("kept", f"{manifest['kept']:,}"),
+        *((f"dropped: {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()),
+        ("records", str(folder / TRAIN)),
+        ("manifest", str(folder / MANIFEST)),
+    ]

@@ -7,7 +7,6 @@ the benchmark's scorer calls right becomes a training record, with the items tha
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import random
@@ -15,16 +14,26 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 from comem.benchmarks import Benchmark
-from comem.benchmarks.score_files import read_predictions
-from comem.data.records import MANIFEST, TRAIN, write_records
-from comem.eval.predict import AskSettings
-from comem.eval.run_folder import PREDICTIONS
+from comem.benchmarks.text import extract_answer
+from comem.config import option
+from comem.data.records import kept_lines, write_records
+from comem.eval.predict import (
+    AskSettings,
+    PredictSettings,
+    Questions,
+    Reader,
+    answer_questions,
+    load_questions,
+    retrieve,
+)
+from comem.eval.run_folder import CONTEXTS
+from comem.eval.shards import Processes
 from comem.io.console import print_facts
 from comem.io.files import write_atomic
-from comem.io.progress import Progress, bar, quiet
+from comem.io.progress import Progress, quiet
 from comem.training.data import parse_example
 from comem.types import Example, ImageRef, RetrievedContext
 
@@ -66,15 +75,16 @@ def candidates(examples: Sequence[Example], count: int | None, seed: int) -> lis
 
 def keep_right(
     benchmark: Benchmark, examples: Sequence[Example], contexts: Mapping[str, RetrievedContext],
-    folder: str | Path, rules: Rules, about: Mapping[str, Any] | None = None,
+    answers: Mapping[str, str], folder: str | Path, rules: Rules, about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """From the answers in `run/` to `train.jsonl` and `manifest.json`; the same bytes for the same answers.
+    """From answers to `train.jsonl` and `manifest.json`; the same bytes for the same answers.
 
     Args:
         benchmark: the row that the examples come from.
         examples: the candidates.
         contexts: the items that each was shown.
-        folder: holds the run folder; the files are written there.
+        answers: what was said, by example id; questions that failed are not there.
+        folder: the files are written there.
         rules: what is kept.
         about: what else the manifest shall say (model, prompts, decoding).
 
@@ -87,7 +97,7 @@ def keep_right(
     folder = Path(folder)
     if any(example.choices for example in examples):
         raise ValueError(f"{benchmark.name} asks with choices, which training records have not; use another")
-    answers = read_predictions(folder / RUN / PREDICTIONS)
+    answers = {name: extract_answer(text) for name, text in answers.items()}
     right = scores(benchmark, answers, examples)
     records, dropped = {}, Counter[str]()  # type: dict[str, dict[str, Any]], Counter[str]
     for example in examples:
@@ -98,7 +108,7 @@ def keep_right(
         record = _record(example, answers[example.id], context, folder)
         try:
             parse_example(record, folder)
-        except ValueError:  # chat markup in an answer, an item without text and picture
+        except ValueError:  # chat markup in an answer, an item without text and image
             dropped["not a training record"] += 1
             continue
         records[example.id] = record
@@ -152,7 +162,7 @@ def _record(example: Example, answer: str, context: RetrievedContext, folder: Pa
 
 
 def _path(image: ImageRef, folder: Path) -> str:
-    """A picture's path relative to the folder; encoded ones are written there, under their checksum."""
+    """An image's path relative to the folder; encoded ones are written there, under their checksum."""
     if image.path is not None:
         return os.path.relpath(image.path, folder)
     data = image.data or b""
@@ -194,10 +204,10 @@ class SynthesiseSettings(AskSettings):
         min_items: items a record needs (default: k).
     """
 
-    candidates: int | None = None
-    target: int | None = None
-    min_score: float = 1.0
-    min_items: int | None = None
+    candidates: int | None = option(None, group="synthesis")
+    target: int | None = option(None, group="synthesis")
+    min_score: float = option(1.0, group="synthesis")
+    min_items: int | None = option(None, group="synthesis")
 
     @property
     def rules(self) -> Rules:
@@ -215,17 +225,6 @@ def synthesise(settings: SynthesiseSettings, progress: Progress = quiet) -> dict
     Raises:
         ValueError: no question, no right answer, or a folder of other settings.
     """
-    from comem.eval.predict import (
-        PredictSettings,
-        Questions,
-        Reader,
-        answer_questions,
-        load_questions,
-        retrieve,
-    )
-    from comem.eval.run_folder import CONTEXTS
-    from comem.eval.shards import Processes
-
     rules, output = settings.rules, settings.output
     asked = load_questions(settings)
     examples = candidates(asked.examples, settings.candidates, settings.seed)
@@ -243,42 +242,15 @@ def synthesise(settings: SynthesiseSettings, progress: Progress = quiet) -> dict
     config |= {"candidates": settings.candidates, "seed": settings.seed}
     contexts = retrieve(settings, examples, output / RUN / CONTEXTS, progress)
     questions = Questions(benchmark, asked.data, examples)
-    answer_questions(settings, questions, mode, contexts, output / RUN, config, progress=progress)
+    run = answer_questions(settings, questions, mode, contexts, output / RUN, config, progress=progress)
+    answers = {name: answer.text for name, answer in run.answers.items()}
     about = {
         "config": config, "decoding": asdict(settings.generation),
         "prompt": {"style": config["prompt"], "first": benchmark.ask(examples[0], True, config["prompt"])},
     }  # fmt: skip
-    return keep_right(benchmark, examples, contexts, output, rules, about)
+    return keep_right(benchmark, examples, contexts, answers, output, rules, about)
 
 
-def add_synthesise_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem data synthesise`: the fields of its settings."""
-    hints = get_type_hints(SynthesiseSettings)
-    for each in fields(SynthesiseSettings):
-        names = [f"--{each.name.replace('_', '-')}", *each.metadata.get("also", ())]
-        told: dict[str, Any] = {"dest": each.name, "default": argparse.SUPPRESS}
-        kind = next(k for k in (get_args(hints[each.name]) or (hints[each.name],)) if k is not type(None))
-        if each.name == "engine":
-            told["choices"] = get_args(hints[each.name])
-        elif kind is bool:
-            told["action"] = "store_true"
-        else:
-            told |= {"type": kind, "nargs": "+" if each.name == "languages" else None}
-        names += ["-k"] if each.name == "k" else []
-        parser.add_argument(*names, **told, required=each.name in ("benchmark", "output"))
-
-
-def run_synthesise(args: argparse.Namespace) -> int:
-    """Synthesise, and print what was kept."""
-    known = {each.name for each in fields(SynthesiseSettings)}
-    given = {name: value for name, value in vars(args).items() if name in known}
-    settings = SynthesiseSettings(**given)
-    manifest = synthesise(settings, bar)
-    print_facts(
-        [
-            ("candidates", f"{manifest['candidates']:,}"), ("kept", f"{manifest['kept']:,}"),
-            *((f"dropped: {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()),
-            ("records", str(settings.output / TRAIN)), ("manifest", str(settings.output / MANIFEST)),
-        ]
-    )  # fmt: skip
-    return 0
+def show_synthesised(manifest: dict[str, Any], settings: SynthesiseSettings) -> None:
+    """Print what was kept."""
+    print_facts(kept_lines(manifest, settings.output))

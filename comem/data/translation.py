@@ -56,7 +56,10 @@ _NUMBER = re.compile(r"\d{3,}")
 
 
 class Translator(Protocol):
-    """Anything that answers prompts."""
+    """Anything that answers prompts; `about` is what decides the replies, for the manifest."""
+
+    @property
+    def about(self) -> Mapping[str, Any]: ...
 
     def replies(self, prompts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
         """Ids with replies, as they come; None where there is none."""

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes a training set: right answers of a model with retrieved items, some of them translated (the paper's 3.3).
 #
-# Usage: bash scripts/data/synthesise.sh [KEY=VALUE…] [--dry-run]      what there is to set: comem/data/mix.py
+# Usage: bash scripts/data/synthesise.sh [KEY=VALUE…] [--dry-run]      what there is to set: comem/data/build.py
 #
 #   PLAN    sources, targets, model, index, translation          (default: configs/data/toy.yaml, the embedded
 #           world, made in data/toy; the paper's size: configs/data/paper.yaml)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,11 @@ import yaml
 
 from comem.cli import main
 from comem.config import load_config
-from comem.data import mix as build
-from comem.data.mix import DataPlan
+from comem.data import build
+from comem.data.build import DataPlan
 from comem.data.records import write_records
+from comem.data.synthesis import SynthesiseSettings
+from comem.data.translate import TranslateSettings
 from comem.io.jsonl import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,15 +29,15 @@ def test_every_plan_loads_and_names_what_is_there(path: Path) -> None:
 
     plan = load_config(DataPlan, path)
     assert plan.model in BACKBONES
-    for part in plan.parts.values():
+    for part in plan.sources.values():
         row = BENCHMARKS[part.benchmark]
         assert not (row.splits and part.split) or part.split.partition(":")[0] in row.splits
 
 
 def test_the_papers_size() -> None:
     plan = load_config(DataPlan, ROOT / "configs/data/paper.yaml")
-    assert set(plan.parts) == {"infoseek", "evqa", "okvqa"} and plan.items == 3
-    assert sum(part.target for part in plan.parts.values()) == 13_800
+    assert set(plan.sources) == {"infoseek", "evqa", "okvqa"} and plan.items == 3
+    assert sum(part.target for part in plan.sources.values()) == 13_800
     assert plan.translations == 1_800 and plan.total == 15_600
     for factor in (2, 4):
         larger = load_config(DataPlan, ROOT / f"configs/data/paper_{factor}x.yaml")
@@ -61,33 +62,32 @@ def plan(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def called(monkeypatch: pytest.MonkeyPatch) -> list[argparse.Namespace]:
+def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Stand-ins for the two jobs: they write made-up records, and note how they were called."""
-    calls: list[argparse.Namespace] = []
+    calls: list[Any] = []
 
-    def fake(args: argparse.Namespace, names: list[str], language: str = "en") -> int:
-        calls.append(args)
-        args.output.mkdir(parents=True, exist_ok=True)
+    def fake(settings: Any, names: list[str], language: str = "en") -> dict[str, Any]:
+        calls.append(settings)
         rows = [{"id": name, "question": "Why?", "answer": "so", "language": language} for name in names]
-        write_records(args.output, rows, {"candidates": 9, "kept": len(rows), "dropped": {"wrong": 5}})
-        return 0
-
-    def synthesise(args: argparse.Namespace) -> int:
-        return fake(args, [f"{args.output.name}{n}" for n in range(args.target)])
-
-    def translate(args: argparse.Namespace) -> int:
-        sources = [row["id"] for row in read_jsonl(args.file)]
-        return fake(
-            args, [f"{sources[n]}:{code}" for code in args.languages for n in range(args.samples)], "xx"
+        return write_records(
+            settings.output, rows, {"candidates": 9, "kept": len(rows), "dropped": {"wrong": 5}}
         )
 
-    monkeypatch.setattr(build, "run_synthesise", synthesise)
-    monkeypatch.setattr(build, "run_translate", translate)
+    def synthesise(settings: SynthesiseSettings, progress: Any) -> dict[str, Any]:
+        return fake(settings, [f"{settings.output.name}{n}" for n in range(settings.target or 0)])
+
+    def translate(settings: TranslateSettings, progress: Any) -> dict[str, Any]:
+        sources = [row["id"] for row in read_jsonl(settings.file)]
+        named = [f"{sources[n]}:{code}" for code in settings.languages for n in range(settings.samples)]
+        return fake(settings, named, "xx")
+
+    monkeypatch.setattr(build, "synthesise", synthesise)
+    monkeypatch.setattr(build, "translate", translate)
     return calls
 
 
 def test_one_call_makes_the_whole_set(
-    plan: Path, called: list[argparse.Namespace], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plan: Path, called: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def command(*overrides: str) -> list[str]:
         return ["data", "build", str(plan), *overrides, "--output", str(tmp_path / "out")]
@@ -96,7 +96,7 @@ def test_one_call_makes_the_whole_set(
     one, two, translation = called
     assert (one.benchmark, one.k, one.seed, one.candidates, one.target) == ("toy", 3, 4, None, 3)
     assert two.candidates == 9 and two.batch_size == 2 and two.min_score == 1.0
-    assert translation.languages == ["fr", "ja"] and translation.endpoint == "http://x"
+    assert translation.languages == ("fr", "ja") and translation.endpoint == "http://x"
     manifest = json.loads((tmp_path / "out" / "mixed" / "manifest.json").read_text())
     assert manifest["mixture"]["origin"] == {"one": 3, "two": 3, "translated": 4}
     assert manifest["wanted"] == 10 == manifest["kept"] and manifest["candidates"] == 27
@@ -108,7 +108,7 @@ def test_one_call_makes_the_whole_set(
 
 
 def test_a_dry_run_prints_the_commands(
-    plan: Path, called: list[argparse.Namespace], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    plan: Path, called: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["data", "build", str(plan), "--output", str(tmp_path / "out"), "--dry-run"]) == 0
     shown = capsys.readouterr().out

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
-from comem.data.check import check_file, length_statistics
+from comem.data.check import CheckSettings, check, length_statistics
 
 
 def record(name: Any, **more: Any) -> dict[str, Any]:
@@ -48,11 +48,11 @@ def write(folder: Path, *rows: Any) -> Path:
     ],
 )
 def test_a_fault_has_line_field_and_remedy(tmp_path: Path, row: Any, field: str, said: str) -> None:
-    check = check_file(write(tmp_path, record("q1"), "", row, record("q3")))
-    assert [fault.line for fault in check.faults] == [3]
-    fault = check.faults[0]
+    found = check(CheckSettings(write(tmp_path, record("q1"), "", row, record("q3"))))
+    assert [fault.line for fault in found.faults] == [3]
+    fault = found.faults[0]
     assert fault.field == field and said in fault.problem and fault.remedy
-    assert check.records == 3 and {"q1", "q3"} <= {example.id for example in check.examples}
+    assert found.records == 3 and {"q1", "q3"} <= {example.id for example in found.examples}
 
 
 def test_counts_and_lengths(tmp_path: Path) -> None:
@@ -61,12 +61,12 @@ def test_counts_and_lengths(tmp_path: Path) -> None:
         record("1", knowledge=items, language="es", source="infoseek", origin="mine"),
         record("2", knowledge=items[:1], question="Who?"),
     )
-    check = check_file(write(tmp_path, *rows))
-    counts = check.counts()
+    found = check(CheckSettings(write(tmp_path, *rows)))
+    counts = found.counts()
     assert counts["languages"] == {"es": 1, "en": 1} and counts["items_a_question"] == {1: 1, 2: 1}
     assert counts["sources"] == {"mine": 1, "": 1}
     assert counts["distinct_items"] == 2 and counts["with_picture"] == 2
-    lengths = length_statistics(check.examples, len)
+    lengths = length_statistics(found.examples, len)
     assert lengths["passages"] == {"count": 2, "mean": 3.0, "median": 4, "p95": 4, "max": 4}
     assert lengths["questions"]["max"] == 13
 
@@ -84,4 +84,4 @@ def test_the_command_and_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no question"):
-        check_file(write(tmp_path, ""))
+        check(CheckSettings(write(tmp_path, "")))

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
-from comem.data.convert import convert, read_mds
+from comem.data.convert import ConvertSettings, convert, read_mds
 from comem.io.images import open_image
 from comem.training.data import load_examples
 
@@ -76,7 +76,7 @@ def test_llava_json(tmp_path: Path) -> None:
 
 def test_the_authors_mds(tmp_path: Path) -> None:
     folder = write_mds(tmp_path / "mds", COLUMNS, [authors_row("a tower"), authors_row("a bridge")])
-    count, faults = convert(folder, tmp_path / "train.jsonl")
+    count, faults = convert(ConvertSettings(folder, tmp_path / "train.jsonl"))
     first, second = load_examples(tmp_path / "train.jsonl")
     assert (count, faults) == (2, {})
     assert [item.text for item in (*first.items, *second.items)] == ["a tower", "a bridge"]
@@ -91,7 +91,7 @@ def test_their_retrieval_results(tmp_path: Path) -> None:
     row = {"data_id": b"d1", "question": b"Who?", "answer_eval": b'["a", "b"]', "retrieval_info": b""}
     row["retrieval_info"] = json.dumps(found).encode()
     columns = {"data_id": "str", "question": "str", "answer_eval": "json", "retrieval_info": "json"}
-    convert(write_mds(tmp_path / "mds", columns, [row]), tmp_path / "o.jsonl")
+    convert(ConvertSettings(write_mds(tmp_path / "mds", columns, [row]), tmp_path / "o.jsonl"))
     (example,) = load_examples(tmp_path / "o.jsonl")
     assert (example.id, example.answers, example.items[0].text) == ("d1", ("a", "b"), "p")
 
@@ -102,7 +102,7 @@ def test_pickled_columns_are_refused_with_the_reason(tmp_path: Path) -> None:
         list(read_mds(folder))
     (tmp_path / "a.pkl").write_bytes(b"")
     with pytest.raises(ValueError, match="refused"):
-        convert(tmp_path / "a.pkl", tmp_path / "o.jsonl")
+        convert(ConvertSettings(tmp_path / "a.pkl", tmp_path / "o.jsonl"))
 
 
 def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
@@ -110,10 +110,10 @@ def test_a_shard_that_is_cut_short_is_named(tmp_path: Path) -> None:
     shard = folder / "shard.00000.mds"
     shard.write_bytes(shard.read_bytes()[:-10])
     with pytest.raises(ValueError, match=r"shard\.00000\.mds: sample 1: damaged"):
-        convert(folder, tmp_path / "o.jsonl")
+        convert(ConvertSettings(folder, tmp_path / "o.jsonl"))
     shard.unlink()
     with pytest.raises(ValueError, match="no file shard"):
-        convert(folder, tmp_path / "o.jsonl")
+        convert(ConvertSettings(folder, tmp_path / "o.jsonl"))
     assert not (tmp_path / "o.jsonl").exists()
 
 
@@ -122,11 +122,11 @@ def test_faulty_records_are_named_or_left_out(tmp_path: Path) -> None:
     rows.append({"id": "c", "conversations": TURNS, "knowledge_image": ["x.png"]})
     (tmp_path / "l.json").write_text(json.dumps(rows))
     with pytest.raises(ValueError, match="record 2: turns must alternate"):
-        convert(tmp_path / "l.json", tmp_path / "o.jsonl")
-    count, faults = convert(tmp_path / "l.json", tmp_path / "o.jsonl", skip_faults=True)
+        convert(ConvertSettings(tmp_path / "l.json", tmp_path / "o.jsonl"))
+    count, faults = convert(ConvertSettings(tmp_path / "l.json", tmp_path / "o.jsonl", skip_faults=True))
     assert count == 1 and list(faults) == ["record 2", "record 3"]
     with pytest.raises(ValueError, match="the source itself"):
-        convert(tmp_path / "l.json", tmp_path / "l.json")
+        convert(ConvertSettings(tmp_path / "l.json", tmp_path / "l.json"))
 
 
 #: Three records in a shard each, written by MDSWriter of mosaicml-streaming 0.13.0.
@@ -136,7 +136,7 @@ WRITTEN = Path(__file__).parent / "mds"
 def test_what_their_library_writes_is_read(tmp_path: Path) -> None:
     rows = list(read_mds(WRITTEN))
     assert [(row["id"], row["number"]) for row in rows] == [("q0", -1), ("q1", 0), ("q2", 1)]
-    assert convert(WRITTEN, tmp_path / "train.jsonl") == (3, {})
+    assert convert(ConvertSettings(WRITTEN, tmp_path / "train.jsonl")) == (3, {})
     kept = load_examples(tmp_path / "train.jsonl")
     assert kept[2].turns == (("¿Qué es esto, 2?", "respuesta 2"),)
     assert [item.text for item in kept[1].items] == ["passage 1.0", "passage 1.1"]

@@ -120,7 +120,7 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     with serving(StandIn(sayings=echo())) as standin:
         endpoint = Endpoint(settings(standin, key_variable="A_KEY"))
         list(endpoint.replies(prompts(1)))
-    assert standin.keys == {"Bearer secret"} and "secret" not in str(endpoint.settings.describe())
+    assert standin.keys == {"Bearer secret"} and "secret" not in str(endpoint.about)
     monkeypatch.delenv("A_KEY")
     with pytest.raises(ValueError, match="A_KEY is not set"):
         Endpoint(settings(standin, key_variable="A_KEY"))

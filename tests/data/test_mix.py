@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.data.mix import Part, mix, parse_part
+from comem.data.mix import Part, mix_parts, parse_part
 from comem.io.jsonl import RecordError, read_jsonl
 from comem.training.data import load_examples
 
@@ -34,7 +34,7 @@ def write(tmp_path: Path) -> Write:
 def test_so_many_of_each_with_paths_that_hold(write: Write, tmp_path: Path) -> None:
     parts = {"first": Part(write("a", 6), 4), "second": Part(write("b", 3, language="fr"))}
     parts |= {"third": Part(write("c", 2), 9)}
-    manifest = mix(parts, tmp_path / "new" / "mixed")
+    manifest = mix_parts(parts, tmp_path / "new" / "mixed")
     assert manifest["mixture"]["origin"] == {"first": 4, "second": 3, "third": 2}
     assert manifest["mixture"]["language"] == {"en": 6, "fr": 3}
     assert manifest["kept"] == 9 and manifest["parts"]["first"]["records"] == 6
@@ -44,8 +44,8 @@ def test_so_many_of_each_with_paths_that_hold(write: Write, tmp_path: Path) -> N
     rows = list(read_jsonl(tmp_path / "new" / "mixed" / "train.jsonl"))
     assert [row["origin"] for row in rows] == ["first"] * 4 + ["second"] * 3 + ["third"] * 2
     before = (tmp_path / "new" / "mixed" / "train.jsonl").read_bytes()
-    mix(parts, tmp_path / "new" / "mixed")
-    mix(parts, tmp_path / "other", seed=1)
+    mix_parts(parts, tmp_path / "new" / "mixed")
+    mix_parts(parts, tmp_path / "other", seed=1)
     assert (tmp_path / "new" / "mixed" / "train.jsonl").read_bytes() == before
     other = {row["id"] for row in read_jsonl(tmp_path / "other" / "train.jsonl")}
     assert other != {row["id"] for row in rows}
@@ -55,7 +55,7 @@ def test_pictures_of_turns_and_items_move_too(write: Write, tmp_path: Path) -> N
     turns = [{"question": "A?", "answer": "b"}, {"question": "C?", "answer": "d", "image": ["q.png"]}]
     item = {"id": "w", "text": "t", "image": "w.png"}
     file = write("a", 1, conversations=turns, knowledge=[item], image=["p.png", "r.png"])
-    mix({"a": Part(file)}, tmp_path / "mixed")
+    mix_parts({"a": Part(file)}, tmp_path / "mixed")
     (kept,) = load_examples(tmp_path / "mixed" / "train.jsonl")
     found = [str(image.path) for image in kept.images] + [
         str(kept.items[0].image and kept.items[0].image.path)
@@ -68,13 +68,13 @@ def test_what_does_not_go_together_is_named(write: Write, tmp_path: Path) -> Non
     first, again = Part(write("a", 2)), Part(write("b", 2))
     again.file.write_text(first.file.read_text())
     with pytest.raises(ValueError, match="the id 'a0' is in x and in y"):
-        mix({"x": first, "y": again}, tmp_path / "mixed")
+        mix_parts({"x": first, "y": again}, tmp_path / "mixed")
     again.file.write_text('{"id": "q", "question": "Why?"}\n')
     with pytest.raises(RecordError, match=r"b/train\.jsonl: record 1: needs 'question' with 'answer'"):
-        mix({"y": again}, tmp_path / "broken")
-    mix({"x": first}, tmp_path / "whole")
+        mix_parts({"y": again}, tmp_path / "broken")
+    mix_parts({"x": first}, tmp_path / "whole")
     with pytest.raises(ValueError, match=r"begun with other settings \(seed: 0 there, 3 now\)"):
-        mix({"x": first}, tmp_path / "whole", seed=3)
+        mix_parts({"x": first}, tmp_path / "whole", seed=3)
 
 
 def test_the_command(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,10 +62,10 @@ def found(examples: Sequence[Example]) -> dict[str, RetrievedContext]:
 
 
 def synthesise(examples: Sequence[Example], folder: Path, **rules: Any) -> dict[str, Any]:
-    answer(TOY, examples, Reader(), found(examples), folder / "run", batch_size=1)
-    return keep_right(
-        TOY, examples, found(examples), folder, Rules(min_items=2, **rules), {"prompt": "short"}
-    )
+    run = answer(TOY, examples, Reader(), found(examples), folder / "run", batch_size=1)
+    answers = {name: answered.text for name, answered in run.answers.items()}
+    kept = Rules(min_items=2, **rules)
+    return keep_right(TOY, examples, found(examples), answers, folder, kept, {"prompt": "short"})
 
 
 def test_what_is_right_is_kept_and_the_rest_counted(examples: list[Example], tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.data.synthesis import Rules, keep_right
-from comem.io.files import write_atomic
 from comem.training.data import load_examples
 from comem.types import KnowledgeItem, RetrievedContext
 
@@ -62,14 +61,14 @@ def test_a_right_answer_becomes_a_record(write: Callable[[Path], str], tmp_path:
     assert example.image is not None and example.question == QUESTION
     items = tuple(KnowledgeItem(f"w{n}", "A passage.", None) for n in range(3))
     for said, kept in (("Spain" if write in (infoseek, evqa) else "spain", True), ("Italy", False)):
-        run = tmp_path / said / "run" / "predictions.jsonl"
-        run.parent.mkdir(parents=True)
-        write_atomic(run, json.dumps({"data_id": example.id, "prediction": f"So \\boxed{{{said}}}"}) + "\n")
+        answers = {example.id: f"So \\boxed{{{said}}}"}
         found = {example.id: RetrievedContext(example.id, items)}
         if not kept:
             with pytest.raises(ValueError, match="'wrong': 1"):
-                keep_right(benchmark, [example], found, tmp_path / said, Rules())
+                keep_right(benchmark, [example], found, answers, tmp_path / said, Rules())
             continue
-        assert keep_right(benchmark, [example], found, tmp_path / said, Rules(min_items=3))["kept"] == 1
+        assert (
+            keep_right(benchmark, [example], found, answers, tmp_path / said, Rules(min_items=3))["kept"] == 1
+        )
         (record,) = load_examples(tmp_path / said / "train.jsonl")
         assert record.turns == ((QUESTION, said),) and len(record.items) == 3

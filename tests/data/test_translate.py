@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from comem.cli import main
-from comem.data.translate import LocalModel, TranslationSettings, translate
+from comem.data.translate import LocalModel, TranslateSettings, translate
 from comem.io.jsonl import read_jsonl
 from comem.training.data import load_examples
 from tests.data.standin import StandIn, serving
@@ -132,8 +132,11 @@ def test_a_local_model_translates_too(source: Path, tmp_path: Path) -> None:
             texts = [turns[0].content[0] for turns in conversations]
             return [Answer(json.dumps(translated(text)), 0, 1, 0.1) for text in texts]
 
-    local = LocalModel(Model(), "greedy", 2)  # type: ignore[arg-type]
-    manifest = translate(source, tmp_path / "out", local, TranslationSettings(("ru",), 3), {"model": "own"})
+    local = LocalModel(Model(), "greedy", 2, {"model": "own"})  # type: ignore[arg-type]
+    settings = TranslateSettings(
+        file=source, output=tmp_path / "out", languages=("ru",), samples=3, model="own"
+    )
+    manifest = translate(settings, translator=local)
     assert manifest["mixture"]["language"] == {"ru": 3}
 
 
