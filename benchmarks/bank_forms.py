@@ -97,17 +97,18 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 def _world(folder: Path, seed: int, args: argparse.Namespace) -> tuple[Any, list[Any], list[Any]]:
     """The knowledge base, the questions, and for each question its items."""
     from comem.benchmarks import BENCHMARKS
-    from comem.retrieval.build import BuildSettings, build
-    from comem.retrieval.retriever import open_faiss
+    from comem.retrieval.index import IndexSettings, build_index
+    from comem.retrieval.retriever import RetrieverSettings, open_retriever
     from comem.toy.dataset import DataSettings
     from comem.toy.dataset import build as build_world
 
     sizes = {"size": args.items, "train_questions": 2, "test_questions": args.questions}
     build_world(DataSettings(folder / "data", seed=seed, **sizes))
-    build([folder / "data" / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"))
+    corpus = (str(folder / "data" / "wit.tsv.gz"),)
+    build_index(IndexSettings(corpus=corpus, output=folder / "index", embedder="toy"))
     examples = list(BENCHMARKS["toy"].load(folder / "data" / "test.jsonl"))[: args.questions]
-    retriever = open_faiss(folder / "index")
-    return retriever.index.base, examples, retriever.retrieve(examples, args.k)
+    retriever = open_retriever(RetrieverSettings(index=folder / "index"))
+    return retriever.base, examples, list(retriever.retrieve(examples, args.k).values())
 
 
 def _answers(mode: Any, examples: list[Any], contexts: list[Any], batch: int) -> list[str]:

@@ -139,7 +139,7 @@ def _built_elsewhere(file: Path) -> float:
     code = (
         "import sys; from pathlib import Path; from comem.linking.build import build_title_index;"
         "from comem.linking.titles import Words;"
-        "build_title_index(sys.argv[1], Path(sys.argv[1]).with_name('index'), Words(), progress=False)"
+        "build_title_index(sys.argv[1], Path(sys.argv[1]).with_name('index'), Words())"
     )
     start = time.perf_counter()
     subprocess.run([sys.executable, "-c", code, str(file)], check=True)

@@ -57,21 +57,21 @@ def _arguments() -> argparse.Namespace:
 
 def measure(folder: Path, name: str, args: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Recall at each k, and milliseconds a query, by kind of distortion."""
-    from comem.retrieval.build import BuildSettings, build
     from comem.retrieval.embedder import load_embedder
     from comem.retrieval.evaluate import DISTORTIONS, RawPixels
-    from comem.retrieval.retriever import FaissRetriever
+    from comem.retrieval.index import IndexSettings, build_index
+    from comem.retrieval.retriever import VectorRetriever
 
     kind, _, edge = name.partition(":")
     embedder: Any = RawPixels(int(edge or 16)) if kind == "pixels" else load_embedder(name)
-    index = build([args.data], folder, BuildSettings(), embedder=embedder, progress=False)
-    retriever = FaissRetriever(index, embedder, languages=[args.language])
+    settings = IndexSettings(corpus=(str(args.data),), output=folder)
+    retriever = VectorRetriever(build_index(settings, embedder=embedder), embedder)
     pictures = sorted((args.data / "images").iterdir())
     results = {}
     for kind in DISTORTIONS:
         examples = _questions(pictures, kind, folder / "queries" / kind, args.seed)
         wall, busy = time.perf_counter(), time.process_time()
-        contexts = retriever.retrieve(examples, max(KS))
+        contexts = retriever.retrieve(examples, max(KS), [args.language]).values()
         wall, busy = time.perf_counter() - wall, time.process_time() - busy
         ranks = [_rank(picture, context.items) for picture, context in zip(pictures, contexts, strict=True)]
         results[kind] = {f"recall@{k}": sum(rank < k for rank in ranks) / len(ranks) for k in KS} | {

@@ -135,12 +135,12 @@ def build(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """As `comem index build` does with finished embeddings."""
     import faiss
 
-    from comem.retrieval.index import IndexSettings
-    from comem.retrieval.search import INDEX, REFINE, build_files
+    from comem.retrieval.faiss_index import INDEX, REFINE, build_files
+    from comem.retrieval.index import FaissSettings
 
     faiss.omp_set_num_threads(args.build_threads)
     vectors = _vectors(folder)
-    settings = IndexSettings(args.factory, memory_gb=args.memory_gb)
+    settings = FaissSettings(args.factory, memory_gb=args.memory_gb)
     plan = settings.plan(len(vectors), vectors.dimension)
     print(plan.describe(), file=sys.stderr)
     start, busy = time.perf_counter(), time.process_time()
@@ -169,12 +169,12 @@ def search(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import faiss
 
     from comem.retrieval.evaluate import recall_at
-    from comem.retrieval.search import Engine, SearchSettings
+    from comem.retrieval.faiss_index import FaissIndex, SearchSettings
 
     faiss.omp_set_num_threads(args.threads)
     queries, truth = np.load(folder / "queries.npy"), np.load(folder / "exact.npy")
     before, start = _anonymous(), time.perf_counter()
-    engine = Engine(folder, SearchSettings(probes=args.probes))
+    engine = FaissIndex(folder, SearchSettings(probes=args.probes))
     results: dict[str, Any] = {
         "open_seconds": time.perf_counter() - start, "anonymous_bytes_of_opening": _anonymous() - before
     }  # fmt: skip
@@ -204,9 +204,8 @@ def items(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     from comem.io.files import write_json
     from comem.io.jsonl import sha256_of
     from comem.io.manifest import run_manifest
-    from comem.retrieval.build import _save
     from comem.retrieval.corpus.table import schema
-    from comem.retrieval.index import IndexSettings
+    from comem.retrieval.index import FaissSettings, save_index
     from comem.retrieval.knowledge import FORMAT, ITEMS, MANIFEST, ROW_GROUP, KnowledgeBase, tail_checksum
 
     path, busy, many = folder / ITEMS, time.process_time(), 256 * ROW_GROUP
@@ -219,7 +218,7 @@ def items(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     write_json(folder / MANIFEST, {**about, **sums, **run_manifest()})
     embedder: Any = SimpleNamespace(name="made up", fingerprint="0" * 32)
     rows = np.arange(args.count)
-    _save(KnowledgeBase(folder), rows, args.dimension, embedder, IndexSettings(args.factory), {})
+    save_index(KnowledgeBase(folder), rows, args.dimension, embedder, FaissSettings(args.factory), {})
     return {"bytes": path.stat().st_size, "cpu_seconds": time.process_time() - busy}
 
 

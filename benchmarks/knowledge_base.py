@@ -28,8 +28,8 @@ from comem.io.console import make_table, out
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.sources import find_sources
-from comem.retrieval.corpus.wit import WIT_COLUMNS
+from comem.retrieval.corpus.rows import WIT_COLUMNS
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.download.job import download_corpus
 from comem.retrieval.download.settings import DownloadSettings
 from comem.retrieval.embed import EmbedSettings, embed_corpus
@@ -94,21 +94,21 @@ def measure(folder: Path, rows: int, pictures: int, embedder: str) -> list[dict[
     write_wit(folder / "few.tsv.gz", pictures, serve())
     few = folder / "few"
     polite_to_none = DownloadSettings("benchmark@localhost", rate=1e6, connections=16)
-    settings = EmbedSettings(embedder)
+    settings = EmbedSettings(corpus=few, embedder=embedder)
 
     def build(name: str, output: Path) -> object:
-        return build_corpus(find_sources([folder / name]), output, progress=False)
+        return build_corpus(CorpusSettings(sources=(str(folder / name),), output=output))
 
     found = [timed("read WIT, one process", "rows", rows, lambda: build("wit.tsv.gz", folder / "kb"))]
     found[0]["bytes_per_row"] = (folder / "kb" / "items.parquet").stat().st_size / rows
     build("few.tsv.gz", few)
     download = timed(
         "download (the server included)", "pictures", pictures,
-        lambda: download_corpus(few, polite_to_none, progress=False),
+        lambda: download_corpus(few, polite_to_none),
     )  # fmt: skip
     embed = timed(
         f"embed with {embedder}", "pictures", pictures,
-        lambda: embed_corpus(few, "images", settings, progress=False),
+        lambda: embed_corpus(settings),
     )  # fmt: skip
     return [*found, download, embed]
 

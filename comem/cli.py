@@ -16,7 +16,7 @@ from comem import __version__
 from comem.command_help import COMMON, columns, help_text
 from comem.command_line import UsageError, parse
 from comem.io.progress import bar
-from comem.registry import Registry, load_plugin, locate
+from comem.registry import Registry, UnknownNameError, load_plugin, locate, nearest
 from comem.training.interrupt import Interrupted
 
 HELP = {"--help", "-h"}
@@ -108,20 +108,101 @@ COMMANDS: Registry[Command] = Registry(
             examples=("comem toy text-reader models/toy-text",),
         ),
         "corpus": Command(
-            "build a knowledge base from WIT or from your own files", module="comem.retrieval.corpus.commands"
+            "build a knowledge base from WIT or from your own files",
+            examples=(
+                "comem corpus build wit_v1.train.all-*.tsv.gz --output wit --languages en es --workers 8",
+                "comem corpus build my-images/ --output mine            # a.jpg beside a.txt",
+                "comem corpus build items.csv --output mine --columns id=sku text=about image=file",
+                "comem corpus build hf:wikimedia/wit_base:train --output wit-base",
+                "comem corpus download wit --contact you@example.org",
+                "comem corpus embed wit --embedder ViT-L-14:openai --precision fp16 --batch-size 256",
+                "comem index build --corpus wit --output wit",
+                "comem corpus info wit --verify",
+            ),
+        ),
+        "corpus build": Command(
+            "read WIT, tables, folders or data sets into a corpus folder",
+            settings="comem.retrieval.corpus.sources:CorpusSettings",
+            run="comem.retrieval.corpus.build:build_corpus",
+            show="comem.retrieval.commands:show_corpus",
+            examples=(
+                "comem corpus build wit_v1.train.all-*.tsv.gz --output wit --languages en es --workers 8",
+                "comem corpus build items.csv --output mine --columns id=sku text=about image=file",
+            ),
+        ),
+        "corpus download": Command(
+            "fetch the images that a corpus has URLs of",
+            settings="comem.retrieval.settings:CorpusDownloadSettings",
+            run="comem.retrieval.commands:download",
+            show="comem.retrieval.commands:show_download",
+            examples=("comem corpus download wit --contact you@example.org",),
+        ),
+        "corpus embed": Command(
+            "vectors of images and texts, for the index and other tools",
+            settings="comem.retrieval.settings:EmbedSettings",
+            run="comem.retrieval.embed:embed_corpus",
+            show="comem.retrieval.commands:show_embedded",
+            examples=("comem corpus embed wit --embedder ViT-L-14:openai --precision fp16 --batch-size 256",),
+        ),
+        "corpus info": Command(
+            "what a corpus folder holds and what was dropped",
+            settings="comem.retrieval.settings:InfoSettings",
+            run="comem.retrieval.commands:open_corpus",
+            show="comem.retrieval.commands:show_corpus",
+            examples=("comem corpus info wit --verify",),
         ),
         "index": Command(
             "embed a knowledge base with CLIP and index it",
-            module="comem.retrieval.commands",
             examples=(
                 "comem index build --corpus wit.tsv.gz --embedder ViT-L-14:openai --output wit-index",
                 "comem index build --corpus data/toy/wit.tsv.gz --embedder toy --output data/toy/index",
                 "comem index search --index data/toy/index --image data/toy/images/T00001_1.png",
             ),
         ),
+        "index build": Command(
+            "corpora to knowledge base and index",
+            settings="comem.retrieval.settings:IndexSettings",
+            run="comem.retrieval.commands:index",
+            show="comem.retrieval.commands:show_index",
+            examples=(
+                "comem index build --corpus wit.tsv.gz --embedder ViT-L-14:openai --output wit-index",
+                "comem index build --corpus mine --output mine --embedder toy index.factory=HNSW32",
+            ),
+            recipes="retrieval",
+        ),
+        "index search": Command(
+            "the items nearest to an image or a text",
+            settings="comem.retrieval.settings:QuerySettings",
+            run="comem.retrieval.commands:search",
+            show="comem.retrieval.commands:show_hits",
+            examples=("comem index search --index data/toy/index --image data/toy/images/T00001_1.png",),
+        ),
+        "index evaluate": Command(
+            "recall: of images, of an index, or of known items",
+            settings="comem.retrieval.settings:RecallSettings",
+            run="comem.retrieval.evaluate:evaluate_retrieval",
+            show="comem.retrieval.commands:show_recall",
+            examples=("comem index evaluate --images data/toy/images --embedder toy --baseline",),
+        ),
+        "index push": Command(
+            "the vectors to Milvus, which then searches in place of FAISS",
+            settings="comem.retrieval.settings:PushSettings",
+            run="comem.retrieval.commands:push",
+            show="comem.retrieval.commands:show_push",
+            examples=("comem index push --index data/toy/index --uri milvus.db --embedder toy",),
+        ),
+        "index verify": Command(
+            "compare every checksum; exit code 1 for damage",
+            settings="comem.retrieval.settings:VerifySettings",
+            run="comem.retrieval.commands:verify",
+            show="comem.retrieval.commands:show_verify",
+            examples=("comem index verify data/toy/index",),
+        ),
         "retrieve": Command(
             "find knowledge items for the images of questions",
-            module="comem.retrieval.commands",
+            settings="comem.retrieval.settings:RetrieveSettings",
+            run="comem.retrieval.retriever:retrieve",
+            show="comem.retrieval.commands:show_retrieved",
             examples=(
                 "comem retrieve --index data/toy/index --questions data/toy/test.jsonl -k 3 \\",
                 "    --output runs/retrieved.jsonl",
@@ -444,7 +525,8 @@ def _command(words: list[str]) -> tuple[str | None, list[str]]:
                 COMMANDS.check(" ".join(named[: length + 1]))
             return name, words[length:]
     if named:
-        COMMANDS.check(named[0])
+        known = [name for name in COMMANDS if " " not in name]
+        raise UnknownNameError(f"unknown sub-command {named[0]!r}; {nearest(named[0], known)}")
     if words and not HELP & set(words):
         raise UsageError(f"{words[0]} stands before the sub-command; write comem SUB-COMMAND {words[0]}")
     return None, words

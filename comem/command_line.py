@@ -175,12 +175,16 @@ def _split(words: Sequence[str], known: Sequence[Option]) -> tuple[list[str], li
             return rest + list(words[place:]), overrides
         if word == "--set":
             continue
+        if pairs and not word.startswith("-"):
+            rest.append(word)
+            continue
         if not wanted and _OVERRIDE.match(word):
             override = _dashless(word)
             mine = not pairs or override.partition("=")[0].partition(".")[0] in settings
             (overrides if mine else rest).append(override if mine else word)
             continue
         option = by_name.get(_dashed(word))
+        pairs = option is not None and option.several and "=" in option.metavar
         wanted = word.startswith("-") and "=" not in word and not (option is not None and option.flag)
         rest.append(word)
     return rest, overrides

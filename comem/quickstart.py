@@ -349,10 +349,9 @@ def _asking(
 
 def index(corpus: Path, output: Path, progress: Progress) -> None:
     """Knowledge base and CLIP index of a WIT table."""
-    from comem.retrieval.build import BuildSettings
-    from comem.retrieval.build import build as build_index
+    from comem.retrieval.index import IndexSettings, build_index
 
-    build_index([corpus], output, BuildSettings(embedder=TOY))
+    build_index(IndexSettings(corpus=(str(corpus),), output=output, embedder=TOY), progress)
 
 
 def encode(encoder: Path, index: Path, output: Path, progress: Progress) -> None:

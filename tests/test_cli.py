@@ -241,3 +241,12 @@ def test_a_plug_in_on_the_command_line(
     assert main(["do", "--plugin", str(plugin.with_name("broken.py"))]) == 2
     said = capsys.readouterr().err
     assert said == f"comem: error: plug-in {tmp_path / 'broken.py'}: ZeroDivisionError: division by zero\n"
+
+
+def test_words_are_read_alike_where_pydantic_is_loaded() -> None:
+    pytest.importorskip("pydantic")
+    from comem.command_line import parse
+    from comem.retrieval.settings import EmbedSettings
+
+    settings, _ = parse(EmbedSettings, ["kb", "--what", "both", "--gpus", "0.5"])
+    assert settings == EmbedSettings(corpus=Path("kb"), what="both", gpus=0.5)

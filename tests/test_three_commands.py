@@ -20,8 +20,7 @@ import yaml
 from comem.cli import main
 from comem.io.jsonl import read_json, read_jsonl
 from comem.memory.qformer_encoder import QFormerEncoder
-from comem.retrieval.build import BuildSettings
-from comem.retrieval.build import build as build_index
+from comem.retrieval.index import IndexSettings, build_index
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
 from comem.training import checkpoint as ckpt
@@ -60,7 +59,8 @@ def start() -> Callable[..., Any]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     build_world(DataSettings(folder, size=10, train_questions=10, test_questions=3, image_size=56))
-    build_index([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
+    settings = IndexSettings(corpus=(str(folder / "wit.tsv.gz"),), output=folder / "index", embedder="toy")
+    build_index(settings)
     return folder
 
 

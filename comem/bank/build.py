@@ -88,30 +88,25 @@ def encode(settings: EncodeSettings, progress: Progress = quiet) -> BuildCounts:
 
 def _open_items(settings: EncodeSettings) -> tuple[Iterable[KnowledgeItem], int | None]:
     """The items and, where it is known ahead, their number; corpora are indexed first."""
-    from comem.retrieval.build import BuildSettings, build, is_current
-    from comem.retrieval.corpus import read_corpus
+    from comem.retrieval.corpus.sources import find_sources, read_corpus
+    from comem.retrieval.index import IndexSettings, build_index, is_current
     from comem.retrieval.knowledge import KnowledgeBase
+    from comem.retrieval.settings import DEFAULT_EMBEDDER
 
     images, embedder = settings.images, settings.embedder
     if settings.items is not None:
-        return read_corpus([settings.items], images=images), None
+        return read_corpus(find_sources([settings.items], images)), None
     index = _given(settings.index)
     if settings.corpus and not is_current(settings.corpus, index, embedder, images):
-        how = BuildSettings() if embedder is None else BuildSettings(embedder=embedder)
-        build(settings.corpus, index, how, images=images)
+        corpus, embedder = tuple(map(str, settings.corpus)), embedder or DEFAULT_EMBEDDER
+        build_index(IndexSettings(corpus=corpus, output=index, images=images, embedder=embedder))
     base = KnowledgeBase(index)
-    return all_items(base), len(base)
+    return base, len(base)
 
 
 def _given(path: Path | None) -> Path:
     assert path is not None  # EncodeSettings has refused that
     return path
-
-
-def all_items(base: KnowledgeBase) -> Iterator[KnowledgeItem]:
-    """Every item, a thousand at a time: a knowledge base may be larger than memory."""
-    for start in range(0, len(base), 1000):
-        yield from base.items(range(start, min(start + 1000, len(base))))
 
 
 def build_store(

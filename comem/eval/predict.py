@@ -19,6 +19,7 @@ from comem.eval.show import show
 from comem.io.console import print_facts, print_line
 from comem.io.files import StorageError
 from comem.io.progress import Progress, quiet
+from comem.retrieval.settings import RetrieverSettings
 from comem.types import Answer, Example, Report, RetrievedContext
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _ASKED, _MODEL, _KNOWLEDGE, _DECODING, _RUN = "questions", "model", "knowledge",
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings:
+class AskSettings(RetrieverSettings):
     """A benchmark's questions, put to a model with retrieved items: what every such job is told.
 
     Attributes:
@@ -50,8 +51,6 @@ class AskSettings:
         trust_remote_code: run code from the model's repository.
         min_pixels: smallest image, in pixels.
         max_pixels: largest image, in pixels.
-        index: made by comem index build; for rag and comem.
-        contexts: made by comem retrieve: nothing is searched.
         languages: only items in these; own: in the question's.
         k: items a question, as in the paper.
         max_new_tokens: longest answer.
@@ -81,8 +80,6 @@ class AskSettings:
     trust_remote_code: bool = option(False, group=_MODEL)
     min_pixels: int | None = option(None, group=_MODEL)
     max_pixels: int | None = option(None, group=_MODEL)
-    index: Path | None = option(None, group=_KNOWLEDGE, metavar="DIR")
-    contexts: Path | None = option(None, group=_KNOWLEDGE, metavar="FILE")
     languages: tuple[str, ...] = option((), group=_KNOWLEDGE, metavar="CODE")
     k: int = option(3, group=_KNOWLEDGE)
     max_new_tokens: int = option(64, group=_DECODING)
@@ -312,6 +309,8 @@ class Reader:
                 "contexts": str(settings.contexts) if settings.contexts else None,
                 "languages": list(settings.languages) or None,
             }  # fmt: skip
+            if settings.retriever or settings.milvus:
+                config |= {"retriever": settings.retriever or "milvus", **settings.retriever_options}
         if settings.question_layout != "comem":
             config |= {"question_layout": settings.question_layout}
         if settings.injection:
@@ -336,21 +335,12 @@ def retrieve(
     Raises:
         ValueError: no index, k below 1, or results of another index.
     """
-    from comem.retrieval.retriever import RETRIEVERS, retrieve_to_file
+    from comem.retrieval.retriever import open_retriever, retrieve_all
 
-    if settings.index is None:
-        raise ValueError("this mode needs knowledge: give --index DIR (comem index build makes one)")
-    if settings.k < 1:
-        raise ValueError(f"-k {settings.k}: give at least 1 item a question")
-    if settings.contexts is None:
-        retriever = RETRIEVERS["faiss"](settings.index, languages=settings.languages or None)
-        with progress("retrieving", len(examples), unit="questions") as advance:
-            for start in range(0, len(examples), 64):
-                part = examples[start : start + 64]
-                retrieve_to_file(retriever, part, settings.k, cache)
-                advance(len(part))
-    retriever = RETRIEVERS["precomputed"](settings.index, settings.contexts or cache)
-    return {context.example_id: context for context in retriever.retrieve(examples, settings.k)}
+    return retrieve_all(
+        open_retriever(settings), examples, settings.k, settings.languages or None,
+        cache=None if settings.contexts else cache, progress=progress,
+    )  # fmt: skip
 
 
 def answer_questions(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from comem.io.files import lock_file, storage_errors, write_json
 from comem.io.jsonl import read_json, sha256_of
 from comem.io.manifest import run_manifest
+from comem.io.progress import Progress, quiet
 from comem.linking.index import (
     FORMAT,
     HIGHEST,
@@ -40,7 +41,7 @@ _CHUNK = 20_000
 
 
 def build_title_index(
-    titles: str | Path, folder: str | Path, tokenizer: Tokenizer, *, progress: bool = True
+    titles: str | Path, folder: str | Path, tokenizer: Tokenizer, progress: Progress = quiet
 ) -> TitleIndex:
     """Index a titles file into a folder; all or nothing, and nothing to do when it is there already.
 
@@ -93,13 +94,15 @@ def _refuse_other(folder: Path, wanted: Mapping[str, str]) -> None:
         )
 
 
-def _build(titles: Path, folder: Path, tokenizer: Tokenizer, about: Mapping[str, str], shown: bool) -> None:
+def _build(
+    titles: Path, folder: Path, tokenizer: Tokenizer, about: Mapping[str, str], progress: Progress
+) -> None:
     """Write all files of an index."""
     vocabulary: dict[str, int] = {}
-    documents = _write_titles(read_titles(titles), folder, tokenizer, vocabulary, shown)
+    documents = _write_titles(read_titles(titles), folder, tokenizer, vocabulary, progress)
     if not documents:
         raise TitleIndexError(f"{titles} holds no titles")
-    index = _weigh(documents, vocabulary, shown)
+    index = _weigh(documents, vocabulary)
     index.save(folder, show_progress=False)
     starts = index.scores["indptr"]
     np.save(folder / HIGHEST, np.maximum.reduceat(index.scores["data"], starts[:-1]))
@@ -111,21 +114,20 @@ def _build(titles: Path, folder: Path, tokenizer: Tokenizer, about: Mapping[str,
 
 
 def _write_titles(
-    entities: Iterable[Entity], folder: Path, tokenizer: Tokenizer, vocabulary: dict[str, int], shown: bool
-) -> list[list[int]]:
+    entities: Iterable[Entity], folder: Path, tokenizer: Tokenizer, vocabulary: dict[str, int],
+    progress: Progress,
+) -> list[list[int]]:  # fmt: skip
     """Store the entities as lines, with the lines' offsets; the token ids of every title."""
-    from tqdm import tqdm
-
     documents: list[list[int]] = []
     offsets, end = [0], 0
-    with open(folder / TITLES, "wb") as file, tqdm(desc="titles", unit="", disable=not shown) as bar:
+    with open(folder / TITLES, "wb") as file, progress("titles", unit="titles") as advance:
         for chunk in _chunks(entities):
             for entity, tokens in zip(chunk, tokenizer([each.title for each in chunk]), strict=True):
                 line = f"{entity.id}\t{entity.title}\n".encode("utf-8", "replace")
                 file.write(line)
                 offsets.append(end := end + len(line))
                 documents.append([vocabulary.setdefault(token, len(vocabulary)) for token in tokens])
-            bar.update(len(chunk))
+            advance(len(chunk))
     np.save(folder / OFFSETS, np.asarray(offsets, dtype=np.int64))
     return documents
 
@@ -136,14 +138,14 @@ def _chunks(entities: Iterable[Entity]) -> Iterator[list[Entity]]:
         yield chunk
 
 
-def _weigh(documents: list[list[int]], vocabulary: dict[str, int], shown: bool) -> Any:
+def _weigh(documents: list[list[int]], vocabulary: dict[str, int]) -> Any:
     """A `bm25s.BM25` whose scores are BM25Okapi's, in float64."""
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
     log.info("weighing %d tokens of %d titles", len(vocabulary), len(documents))
     index = bm25s.BM25(k1=K1, b=B, method="atire", idf_method="lucene", dtype="float64")
-    index.index((documents, vocabulary), create_empty_token=False, show_progress=shown)
+    index.index((documents, vocabulary), create_empty_token=False, show_progress=False)
     occurrences = np.diff(index.scores["indptr"])  # titles per token
     lucene = np.log(1 + (len(documents) - occurrences + 0.5) / (occurrences + 0.5))
     index.scores["data"] *= np.repeat(okapi_idf(occurrences, len(documents)) / lucene, occurrences)

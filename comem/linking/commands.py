@@ -49,10 +49,11 @@ def run_oven(args: argparse.Namespace) -> int:
 
 
 def _index(args: argparse.Namespace) -> int:
+    from comem.io.progress import bar
     from comem.linking.build import build_title_index
 
     tokenizer = TOKENIZERS[args.tokenizer](args.vocabulary)
-    index = build_title_index(args.titles, args.output, tokenizer)
+    index = build_title_index(args.titles, args.output, tokenizer, bar)
     size = sum(index.manifest["bytes"].values()) / 2**20
     tokens = index.manifest["tokens"]
     _say(f"{len(index):,} titles, {tokens:,} tokens ({tokenizer.name}), {size:,.1f} MiB: {args.output}")
@@ -60,15 +61,14 @@ def _index(args: argparse.Namespace) -> int:
 
 
 def _link(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    from comem.io.progress import bar
     from comem.linking.index import TitleIndex
     from comem.linking.link import LinkSettings, link_file
 
     settings = LinkSettings(args.whole, args.max_chars, args.keep)
     index = TitleIndex(args.index)
-    with tqdm(desc="linking", unit=" answers", mininterval=1) as bar:
-        counts = link_file(index, args.predictions, args.output, settings, bar.update)
+    with bar("linking", unit="answers") as advance:
+        counts = link_file(index, args.predictions, args.output, settings, advance)
     _say(f"{counts.linked:,} answers linked, {counts.resumed:,} were done before: {args.output}")
     if counts.empty:
         _say(f"{counts.empty:,} of them share no word with any title and got no entity")

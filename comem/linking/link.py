@@ -16,7 +16,6 @@ from comem.io.manifest import run_manifest
 from comem.io.run_folder import check_same
 from comem.linking.index import Match, TitleIndex
 
-Progress = Callable[[int], None]
 Row = Mapping[str, Any]
 _BATCH = 256
 
@@ -60,7 +59,7 @@ class LinkCounts:
 
 def link_file(
     index: TitleIndex, predictions: str | Path, output: str | Path, settings: LinkSettings | None = None,
-    progress: Progress | None = None,
+    advance: Callable[[int], object] = lambda count: None,
 ) -> LinkCounts:  # fmt: skip
     """Append every prediction with its `pred_entity_id` to a file; a second call goes on where one stopped.
 
@@ -72,7 +71,7 @@ def link_file(
         predictions: rows with an id and a text, as `comem predict` writes them or the official files.
         output: JSON lines, in the order of the predictions.
         settings: what is searched for; as the official script by default, but for boxed answers.
-        progress: called with the number of rows after each batch.
+        advance: called with the number of rows after each batch.
 
     Raises:
         ValueError: the output is the input, belongs to another index, other settings or other predictions.
@@ -95,8 +94,7 @@ def link_file(
             for name, matches in zip(batch, found, strict=True):
                 file.write({**rows[name], **_linked(matches, settings.keep)})
                 empty += not matches
-            if progress:
-                progress(len(batch))
+            advance(len(batch))
     counts = LinkCounts(len(texts), len(done), len(pending), empty)
     write_json(_manifest_path(target), {**manifest, "counts": asdict(counts)})
     return counts

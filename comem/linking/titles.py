@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from comem.io.jsonl import RecordError, read_jsonl
-from comem.tables import Table
+from comem.registry import Registry
 
 _WORD = re.compile(r"\w+")
 
@@ -86,7 +86,7 @@ class WordPieces:
         return [each.tokens for each in encoded]
 
 
-TOKENIZERS: Table[Callable[[Path | None], Tokenizer]] = Table(
+TOKENIZERS: Registry[Callable[[Path | None], Tokenizer]] = Registry(
     "tokenizer", {"words": lambda vocabulary: Words(), "bert": WordPieces}
 )
 

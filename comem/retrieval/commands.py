@@ -1,206 +1,174 @@
-"""`comem index build | search | evaluate | push | verify` and `comem retrieve`."""
+"""`comem corpus`, `comem index` and `comem retrieve`: what they run, and what they show."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from comem.config import load_config
-from comem.retrieval.evaluate import add_evaluate_arguments, run_evaluate, say
+from comem.io.console import print_facts, print_line, print_table
+from comem.io.progress import Progress, quiet
+from comem.retrieval.knowledge import KnowledgeBase
+from comem.retrieval.settings import (
+    CorpusDownloadSettings,
+    EmbedSettings,
+    IndexSettings,
+    InfoSettings,
+    PushSettings,
+    QuerySettings,
+    RecallSettings,
+    RetrieveSettings,
+    VerifySettings,
+)
 
 if TYPE_CHECKING:
-    from comem.types import KnowledgeItem
+    from comem.retrieval.corpus.sources import CorpusSettings
+    from comem.retrieval.embed import EmbeddedInputs
+    from comem.retrieval.evaluate import RecallReport
+    from comem.retrieval.index import VectorIndex
+    from comem.types import RetrievedContext
 
 
-def add_index_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem index`."""
-    jobs = parser.add_subparsers(title="jobs", metavar="JOB", required=True, dest="job")
-    _add_build(jobs.add_parser("build", help="corpus files to knowledge base and index"))
-    _add_search(jobs.add_parser("search", help="the items nearest to a picture or a text"))
-    add_evaluate_arguments(
-        jobs.add_parser("evaluate", help="recall: of pictures, of an index, or of known items")
-    )
-    _add_push(jobs.add_parser("push", help="the vectors to Milvus, which then searches in place of FAISS"))
-    verify = jobs.add_parser("verify", help="compare every checksum; exit code 1 for damage")
-    verify.add_argument("index", type=Path, metavar="DIR")
+def open_corpus(settings: InfoSettings) -> KnowledgeBase:
+    """A corpus folder, verified if that is asked for.
+
+    Raises:
+        KnowledgeBaseError: there is none, or it was changed.
+    """
+    base = KnowledgeBase(settings.corpus)
+    if settings.verify:
+        base.verify()
+    return base
 
 
-def run_index(args: argparse.Namespace) -> int:
-    """Runs the job that was chosen."""
-    jobs: dict[str, Callable[[argparse.Namespace], int]] = {
-        "build": _build, "search": _search, "evaluate": run_evaluate, "push": _push, "verify": _verify,
-    }  # fmt: skip
-    return jobs[args.job](args)
+def show_corpus(base: KnowledgeBase, settings: InfoSettings | CorpusSettings) -> None:
+    """Counts, sources and settings of a corpus folder."""
+    rows = base.manifest.get("rows", {})
+    languages = ", ".join(f"{count:,} {code}" for code, count in Counter(base.languages).most_common(12))
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in rows.get("dropped", {}).items())
+    verified = isinstance(settings, InfoSettings) and settings.verify
+    print_facts([
+        ("corpus", str(base.folder)), ("items", f"{len(base):,}"), ("languages", languages or "none"),
+        ("rows read", f"{rows.get('read', 0):,}"), ("dropped", dropped or "none"),
+        ("repaired", ", ".join(f"{n:,} {what}" for what, n in rows.get("repaired", {}).items()) or "none"),
+        ("size", f"{base.manifest['bytes'] / 2**20:,.1f} MB"),
+        ("whole", "yes" if base.manifest.get("complete", True) else "no: a source was cut"),
+    ] + [("checksum", "agrees")] * verified)  # fmt: skip
+    sources = [
+        (each.get("name", each.get("path", "")), f"{each['rows']['read']:,}", f"{each['rows']['kept']:,}")
+        for each in base.manifest.get("sources", ()) if "rows" in each
+    ]  # fmt: skip
+    if sources:
+        print_table(("source", "rows", "kept"), sources)
 
 
-def add_retrieve_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem retrieve`."""
-    parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="made by comem index build")
-    parser.add_argument(
-        "--questions", type=Path, required=True, metavar="FILE", help="JSONL with ids and image paths"
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="where relative image paths start (the file's folder)"
-    )
-    parser.add_argument("-k", type=int, default=10, help="items a question (%(default)s, as the paper)")
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="FILE", help="JSONL; a second run goes on"
-    )
-    parser.add_argument("--embedder", help="only the one that made the index; needed when it has moved")
-    parser.add_argument(
-        "--languages", nargs="+", metavar="CODE", help="only items in these; own: in each question's language"
-    )
-    parser.add_argument("--temperature", type=float, help="softmax over the scores, with this temperature")
-    parser.add_argument("--batch-size", type=int, default=64, help="questions a call (%(default)s)")
-    parser.add_argument("--milvus", metavar="URI", help="search there (comem index push): http://…, or a .db")
-    parser.add_argument("--collection", default="comem", help="of Milvus (%(default)s)")
+def download(settings: CorpusDownloadSettings, progress: Progress = quiet) -> Counter[str]:
+    """How many images ended how ("ok", "status 404", …), in all runs so far."""
+    from comem.retrieval.download.job import download_corpus
 
-
-def run_retrieve(args: argparse.Namespace) -> int:
-    """Retrieves for all questions that are not in the output yet."""
-    from tqdm import tqdm
-
-    from comem.retrieval.retriever import RETRIEVERS, read_queries, retrieve_to_file
-
-    options = {"languages": args.languages, "temperature": args.temperature}
-    if args.milvus:
-        options |= {"uri": args.milvus, "collection": args.collection}
-    retriever = RETRIEVERS["milvus" if args.milvus else "faiss"](args.index, args.embedder, **options)
-    examples = list(read_queries(args.questions, args.images))
-    shown = tqdm(examples, desc="retrieving", unit="question")
-    written = retrieve_to_file(retriever, shown, args.k, args.output, batch_size=args.batch_size)
-    say(f"{written} questions retrieved, {len(examples) - written} were done before: {args.output}")
-    return 0
-
-
-def _add_push(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--index", type=Path, required=True, metavar="DIR", help="or a corpus folder")
-    parser.add_argument("--uri", required=True, help="http://host:19530, or FILE.db (milvus-lite)")
-    parser.add_argument("--collection", default="comem", help="replaced when it is there (%(default)s)")
-    parser.add_argument("--embedder", default="toy", help="the one that made the vectors (%(default)s)")
-    parser.add_argument("--index-type", default="AUTOINDEX", help="of Milvus: HNSW, IVF_FLAT … (%(default)s)")
-
-
-def _push(args: argparse.Namespace) -> int:
-    from comem.retrieval.embedder import load_embedder
-    from comem.retrieval.knowledge import KnowledgeBase
-    from comem.retrieval.milvus import push
-
-    embedder = load_embedder(args.embedder)
-    base = KnowledgeBase(args.index)
-    count = push(base, embedder, args.uri, args.collection, index_type=args.index_type)
-    say(f"{count} items in the collection {args.collection!r} of {args.uri}")
-    return 0
-
-
-def _add_build(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--corpus",
-        type=Path,
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="a corpus folder, .tsv[.gz] (WIT), .jsonl",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="a second run goes on there"
-    )
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="where pictures lie (the corpus file's folder)"
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings, as in configs/retrieval/")
-    parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="change settings: index.factory=HNSW32"
-    )
-    parser.add_argument(
-        "--embedder", help="'toy', an open_clip folder, or ARCHITECTURE:PRETRAINED (ViT-L-14:openai)"
-    )
-    parser.add_argument(
-        "--factory", help="FAISS factory string, or 'auto': by number of vectors and memory (auto)"
-    )
-    parser.add_argument("--memory-gb", type=float, metavar="GIB", help="that searching may take (4)")
-    parser.add_argument("--languages", nargs="+", metavar="CODE", help="only rows in these languages")
-    parser.add_argument(
-        "--on-duplicate", choices=("refuse", "drop"), help="what to do with a repeated id (refuse)"
-    )
-    parser.add_argument(
-        "--keep-partial", action="store_true", help="go on with what could be read of a cut shard"
+    return download_corpus(
+        settings.corpus, settings, engine=settings.engine, workers=settings.workers, progress=progress
     )
 
 
-def _build(args: argparse.Namespace) -> int:
-    from comem.retrieval.build import BuildSettings, build
+def show_download(counts: Counter[str], settings: CorpusDownloadSettings) -> None:
+    """How many images ended how."""
+    print_table(("images", "count"), [(reason, f"{count:,}") for reason, count in counts.most_common()])
 
-    overrides = list(args.set)
-    if args.embedder:
-        overrides.append(f"embedder={args.embedder}")
-    if args.languages:
-        overrides.append(
-            f"languages=[{', '.join(repr(code) for code in args.languages)}]"
-        )  # 'no' is no boolean
-    if args.factory:
-        overrides.append(f"index.factory={args.factory!r}")
-    if args.memory_gb is not None:
-        overrides.append(f"index.memory_gb={args.memory_gb}")
-    if args.on_duplicate:
-        overrides.append(f"on_duplicate={args.on_duplicate}")
-    settings = load_config(BuildSettings, args.config, overrides)
-    index = build(
-        args.corpus, args.output, settings, images=args.images, keep_partial=args.keep_partial, announce=say
-    )
+
+def show_embedded(found: Mapping[str, EmbeddedInputs], settings: EmbedSettings) -> None:
+    """Counts of vectors, files and faults."""
+    for what, each in found.items():
+        count, faults = f"{len(each.positions):,} × {each.dimension}", f"{len(each.faults):,}"
+        print_facts([(what, count), ("files", str(len(each.files))), ("unreadable", faults)])
+
+
+def index(settings: IndexSettings, progress: Progress = quiet) -> VectorIndex:
+    """Builds an index, and says ahead which it will be."""
+    from comem.retrieval.index import build_index
+
+    return build_index(settings, progress, announce=print_line)
+
+
+def show_index(index: VectorIndex, settings: IndexSettings) -> None:
+    """What was read, dropped and indexed."""
     rows = index.base.manifest["rows"]
     dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items()) or "none"
-    say(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
-    say(f"{len(index)} items indexed over {index.manifest['images']} pictures: {args.output}")
-    return 0
+    print_line(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
+    print_line(f"{len(index)} items indexed over {index.manifest['images']} images: {settings.output}")
 
 
-def _add_search(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--index", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--image", type=Path, metavar="FILE", help="with --text: both, weighted")
-    parser.add_argument("--text")
-    parser.add_argument("--weight", type=float, default=0.5, help="the picture's share with both (0.5)")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with thumbnails too")
-    parser.add_argument("-k", type=int, default=5)
-    parser.add_argument("--embedder", help="only the one that made the index; needed when it has moved")
-    parser.add_argument("--languages", nargs="+", metavar="CODE")
+def search(settings: QuerySettings) -> RetrievedContext:
+    """The nearest items, best first; with `html`, as a page, too."""
+    from comem.retrieval.query import search_index
+
+    return search_index(settings)
 
 
-def _search(args: argparse.Namespace) -> int:
-    from comem.retrieval.query import query_vector, write_page
-    from comem.retrieval.retriever import open_faiss
-    from comem.types import ImageRef
-
-    if args.image is None and args.text is None:
-        raise ValueError("give --image FILE, --text TEXT, or both")
-    retriever = open_faiss(args.index, args.embedder)
-    image = None if args.image is None else ImageRef(path=str(args.image))
-    query = query_vector(retriever.embedder, image, args.text, args.weight)
-    hits = retriever.index.search(query, args.k, args.languages)
-    items = retriever.index.base.items(hits.rows[0].tolist())
-    if args.html is not None:
-        write_page(args.html, args.text or "", items, hits.scores[0].tolist(), image)
-    _show_items(items, hits.scores[0].tolist())
-    return 0
+def show_hits(found: RetrievedContext, settings: QuerySettings) -> None:
+    """A table of the items."""
+    rows = [
+        (str(rank), f"{score:.3f}", item.id, item.language, _short(item.text), str(item.image or ""))
+        for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=True), start=1)
+    ]
+    print_table(("rank", "score", "id", "language", "passage", "image"), rows)
 
 
-def _verify(args: argparse.Namespace) -> int:
+def _short(text: str) -> str:
+    return text if len(text) <= 120 else text[:119] + "…"
+
+
+def show_recall(found: Mapping[str, RecallReport | float], settings: RecallSettings) -> None:
+    """Numbers, or a table for each embedder."""
+    for name, each in found.items():
+        if isinstance(each, float):
+            print_line(f"{name}: {each:.4g}")
+            continue
+        rows = []
+        for kind, recall in each.recall.items():
+            missed = ", ".join(f"{query} → {first}" for query, first in each.misses[kind][:8])
+            more = len(each.misses[kind]) - 8
+            numbers = (f"{value:.3f}" for value in recall.values())
+            rows.append((kind, *numbers, missed + (f" and {more} more" if more > 0 else "")))
+        recalls = (f"recall@{k}" for k in next(iter(each.recall.values())))
+        title = f"{name}: {each.count} images, {each.distinct} different"
+        print_table(("distortion", *recalls, "missed at 1"), rows, title)
+
+
+def push(settings: PushSettings, progress: Progress = quiet) -> int:
+    """How many items can be found in Milvus now."""
+    from comem.retrieval.embedder import load_embedder
+    from comem.retrieval.milvus import push
+
+    return push(
+        KnowledgeBase(settings.index), load_embedder(settings.embedder), settings.uri, settings.collection,
+        index_type=settings.index_type, progress=progress,
+    )  # fmt: skip
+
+
+def show_push(count: int, settings: PushSettings) -> None:
+    """How many items, and where."""
+    print_line(f"{count} items in the collection {settings.collection!r} of {settings.uri}")
+
+
+def verify(settings: VerifySettings) -> list[str]:
+    """What is wrong with an index folder, a sentence each."""
     from comem.retrieval.index import verify_index
 
-    wrong = verify_index(args.index)
-    for sentence in wrong:
-        say(sentence)
-    say("damaged" if wrong else "good")
+    return verify_index(settings.index)
+
+
+def show_verify(wrong: list[str], settings: VerifySettings) -> int:
+    """The sentences, and the verdict; 1 for damage."""
+    for sentence in [*wrong, "damaged" if wrong else "good"]:
+        print_line(sentence)
     return 1 if wrong else 0
 
 
-def _show_items(items: list[KnowledgeItem], scores: list[float]) -> None:
-    from rich.table import Table
-
-    table = Table("rank", "score", "id", "language", "passage", "picture")
-    for rank, (item, score) in enumerate(zip(items, scores, strict=True), start=1):
-        text = item.text if len(item.text) <= 120 else item.text[:119] + "…"
-        table.add_row(str(rank), f"{score:.3f}", item.id, item.language, text, str(item.image or ""))
-    say(table)
+def show_retrieved(found: Mapping[str, RetrievedContext], settings: RetrieveSettings) -> None:
+    """How many questions there are, and where the results lie, or the results."""
+    if settings.output is not None:
+        print_line(f"{len(found)} questions retrieved: {settings.output}")
+        return
+    rows = [(name, " ".join(item.id for item in context.items)) for name, context in found.items()]
+    print_table(("question", "items"), rows)

@@ -1,10 +1,13 @@
-"""Embedding a corpus, pictures and texts, here or on a Ray cluster, with a manifest."""
+"""Embedding images and texts, shard by shard, here or on a Ray cluster; a second call goes on.
+
+The layout is clip-retrieval's: `img_emb/img_emb_0.npy`, `metadata/metadata_0.parquet`, …
+"""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
@@ -14,28 +17,144 @@ from typing import Any, Literal
 
 import numpy as np
 
-from comem.io.files import one_writer, write_json
+from comem.config import as_dict
+from comem.io.files import one_writer, whole_file, write_json
 from comem.io.images import ImageError, open_image
 from comem.io.jsonl import read_json
 from comem.io.manifest import run_manifest
 from comem.io.parallel import Engine, run_shards
-from comem.retrieval.embedder import DEFAULT_EMBEDDER, Embedder, load_embedder
+from comem.io.progress import Progress, quiet
+from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.knowledge import KnowledgeBase, ids_checksum
-from comem.retrieval.vectors import LOCK, ShardFolder, ShardPlan, load_array, open_shards, paths_checksum
+from comem.retrieval.settings import EmbedSettings
+from comem.retrieval.vectors import Vectors, load_array, save_array
 
 logger = logging.getLogger(__name__)
 
+PLAN, LOCK = "plan.json", ".lock"
+IMAGES, TEXTS = "embeddings", "text_embeddings"  # folders in that of the corpus
 AHEAD = 3  # batches that are opened and prepared while the model works
+Kind = Literal["img", "text"]
+Loader = partial[Embedder]
 
 
 @dataclass(frozen=True)
-class EmbeddedImages:
-    """Vectors of the readable pictures (or of texts), and which those are.
+class ShardPlan:
+    """What decides the content of all shards; kept beside them.
+
+    Attributes:
+        embedder: its fingerprint.
+        inputs_sha256: checksum of the list of paths or texts.
+        count: how many these are.
+        shard_size: inputs a shard; where shards are there already, theirs counts.
+        dtype: of the stored vectors.
+        kind: what is embedded.
+    """
+
+    embedder: str
+    inputs_sha256: str
+    count: int
+    shard_size: int
+    dtype: str = "float32"
+    kind: Kind = "img"
+
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return -(-self.count // self.shard_size)
+
+    def span(self, number: int) -> slice:
+        """The inputs of a shard."""
+        return slice(number * self.shard_size, min((number + 1) * self.shard_size, self.count))
+
+    def length(self, number: int) -> int:
+        """How many inputs a shard has."""
+        return min(self.shard_size, self.count - number * self.shard_size)
+
+
+@dataclass(frozen=True)
+class ShardFolder:
+    """The files of a plan. Each shard's record is written last and vouches for its two other files."""
+
+    folder: Path
+    plan: ShardPlan
+
+    def _name(self, number: int) -> str:
+        return str(number).zfill(len(str(max(self.plan.shards - 1, 0))))  # readers sort the names
+
+    def vectors(self, number: int) -> Path:
+        """`.npy` of the vectors."""
+        return self.folder / f"{self.plan.kind}_emb" / f"{self.plan.kind}_emb_{self._name(number)}.npy"
+
+    def metadata(self, number: int) -> Path:
+        """`.parquet` with a line for each vector."""
+        return self.folder / "metadata" / f"metadata_{self._name(number)}.parquet"
+
+    def record(self, number: int) -> Path:
+        """`.json` with the positions of the vectors in the list of inputs, and the faults of the others."""
+        return self.folder / "shards" / f"{self.plan.kind}_{self._name(number)}.json"
+
+    def unfinished(self) -> list[int]:
+        """The shards that are still to be made."""
+        return [number for number in range(self.plan.shards) if not self.record(number).is_file()]
+
+    def save(
+        self, number: int, vectors: np.ndarray, columns: Mapping[str, Sequence[str]], record: dict[str, Any]
+    ) -> None:
+        """Writes one shard, the record last.
+
+        Raises:
+            StorageError: when the disk is full.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        save_array(self.vectors(number), vectors.astype(self.plan.dtype))
+        table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+        with whole_file(self.metadata(number)) as unfinished:
+            pq.write_table(table, unfinished)
+        write_json(self.record(number), record)
+
+
+def open_shards(folder: Path, plan: ShardPlan) -> ShardFolder:
+    """The shards in a folder, those of another plan removed.
+
+    Where only the shard size or the stored precision differ, the plan of what is there holds on.
+    """
+    path = folder / f"{plan.kind}_{PLAN}"
+    if path.is_file():
+        try:
+            found = ShardPlan(**read_json(path))
+            if (found.embedder, found.inputs_sha256) == (plan.embedder, plan.inputs_sha256):
+                return ShardFolder(folder, found)
+        except TypeError:  # of an older version
+            pass
+        logger.warning("%s: made from other inputs or by another embedder; embedding starts anew", folder)
+        for pattern in (f"{plan.kind}_emb/*.npy", "metadata/*.parquet", f"shards/{plan.kind}_*.json"):
+            for old in folder.glob(pattern):
+                old.unlink()
+    write_json(path, asdict(plan))
+    return ShardFolder(folder, plan)
+
+
+def _checksum(inputs: Sequence[str], folder: Path, kind: Kind) -> str:
+    """Of texts; of paths as they lie to the folder of the shards, so that both can be moved together."""
+    if kind == "text":
+        return ids_checksum(inputs)
+    root = os.path.join(os.path.normpath(folder.parent), "")
+    return ids_checksum(
+        path[len(root) :] if path.startswith(root) else os.path.abspath(path) for path in inputs
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddedInputs:
+    """Vectors of the readable images (or of texts), and which those are.
 
     Attributes:
         files: `.npy` files of the vectors (m, d), each row of length 1, in order.
         positions: int64 (m,), ascending: the place of each vector in the list of inputs.
-        faults: what was wrong with each picture that could not be read, by path.
+        faults: what was wrong with each image that could not be read, by path.
         dimension: d.
     """
 
@@ -51,69 +170,45 @@ class EmbeddedImages:
         return np.concatenate([np.zeros((0, self.dimension), np.float32), *parts])
 
 
-def embed_paths(
-    paths: Sequence[str], embedder: Embedder, folder: Path, *, shard_size: int = 4096, batch_size: int = 64,
-    half: bool = False, progress: bool = True, captions: Callable[[int], str] | None = None,
-) -> EmbeddedImages:  # fmt: skip
-    """Embeds pictures shard by shard; what an earlier, interrupted call finished is taken over.
+def embed_inputs(
+    inputs: Sequence[str], made_by: Embedder | Loader, folder: Path, kind: Kind = "img", *,
+    captions: Sequence[str] | None = None, shard_size: int = 4096, batch_size: int = 64, half: bool = False,
+    progress: Progress = quiet, engine: Engine = "local", workers: int = 2, gpus: float = 0.0,
+) -> EmbeddedInputs:  # fmt: skip
+    """Embeds image files or texts; what an earlier, interrupted call finished is taken over.
 
-    Shards of another embedder, or of another list of pictures, are not used.
+    Shards of another embedder, or of another list of inputs, are not used.
 
     Args:
+        made_by: the embedder, or what makes it: in each of Ray's workers, which cannot be sent one.
+        captions: the text of each image, for the metadata.
         half: store float16 (half the size).
-        captions: the text of a picture, by its position, for the metadata.
+        gpus: of each Ray worker.
 
     Raises:
+        ShardsFailedError: workers were lost again and again; the other shards are finished.
         StorageError: when the disk is full, or another process embeds there; the finished shards stay.
     """
-    plan = ShardPlan(
-        embedder.fingerprint,
-        paths_checksum(paths, folder),
-        len(paths),
-        shard_size,
-        "float16" if half else "float32",
-    )
+    embedder, dtype = _embedder(made_by), "float16" if half else "float32"
     with one_writer(folder / LOCK):
-        return _embed_all(paths, embedder, open_shards(folder, plan), batch_size, progress, captions)
+        checksum = _checksum(inputs, folder, kind)
+        plan = ShardPlan(embedder.fingerprint, checksum, len(inputs), shard_size, dtype, kind)
+        shards = open_shards(folder, plan)
+        todo = shards.unfinished()
+
+        def job(number: int) -> Callable[[], int]:
+            span = shards.plan.span(number)
+            shown = captions[span] if captions is not None else None
+            return partial(_embed_shard, inputs[span], made_by, shards, number, batch_size, shown)
+
+        done, unit = len(inputs) - sum(shards.plan.length(number) for number in todo), _UNITS[kind]
+        with progress("embedding", len(inputs), done=done, unit=unit) as advance:
+            for number, _ in run_shards(job, todo, engine=engine, workers=workers, gpus=gpus):
+                advance(shards.plan.length(number))
+        return _collected(shards, embedder.dimension)
 
 
-def embed_texts(
-    texts: Sequence[str], embedder: Embedder, folder: Path, *, shard_size: int = 4096, batch_size: int = 256,
-    half: bool = False, progress: bool = True,
-) -> EmbeddedImages:  # fmt: skip
-    """Embeds texts as `embed_paths` does pictures, into `text_emb/`."""
-    plan = ShardPlan(
-        embedder.fingerprint,
-        ids_checksum(texts),
-        len(texts),
-        shard_size,
-        "float16" if half else "float32",
-        "text",
-    )
-    with one_writer(folder / LOCK):
-        return _embed_all(texts, embedder, open_shards(folder, plan), batch_size, progress, None)
-
-
-def _embed_all(
-    inputs: Sequence[str], embedder: Embedder, shards: ShardFolder, batch_size: int, progress: bool,
-    captions: Callable[[int], str] | None,
-) -> EmbeddedImages:  # fmt: skip
-    from tqdm import tqdm
-
-    unit = {"img": "image", "text": "text"}[shards.plan.kind]
-    todo = set(shards.unfinished())
-    with tqdm(total=len(inputs), desc="embedding", unit=unit, disable=not progress) as bar:
-        for number in range(shards.plan.shards):
-            part = inputs[shards.plan.span(number)]
-            if number in todo:
-                start = shards.plan.span(number).start
-                shown = None if captions is None else [captions(start + i) for i in range(len(part))]
-                embed_shard(part, embedder, shards, number, batch_size, shown)
-            bar.update(len(part))
-    return collect_shards(shards, embedder.dimension)
-
-
-def collect_shards(shards: ShardFolder, dimension: int) -> EmbeddedImages:
+def _collected(shards: ShardFolder, dimension: int) -> EmbeddedInputs:
     """All shards of a plan, which must be finished."""
     positions, faults, files = [np.zeros(0, np.int64)], dict[str, str](), list[Path]()
     for number in range(shards.plan.shards):
@@ -121,51 +216,61 @@ def collect_shards(shards: ShardFolder, dimension: int) -> EmbeddedImages:
         positions.append(np.asarray(record["positions"], np.int64) + shards.plan.span(number).start)
         faults |= record["faults"]
         files.append(shards.vectors(number))
-    return EmbeddedImages(files, np.concatenate(positions), faults, dimension)
+    return EmbeddedInputs(files, np.concatenate(positions), faults, dimension)
 
 
-def embed_shard(
-    inputs: Sequence[str], embedder: Embedder, shards: ShardFolder, number: int, batch_size: int,
-    captions: Sequence[str] | None = None,
+def _embed_shard(
+    inputs: Sequence[str], made_by: Embedder | Loader, shards: ShardFolder, number: int, batch_size: int,
+    captions: Sequence[str] | None,
 ) -> int:  # fmt: skip
     """Embeds and writes one shard; how many vectors it has."""
+    embedder, faults = _embedder(made_by), dict[str, str]()
     if shards.plan.kind == "text":
-        vectors = embedder.embed_texts(inputs, batch_size)
-        shards.save(
-            number, vectors, {"caption": list(inputs)}, {"positions": list(range(len(inputs))), "faults": {}}
-        )
-        return len(vectors)
-    vectors, positions, faults = _embed_pictures(inputs, embedder, batch_size)
-    columns = {"image_path": [inputs[i] for i in positions]}
-    if captions is not None:
-        columns["caption"] = [captions[i] for i in positions]
+        vectors, positions = embedder.embed_texts(inputs, batch_size), list(range(len(inputs)))
+        columns = {"caption": inputs}
+    else:
+        vectors, positions, faults = _embed_images(inputs, embedder, batch_size)
+        columns = {"image_path": [inputs[i] for i in positions]}
+        if captions is not None:
+            columns["caption"] = [captions[i] for i in positions]
     shards.save(number, vectors, columns, {"positions": positions, "faults": faults})
     return len(vectors)
 
 
-def _embed_pictures(
+def _embedder(made_by: Embedder | Loader) -> Embedder:
+    """The embedder, loaded once a process however many shards this makes."""
+    if not isinstance(made_by, partial):
+        return made_by
+    return _load(made_by.func, made_by.args, tuple(made_by.keywords.items()))
+
+
+@lru_cache(maxsize=1)
+def _load(make: Callable[..., Embedder], args: tuple[Any, ...], named: tuple[Any, ...]) -> Embedder:
+    return make(*args, **dict(named))
+
+
+def _embed_images(
     paths: Sequence[str], embedder: Embedder, batch_size: int
 ) -> tuple[np.ndarray, list[int], dict[str, str]]:
-    """Vectors (m, d), their places in `paths`, and the faults of the other pictures."""
-    vectors, positions, faults = (
-        [np.zeros((0, embedder.dimension), np.float32)],
-        list[int](),
-        dict[str, str](),
-    )
+    """Vectors (m, d), their places in `paths`, and the faults of the other images."""
+    vectors, positions = [np.zeros((0, embedder.dimension), np.float32)], list[int]()
+    faults: dict[str, str] = {}
     for start, batch in _prepared(paths, embedder, batch_size):
-        good = [(start + i, each) for i, each in enumerate(batch) if not isinstance(each, ImageError)]
-        for i, each in enumerate(batch):
+        good = []
+        for place, each in enumerate(batch, start=start):
             if isinstance(each, ImageError):
-                faults[paths[start + i]] = str(each)
+                faults[paths[place]] = str(each)
                 logger.warning("not indexed: %s", each)
+            else:
+                good.append(each)
+                positions.append(place)
         if good:
-            positions += [place for place, _ in good]
-            vectors.append(embedder.embed_images([each for _, each in good], batch_size))
+            vectors.append(embedder.embed_images(good, batch_size))
     return np.concatenate(vectors), positions, faults
 
 
 def _prepared(paths: Sequence[str], embedder: Embedder, batch_size: int) -> Iterator[tuple[int, list[Any]]]:
-    """Batches of opened, prepared pictures (or their faults), some of them ahead of the one in work."""
+    """Batches of opened, prepared images (or their faults), some of them ahead of the one in work."""
     prepare = getattr(embedder, "prepare", lambda image: image)
 
     def load(path: str) -> Any:
@@ -188,118 +293,81 @@ def _prepared(paths: Sequence[str], embedder: Embedder, batch_size: int) -> Iter
             yield start, batch
 
 
-IMAGES, TEXTS = "embeddings", "text_embeddings"  # folders in that of the corpus
-What = Literal["images", "texts"]
-Loader = Callable[[], Embedder]
+def embed_shown(
+    base: KnowledgeBase, embedder: Embedder, **options: Any
+) -> tuple[np.ndarray, Vectors, EmbeddedInputs]:
+    """Embeds the images that items show, each once.
 
+    Args:
+        options: of `embed_inputs`.
 
-@dataclass(frozen=True)
-class EmbedSettings:
-    """How a corpus is embedded; recorded beside the vectors.
+    Returns:
+        int64 (n,): the rows with a readable image; the vector of each; and what was embedded.
 
-    Attributes:
-        embedder: "toy", a folder, or `architecture:pretrained` of open_clip.
-        precision: of the model: fp32, bf16, fp16.
-        half: store the vectors as float16.
-        shard_size: pictures or texts a shard.
-        batch_size: pictures or texts a call of the model.
+    Raises:
+        ValueError: no image can be read.
     """
-
-    embedder: str = DEFAULT_EMBEDDER
-    precision: str = "fp32"
-    half: bool = True
-    shard_size: int = 4096
-    batch_size: int = 64
+    shown = base.images()
+    paths = list(dict.fromkeys(path for path in shown if path))
+    found = embed_inputs(paths, embedder, base.folder / IMAGES, **options)
+    place = {paths[position]: i for i, position in enumerate(found.positions)}
+    rows = [row for row, path in enumerate(shown) if path in place]
+    if not rows:
+        hint = "" if any(map(os.path.exists, paths)) else "; comem corpus download fetches what has a URL"
+        raise ValueError(f"{base.folder}: none of the {len(shown)} items has a readable picture{hint}")
+    order = np.asarray([place[shown[row]] for row in rows], np.int64)
+    return np.asarray(rows, np.int64), Vectors.from_files(found.files, order), found
 
 
 def embed_corpus(
-    folder: str | Path, what: What, settings: EmbedSettings, *, engine: Engine = "local", workers: int = 2,
-    gpus: float = 0.0, progress: bool = True, loader: Loader | None = None,
-) -> EmbeddedImages:  # fmt: skip
-    """Embeds the pictures of a corpus (each once, however many items show it), or the texts of all items.
+    settings: EmbedSettings, progress: Progress = quiet, *, loader: Loader | None = None
+) -> dict[str, EmbeddedInputs]:
+    """Embeds the images of a corpus (each once, however many items show it), the texts of all items, or both.
 
-    Layout: `embeddings/` for pictures, `text_embeddings/` for texts, each as clip-retrieval writes it. A
-    second call goes on; `comem index build` takes the finished pictures over.
+    Images go into `embeddings/` and texts into `text_embeddings/`, both as clip-retrieval writes them. A
+    second call goes on; `comem index build` takes the finished images over.
 
     Args:
-        gpus: of each Ray worker.
         loader: makes the embedder in each worker, instead of `settings.embedder`.
 
     Raises:
         ShardsFailedError: workers were lost again and again; the other shards are finished.
         StorageError: the disk is full, or another process embeds there; finished shards stay.
     """
-    from tqdm import tqdm
-
-    folder, base = Path(folder), KnowledgeBase(folder)
-    loader = loader or partial(load_embedder, settings.embedder, None, settings.precision)
-    embedder = _loaded(loader)
-    inputs, captions = _inputs(base, what)
-    target = folder / (IMAGES if what == "images" else TEXTS)
-    checksum = paths_checksum(inputs, target) if what == "images" else ids_checksum(inputs)
-    plan = ShardPlan(
-        embedder.fingerprint, checksum, len(inputs), settings.shard_size,
-        "float16" if settings.half else "float32", "img" if what == "images" else "text",
-    )  # fmt: skip
-    with one_writer(target / LOCK):
-        shards = open_shards(target, plan)
-        todo = shards.unfinished()
-
-        def job(number: int) -> Callable[[], int]:
-            span = shards.plan.span(number)
-            shown = captions[span] if captions else None
-            return partial(_embed, loader, inputs[span], shards, number, settings.batch_size, shown)
-
-        total, title = shards.plan.shards, f"embedding {what}"
-        with tqdm(total=total, desc=title, unit=" shards", disable=not progress) as bar:
-            bar.update(total - len(todo))
-            for _ in run_shards(job, todo, engine=engine, workers=workers, gpus=gpus):
-                bar.update()
-        found = collect_shards(shards, embedder.dimension)
-        _write_manifest(shards, found, embedder, settings, engine)
+    base = KnowledgeBase(settings.corpus)
+    load: Callable[..., Embedder] = load_embedder
+    made_by = loader or partial(load, settings.embedder, None, settings.precision)
+    embedder = _embedder(made_by)
+    found: dict[str, EmbeddedInputs] = {}
+    for what in ("images", "texts") if settings.what == "both" else (settings.what,):
+        inputs, captions = _inputs(base, what)
+        folder, kind = base.folder / (IMAGES if what == "images" else TEXTS), _KINDS[what]
+        found[what] = embed_inputs(
+            inputs, made_by, folder, kind, captions=captions, shard_size=settings.shard_size,
+            batch_size=settings.batch_size, half=settings.store == "fp16", progress=progress,
+            engine=settings.engine, workers=settings.workers, gpus=settings.gpus,
+        )  # fmt: skip
+        extra = {
+            "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint},
+            "settings": as_dict(settings), "plan": read_json(folder / f"{kind}_{PLAN}"),
+            "engine": settings.engine, "vectors": len(found[what].positions),
+            "dimension": found[what].dimension, "faults": len(found[what].faults),
+        }  # fmt: skip
+        write_json(folder / f"{kind}_manifest.json", run_manifest(extra))
     return found
 
 
-def _embed(
-    loader: Loader, inputs: Sequence[str], shards: ShardFolder, number: int, batch_size: int,
-    captions: Sequence[str] | None,
-) -> int:  # fmt: skip
-    return embed_shard(inputs, _loaded(loader), shards, number, batch_size, captions)
+_KINDS: dict[str, Kind] = {"images": "img", "texts": "text"}
+_UNITS = {kind: unit for unit, kind in _KINDS.items()}
 
 
-def _inputs(base: KnowledgeBase, what: What) -> tuple[list[str], list[str]]:
-    """What is embedded, and for pictures the text of the first item that shows each."""
+def _inputs(base: KnowledgeBase, what: str) -> tuple[list[str], list[str] | None]:
+    """What is embedded, and for images the text of the first item that shows each."""
     texts = base.texts()
     if what == "texts":
-        return texts, []
+        return texts, None
     first: dict[str, str] = {}
     for path, text in zip(base.images(), texts, strict=True):
         if path:
             first.setdefault(path, text)
     return list(first), list(first.values())
-
-
-@lru_cache(maxsize=1)
-def _load_once(key: str) -> Embedder:
-    return _LOADERS[key]()
-
-
-_LOADERS: dict[str, Loader] = {}
-
-
-def _loaded(loader: Loader) -> Embedder:
-    """The embedder, loaded once a process however many shards this makes."""
-    key = repr(loader)
-    _LOADERS[key] = loader
-    return _load_once(key)
-
-
-def _write_manifest(
-    shards: ShardFolder, found: EmbeddedImages, embedder: Embedder, settings: EmbedSettings, engine: Engine
-) -> None:
-    extra: dict[str, Any] = {
-        "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint},
-        "settings": asdict(settings), "plan": asdict(shards.plan), "engine": engine,
-        "vectors": len(found.positions), "dimension": found.dimension, "faults": len(found.faults),
-    }  # fmt: skip
-    write_json(shards.folder / f"{shards.plan.kind}_manifest.json", run_manifest(extra))

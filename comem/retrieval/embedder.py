@@ -15,12 +15,12 @@ from PIL import Image
 
 import comem
 from comem.io.images import open_image
+from comem.registry import nearest
+from comem.retrieval.settings import DEFAULT_EMBEDDER
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
 
-# The paper says "CLIP", image tower, and names no variant (nor does its code): the common choice.
-DEFAULT_EMBEDDER = "ViT-L-14:openai"
 TOY_CLIP = Path(comem.__file__).parent / "toy" / "weights" / "clip"
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
 PRECISIONS = ("fp32", "bf16", "fp16")
@@ -191,8 +191,6 @@ def check_folder(folder: Path) -> None:
 
 def _hub_names(name: str, open_clip: Any) -> tuple[str, str | None]:
     """(`architecture`, `pretrained`) for open_clip, checked before anything is downloaded."""
-    from comem.tables import nearest
-
     if name.startswith("hf-hub:"):
         return name, None
     architecture, _, pretrained = name.partition(":")

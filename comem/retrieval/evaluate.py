@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import random
@@ -13,11 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from comem.io.files import write_json
 from comem.io.images import open_image
 from comem.io.jsonl import RecordError, read_jsonl
-from comem.retrieval.embedder import Embedder, Picture, pixels
+from comem.io.manifest import run_manifest
+from comem.registry import Registry
+from comem.retrieval.embedder import Embedder, Picture, load_embedder, pixels
+from comem.retrieval.index import VectorIndex
+from comem.retrieval.settings import RecallSettings
 from comem.retrieval.vectors import Vectors
-from comem.tables import Table
 
 KS = (1, 5, 10)
 _CHUNK = 1 << 16  # vectors compared at once
@@ -95,7 +98,6 @@ def _rows(path: str | Path, field: str) -> list[dict]:
     return rows
 
 
-KS = (1, 5, 10)
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 Distortion = Callable[[Image.Image, random.Random], Image.Image]
 
@@ -157,7 +159,7 @@ def combined(picture: Image.Image, rng: random.Random) -> Image.Image:
     return jpeg(resize(crop(picture, rng), rng), rng)
 
 
-DISTORTIONS: Table[Distortion] = Table(
+DISTORTIONS: Registry[Distortion] = Registry(
     "distortion",
     {"crop": crop, "resize": resize, "jpeg": jpeg, "combined": combined}
     | {"colour": colour, "rotation": rotation},
@@ -255,104 +257,43 @@ def _identical(pictures: Sequence[Image.Image]) -> np.ndarray:
     return np.asarray([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `comem index evaluate`."""
-    parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="a folder of pictures, asked for distorted"
-    )
-    parser.add_argument(
-        "--distortions",
-        nargs="+",
-        metavar="NAME",
-        help="crop, resize, jpeg, combined, colour, rotation (all)",
-    )
-    parser.add_argument("--index", type=Path, metavar="DIR", help="an index, against exact search over it")
-    parser.add_argument("--queries", type=int, default=200, metavar="N", help="of --index (%(default)s)")
-    parser.add_argument("--contexts", type=Path, metavar="FILE", help="made by comem retrieve")
-    parser.add_argument("--relevant", type=Path, metavar="FILE", help="lines of example_id, relevant (ids)")
-    parser.add_argument("--embedder", default="toy", help="as in index build (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers as JSON too")
-    parser.add_argument("--baseline", action="store_true", help="compare with raw 16 x 16 pixels")
+def evaluate_retrieval(settings: RecallSettings) -> dict[str, RecallReport | float]:
+    """Recall of images (a report for each embedder), of an index, or of items that are known (numbers).
 
-
-def run_evaluate(args: argparse.Namespace) -> int:
-    """One of three: pictures, an index, or results with known items."""
-    given = [args.images is not None, args.index is not None, args.contexts is not None]
-    if sum(given) != 1 or (args.contexts is None) != (args.relevant is None):
-        raise ValueError("give one of --images DIR, --index DIR, and --contexts FILE with --relevant FILE")
-    if args.images is not None:
-        return _evaluate_pictures(args)
-    from comem.io.files import write_json
-    from comem.io.manifest import run_manifest
-
-    if args.index is not None:
-        numbers = _index_recall(args)
+    Raises:
+        ValueError: no images, no index, or files that do not fit.
+    """
+    if settings.images is not None:
+        embedders: list[Embedder] = [load_embedder(settings.embedder)]
+        embedders += [RawPixels(16)] * settings.baseline
+        kinds = settings.distortions or tuple(DISTORTIONS)
+        seed, folder = settings.seed, settings.images
+        reports = {each.name: evaluate_folder(folder, each, kinds, seed) for each in embedders}
+        plain = {name: to_json(report) for name, report in reports.items()}
+        _write(settings, {"reports": plain}, {"images": str(settings.images)})
+        return dict(reports)
+    if settings.index is not None:
+        numbers = _index_recall(settings.index, settings.queries, settings.seed)
     else:
-        quality = relevance(args.contexts, args.relevant)
-        numbers = {"questions": quality.count, "mrr": quality.mrr}
+        quality = relevance(settings.contexts or "", settings.relevant or "")
+        numbers = {"questions": float(quality.count), "mrr": quality.mrr}
         numbers |= {f"recall@{k}": value for k, value in quality.recall.items()}
-    for name, number in numbers.items():
-        say(f"{name}: {number:.4g}")
-    if args.output is not None:
-        write_json(args.output, {"numbers": numbers, **run_manifest({"seed": args.seed})})
-    return 0
+    _write(settings, {"numbers": numbers}, {})
+    return dict(numbers)
 
 
-def _index_recall(args: argparse.Namespace) -> dict[str, float]:
+def _write(settings: RecallSettings, found: dict[str, object], about: dict[str, object]) -> None:
+    if settings.output is not None:
+        write_json(settings.output, {**found, **run_manifest({"seed": settings.seed, **about})})
+
+
+def _index_recall(folder: Path, count: int, seed: int) -> dict[str, float]:
     """Recall of an index against exact search, over a sample of its own vectors."""
-    from comem.retrieval.index import VectorIndex
-
-    index = VectorIndex(args.index)
+    index = VectorIndex(folder)
     vectors = index.stored_vectors()
-    queries = vectors.sample(args.queries, args.seed)
+    queries = vectors.sample(count, seed)
     deep = min(max(KS), len(index))
     exact = exact_search(vectors, queries, deep)
     _, found = index.vectors.search(queries, deep)
     numbers = {"vectors": float(len(index)), "queries": float(len(queries))}
     return numbers | {f"recall@{k}": recall_at(found, exact, k) for k in KS if k <= deep}
-
-
-def _evaluate_pictures(args: argparse.Namespace) -> int:
-    from comem.io.files import write_json
-    from comem.io.manifest import run_manifest
-    from comem.retrieval.embedder import load_embedder
-
-    embedders: list[Embedder] = [load_embedder(args.embedder)]
-    if args.baseline:
-        embedders.append(RawPixels(16))
-    kinds = args.distortions or tuple(DISTORTIONS)
-    reports = {
-        embedder.name: evaluate_folder(args.images, embedder, kinds, args.seed) for embedder in embedders
-    }
-    for name, report in reports.items():
-        _show_recall(name, report)
-    if args.output is not None:
-        numbers = {name: to_json(report) for name, report in reports.items()}
-        write_json(
-            args.output, {"reports": numbers, **run_manifest({"seed": args.seed, "images": str(args.images)})}
-        )
-    return 0
-
-
-def _show_recall(name: str, report: RecallReport) -> None:
-    from rich.table import Table
-
-    table = Table("distortion", *(f"recall@{k}" for k in next(iter(report.recall.values()))), "missed at 1")
-    table.title = f"{name}: {report.count} pictures, {report.distinct} different"
-    for kind, recall in report.recall.items():
-        missed = ", ".join(f"{query} → {found}" for query, found in report.misses[kind][:8])
-        more = len(report.misses[kind]) - 8
-        table.add_row(
-            kind,
-            *(f"{value:.3f}" for value in recall.values()),
-            missed + (f" and {more} more" if more > 0 else ""),
-        )
-    say(table)
-
-
-def say(what: object) -> None:
-    """To standard output; passages and ids hold brackets, which are no markup."""
-    from rich.console import Console
-
-    Console(soft_wrap=isinstance(what, str), markup=False, highlight=False).print(what)

@@ -1,68 +1,40 @@
-"""The vector index: FAISS over normalised vectors (inner product = cosine), guarded by a manifest."""
+"""An index folder: a knowledge base, and FAISS over its vectors (inner product = cosine), with a manifest."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+import logging
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from comem.io.files import one_writer, write_json
 from comem.io.jsonl import read_json, sha256_of
-from comem.retrieval.embedder import Embedder
+from comem.io.manifest import run_manifest
+from comem.io.progress import Progress, quiet
+from comem.retrieval.corpus.build import PARTS, build_corpus
+from comem.retrieval.corpus.rules import CorpusError, CutShardError
+from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.embed import embed_shown
+from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.faiss_index import INDEX, REFINE, FaissIndex, build_files
+from comem.retrieval.knowledge import MANIFEST as CORPUS_MANIFEST
 from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
-from comem.retrieval.plan import IndexPlan, choose_plan, plan_for
-from comem.retrieval.search import REFINE, Engine, SearchSettings
-from comem.retrieval.vectors import Vectors
+from comem.retrieval.settings import FaissSettings, IndexSettings, SearchSettings
+from comem.retrieval.vectors import Vectors, save_array
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "comem-index-2"
-ROWS, LANGUAGES, MANIFEST, EMBEDDINGS = "rows.npy", "languages.npy", "index.json", "embeddings"
-AUTO = "auto"
+ROWS, LANGUAGES, MANIFEST, LOCK = "rows.npy", "languages.npy", "index.json", ".index.lock"
 DECIMALS = 6  # scores that agree to here are ties: sums of float32 products differ in the last bits
 
 
 class IndexFolderError(ValueError):
     """An index that is missing, cut, changed, or was made by another embedder."""
-
-
-@dataclass(frozen=True)
-class IndexSettings:
-    """How an index is built; saved with it.
-
-    Attributes:
-        factory: a FAISS factory string ("Flat" is exact; "HNSW32", "IVF256,PQ32", …), or "auto": chosen
-            from the number of vectors and `memory_gb`.
-        memory_gb: memory (GiB) that searching, and the vectors in work while building, may take.
-        search: how hard to search; saved with the index.
-        seed: of the sample that an index is trained on.
-        shard_size: pictures a resumable shard.
-        batch_size: pictures a call of the model.
-        half: keep the embeddings as float16.
-    """
-
-    factory: str = AUTO
-    shard_size: int = 4096
-    batch_size: int = 64
-    half: bool = False
-    memory_gb: float = 4.0
-    search: SearchSettings = field(default_factory=SearchSettings)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.memory_gb > 0:
-            raise ValueError(f"memory_gb is {self.memory_gb}; must be above 0")
-
-    @property
-    def memory(self) -> int:
-        """The memory budget in bytes."""
-        return int(self.memory_gb * 2**30)
-
-    def plan(self, count: int, dimension: int) -> IndexPlan:
-        """The index for so many vectors."""
-        if self.factory == AUTO:
-            return choose_plan(count, dimension, self.memory)
-        return plan_for(self.factory, count, dimension)
 
 
 @dataclass(frozen=True)
@@ -78,6 +50,20 @@ class Hits:
     scores: tuple[np.ndarray, ...]
 
 
+def check_embedder(place: object, manifest: Mapping[str, Any], embedder: Embedder, remedy: str) -> None:
+    """Refuses an embedder that did not make the vectors of a manifest: its own mean something else.
+
+    Raises:
+        IndexFolderError: naming both.
+    """
+    made_by = manifest["embedder"]
+    if made_by["fingerprint"] != embedder.fingerprint:
+        raise IndexFolderError(
+            f"{place}: made by the embedder {made_by['name']!r} ({made_by['fingerprint'][:8]}), not by"
+            f" {embedder.name!r} ({embedder.fingerprint[:8]}); query with that one, or {remedy}"
+        )
+
+
 class VectorIndex:
     """An index folder, opened for searching.
 
@@ -85,6 +71,8 @@ class VectorIndex:
         IndexFolderError: if the folder is incomplete, its files were changed or cut, or, when an embedder
             is given, the index was made by another one.
     """
+
+    kind = "faiss"
 
     def __init__(self, folder: str | Path, embedder: Embedder | None = None) -> None:
         self.folder = Path(folder)
@@ -112,20 +100,23 @@ class VectorIndex:
                 f"{self.folder}: the knowledge base was built anew after the index; index it again"
             )
         try:
-            self._engine = Engine(self.folder, SearchSettings(**self.manifest["settings"]["search"]))
+            self.vectors = FaissIndex(self.folder, SearchSettings(**self.manifest["settings"]["search"]))
         except ValueError as error:
             raise IndexFolderError(str(error)) from error
         self._rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)  # (n,)
-        if not len(self._rows) == len(self._engine) == self.manifest["count"]:
+        if not len(self._rows) == len(self.vectors) == self.manifest["count"]:
             raise IndexFolderError(f"{self.folder}: index and rows disagree on their number; build it again")
 
     def __len__(self) -> int:
-        return len(self._engine)
+        return len(self.vectors)
 
-    @property
-    def vectors(self) -> Engine:
-        """The vectors' side of it, for measurements."""
-        return self._engine
+    def check(self, embedder: Embedder) -> None:
+        """Refuses an embedder that did not make this index."""
+        check_embedder(self.folder, self.manifest, embedder, "build the index again")
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the results of a search."""
+        return {"index_sha256": self.manifest["sha256"], "ids_sha256": self.manifest["ids_sha256"]}
 
     def stored_vectors(self) -> Vectors:
         """The vectors as they were indexed: from the float16 copies, or out of an exact index.
@@ -136,25 +127,11 @@ class VectorIndex:
         if (self.folder / REFINE).is_file():
             return Vectors.from_files([self.folder / REFINE])
         try:
-            return Vectors([self._engine.index.reconstruct_n(0, len(self))])
+            return Vectors([self.vectors.index.reconstruct_n(0, len(self))])
         except RuntimeError as error:
             raise IndexFolderError(
                 f"{self.folder}: the index keeps no vectors to compare with: build it with factory auto"
             ) from error
-
-    def check(self, embedder: Embedder) -> None:
-        """Refuses an embedder that did not make this index: its vectors mean something else.
-
-        Raises:
-            IndexFolderError: naming both.
-        """
-        made_by = self.manifest["embedder"]
-        if made_by["fingerprint"] != embedder.fingerprint:
-            raise IndexFolderError(
-                f"{self.folder}: made by the embedder {made_by['name']!r} ({made_by['fingerprint'][:8]}), not"
-                f" by {embedder.name!r} ({embedder.fingerprint[:8]}); query with that one, or build the index"
-                " again"
-            )
 
     def search(self, queries: np.ndarray, k: int, languages: Collection[str] | None = None) -> Hits:
         """The k nearest items of each query, best first; ties in the order of the knowledge base.
@@ -167,26 +144,20 @@ class VectorIndex:
         if k < 1:
             raise ValueError(f"k = {k}: at least 1 item must be asked for")
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        if queries.ndim != 2 or queries.shape[1] != self._engine.dimension:
+        if queries.ndim != 2 or queries.shape[1] != self.vectors.dimension:
             raise ValueError(
-                f"queries of shape {queries.shape}, the index takes (b, {self._engine.dimension})"
+                f"queries of shape {queries.shape}, the index takes (b, {self.vectors.dimension})"
             )
         allowed = None if languages is None else self._in_languages(languages)
-        found = [self._search_one(first, k, allowed) for first in self._first_pass(queries, k, allowed)]
+        # Somewhat more than k, so that ties at the end can be put in order.
+        scores, places = self.vectors.search(queries, min(len(self), 2 * k + 8), allowed)
+        found = [self._ranked(*each, k, allowed) for each in zip(queries, scores, places, strict=True)]
         return Hits(tuple(rows for rows, _ in found), tuple(scores for _, scores in found))
 
-    def _first_pass(
-        self, queries: np.ndarray, k: int, allowed: np.ndarray | None
-    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """One batched search for somewhat more than k, so that ties at the end can be put in order."""
-        scores, places = self._engine.search(queries, min(len(self), 2 * k + 8), allowed)
-        return list(zip(queries, scores, places, strict=True))
-
-    def _search_one(
-        self, first: tuple[np.ndarray, np.ndarray, np.ndarray], k: int, allowed: np.ndarray | None
+    def _ranked(
+        self, query: np.ndarray, scores: np.ndarray, places: np.ndarray, k: int, allowed: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Looks further while the last hit may tie with one not seen."""
-        query, scores, places = first
+        """The best k, in order; looks further while the last hit may tie with one not seen."""
         while True:
             asked = len(places)
             keep = places >= 0  # FAISS pads with -1
@@ -195,7 +166,7 @@ class VectorIndex:
             if settled or asked >= len(self) or len(values) < asked:
                 order = np.lexsort((rows, -values))[:k]
                 return rows[order], values[order]
-            wider = self._engine.search(query[None], min(len(self), 4 * asked), allowed)
+            wider = self.vectors.search(query[None], min(len(self), 4 * asked), allowed)
             scores, places = (part[0] for part in wider)
 
     def _in_languages(self, languages: Collection[str]) -> np.ndarray:
@@ -210,16 +181,176 @@ class VectorIndex:
         return np.isin(codes, [present.index(language) for language in languages])
 
 
+def open_index(folder: str | Path) -> VectorIndex:
+    """An index folder, opened for searching.
+
+    Example:
+        >>> index = open_index("data/toy/index")
+        >>> hits = index.search(load_embedder("toy").embed_texts(["a red star"]), k=3)
+        >>> [item.id for item in index.base.items(hits.rows[0])]
+
+    Raises:
+        IndexFolderError: there is no finished index, or its files were cut or changed.
+    """
+    return VectorIndex(folder)
+
+
 def verify_index(folder: str | Path) -> list[str]:
     """Compares all files, the table of items too, with their checksums: what is wrong, a sentence each."""
     folder = Path(folder)
     index = VectorIndex(folder)
-    wrong = []
-    for name, expected in index.manifest["sha256_of"].items():
-        if sha256_of(folder / name) != expected:
-            wrong.append(f"{folder / name}: was changed after it was written; build the index again")
+    wrong = [
+        f"{folder / name}: was changed after it was written; build the index again"
+        for name, expected in index.manifest["sha256_of"].items()
+        if sha256_of(folder / name) != expected
+    ]
     try:
         index.base.verify()
     except KnowledgeBaseError as error:
         wrong.append(str(error))
     return wrong
+
+
+def build_index(
+    settings: IndexSettings, progress: Progress = quiet, *, embedder: Embedder | None = None,
+    announce: Callable[[str], object] = logger.info,
+) -> VectorIndex:  # fmt: skip
+    """Reads the corpora, writes their items, embeds the images, and builds the index.
+
+    A second call goes on where the first was interrupted.
+
+    Args:
+        embedder: use this one instead of loading `settings.embedder`.
+        announce: told which index will be built, and its size, before the building.
+
+    Example:
+        >>> settings = IndexSettings(corpus=("wit.tsv.gz",), output=Path("wit"), embedder="toy")
+        >>> len(build_index(settings))
+
+    Raises:
+        CorpusError: for what are no corpora.
+        CutShardError: a shard ends too early, and `keep_partial` is not set.
+        IndexFolderError: no image can be read, or the factory string is not FAISS's.
+        StorageError: the disk is full, or another process builds in this folder.
+    """
+    embedder = embedder or load_embedder(settings.embedder)  # before the reading: it fails sooner
+    with one_writer(settings.output / LOCK):
+        base = read_items(settings, progress)
+        return index_base(base, embedder, settings.index, progress, announce=announce)
+
+
+def read_items(settings: IndexSettings, progress: Progress = quiet) -> KnowledgeBase:
+    """The first half of `build_index`: corpora to knowledge base, without any images opened."""
+    if not any((Path(corpus) / CORPUS_MANIFEST).is_file() for corpus in settings.corpus):
+        return build_corpus(settings.reading, progress)
+    first = settings.corpus[0]
+    if len(settings.corpus) > 1 or Path(first).resolve() != settings.output.resolve():
+        raise CorpusError(
+            f"{first}: a corpus folder is indexed by itself and where it lies: --output {first};"
+            " several sources are joined by comem corpus build"
+        )
+    if settings.languages or settings.max_chars:
+        raise CorpusError(f"{first}: languages and max_chars are settings of comem corpus build")
+    base = KnowledgeBase(settings.output)
+    unfinished = not base.manifest.get("complete", True) and (settings.output / PARTS).is_dir()
+    if unfinished and not settings.keep_partial:
+        raise CutShardError(f"{first}: a source of this corpus was cut; build it again, or --keep-partial")
+    return base
+
+
+def index_base(
+    base: KnowledgeBase, embedder: Embedder, settings: FaissSettings | None = None,
+    progress: Progress = quiet, *, announce: Callable[[str], object] = logger.info,
+) -> VectorIndex:  # fmt: skip
+    """Embeds the images of a knowledge base and writes the index into its folder.
+
+    Each image is opened and embedded once, however many items show it. Items without a readable
+    image stay in the knowledge base, are counted in the manifest, and cannot be found.
+
+    Raises:
+        IndexFolderError: if no image can be read, or the factory string is not FAISS's.
+        StorageError: when the disk is full; finished shards stay.
+    """
+    settings = settings or FaissSettings()
+    try:
+        rows, vectors, found = embed_shown(
+            base, embedder, shard_size=settings.shard_size, batch_size=settings.batch_size,
+            half=settings.half, progress=progress,
+        )  # fmt: skip
+    except ValueError as error:
+        raise IndexFolderError(str(error)) from error
+    plan = settings.plan(len(vectors), vectors.dimension)
+    announce(plan.describe())
+    (base.folder / MANIFEST).unlink(missing_ok=True)  # it comes back last: without it there is no index
+    try:
+        build_files(vectors, plan, base.folder, budget=settings.memory, seed=settings.seed, progress=progress)
+    except ValueError as error:
+        raise IndexFolderError(str(error)) from error
+    without = len(base) - len(rows)
+    if without:
+        logger.warning("%d of %d items have no readable picture and are not indexed", without, len(base))
+    extra = {
+        "images": len(found.positions), "items_without_picture": without, "faults": found.faults,
+        "plan": asdict(plan),
+    }  # fmt: skip
+    return save_index(base, rows, vectors.dimension, embedder, settings, extra)
+
+
+def save_index(
+    base: KnowledgeBase, rows: np.ndarray, dimension: int, embedder: Embedder, settings: FaissSettings,
+    extra: Mapping[str, Any],
+) -> VectorIndex:  # fmt: skip
+    """Writes what belongs to an index beside FAISS's own files, the manifest last."""
+    folder = base.folder
+    names = sorted(set(base.languages))
+    place = {name: code for code, name in enumerate(names)}
+    codes = np.fromiter((place[each] for each in base.languages), dtype=np.uint16, count=len(base))  # (n,)
+    save_array(folder / ROWS, rows)
+    save_array(folder / LANGUAGES, codes[rows])
+    files = [name for name in (INDEX, ROWS, LANGUAGES, REFINE) if (folder / name).is_file()]
+    sums = {name: sha256_of(folder / name) for name in files}
+    manifest = {
+        "format": FORMAT, "count": len(rows), "dimension": dimension, "metric": "cosine",
+        "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint}, "languages": names,
+        "settings": asdict(settings), "ids_sha256": base.manifest["ids_sha256"],
+        "bytes": {name: (folder / name).stat().st_size for name in files},
+        "sha256": sums[INDEX], "sha256_of": sums, **run_manifest(extra),
+    }  # fmt: skip
+    write_json(folder / MANIFEST, manifest)
+    return VectorIndex(folder, embedder)
+
+
+def is_current(
+    corpora: Sequence[str | Path], output: str | Path, embedder: str | None = None,
+    images: str | Path | None = None,
+) -> bool:  # fmt: skip
+    """Whether a folder's index was built from these corpora, and their files are still the same.
+
+    Tables are compared by their bytes; folders of images by names, sizes and times.
+
+    Args:
+        embedder: the name it must have been built with; None takes any.
+    """
+    output = Path(output)
+    if not (output / MANIFEST).is_file():
+        return False
+    base, index = KnowledgeBase(output), read_json(output / MANIFEST)
+    if base.manifest["ids_sha256"] != index["ids_sha256"]:
+        return False
+    if embedder not in (None, index["embedder"]["name"]):
+        return False
+    if any((Path(corpus) / CORPUS_MANIFEST).is_file() for corpus in corpora):
+        return [Path(corpus).resolve() for corpus in corpora] == [output.resolve()]
+    try:
+        sources = find_sources(corpora, images)
+    except CorpusError:
+        return False
+    known = [_identity(each) for each in base.manifest.get("sources", ())]
+    return known == [_identity(source.describe()) for source in sources]
+
+
+def _identity(source: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells sources apart; 0.1 called a file's name "path", and wrote it down as it was given."""
+    name = str(source.get("name", source.get("path")))
+    is_path = "split" not in source
+    return os.path.abspath(name) if is_path else name, *map(source.get, ("sha256", "listing", "split"))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.io.files import StorageError, write_json
 from comem.io.jsonl import read_json, sha256_of
-from comem.io.manifest import run_manifest
 from comem.types import ImageRef, KnowledgeItem
 
 if TYPE_CHECKING:
@@ -43,7 +41,7 @@ def tail_checksum(path: Path) -> str:
 
 
 class KnowledgeBase:
-    """Read access to a folder written by `write_knowledge_base`; safe for many readers.
+    """Read access to a folder made by `comem corpus build` or `comem index build`; safe for many readers.
 
     Image paths are stored relative to the folder where that is possible, so that both can be moved.
 
@@ -100,7 +98,7 @@ class KnowledgeBase:
         return self._column("language")
 
     def images(self) -> list[str]:
-        """The paths of the pictures of all items, in row order; "" where there is none."""
+        """The paths of the images of all items, in row order; "" where there is none."""
         return [self._path(image) if image else "" for image in self._column("image")]
 
     def texts(self) -> list[str]:
@@ -115,6 +113,11 @@ class KnowledgeBase:
     def items(self, rows: Sequence[int]) -> list[KnowledgeItem]:
         """The items of these rows, in the order asked for."""
         return [self._item(int(row)) for row in rows]
+
+    def __iter__(self) -> Iterator[KnowledgeItem]:
+        """Every item, some at a time: a knowledge base may be larger than memory."""
+        for start in range(0, len(self), 1000):
+            yield from self.items(range(start, min(start + 1000, len(self))))
 
     def by_ids(self, ids: Sequence[str]) -> list[KnowledgeItem]:
         """The items with these ids, in the order asked for.
@@ -147,83 +150,3 @@ class KnowledgeBase:
 
     def _read_group(self, group: int) -> pa.Table:
         return self._file.read_row_group(group, columns=list(COLUMNS))
-
-
-def write_knowledge_base(
-    items: Iterable[KnowledgeItem], folder: str | Path, extra: Mapping[str, Any] | None = None
-) -> KnowledgeBase:
-    """Writes the items as one Parquet file, which appears only when it is whole.
-
-    When the stream of items itself fails, what came before the failure is written (the manifest says
-    `"complete": false`) and the error goes on to the caller.
-
-    Raises:
-        KnowledgeBaseError: for an item whose image is bytes in memory, which has no address to store.
-        StorageError: when the disk is full; an older knowledge base in the folder stays as it was.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial, error = folder / f".{ITEMS}.{os.getpid()}.part", None
-    try:
-        try:
-            count, checksum, error = _write_parquet(items, folder, partial)
-        except OSError as full:
-            raise StorageError(
-                full.errno, f"cannot write {partial}: {full.strerror}; free space, run again"
-            ) from full
-        sums = {"sha256": sha256_of(partial), "tail_sha256": tail_checksum(partial)}
-        size = partial.stat().st_size
-        (folder / MANIFEST).unlink(missing_ok=True)  # the manifest comes last: it says that all is there
-        os.replace(partial, folder / ITEMS)
-    finally:
-        partial.unlink(missing_ok=True)
-    manifest = {
-        "format": FORMAT, "count": count, "bytes": size, "row_group": ROW_GROUP, "ids_sha256": checksum,
-        "complete": error is None, **sums, **run_manifest(extra),
-    }  # fmt: skip
-    write_json(folder / MANIFEST, manifest)
-    if error is not None:
-        raise error
-    return KnowledgeBase(folder)
-
-
-def _write_parquet(
-    items: Iterable[KnowledgeItem], folder: Path, path: Path
-) -> tuple[int, str, ValueError | None]:
-    """Rows written, the checksum of their ids, and the error that ended the stream early, if one did."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-    count, digest, rows, failure = 0, hashlib.sha256(), list[dict[str, str]](), None
-    stream = iter(items)
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while True:
-            try:
-                item = next(stream, None)
-            except ValueError as error:  # CorpusError, RecordError: keep what was read
-                item, failure = None, error
-            if item is not None:
-                digest.update(item.id.encode("utf-8", "surrogatepass") + b"\n")
-                rows.append(_row(item, folder))
-                count += 1
-            if rows and (item is None or len(rows) == ROW_GROUP):
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema), row_group_size=ROW_GROUP)
-                rows = []
-            if item is None:
-                return count, digest.hexdigest(), failure
-
-
-def _row(item: KnowledgeItem, folder: Path) -> dict[str, str]:
-    image = ""
-    if item.image is not None:
-        if item.image.path is None:
-            raise KnowledgeBaseError(f"item {item.id!r}: its image is in memory; save it to a file first")
-        image = os.path.relpath(item.image.path, folder)
-    return {
-        "id": item.id,
-        "text": item.text,
-        "image": image,
-        "source": item.source,
-        "language": item.language,
-    }

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from comem.retrieval.embed import embed_paths
-from comem.retrieval.embedder import Embedder, load_embedder
-from comem.retrieval.index import DECIMALS, EMBEDDINGS, Hits, IndexFolderError, IndexSettings
+from comem.io.progress import Progress, quiet
+from comem.retrieval.embed import embed_shown
+from comem.retrieval.embedder import Embedder
+from comem.retrieval.index import DECIMALS, Hits, check_embedder
 from comem.retrieval.knowledge import KnowledgeBase
-from comem.retrieval.retriever import FaissRetriever
+from comem.retrieval.settings import FaissSettings
 from comem.retrieval.vectors import Vectors
 
 logger = logging.getLogger(__name__)
 
-COLLECTION, PROPERTY = "comem", "comem.io.manifest"
+COLLECTION, PROPERTY = "comem", "comem.manifest"
 MOST_HITS = 16_384  # that a Milvus server returns for one query
 _BATCH = 1024  # rows a call
 _LANGUAGE_BYTES = 64
@@ -40,6 +41,8 @@ class MilvusIndex:
     Raises:
         MilvusError: no such server or collection, or it is of another knowledge base.
     """
+
+    kind = "milvus"
 
     def __init__(
         self, folder: str | Path, uri: str, collection: str = COLLECTION, *, token: str = ""
@@ -62,17 +65,15 @@ class MilvusIndex:
         return int(self.manifest["count"])
 
     def check(self, embedder: Embedder) -> None:
-        """Refuses an embedder that did not make these vectors.
+        """Refuses an embedder that did not make these vectors."""
+        check_embedder(self.uri, self.manifest, embedder, "push again")
 
-        Raises:
-            IndexFolderError: naming both.
-        """
-        made_by = self.manifest["embedder"]
-        if made_by["fingerprint"] != embedder.fingerprint:
-            raise IndexFolderError(
-                f"{self.uri}: made by the embedder {made_by['name']!r} ({made_by['fingerprint'][:8]}), not by"
-                f" {embedder.name!r} ({embedder.fingerprint[:8]}); query with that one, or push again"
-            )
+    def describe(self) -> dict[str, Any]:
+        """What decides the results of a search."""
+        return {
+            "collection": self.collection, "index": self.manifest["index_type"],
+            "ids_sha256": self.manifest["ids_sha256"],
+        }  # fmt: skip
 
     def search(self, queries: np.ndarray, k: int, languages: Collection[str] | None = None) -> Hits:
         """The k nearest items of each query, best first; equal scores in the order of the knowledge base.
@@ -117,34 +118,9 @@ def _ranked(answer: Any, k: int) -> tuple[np.ndarray, np.ndarray]:
     return rows[order], scores[order]
 
 
-class MilvusRetriever(FaissRetriever):
-    """Image to image, as `FaissRetriever`, with the search on a server."""
-
-    def describe(self) -> Mapping[str, Any]:
-        """Collection, embedder and options."""
-        index: Any = self.index
-        return {
-            "retriever": "milvus", "collection": index.collection, "index": index.manifest["index_type"],
-            "ids_sha256": index.manifest["ids_sha256"], "embedder": self.embedder.fingerprint,
-            "languages": None if self.languages is None else sorted(self.languages),
-            "temperature": self.temperature,
-        }  # fmt: skip
-
-
-def open_milvus(
-    folder: str | Path, embedder: str | Embedder | None = None, *, uri: str, collection: str = COLLECTION,
-    token: str = "", **options: Any,
-) -> MilvusRetriever:  # fmt: skip
-    """Opens a collection with the embedder that made it (by name in its description, unless given)."""
-    index = MilvusIndex(folder, uri, collection, token=token)
-    name = index.manifest["embedder"]["name"] if embedder is None else embedder
-    opened = load_embedder(name) if isinstance(name, str) else name
-    return MilvusRetriever(index, opened, **options)  # type: ignore[arg-type]
-
-
 def push(
     base: KnowledgeBase, embedder: Embedder, uri: str, collection: str = COLLECTION, *, token: str = "",
-    index_type: str = "AUTOINDEX", settings: IndexSettings | None = None, progress: bool = True,
+    index_type: str = "AUTOINDEX", settings: FaissSettings | None = None, progress: Progress = quiet,
 ) -> int:  # fmt: skip
     """Writes the vectors of a knowledge base into a collection, in place of one of that name.
 
@@ -160,9 +136,14 @@ def push(
     Raises:
         MilvusError: the server cannot be reached, or refuses.
     """
-    from tqdm import tqdm
-
-    rows, vectors = _vectors(base, embedder, settings or IndexSettings(), progress)
+    settings = settings or FaissSettings()
+    try:
+        rows, vectors, _ = embed_shown(
+            base, embedder, shard_size=settings.shard_size, batch_size=settings.batch_size,
+            half=settings.half, progress=progress,
+        )  # fmt: skip
+    except ValueError as error:
+        raise MilvusError(str(error)) from error
     client, fresh = _connect(uri, token), f"{collection}_new"
     manifest = {
         "format": "comem-milvus-1", "count": len(rows), "ids_sha256": base.manifest["ids_sha256"],
@@ -171,10 +152,10 @@ def push(
     try:
         client.drop_collection(fresh)  # of a push that was interrupted
         _create(client, fresh, vectors.dimension, index_type, json.dumps(manifest))
-        with tqdm(total=len(rows), desc="pushing", unit=" items", disable=not progress) as bar:
+        with progress("pushing", len(rows)) as advance:
             for batch in _batches(base, rows, vectors):
                 client.insert(fresh, batch)
-                bar.update(len(batch))
+                advance(len(batch))
         client.flush(fresh)
         client.drop_collection(collection)
         client.rename_collection(fresh, collection)
@@ -183,24 +164,6 @@ def push(
     finally:
         client.close()
     return len(rows)
-
-
-def _vectors(
-    base: KnowledgeBase, embedder: Embedder, settings: IndexSettings, progress: bool
-) -> tuple[np.ndarray, Vectors]:
-    """int64 (n,): the rows with a readable picture; and the vector of each."""
-    shown = base.images()
-    paths = list(dict.fromkeys(path for path in shown if path))
-    images = embed_paths(
-        paths, embedder, base.folder / EMBEDDINGS, shard_size=settings.shard_size,
-        batch_size=settings.batch_size, half=settings.half, progress=progress,
-    )  # fmt: skip
-    place = {paths[position]: i for i, position in enumerate(images.positions)}
-    rows = np.asarray([row for row, path in enumerate(shown) if path in place], np.int64)
-    if not len(rows):
-        raise MilvusError(f"{base.folder}: none of the {len(shown)} items has a readable picture")
-    order = np.asarray([place[shown[row]] for row in rows], np.int64)
-    return rows, Vectors.from_files(images.files, order)
 
 
 def _create(client: Any, name: str, dimension: int, index_type: str, description: str) -> None:

@@ -1,10 +1,12 @@
-"""From a question's picture to knowledge items: the retrievers, and their results as a file."""
+"""From questions to knowledge items: the retrievers, and their results as a file."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,11 +14,12 @@ import numpy as np
 
 from comem.io.files import write_json
 from comem.io.images import ImageError, open_image
-from comem.io.jsonl import JsonlAppender, RecordError, done_ids, read_json, read_jsonl, unique
+from comem.io.jsonl import JsonlAppender, RecordError, read_json, read_jsonl, unique
+from comem.io.progress import Progress, quiet
 from comem.retrieval.embedder import Embedder, load_embedder
-from comem.retrieval.index import VectorIndex
+from comem.retrieval.index import Hits, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
-from comem.tables import Table
+from comem.retrieval.settings import RETRIEVERS, RetrieverSettings, RetrieveSettings
 from comem.types import Example, ImageRef, RetrievedContext
 
 logger = logging.getLogger(__name__)
@@ -27,88 +30,150 @@ IMAGE_FIELDS = ("image_path", "image")
 OWN = ("own",)
 
 
-class Retriever(Protocol):
-    """Finds the items for questions."""
+class Retriever(ABC):
+    """Finds the items for questions. Subclasses need `retrieve` alone.
 
-    def retrieve(self, examples: Sequence[Example], k: int) -> list[RetrievedContext]:
-        """One context for each example, in order, with at most k items, best first."""
+    Example (in a file for `--plugin`):
+        >>> class Newest(Retriever):
+        ...     def retrieve(self, examples, k, languages=None):
+        ...         items = tuple(self.base.items(range(len(self.base) - k, len(self.base))))
+        ...         return {example.id: RetrievedContext(example.id, items) for example in examples}
+        >>> RETRIEVERS.register("newest", lambda settings: Newest(KnowledgeBase(settings.index_folder)))
 
-    def describe(self) -> Mapping[str, Any]:
+    Args:
+        base: where the items are.
+        temperature: turns scores into a softmax over the items of a question; None leaves them.
+    """
+
+    name = "own"
+
+    def __init__(self, base: KnowledgeBase, temperature: float | None = None) -> None:
+        if temperature is not None and temperature <= 0:
+            raise ValueError(f"temperature = {temperature}: must be above 0")
+        self.base, self.temperature = base, temperature
+
+    @abstractmethod
+    def retrieve(
+        self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
+    ) -> dict[str, RetrievedContext]:
+        """A context for each example, by its id, with at most k items, best first.
+
+        Args:
+            languages: only items in these languages; `OWN`: in the language of each question.
+        """
+
+    def describe(self) -> dict[str, Any]:
         """What decides the results, for the manifest beside them."""
+        ids = self.base.manifest["ids_sha256"]
+        return {"retriever": self.name, "ids_sha256": ids, "temperature": self.temperature}
+
+    def _context(self, name: str, rows: np.ndarray, scores: np.ndarray) -> RetrievedContext:
+        """The items in these rows with their scores, or with weights that add up to 1."""
+        if self.temperature is not None and len(scores):
+            scores = np.exp((scores - scores.max()) / self.temperature)
+            scores = scores / scores.sum()
+        return RetrievedContext(name, tuple(self.base.items(rows.tolist())), tuple(scores.tolist()))
 
 
-class FaissRetriever:
+class SearchedIndex(Protocol):
+    """An index that takes vectors: `VectorIndex`, or `MilvusIndex`."""
+
+    base: KnowledgeBase
+    kind: str
+
+    def check(self, embedder: Embedder) -> None: ...
+    def search(self, queries: np.ndarray, k: int, languages: Collection[str] | None = None) -> Hits: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+class VectorRetriever(Retriever):
     """Image to image, as in the paper: the question's text is not used.
 
-    An example whose picture is missing or cannot be read gets no items, and a warning.
+    An example whose image is missing or cannot be read gets no items, and a warning.
 
     Args:
         index: the opened index.
         embedder: the one that made it.
-        languages: only items in these languages; `OWN`: in the language of each question.
-        temperature: turns cosines into a softmax over the k items; None leaves the cosines.
     """
 
     def __init__(
-        self,
-        index: VectorIndex,
-        embedder: Embedder,
-        *,
-        languages: Collection[str] | None = None,
-        temperature: float | None = None,
+        self, index: SearchedIndex, embedder: Embedder, *, temperature: float | None = None
     ) -> None:
         index.check(embedder)
-        if temperature is not None and temperature <= 0:
-            raise ValueError(f"temperature = {temperature}: must be above 0")
-        self.index, self.embedder, self.languages, self.temperature = index, embedder, languages, temperature
+        super().__init__(index.base, temperature)
+        self.index, self.embedder, self.name = index, embedder, index.kind
 
-    def retrieve(self, examples: Sequence[Example], k: int) -> list[RetrievedContext]:
-        """Embeds the pictures and searches."""
-        found = [RetrievedContext(example.id) for example in examples]
-        places, pictures = [], []
-        for i, example in enumerate(examples):
+    def retrieve(
+        self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
+    ) -> dict[str, RetrievedContext]:
+        """Embeds the images and searches."""
+        found = {example.id: RetrievedContext(example.id) for example in examples}
+        asked, images = [], []
+        for example in examples:
             try:
                 if example.image is None:
                     raise ImageError("it has no picture")
-                pictures.append(open_image(example.image))
-                places.append(i)
+                images.append(open_image(example.image))
+                asked.append(example)
             except ImageError as error:
                 logger.warning("question %s: nothing retrieved: %s", example.id, error)
-        if pictures:
-            vectors = self.embedder.embed_images(pictures)
-            for part, languages in self._parts([examples[i] for i in places]):
-                hits = self.index.search(vectors[part], k, languages)
-                for n, rows, scores in zip(part, hits.rows, hits.scores, strict=True):
-                    items = tuple(self.index.base.items(rows.tolist()))
-                    name = examples[places[n]].id
-                    found[places[n]] = RetrievedContext(name, items, tuple(self._weigh(scores).tolist()))
+        vectors = self.embedder.embed_images(images) if images else np.zeros((0, 1))
+        for part, chosen in _by_language(asked, languages):
+            hits = self.index.search(vectors[part], k, chosen)
+            for n, rows, scores in zip(part, hits.rows, hits.scores, strict=True):
+                found[asked[n].id] = self._context(asked[n].id, rows, scores)
         return found
 
-    def _parts(self, asked: Sequence[Example]) -> Iterator[tuple[list[int], Collection[str] | None]]:
-        """The numbers of the questions that are searched for together, and in which languages."""
-        if self.languages is None or tuple(self.languages) != OWN:
-            yield list(range(len(asked))), self.languages
-            return
-        for language in sorted({example.language for example in asked}):
-            yield [n for n, example in enumerate(asked) if example.language == language], (language,)
-
-    def describe(self) -> Mapping[str, Any]:
-        """Index, embedder and options."""
-        return {
-            "retriever": "faiss", "index_sha256": self.index.manifest["sha256"],
-            "ids_sha256": self.index.manifest["ids_sha256"], "embedder": self.embedder.fingerprint,
-            "languages": None if self.languages is None else sorted(self.languages),
-            "temperature": self.temperature,
-        }  # fmt: skip
-
-    def _weigh(self, scores: np.ndarray) -> np.ndarray:
-        if self.temperature is None or not len(scores):
-            return scores
-        weights = np.exp((scores - scores.max()) / self.temperature)
-        return weights / weights.sum()
+    def describe(self) -> dict[str, Any]:
+        """Index, embedder and temperature."""
+        return super().describe() | self.index.describe() | {"embedder": self.embedder.fingerprint}
 
 
-class PrecomputedRetriever:
+def _by_language(
+    asked: Sequence[Example], languages: Collection[str] | None
+) -> Iterator[tuple[list[int], Collection[str] | None]]:
+    """The numbers of the questions that are searched for together, and in which languages."""
+    if languages is None or tuple(languages) != OWN:
+        yield from [(list(range(len(asked))), languages)] * bool(asked)
+        return
+    for language in sorted({example.language for example in asked}):
+        yield [n for n, example in enumerate(asked) if example.language == language], (language,)
+
+
+class TextRetriever(Retriever):
+    """Question to passage by BM25 (Lucene's): the images are not used. The index is made in memory."""
+
+    name = "bm25"
+
+    def __init__(self, base: KnowledgeBase, temperature: float | None = None) -> None:
+        import bm25s
+
+        super().__init__(base, temperature)
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to DEBUG
+        self._languages = np.asarray(base.languages)
+        self._index = bm25s.BM25()
+        self._index.index([_words(text) for text in base.texts()], show_progress=False)
+
+    def retrieve(
+        self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
+    ) -> dict[str, RetrievedContext]:
+        """Searches for the words of each question; a passage that has none of them is not found."""
+        found = {}
+        for part, chosen in _by_language(examples, languages):
+            allowed = None if chosen is None else np.isin(self._languages, list(chosen))
+            for example in (examples[n] for n in part):
+                scores = self._index.get_scores(_words(example.question), weight_mask=allowed)  # (n,)
+                rows = np.argsort(-scores, kind="stable")[:k]
+                rows = rows[scores[rows] > 0]
+                found[example.id] = self._context(example.id, rows, scores[rows])
+        return found
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+class PrecomputedRetriever(Retriever):
     """Results made before, by `comem retrieve` or by another system: `{"example_id", "ids", "scores"}` lines.
 
     Raises:
@@ -116,11 +181,16 @@ class PrecomputedRetriever:
         KnowledgeBaseError: for an id that is not in the knowledge base (when it is asked for).
     """
 
+    name = "precomputed"
+
     def __init__(self, path: str | Path, base: KnowledgeBase) -> None:
-        self.path, self.base = Path(path), base
+        super().__init__(base)
+        self.path = Path(path)
         self._rows = {row["example_id"]: row for row in _context_rows(self.path)}
 
-    def retrieve(self, examples: Sequence[Example], k: int) -> list[RetrievedContext]:
+    def retrieve(
+        self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
+    ) -> dict[str, RetrievedContext]:
         """Looks the examples up by id; one that is not in the file is an error, not an empty context."""
         missing = [example.id for example in examples if example.id not in self._rows]
         if missing:
@@ -128,69 +198,124 @@ class PrecomputedRetriever:
                 f"{self.path}: no results for {len(missing)} of {len(examples)} examples (first:"
                 f" {missing[0]!r}); run comem retrieve again with the same questions"
             )
-        return [_context(self._rows[example.id], self.base).top(k) for example in examples]
+        return {each.id: _known_context(self._rows[each.id], self.base).top(k) for each in examples}
 
-    def describe(self) -> Mapping[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """File and knowledge base."""
-        ids = self.base.manifest["ids_sha256"]
-        return {"retriever": "precomputed", "path": str(self.path), "ids_sha256": ids}
+        return super().describe() | {"path": str(self.path)}
 
 
-def open_faiss(folder: str | Path, embedder: str | Embedder | None = None, **options: Any) -> FaissRetriever:
-    """Opens an index folder with the embedder that made it (by name in the manifest, unless given)."""
-    index = VectorIndex(folder)
-    name = index.manifest["embedder"]["name"] if embedder is None else embedder
-    return FaissRetriever(index, load_embedder(name) if isinstance(name, str) else name, **options)
+def open_faiss(settings: RetrieverSettings) -> Retriever:
+    """An index folder, with the embedder that made it."""
+    index = VectorIndex(settings.index_folder)
+    name = settings.embedder or index.manifest["embedder"]["name"]
+    return VectorRetriever(index, load_embedder(name), temperature=settings.softmax)
 
 
-def open_precomputed(folder: str | Path, path: str | Path) -> PrecomputedRetriever:
-    """Opens a results file against the knowledge base in `folder`."""
-    return PrecomputedRetriever(path, KnowledgeBase(folder))
+def open_milvus(settings: RetrieverSettings) -> Retriever:
+    """A Milvus collection, with the embedder that made it."""
+    from comem.retrieval.milvus import MilvusIndex
+
+    if settings.milvus is None:
+        raise ValueError("the retriever milvus needs --milvus URI (http://…, or a .db file)")
+    index = MilvusIndex(settings.index_folder, settings.milvus, settings.collection)
+    name = settings.embedder or index.manifest["embedder"]["name"]
+    return VectorRetriever(index, load_embedder(name), temperature=settings.softmax)
 
 
-def _open_milvus(folder: str | Path, embedder: str | Embedder | None = None, **options: Any) -> Retriever:
-    """Opens a Milvus collection over the knowledge base in `folder` (`uri`, `collection`, `token`)."""
-    from comem.retrieval.milvus import open_milvus
-
-    return open_milvus(folder, embedder, **options)
-
-
-RETRIEVERS: Table[Callable[..., Retriever]] = Table(
-    "retriever", {"faiss": open_faiss, "milvus": _open_milvus, "precomputed": open_precomputed}
-)
+def open_precomputed(settings: RetrieverSettings) -> Retriever:
+    """A file of results."""
+    if settings.contexts is None:
+        raise ValueError("the retriever precomputed needs --contexts FILE (comem retrieve makes one)")
+    return PrecomputedRetriever(settings.contexts, KnowledgeBase(settings.index_folder))
 
 
-def retrieve_to_file(
-    retriever: Retriever, examples: Iterable[Example], k: int, path: str | Path, *, batch_size: int = 64
-) -> int:
-    """Retrieves for all examples, appending one line each; examples already in the file are passed over.
+def open_bm25(settings: RetrieverSettings) -> Retriever:
+    """The passages of an index or corpus folder."""
+    return TextRetriever(KnowledgeBase(settings.index_folder), settings.softmax)
 
-    Returns:
-        How many were retrieved now.
+
+def open_retriever(settings: RetrieverSettings) -> Retriever:
+    """The retriever that the settings name.
+
+    Example:
+        >>> retriever = open_retriever(RetrieverSettings(index=Path("data/toy/index")))
+        >>> retriever.retrieve(examples, k=3)["q1"].items
 
     Raises:
-        ValueError: if the file was made with other settings.
+        ValueError: an unknown name, or a setting that it needs is missing.
     """
-    path = Path(path)
-    _check_manifest(path, {**retriever.describe(), "k": k})
-    done = done_ids(path, "example_id") if path.is_file() else set()
-    written = 0
-    with JsonlAppender(path, durable=False) as out:
-        for batch in _batches((e for e in examples if e.id not in done), batch_size):
-            for context in retriever.retrieve(batch, k):
-                ids = [item.id for item in context.items]
-                out.write({"example_id": context.example_id, "ids": ids, "scores": list(context.scores)})
-                written += 1
-    return written
+    name = "precomputed" if settings.contexts else "milvus" if settings.milvus else "faiss"
+    found: Retriever = RETRIEVERS[settings.retriever or name](settings)
+    return found
+
+
+def retrieve_all(
+    retriever: Retriever, examples: Sequence[Example], k: int, languages: Collection[str] | None = None, *,
+    cache: str | Path | None = None, batch_size: int = 64, progress: Progress = quiet,
+) -> dict[str, RetrievedContext]:  # fmt: skip
+    """Retrieves for all examples, in batches.
+
+    Args:
+        cache: a file that gets a line for each example as it is retrieved; those in it are taken from there.
+
+    Raises:
+        ValueError: k below 1, or a cache that was made with other settings.
+    """
+    if k < 1:
+        raise ValueError(f"-k {k}: give at least 1 item a question")
+    known: dict[str, dict[str, Any]] = {}
+    fresh: dict[str, RetrievedContext] = {}
+    with ExitStack() as stack:
+        out = None
+        if cache is not None:
+            chosen = None if languages is None else sorted(languages)
+            _check_manifest(Path(cache), {**retriever.describe(), "languages": chosen, "k": k})
+            out = stack.enter_context(JsonlAppender(cache, durable=False))  # cuts off what a crash cut short
+            known = {row["example_id"]: row for row in _context_rows(Path(cache))}
+        asked = [example for example in examples if example.id not in known]
+        done = len(examples) - len(asked)
+        advance = stack.enter_context(progress("retrieving", len(examples), done=done, unit="questions"))
+        for start in range(0, len(asked), batch_size):
+            batch = asked[start : start + batch_size]
+            contexts = retriever.retrieve(batch, k, languages)
+            for context in contexts.values():
+                ids, scores = [item.id for item in context.items], list(context.scores)
+                if out is not None:
+                    out.write({"example_id": context.example_id, "ids": ids, "scores": scores})
+            fresh |= contexts
+            advance(len(batch))
+    return {
+        each.id: fresh[each.id] if each.id in fresh else _known_context(known[each.id], retriever.base)
+        for each in examples
+    }
+
+
+def retrieve(settings: RetrieveSettings, progress: Progress = quiet) -> dict[str, RetrievedContext]:
+    """Retrieves for all questions of a file, in their order; what the output has already is taken from it.
+
+    Example:
+        >>> toy = Path("data/toy")
+        >>> settings = RetrieveSettings(index=toy / "index", questions=toy / "test.jsonl", k=3)
+        >>> for name, context in retrieve(settings).items():
+        ...     print(name, [item.id for item in context.items])
+
+    Raises:
+        ValueError: no index, a faulty file of questions, or an output made with other settings.
+    """
+    return retrieve_all(
+        open_retriever(settings), list(read_queries(settings.questions, settings.images)), settings.k,
+        settings.languages or None, cache=settings.output, batch_size=settings.batch_size, progress=progress,
+    )  # fmt: skip
 
 
 def load_contexts(path: str | Path, base: KnowledgeBase) -> dict[str, RetrievedContext]:
     """All contexts of a results file by example id."""
-    return {row["example_id"]: _context(row, base) for row in _context_rows(Path(path))}
+    return {row["example_id"]: _known_context(row, base) for row in _context_rows(Path(path))}
 
 
 def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator[Example]:
-    """Id, question and picture of a JSONL file of questions, as far as retrieval needs them.
+    """Id, question and image of a JSONL file of questions, as far as retrieval needs them.
 
     Args:
         path: InfoSeek-style lines (`data_id`, `question`, `image_path`).
@@ -207,9 +332,9 @@ def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator
         yield Example(str(key), str(row.get("question", "")), ref, language=language)
 
 
-def _context(row: Mapping[str, Any], base: KnowledgeBase) -> RetrievedContext:
-    context = RetrievedContext(row["example_id"], tuple(base.by_ids(row["ids"])))
-    return replace(context, scores=tuple(float(score) for score in row.get("scores") or ()))
+def _known_context(row: Mapping[str, Any], base: KnowledgeBase) -> RetrievedContext:
+    scores = tuple(float(score) for score in row.get("scores") or ())
+    return RetrievedContext(row["example_id"], tuple(base.by_ids(row["ids"])), scores)
 
 
 def _context_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -235,14 +360,3 @@ def _check_manifest(path: Path, wanted: Mapping[str, Any]) -> None:
             f"{path}: made with other settings ({', '.join(changed)} differ); give another --output,"
             " or remove it"
         )
-
-
-def _batches(examples: Iterable[Example], size: int) -> Iterator[list[Example]]:
-    batch: list[Example] = []
-    for example in examples:
-        batch.append(example)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

@@ -150,9 +150,9 @@ def load_knowledge(path: str | Path) -> dict[str, KnowledgeItem]:
     """Knowledge items by id, from JSONL `{"id", "text", "image", "language"}` or a WIT TSV (.tsv[.gz])."""
     path = Path(path)
     if ".tsv" in path.suffixes:
-        from comem.retrieval.corpus import read_wit
+        from comem.retrieval.corpus.sources import find_sources, read_corpus
 
-        return {item.id: item for item in read_wit(path)}
+        return {item.id: item for item in read_corpus(find_sources([path]))}
     items: dict[str, KnowledgeItem] = {}
     for number, row in enumerate(read_jsonl(path), start=1):
         with _placed(path, number):

@@ -17,7 +17,8 @@ from comem.bank import build as divided
 from comem.bank.build import BuildCounts, build_divided, build_store
 from comem.bank.reader import MemoryStore
 from comem.io.parallel import _cluster
-from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
+from comem.retrieval.corpus.table import write_knowledge_base
+from comem.retrieval.knowledge import KnowledgeBase
 from comem.types import ImageRef, KnowledgeItem
 from tests.bank.conftest import FakeEncoder
 

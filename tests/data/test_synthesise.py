@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.retrieval.build import BuildSettings, build
+from comem.retrieval.index import IndexSettings, build_index
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
 from comem.training.data import load_examples
@@ -18,7 +18,8 @@ from comem.training.data import load_examples
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     build_world(DataSettings(folder, size=10, train_questions=6, test_questions=2))
-    build([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
+    settings = IndexSettings(corpus=(str(folder / "wit.tsv.gz"),), output=folder / "index", embedder="toy")
+    build_index(settings)
     return folder
 
 

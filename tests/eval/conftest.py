@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comem.retrieval.build import BuildSettings, build
+from comem.retrieval.index import IndexSettings, build_index
 from comem.toy.dataset import DataSettings
 from comem.toy.dataset import build as build_world
 
@@ -43,7 +43,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     build_world(DataSettings(folder, size=10, train_questions=2, test_questions=3, image_size=32))
-    build([folder / "wit.tsv.gz"], folder / "index", BuildSettings(embedder="toy"), progress=False)
+    settings = IndexSettings(corpus=(str(folder / "wit.tsv.gz"),), output=folder / "index", embedder="toy")
+    build_index(settings)
     return folder
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from comem.io.parallel import ShardsFailedError, _cluster, run_shards
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.embed import EmbedSettings, embed_corpus
 from comem.retrieval.evaluate import RawPixels
 
@@ -44,7 +44,7 @@ def corpus(tmp_path: Path) -> Callable[[str], Path]:
         (pictures / f"{i:02d}.txt").write_text(f"text {i}")
 
     def build(name: str) -> Path:
-        build_corpus(find_sources([pictures]), tmp_path / name, progress=False)
+        build_corpus(CorpusSettings(sources=(str(pictures),), output=tmp_path / name))
         return tmp_path / name
 
     return build
@@ -74,24 +74,24 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-SETTINGS = EmbedSettings("raw", shard_size=4, batch_size=4)
+def settings(folder: Path, **options: Any) -> EmbedSettings:
+    return EmbedSettings(corpus=folder, embedder="raw", shard_size=4, batch_size=4, **options)
 
 
 def test_two_workers_write_what_one_process_writes(corpus: Callable[[str], Path]) -> None:
     one, two = corpus("one"), corpus("two")
-    embed_corpus(one, "images", SETTINGS, progress=False, loader=partial(RawPixels, 4))
-    found = embed_corpus(
-        two, "images", SETTINGS, engine="ray", workers=2, progress=False, loader=partial(RawPixels, 4)
-    )
+    embed_corpus(settings(one), loader=partial(RawPixels, 4))
+    on_ray = settings(two, engine="ray", workers=2)
+    found = embed_corpus(on_ray, loader=partial(RawPixels, 4))["images"]
     assert len(found.positions) == 24
     assert files(one / "embeddings") == files(two / "embeddings") and len(files(one / "embeddings")) == 18
 
 
 def test_a_killed_worker_costs_its_shard_only(corpus: Callable[[str], Path], tmp_path: Path) -> None:
     one, two = corpus("one"), corpus("two")
-    embed_corpus(one, "images", SETTINGS, progress=False, loader=partial(RawPixels, 4))
+    embed_corpus(settings(one), loader=partial(RawPixels, 4))
     loader = partial(KilledOnce, tmp_path)
-    embed_corpus(two, "images", SETTINGS, engine="ray", progress=False, loader=loader)
+    embed_corpus(settings(two, engine="ray"), loader=loader)
     assert len(list(tmp_path.glob("killed-*"))) >= 1
     assert len(list(tmp_path.glob("embedded-*"))) == 6  # each of the six shards once
     assert files(one / "embeddings") == files(two / "embeddings")

@@ -28,31 +28,31 @@ def test_idf_is_okapis_where_tokens_are_frequent() -> None:
 
 def test_a_second_build_finds_its_work_done_and_refuses_another(tmp_path: Path) -> None:
     titles, folder = write_titles(tmp_path, ["Paris", "Rome"]), tmp_path / "index"
-    build_title_index(titles, folder, Words(), progress=False)
+    build_title_index(titles, folder, Words())
     stamp = (folder / "titles.json").stat().st_mtime_ns
-    build_title_index(titles, folder, Words(), progress=False)
+    build_title_index(titles, folder, Words())
     assert (folder / "titles.json").stat().st_mtime_ns == stamp
     with pytest.raises(TitleIndexError, match="an index of another tokenizer and vocabulary_sha256"):
-        build_title_index(titles, folder, TOKENIZERS["bert"](vocabulary(tmp_path)), progress=False)
+        build_title_index(titles, folder, TOKENIZERS["bert"](vocabulary(tmp_path)))
     titles.write_text("Q1\tLondon\n")
     with pytest.raises(TitleIndexError, match="another titles_sha256"):
-        build_title_index(titles, folder, Words(), progress=False)
+        build_title_index(titles, folder, Words())
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(TitleIndexError, match="holds no index of titles"):
-        build_title_index(titles, tmp_path / "other", Words(), progress=False)
+        build_title_index(titles, tmp_path / "other", Words())
 
 
 def test_a_broken_titles_file_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "titles.tsv"
     path.write_text("Q1\tParis\nbroken\n")
     with pytest.raises(RecordError, match="titles.tsv:2"):
-        build_title_index(path, tmp_path / "index", Words(), progress=False)
+        build_title_index(path, tmp_path / "index", Words())
     path.write_text("\n")
     with pytest.raises(TitleIndexError, match="holds no titles"):
-        build_title_index(path, tmp_path / "index", Words(), progress=False)
+        build_title_index(path, tmp_path / "index", Words())
     with pytest.raises(RecordError, match="no such file"):
-        build_title_index(tmp_path / "gone.tsv", tmp_path / "index", Words(), progress=False)
+        build_title_index(tmp_path / "gone.tsv", tmp_path / "index", Words())
     assert [each.name for each in tmp_path.iterdir()] == ["titles.tsv"]
 
 
@@ -64,10 +64,10 @@ def test_what_a_killed_build_left_is_cleared_and_two_do_not_build_at_once(tmp_pa
     handle = os.open(place, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     with pytest.raises(StorageError, match="another process"):
-        build_title_index(titles, tmp_path / "index", Words(), progress=False)
+        build_title_index(titles, tmp_path / "index", Words())
     assert (place / "junk").exists()
     os.close(handle)
-    index = build_title_index(titles, tmp_path / "index", Words(), progress=False)
+    index = build_title_index(titles, tmp_path / "index", Words())
     assert index.search(["paris"])[0][0].entity.id == "Q0"
     assert not place.exists() and not (tmp_path / "index" / "junk").exists()
 
@@ -78,7 +78,7 @@ def test_a_build_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_title_index(write_titles(tmp_path, ["Paris"]), tmp_path / "index", Stopping(), progress=False)
+        build_title_index(write_titles(tmp_path, ["Paris"]), tmp_path / "index", Stopping())
     assert [each.name for each in tmp_path.iterdir()] == ["titles.tsv"]
 
 
@@ -88,4 +88,4 @@ def test_a_full_disk_is_one_error_with_its_remedy(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(np, "save", save)
     with pytest.raises(StorageError, match="free some space"):
-        build_title_index(write_titles(tmp_path, ["Paris"]), tmp_path / "index", Words(), progress=False)
+        build_title_index(write_titles(tmp_path, ["Paris"]), tmp_path / "index", Words())

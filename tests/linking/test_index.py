@@ -36,7 +36,7 @@ def assert_ranks_as_okapi(index: TitleIndex, titles: list[str], queries: list[st
 def test_ranking_is_okapis(tmp_path: Path, name: str, count: int) -> None:
     titles = made_up(count)
     tokenizer = TOKENIZERS[name](vocabulary(tmp_path))
-    index = build_title_index(write_titles(tmp_path, titles), tmp_path / "index", tokenizer, progress=False)
+    index = build_title_index(write_titles(tmp_path, titles), tmp_path / "index", tokenizer)
     random = np.random.default_rng(1)
     pairs = [f"{a} {b}" for a, b in random.choice(titles, (40, 2))]
     queries = [*titles[:40], *pairs, "of the", "the the lake", "x"]
@@ -50,7 +50,7 @@ def test_ranking_is_okapis_on_real_titles(tmp_path: Path) -> None:
     titles = oven_titles(oven)
     assert len(titles) > 1000
     tokenizer = TOKENIZERS["bert"](vocabulary(tmp_path))
-    index = build_title_index(write_titles(tmp_path, titles), tmp_path / "index", tokenizer, progress=False)
+    index = build_title_index(write_titles(tmp_path, titles), tmp_path / "index", tokenizer)
     queries = [*titles[::40], *(f"the {title} in Paris" for title in titles[::60])]
     assert_ranks_as_okapi(index, titles, queries)
     found = [matches[0].entity.title for matches in index.search(titles)]
@@ -61,7 +61,7 @@ def test_ranking_is_okapis_on_real_titles(tmp_path: Path) -> None:
 def test_titles_with_accents_ids_and_several_names(tmp_path: Path) -> None:
     path = tmp_path / "titles.tsv"
     path.write_text("Q1\tZürichhorn\nQ2\tÎle-de-France\nQ2\tParis region\nM5\t北京市\n", encoding="utf-8")
-    index = build_title_index(path, tmp_path / "index", Words(), progress=False)
+    index = build_title_index(path, tmp_path / "index", Words())
     found = index.search(["zurichhorn", "the Paris region", "ILE DE FRANCE", "北京市", "none"])
     assert [[m.entity for m in each] for each in found] == [
         [("Q1", "Zürichhorn")], [("Q2", "Paris region")], [("Q2", "Île-de-France")], [("M5", "北京市")], [],
@@ -70,7 +70,7 @@ def test_titles_with_accents_ids_and_several_names(tmp_path: Path) -> None:
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     folder = tmp_path / "index"
-    build_title_index(write_titles(tmp_path, ["Paris", "Rome"]), folder, Words(), progress=False)
+    build_title_index(write_titles(tmp_path, ["Paris", "Rome"]), folder, Words())
     assert read_json(folder / "titles.json")["count"] == len(TitleIndex(folder)) == 2
     data = folder / "data.csc.index.npy"
     data.write_bytes(data.read_bytes()[:-8])
@@ -82,7 +82,7 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 
 def test_the_arrays_stay_on_disk(tmp_path: Path) -> None:
     index = build_title_index(
-        write_titles(tmp_path, ["Paris", "Rome"]), tmp_path / "index", Words(), progress=False
+        write_titles(tmp_path, ["Paris", "Rome"]), tmp_path / "index", Words()
     )
     for array in (index._postings.rows, index._postings.values, index._titles, index._offsets):
         assert isinstance(array.base, np.memmap)

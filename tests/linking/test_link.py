@@ -24,7 +24,7 @@ def index(tmp_path: Path) -> TitleIndex:
     path = tmp_path / "titles.jsonl"
     rows = ({"wikidata_id": qid, "wikipedia_title": title} for qid, title in TITLES.items())
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return build_title_index(path, tmp_path / "index", Words(), progress=False)
+    return build_title_index(path, tmp_path / "index", Words())
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -78,9 +78,9 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path, index: TitleIndex) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        link_file(index, source, torn, progress=stop)
+        link_file(index, source, torn, advance=stop)
     torn.write_bytes(torn.read_bytes()[:-7])  # a crash while a line was written
-    counts = link_file(index, source, torn, progress=seen.append)
+    counts = link_file(index, source, torn, advance=seen.append)
     assert counts.resumed == sum(seen[:2]) - 1 and counts.resumed + counts.linked == counts.total == 900
     assert torn.read_bytes() == whole.read_bytes()
     assert link_file(index, source, torn).linked == 0

@@ -13,20 +13,20 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
-from comem.retrieval.build import build_index
-from comem.retrieval.corpus import read_corpus
+from comem.retrieval.corpus.sources import find_sources, read_corpus
+from comem.retrieval.corpus.table import write_knowledge_base
 from comem.retrieval.embed import EmbedSettings, embed_corpus
 from comem.retrieval.embedder import EmbedderError, load_embedder
 from comem.retrieval.evaluate import RawPixels
-from comem.retrieval.index import IndexSettings
-from comem.retrieval.knowledge import KnowledgeBase, write_knowledge_base
+from comem.retrieval.index import FaissSettings, index_base
+from comem.retrieval.knowledge import KnowledgeBase
 
 Corpus = Callable[..., Path]
 
 
 @pytest.fixture()
 def base(corpus: Corpus, tmp_path: Path) -> KnowledgeBase:
-    return write_knowledge_base(read_corpus([corpus(12, ("en", "de"))]), tmp_path / "kb")
+    return write_knowledge_base(read_corpus(find_sources([corpus(12, ("en", "de"))])), tmp_path / "kb")
 
 
 class Counting(RawPixels):
@@ -41,27 +41,27 @@ class Counting(RawPixels):
 
 def test_each_picture_once_and_the_index_takes_them_over(base: KnowledgeBase) -> None:
     Counting.embedded = 0
-    settings = EmbedSettings("raw", shard_size=5, batch_size=2)
-    found = embed_corpus(base.folder, "images", settings, progress=False, loader=partial(Counting, 4))
+    settings = EmbedSettings(corpus=base.folder, embedder="raw", shard_size=5, batch_size=2)
+    found = embed_corpus(settings, loader=partial(Counting, 4))["images"]
     assert Counting.embedded == len(found.positions) == 12  # 24 items show them
     assert np.load(found.files[0], allow_pickle=False).dtype == np.float16
     metadata = pq.read_table(base.folder / "embeddings" / "metadata" / "metadata_0.parquet").to_pylist()
     assert metadata[0]["caption"] == "en text 0"
     manifest = json.loads((base.folder / "embeddings" / "img_manifest.json").read_text())
     assert manifest["vectors"] == 12 and manifest["settings"]["shard_size"] == 5
-    index = build_index(base, Counting(4), IndexSettings(factory="Flat"), progress=False)
+    index = index_base(base, Counting(4), FaissSettings(factory="Flat"))
     assert len(index) == 24 and Counting.embedded == 12
 
 
 def test_a_corpus_that_was_moved_keeps_its_embeddings(base: KnowledgeBase, tmp_path: Path) -> None:
-    settings = EmbedSettings("raw", shard_size=5)
-    embed_corpus(base.folder, "images", settings, progress=False, loader=partial(Counting, 4))
+    settings = EmbedSettings(corpus=base.folder, embedder="raw", shard_size=5)
+    embed_corpus(settings, loader=partial(Counting, 4))
     Counting.embedded = 0
     (tmp_path / "there").mkdir()
     for name in ("kb", "corpus"):
         (tmp_path / name).rename(tmp_path / "there" / name)
     moved = tmp_path / "there" / "kb"
-    assert len(build_index(KnowledgeBase(moved), Counting(4), progress=False)) == 24
+    assert len(index_base(KnowledgeBase(moved), Counting(4))) == 24
 
 
 @pytest.mark.slow

@@ -23,12 +23,12 @@ from comem.bank.format import EncoderInfo
 from comem.bank.upkeep import verify_store
 from comem.bank.writer import StoreWriter, create_store
 from comem.io.files import StorageError
-from comem.retrieval.build import BuildSettings, build
+from functools import partial
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.embed import EmbedSettings, embed_corpus
 from comem.retrieval.evaluate import RawPixels
-from comem.retrieval.index import IndexSettings, verify_index
+from comem.retrieval.index import FaissSettings, IndexSettings, build_index, verify_index
 from comem.retrieval.knowledge import KnowledgeBase
 
 disk, outside = Path(sys.argv[1]), Path(sys.argv[2])
@@ -45,8 +45,11 @@ for i in range(40):
 few, many, short = corpus("few.jsonl", 40), corpus("many.jsonl", 3000), corpus("short.jsonl", 3000, 2)
 
 def index(table, folder, factory="Flat"):
-    settings = BuildSettings(index=IndexSettings(factory=factory))
-    return build([table], folder, settings, embedder=RawPixels(16), progress=False)
+    settings = IndexSettings(corpus=(str(table),), output=folder, index=FaissSettings(factory=factory))
+    return build_index(settings, embedder=RawPixels(16))
+
+def build(table, folder):
+    return build_corpus(CorpusSettings(sources=(str(table),), output=folder))
 
 def append(count):
     with StoreWriter(disk / "bank") as writer:
@@ -55,16 +58,16 @@ def append(count):
             writer.append([f"i{i}"], [bytes(16)], np.full((1, 8, 512), i, np.float32))
 
 jobs = {
-    "corpus": lambda: build_corpus(find_sources([many]), disk / "kb", progress=False),
+    "corpus": lambda: build(many, disk / "kb"),
     "items": lambda: index(many, disk / "index"),
     "index": lambda: index(short, disk / "index"),
     "refine": lambda: index(short, disk / "index", "SQ8"),
-    "embed": lambda: embed_corpus(disk / "fresh", "images", EmbedSettings("raw", half=False),
-                                  loader=lambda: RawPixels(64), progress=False),
+    "embed": lambda: embed_corpus(EmbedSettings(corpus=disk / "fresh", embedder="raw", store="fp32"),
+                                  loader=partial(RawPixels, 64)),
     "bank": lambda: append(200),
 }
-build_corpus(find_sources([few]), disk / "kb", progress=False)
-build_corpus(find_sources([few]), disk / "fresh", progress=False)
+build(few, disk / "kb")
+build(few, disk / "fresh")
 index(few, disk / "index")
 create_store(disk / "bank", PLAIN_FORMS["bf16"](8, 512), EncoderInfo("0" * 64))
 append(3)

@@ -13,11 +13,22 @@ from PIL import Image
 
 from comem.config import ConfigError, load_config
 from comem.io.files import StorageError, one_writer
-from comem.retrieval.build import LOCK, BuildSettings, build, is_current, write_items
-from comem.retrieval.corpus import CorpusError, CutShardError
+from comem.retrieval.corpus.rules import CorpusError, CutShardError
+from comem.retrieval.corpus.table import write_knowledge_base
 from comem.retrieval.evaluate import RawPixels
-from comem.retrieval.index import IndexFolderError, IndexSettings, VectorIndex, verify_index
-from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError, write_knowledge_base
+from comem.retrieval.index import (
+    LOCK,
+    FaissSettings,
+    IndexFolderError,
+    IndexSettings,
+    VectorIndex,
+    build_index,
+    index_base,
+    is_current,
+    read_items,
+    verify_index,
+)
+from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
 from comem.types import ImageRef, KnowledgeItem
 
 Corpus = Callable[..., Path]
@@ -25,8 +36,12 @@ CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs" / "retrieval")
 
 
 def built(corpus: Path, folder: Path, embedder: RawPixels, **index: object) -> VectorIndex:
-    settings = BuildSettings(index=IndexSettings(**index))  # type: ignore[arg-type]
-    return build([corpus], folder, settings, embedder=embedder, progress=False)
+    settings = FaissSettings(**index)  # type: ignore[arg-type]
+    return build_index(of(corpus, folder, index=settings), embedder=embedder)
+
+
+def of(corpus: Path, folder: Path, **settings: object) -> IndexSettings:
+    return IndexSettings(corpus=(str(corpus),), output=folder, **settings)  # type: ignore[arg-type]
 
 
 def test_order_is_the_ranking(corpus: Corpus, tmp_path: Path, embedder: RawPixels) -> None:
@@ -45,9 +60,7 @@ def test_ties_come_in_the_order_of_the_rows(tmp_path: Path, embedder: RawPixels,
     Image.new("RGB", (8, 8), (200, 10, 10)).save(tmp_path / "same.png")
     items = [KnowledgeItem(f"i{i}", "t", ImageRef(path=str(tmp_path / "same.png"))) for i in range(60)]
     base = write_knowledge_base(items, tmp_path / "kb")
-    from comem.retrieval.build import build_index
-
-    index = build_index(base, embedder, progress=False)
+    index = index_base(base, embedder)
     query = embedder.embed_images([ImageRef(path=str(tmp_path / "same.png"))])
     assert index.search(query, k).rows[0].tolist() == list(range(min(k, 60)))
 
@@ -89,7 +102,7 @@ def test_a_cut_file_is_refused(corpus: Corpus, tmp_path: Path, embedder: RawPixe
 
 def test_a_knowledge_base_built_anew_is_refused(corpus: Corpus, tmp_path: Path, embedder: RawPixels) -> None:
     built(corpus(12), tmp_path / "kb", embedder)
-    write_items([corpus(13)], tmp_path / "kb", BuildSettings())
+    read_items(of(corpus(13), tmp_path / "kb"))
     with pytest.raises(IndexFolderError, match="built anew"):
         VectorIndex(tmp_path / "kb", embedder)
 
@@ -231,10 +244,10 @@ def test_a_cut_shard_keeps_what_was_read(tmp_path: Path, embedder: RawPixels, fl
     path = tmp_path / "cut.tsv.gz"
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CutShardError, match="--keep-partial"):
-        write_items([path], tmp_path / "kb", BuildSettings(), images=flags_dir)
+        read_items(of(path, tmp_path / "kb", images=flags_dir))
     base = KnowledgeBase(tmp_path / "kb")
     assert base.manifest["complete"] is False and 100 < len(base) < 1200
-    kept = write_items([path], tmp_path / "kb2", BuildSettings(), images=flags_dir, keep_partial=True)
+    kept = read_items(of(path, tmp_path / "kb2", images=flags_dir, keep_partial=True))
     assert kept.ids == base.ids
 
 
@@ -243,8 +256,8 @@ def test_repeated_ids_are_refused(corpus: Corpus, tmp_path: Path) -> None:
     with open(path, "a") as file:
         file.write(json.dumps({"id": "en0", "text": "again", "image": "0.png"}) + "\n")
     with pytest.raises(CorpusError, match="'en0' repeats"):
-        write_items([path], tmp_path / "kb", BuildSettings())
-    base = write_items([path], tmp_path / "kb", BuildSettings(on_duplicate="drop"))
+        read_items(of(path, tmp_path / "kb"))
+    base = read_items(of(path, tmp_path / "kb", on_duplicate="drop"))
     assert base.ids == ["en0", "en1"] and base.manifest["rows"]["dropped"] == {"repeated id": 1}
 
 
@@ -255,10 +268,10 @@ def test_images_in_memory_have_no_address(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_loads(path: Path) -> None:
-    assert load_config(BuildSettings, path).embedder
+    assert load_config(IndexSettings, path, ["corpus=[wit.tsv]", "output=wit"]).embedder
 
 
 def test_an_unknown_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("index:\n  factroy: Flat\n")
     with pytest.raises(ConfigError, match="factory"):
-        load_config(BuildSettings, tmp_path / "x.yaml")
+        load_config(IndexSettings, tmp_path / "x.yaml")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comem.retrieval import search as refine
-from comem.retrieval.search import HalfVectors
+from comem.retrieval import faiss_index as refine
+from comem.retrieval.faiss_index import HalfVectors
 
 SMAPS = Path("/proc/self/smaps")
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from comem.io.files import StorageError
-from comem.retrieval import search as engine_module
+from comem.retrieval import faiss_index as engine_module
 from comem.retrieval.evaluate import exact_search, recall_at
+from comem.retrieval.faiss_index import INDEX, REFINE, TRAINED, FaissIndex, SearchSettings, build_files
 from comem.retrieval.plan import choose_plan, plan_for
-from comem.retrieval.search import INDEX, REFINE, TRAINED, Engine, SearchSettings, build_files
 from comem.retrieval.vectors import Vectors
 
 faiss = pytest.importorskip("faiss")
@@ -29,10 +29,10 @@ def data() -> np.ndarray:
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def built(data: np.ndarray, folder: Path, factory: str, **settings: int) -> Engine:
+def built(data: np.ndarray, folder: Path, factory: str, **settings: int) -> FaissIndex:
     plan = plan_for(factory, len(data), data.shape[1])
-    build_files(Vectors([data]), plan, folder, budget=SMALL, progress=False)
-    return Engine(folder, SearchSettings(**settings))
+    build_files(Vectors([data]), plan, folder, budget=SMALL)
+    return FaissIndex(folder, SearchSettings(**settings))
 
 
 @pytest.fixture(
@@ -49,7 +49,7 @@ def built(data: np.ndarray, folder: Path, factory: str, **settings: int) -> Engi
 )
 def kind(
     request: pytest.FixtureRequest, data: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Engine]:
+) -> tuple[str, FaissIndex]:
     """One index of each kind."""
     folder = tmp_path_factory.mktemp("kind")
     engine = built(data, folder, request.param, probes=8, candidates=40)
@@ -57,7 +57,7 @@ def kind(
     return request.param, engine
 
 
-def test_every_kind_finds_the_nearest(data: np.ndarray, kind: tuple[str, Engine]) -> None:
+def test_every_kind_finds_the_nearest(data: np.ndarray, kind: tuple[str, FaissIndex]) -> None:
     factory, engine = kind
     assert len(engine) == 3000 and engine.dimension == 32
     queries = data[::100]
@@ -68,7 +68,7 @@ def test_every_kind_finds_the_nearest(data: np.ndarray, kind: tuple[str, Engine]
     assert scores == pytest.approx(np.einsum("bkd,bd->bk", data[places], queries), abs=1e-3)
 
 
-def test_every_kind_takes_a_filter(data: np.ndarray, kind: tuple[str, Engine]) -> None:
+def test_every_kind_takes_a_filter(data: np.ndarray, kind: tuple[str, FaissIndex]) -> None:
     _, engine = kind
     allowed = np.zeros(3000, dtype=bool)
     allowed[7::9] = True
@@ -77,7 +77,9 @@ def test_every_kind_takes_a_filter(data: np.ndarray, kind: tuple[str, Engine]) -
     assert allowed[places].all() and recall_at(places, exact, 10) > 0.9
 
 
-def test_a_filter_that_lets_little_through_still_finds_it(data: np.ndarray, kind: tuple[str, Engine]) -> None:
+def test_a_filter_that_lets_little_through_still_finds_it(
+    data: np.ndarray, kind: tuple[str, FaissIndex]
+) -> None:
     allowed = np.zeros(3000, dtype=bool)
     allowed[[5, 6]] = True
     scores, places = kind[1].search(data[:3], 5, allowed)
@@ -111,8 +113,8 @@ def test_vectors_of_several_files_in_another_order(data: np.ndarray, tmp_path: P
     assert len(vectors) == 2000 and vectors.dimension == 32
     assert np.concatenate(list(vectors.chunks(700))) == pytest.approx(data[rows], abs=1e-3)
     assert vectors.sample(50, seed=3).shape == (50, 32) and len(vectors.sample(5000)) == 2000
-    build_files(vectors, plan_for("Flat", 2000, 32), tmp_path, budget=SMALL, progress=False)
-    _, places = Engine(tmp_path).search(data[rows[:30]], 1)
+    build_files(vectors, plan_for("Flat", 2000, 32), tmp_path, budget=SMALL)
+    _, places = FaissIndex(tmp_path).search(data[rows[:30]], 1)
     assert places[:, 0].tolist() == list(range(30))
 
 
@@ -142,11 +144,11 @@ def test_a_training_is_not_done_twice(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_files(Stops([data]), plan, tmp_path, budget=SMALL, progress=False)
+        build_files(Stops([data]), plan, tmp_path, budget=SMALL)
     assert (tmp_path / TRAINED).is_file() and not (tmp_path / INDEX).exists()
     monkeypatch.setattr(Vectors, "sample", lambda *_: pytest.fail("trained again"))
-    build_files(Vectors([data]), plan, tmp_path, budget=SMALL, progress=False)
-    assert len(Engine(tmp_path)) == 3000
+    build_files(Vectors([data]), plan, tmp_path, budget=SMALL)
+    assert len(FaissIndex(tmp_path)) == 3000
     assert sorted(path.name for path in tmp_path.iterdir()) == [INDEX, REFINE]
 
 
@@ -178,16 +180,16 @@ def test_a_full_disk(data: np.ndarray, tmp_path: Path, monkeypatch: pytest.Monke
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(engine_module._faiss(), "write_index", full)
-    with pytest.raises(StorageError, match="free some space, run again"):
+    with pytest.raises(StorageError, match="free some space and run again"):
         built(data, tmp_path, "Flat")
     monkeypatch.undo()
-    assert len(Engine(tmp_path)) == 2000 and [path.name for path in tmp_path.iterdir()] == [INDEX]
+    assert len(FaissIndex(tmp_path)) == 2000 and [path.name for path in tmp_path.iterdir()] == [INDEX]
 
 
 def test_bad_files_and_settings(data: np.ndarray, tmp_path: Path) -> None:
     (tmp_path / INDEX).write_bytes(b"nothing")
     with pytest.raises(ValueError, match="FAISS cannot read it"):
-        Engine(tmp_path)
+        FaissIndex(tmp_path)
     with pytest.raises(ValueError, match="FAISS cannot build 'Flatt'"):
         built(data, tmp_path, "Flatt")
     with pytest.raises(ValueError, match="probes -1"):

@@ -13,9 +13,8 @@ import pytest
 from PIL import Image
 
 from comem.io.files import StorageError
-from comem.retrieval.embed import embed_paths, embed_texts
+from comem.retrieval.embed import PLAN, embed_inputs
 from comem.retrieval.evaluate import RawPixels
-from comem.retrieval.vectors import PLAN
 
 
 @pytest.fixture()
@@ -45,8 +44,9 @@ class Watched(RawPixels):
 
 def test_the_layout_is_that_of_clip_retrieval(paths: list[str], tmp_path: Path) -> None:
     embedder, out = RawPixels(4), tmp_path / "out"
-    found = embed_paths(
-        paths, embedder, out, shard_size=2, batch_size=2, progress=False, captions=lambda i: f"text {i}"
+    captions = [f"text {i}" for i in range(23)]
+    found = embed_inputs(
+        paths, embedder, out, shard_size=2, batch_size=2, captions=captions
     )
     vectors = sorted((out / "img_emb").iterdir())
     metadata = sorted((out / "metadata").iterdir())
@@ -63,23 +63,23 @@ def test_the_layout_is_that_of_clip_retrieval(paths: list[str], tmp_path: Path) 
 
 
 def test_a_single_shard_is_number_0(paths: list[str], tmp_path: Path) -> None:
-    embed_paths(paths, RawPixels(4), tmp_path / "out", progress=False)
+    embed_inputs(paths, RawPixels(4), tmp_path / "out")
     assert (tmp_path / "out" / "img_emb" / "img_emb_0.npy").is_file()
     assert (tmp_path / "out" / "metadata" / "metadata_0.parquet").is_file()
 
 
 def test_pictures_are_prepared_in_other_threads(paths: list[str], tmp_path: Path) -> None:
     watched = Watched()
-    embed_paths(paths, watched, tmp_path / "out", batch_size=4, progress=False)
+    embed_inputs(paths, watched, tmp_path / "out", batch_size=4)
     assert watched.embedded == 22 and threading.current_thread().name not in watched.threads
 
 
 def test_finished_shards_are_taken_over_with_their_own_size(paths: list[str], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = embed_paths(paths, Watched(), out, shard_size=5, progress=False)
+    first = embed_inputs(paths, Watched(), out, shard_size=5)
     (out / "shards" / "img_3.json").unlink()  # as if it had been killed in its fourth shard
     again = Watched()
-    second = embed_paths(paths, again, out, shard_size=4096, half=True, progress=False)
+    second = embed_inputs(paths, again, out, shard_size=4096, half=True)
     assert again.embedded == 5
     np.testing.assert_array_equal(first.vectors, second.vectors)
 
@@ -87,11 +87,11 @@ def test_finished_shards_are_taken_over_with_their_own_size(paths: list[str], tm
 @pytest.mark.parametrize("change", ["paths", "embedder", "old version"])
 def test_other_inputs_start_anew(paths: list[str], tmp_path: Path, change: str) -> None:
     out, embedder = tmp_path / "out", RawPixels(8 if change == "embedder" else 4)
-    embed_paths(paths, RawPixels(4), out, shard_size=5, progress=False)
+    embed_inputs(paths, RawPixels(4), out, shard_size=5)
     if change == "old version":
         (out / f"img_{PLAN}").write_text(json.dumps({"paths_sha256": "x"}))
     wanted = paths[:6] if change == "paths" else paths
-    found = embed_paths(wanted, embedder, out, shard_size=5, progress=False)
+    found = embed_inputs(wanted, embedder, out, shard_size=5)
     assert len(found.positions) == (6 if change == "paths" else 22)
     assert found.vectors.shape == (len(found.positions), embedder.dimension)
     assert len(list((out / "img_emb").iterdir())) == (2 if change == "paths" else 5)
@@ -104,9 +104,9 @@ def test_texts_lie_beside_the_pictures(tmp_path: Path, paths: list[str]) -> None
             return np.stack([row / np.linalg.norm(row) for row in rows]).astype(np.float32)
 
     embedder = Letters(4)
-    embed_paths(paths[:4], embedder, tmp_path / "out", progress=False)
-    found = embed_texts(
-        ["a", "bb", "ccc"], embedder, tmp_path / "texts", shard_size=2, half=True, progress=False
+    embed_inputs(paths[:4], embedder, tmp_path / "out")
+    found = embed_inputs(
+        ["a", "bb", "ccc"], embedder, tmp_path / "texts", "text", shard_size=2, half=True
     )
     assert [path.name for path in found.files] == ["text_emb_0.npy", "text_emb_1.npy"]
     np.testing.assert_allclose(found.vectors, embedder.embed_texts(["a", "bb", "ccc"]), atol=1e-3)
@@ -127,9 +127,9 @@ def test_a_full_disk_names_the_file_and_keeps_finished_shards(
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", save)
     with pytest.raises(StorageError, match=r"img_emb_2.npy"):
-        embed_paths(paths, RawPixels(4), out, shard_size=5, progress=False)
+        embed_inputs(paths, RawPixels(4), out, shard_size=5)
     assert not list(out.rglob("*.part"))
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", real)
     again = Watched()
-    assert len(embed_paths(paths, again, out, shard_size=5, progress=False).positions) == 22
+    assert len(embed_inputs(paths, again, out, shard_size=5).positions) == 22
     assert again.embedded == 22 - 9

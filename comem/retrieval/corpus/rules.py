@@ -6,19 +6,19 @@ import fnmatch
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+from comem.config import option
+from comem.io.files import write_atomic
+from comem.types import ImageRef, KnowledgeItem
+
 logger = logging.getLogger(__name__)
 
 WARNINGS = 20  # of a kind and file; all are counted, but ten million warnings help nobody
-#: A row before it is judged, and where it stands ("file:line"): the columns of WIT, and `id`, `text`,
-#: `image` (path, URL or bytes) and `licence` in corpora of one's own.
-RawRow = tuple[str, Mapping[str, Any]]
-RawRows = Iterator[RawRow]
 
 
 class CorpusError(ValueError):
@@ -44,6 +44,11 @@ class CorpusStats:
         loud = reason.startswith("broken") and self.dropped[reason] <= WARNINGS
         logger.log(logging.WARNING if loud else logging.DEBUG, "%s: row skipped: %s", where, reason)
 
+    def broken(self, what: str, where: str) -> None:
+        """Counts a row that cannot be read."""
+        self.read += 1
+        self.drop(f"broken {what}", where)
+
     def repair(self, what: str, where: str) -> None:
         """Counts a row that is delivered with a change; the first ones are logged."""
         self.repaired[what] += 1
@@ -58,7 +63,7 @@ class CorpusStats:
         self.repaired.update(other["repaired"])
 
 
-# The best description comes first: the section beside the picture, then the page, then captions.
+# The best description comes first: the section beside the image, then the page, then captions.
 # (The authors take the section, "else the page", but test a NaN for truth and so never fall back.)
 DESCRIPTIONS = {
     "section": "context_section_description",
@@ -98,45 +103,32 @@ def passage(
     return ": ".join(part for part in (name, description) if part)[: max_chars or None]
 
 
-def check_descriptions(names: Sequence[str]) -> None:
-    """Refuses descriptions that WIT does not have.
-
-    Raises:
-        CorpusError: naming the unknown ones.
-    """
-    unknown = [name for name in names if name not in DESCRIPTIONS]
-    if unknown or not names:
-        raise CorpusError(
-            f"descriptions {', '.join(unknown) or '(none)'}: choose of {', '.join(DESCRIPTIONS)}, best first"
-        )
-
-
 Duplicates = Literal["none", "passage", "language", "image"]
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".jp2")
-DOWNLOAD_SUFFIXES = SUFFIXES[:5]  # others come as a rendering of another format
+DOWNLOAD_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")  # others come as a rendering of another format
 
 
 @dataclass(frozen=True)
 class CorpusRules:
-    """What `comem corpus build` takes over from a corpus; recorded in the manifest.
+    """What is taken over from a corpus; recorded in the manifest.
 
     Attributes:
         languages: keep rows of these languages; empty keeps all.
         licences: keep rows with these licences ("cc0", "cc-by-sa-*"); empty keeps all.
-        main_image: keep rows only whose picture is the main one of its page.
+        main_image: keep only rows whose image is the main one of its page.
         descriptions: which text follows the title, best first: section, page, reference, alt, attribution.
         title: whether the passage starts with the title.
         max_chars: cut passages to this length; 0 leaves them whole.
-        text_only: keep rows without a picture (they cannot be found by one).
-        unique: of rows that show the same picture keep one for each passage, each language, or only one.
-        same_image: pictures are the same when their address is, or when their content is (files are read).
+        text_only: keep rows without an image, too (no image finds them).
+        unique: of rows that show the same image keep one for each passage, for each language, only one, or
+            all of them (none).
+        same_image: images are the same when their address is, or when their content is (files are read).
         on_duplicate: what happens to a repeated id.
     """
 
-    languages: tuple[str, ...] = ()
-    licences: tuple[str, ...] = ()
+    languages: tuple[str, ...] = option((), metavar="CODE")
+    licences: tuple[str, ...] = option((), metavar="NAME")
     main_image: bool = False
-    descriptions: tuple[str, ...] = tuple(DESCRIPTIONS)
+    descriptions: tuple[str, ...] = option(tuple(DESCRIPTIONS), also=("--text",), metavar="NAME")
     title: bool = True
     max_chars: int = 0
     text_only: bool = False
@@ -145,16 +137,62 @@ class CorpusRules:
     on_duplicate: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:
-        check_descriptions(self.descriptions)
+        unknown = [name for name in self.descriptions if name not in DESCRIPTIONS]
+        if unknown or not self.descriptions:
+            named, known = ", ".join(unknown) or "(none)", ", ".join(DESCRIPTIONS)
+            raise CorpusError(f"descriptions {named}: choose of {known}, best first")
         if self.max_chars < 0:
             raise CorpusError(f"max_chars is {self.max_chars}; at least 1, or 0 for no limit")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the images of a source lie.
+
+    Attributes:
+        base: where relative paths start.
+        named: the folder that the user gave for images: those with a URL may lie there under its last part.
+        store: the corpus folder, in which downloads and images that came as bytes lie; None where nothing is
+            written.
+    """
+
+    base: Path
+    named: Path | None = None
+    store: Path | None = None
+
+    def locate(self, image: Any) -> tuple[str, str, bytes]:
+        """(path, URL, bytes) of an image given as a path, an address, bytes, or the datasets library's dict.
+
+        The path of a URL is the one that its download gets; bytes go into the store, named by their content.
+        """
+        if isinstance(image, Mapping):
+            image = image.get("bytes") or image.get("path")
+        if isinstance(image, bytes):
+            if image and self.store is not None:
+                return str(_keep_bytes(image, self.store)), "", b""
+            return "", "", image
+        address = clean(image)
+        if address.startswith("//"):
+            address = f"https:{address}"
+        if address.startswith(("http://", "https://")):
+            return self._fetched(address), address, b""
+        path = unquote(urlsplit(address).path) if address.startswith("file://") else address
+        return str(self.base / path) if path else "", "", b""
+
+    def _fetched(self, url: str) -> str:
+        """Where the image of a URL lies, or will; "" where it can lie nowhere."""
+        name = _last_part(url)
+        found = self.named / name if self.named is not None and name else None
+        if self.store is None or (found is not None and found.is_file()):
+            return str(found or "")
+        return str(self.store / download_name(url))
 
 
 @dataclass(frozen=True)
 class CorpusItem:
     """A row that was kept: a `KnowledgeItem`, and what filters and the download need.
 
-    `image` is a path; where the picture is on the network (`image_url`), the one that its download gets.
+    `image` is a path; where the image is on the network (`image_url`), the one that its download gets.
     """
 
     id: str
@@ -166,31 +204,35 @@ class CorpusItem:
     licence: str = ""
     width: int = 0
     height: int = 0
+    data: bytes = b""
+
+    def item(self) -> KnowledgeItem:
+        """What readers need of it."""
+        image = ImageRef(path=self.image) if self.image else ImageRef(data=self.data) if self.data else None
+        return KnowledgeItem(self.id, self.text, image, self.source, self.language)
 
 
 def make_item(
-    raw: RawRow, rules: CorpusRules, stats: CorpusStats, folder: Path, store: Path
+    where: str, row: Mapping[str, Any], rules: CorpusRules, stats: CorpusStats, places: Places
 ) -> CorpusItem | None:
     """The item of a row, or None where the rules drop it (counted in `stats`).
 
     Args:
-        raw: the row, and where it stands.
-        folder: where relative image paths start.
-        store: the corpus folder, in which downloads and pictures that came as bytes lie.
+        where: where the row stands.
+        row: with columns under our names.
 
     Raises:
         CorpusError: for a row without an id, or a filter on a column that the corpus does not have.
     """
-    where, row = raw
     if not rules.text_only and "image" not in row and "image_url" not in row:
         _need(row, "image", "the search by picture", where)
     reason = _unwanted(row, rules, where)
     text = passage(row, rules.max_chars, rules.descriptions, rules.title)
-    image, url = ("", "") if reason else locate(row.get("image_url") or row.get("image"), folder, store)
+    image, url, data = ("", "", b"") if reason else places.locate(row.get("image_url") or row.get("image"))
     if not reason and not text:
         reason = "no text"
-    if not reason and not image and not rules.text_only:
-        reason = "no image"
+    if not reason and not (image or data) and not rules.text_only:
+        reason = "no image" if places.store else "no local image"
     if reason:
         stats.drop(reason, where)
         return None
@@ -198,7 +240,7 @@ def make_item(
     return CorpusItem(
         _id(row, where), text, image, clean(row.get("page_url") or row.get("source")),
         clean(row.get("language")) or "en", url, clean(row.get("licence")),
-        _number(row.get("original_width")), _number(row.get("original_height")),
+        _number(row.get("original_width")), _number(row.get("original_height")), data,
     )  # fmt: skip
 
 
@@ -217,12 +259,10 @@ def _unwanted(row: Mapping[str, Any], rules: CorpusRules, where: str) -> str:
     return ""
 
 
-def licensed(licence: str, allowed: tuple[str, ...]) -> bool:
+def licensed(licence: str, allowed: Sequence[str]) -> bool:
     """Whether a licence is one of those allowed; "CC BY-SA 4.0" and "cc-by-sa-4.0" are the same."""
-    plain = licence.lower().replace(" ", "-").replace("_", "-")
-    return bool(plain) and any(
-        fnmatch.fnmatchcase(plain, pattern.lower().replace(" ", "-").replace("_", "-")) for pattern in allowed
-    )
+    plain, *patterns = (name.lower().replace(" ", "-").replace("_", "-") for name in (licence, *allowed))
+    return bool(plain) and any(fnmatch.fnmatchcase(plain, pattern) for pattern in patterns)
 
 
 def _need(row: Mapping[str, Any], column: str, option: str, where: str) -> None:
@@ -234,6 +274,7 @@ def _need(row: Mapping[str, Any], column: str, option: str, where: str) -> None:
 
 
 def _id(row: Mapping[str, Any], where: str) -> str:
+    """The row's id. WIT gives none: page, image and section name a row, and a person can read them."""
     if "id" in row:
         if not (given := clean(row["id"])):
             raise CorpusError(f"{where}: the row has no id; each needs its own (--columns id=NAME)")
@@ -243,49 +284,23 @@ def _id(row: Mapping[str, Any], where: str) -> str:
             f"{where}: the rows have no column 'id'; they have {', '.join(row)} (--columns id=NAME says which"
             " one is meant)"
         )
-    return wit_id(row)
-
-
-def wit_id(row: Mapping[str, Any]) -> str:
-    """WIT gives no id; page, picture and section together name a row, and a person can read them."""
     section = clean(row.get("hierarchical_section_title")) or clean(row.get("section_title"))
-    return f"{clean(row['page_url'])}#{_last_part(clean(row['image_url']))}" + (
-        f"@{section}" if section else ""
-    )
+    name = f"{clean(row['page_url'])}#{_last_part(clean(row['image_url']))}"
+    return f"{name}@{section}" if section else name
 
 
 def _last_part(url: str) -> str:
     return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
 
 
-def locate(image: Any, folder: Path, store: Path) -> tuple[str, str]:
-    """(path, URL) of a picture given as a path, an address, bytes, or the datasets library's dict.
-
-    Pictures that come as bytes are written into the corpus folder, named by their content.
-    """
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path")
-    if isinstance(image, bytes):
-        return (str(_keep_bytes(image, store)), "") if image else ("", "")
-    address = clean(image)
-    if address.startswith("//"):
-        address = f"https:{address}"
-    if address.startswith(("http://", "https://")):
-        return str(store / download_name(address)), address
-    path = unquote(urlsplit(address).path) if address.startswith("file://") else address
-    return (str(folder / path), "") if path else ("", "")
-
-
 def download_name(url: str) -> str:
-    """Where the picture of a URL lies in a corpus folder: by the URL alone, so that all tools agree."""
+    """Where the image of a URL lies in a corpus folder: by the URL alone, so that all tools agree."""
     name = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     suffix = PurePosixPath(_last_part(url)).suffix.lower()
     return f"images/{name[:2]}/{name}{suffix if suffix in DOWNLOAD_SUFFIXES else ''}"
 
 
 def _keep_bytes(data: bytes, store: Path) -> Path:
-    from comem.io.files import write_atomic
-
     name = hashlib.sha256(data).hexdigest()[:32]
     path = store / "images" / name[:2] / name
     if not path.is_file():

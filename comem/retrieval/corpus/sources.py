@@ -1,33 +1,56 @@
-"""What the words after `comem corpus build` mean: which readers read which files."""
+"""The one reader of corpora: what the user's words mean, and the items behind them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from comem.io.jsonl import read_jsonl, sha256_of
-from comem.retrieval.corpus.own import (
-    METADATA_NAMES,
+from comem.config import option
+from comem.io.jsonl import sha256_of
+from comem.retrieval.corpus.rows import (
     SAVED,
+    RawRows,
     csv_rows,
     dataset_rows,
     folder_rows,
     jsonl_rows,
     parquet_rows,
-    rename,
+    wit_rows,
 )
-from comem.retrieval.corpus.rules import CorpusError, CorpusStats, RawRows, clean
-from comem.retrieval.corpus.wit import local_image, read_wit, wit_rows
+from comem.retrieval.corpus.rules import (
+    CorpusError,
+    CorpusItem,
+    CorpusRules,
+    CorpusStats,
+    Places,
+    clean,
+    make_item,
+)
+from comem.retrieval.knowledge import ITEMS, MANIFEST
 from comem.types import KnowledgeItem
 
 HUB = "hf:"
 KINDS = {
     ".tsv": "wit", ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".parquet": "parquet",
 }  # fmt: skip
+READERS = {
+    "wit": wit_rows, "jsonl": jsonl_rows, "csv": csv_rows, "parquet": parquet_rows, "corpus": parquet_rows,
+}  # fmt: skip
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as in datasets' ImageFolder
+#: The names under which people store what we call otherwise; the first that a row has counts.
+ALIASES = {
+    "id": ("id", "item_id", "data_id", "key"),
+    "text": ("text", "passage", "caption", "description"),
+    "page_title": ("page_title", "title"),
+    "image": ("image", "image_path", "file_name", "image_url", "url", "path"),
+    "language": ("language", "lang"),
+    "licence": ("licence", "license"),
+    "page_url": ("page_url", "source"),
+}
 
 
 @dataclass(frozen=True)
@@ -35,46 +58,62 @@ class Source:
     """One shard of a corpus: what one worker reads.
 
     Attributes:
-        name: the file, the folder, or the name of the data set.
-        kind: wit, jsonl, csv, parquet, folder or dataset.
-        images: where relative image paths start.
+        name: the file or folder, absolute, or the name of the data set.
+        kind: wit, jsonl, csv, parquet, folder, dataset or corpus.
+        folder: where relative image paths start, absolute.
+        named: whether the user named that folder.
         split: of a data set.
         columns: our name → the name in this corpus.
-        names_as_titles: of a folder of pictures.
+        names_as_titles: of a folder of images.
     """
 
     name: str
     kind: str
-    images: str
+    folder: str
+    named: bool = False
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
     names_as_titles: bool = False
 
-    def rows(self, stats: CorpusStats) -> RawRows:
-        """All rows, with the columns under our names.
+    def items(self, rules: CorpusRules, stats: CorpusStats, store: Path | None) -> Iterator[CorpusItem]:
+        """What the rules keep of the rows.
+
+        Args:
+            stats: filled in while streaming.
+            store: the corpus folder that is being written, if one is.
 
         Raises:
             CorpusError: for what is no such corpus.
         """
-        path = Path(self.name)
-        if self.kind == "wit":
-            rows = wit_rows(path, stats)
-        elif self.kind == "folder":
-            rows = folder_rows(path, stats, self.names_as_titles)
-        elif self.kind == "dataset":
-            rows = dataset_rows(self.name, self.split, stats)
-        else:
-            rows = {"jsonl": jsonl_rows, "csv": csv_rows, "parquet": parquet_rows}[self.kind](path, stats)
-        if self.kind == "wit":
-            yield from rows
-            return
-        for where, row in rows:
+        base = Path(self.folder)
+        if self.kind == "corpus":  # whose downloads lie in it, or will
+            store = store or base
+        places = Places(base, base if self.named else None, store)
+        for where, row in self.rows(stats):
+            item = make_item(where, row, rules, stats, places)
+            if item is not None:
+                yield item
+
+    def rows(self, stats: CorpusStats) -> RawRows:
+        """All rows, with the columns under our names."""
+        for where, row in self._raw(Path(self.name), stats):
+            stats.read += 1
+            if self.kind == "wit":
+                yield where, row
+                continue
             try:
-                yield where, rename(row, self.columns)
+                yield where, _renamed(row, self.columns)
             except KeyError as error:
                 raise CorpusError(
                     f"{where}: no column {error.args[0]!r} (--columns); it has {', '.join(map(str, row))}"
                 ) from None
+
+    def _raw(self, path: Path, stats: CorpusStats) -> RawRows:
+        if self.kind == "folder":
+            return folder_rows(path, stats, self.names_as_titles)
+        if self.kind == "dataset":
+            return dataset_rows(self.name, self.split)
+        return READERS[self.kind](path, stats)
 
     def stamp(self) -> dict[str, Any]:
         """What tells whether the source is still the same, without reading it."""
@@ -95,25 +134,47 @@ class Source:
         return described
 
 
+def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row under our names: by what the user says (`{our name: theirs}`), then by common aliases.
+
+    Raises:
+        KeyError: the user names a column that the row does not have.
+    """
+    renamed = {name: value for name, value in row.items() if name is not None}
+    for name, names in ALIASES.items():
+        found = next((theirs for theirs in names if theirs in row), None)
+        if found is not None:
+            renamed[name] = row[found]
+    for name, theirs in columns.items():
+        renamed[name] = row[theirs]
+    if "image" in columns or not clean(renamed.get("image_url")):
+        renamed.pop("image_url", None)  # `image` alone says where the image is
+    return renamed
+
+
 def find_sources(
     words: Sequence[str | Path],
     images: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     names_as_titles: bool = False,
 ) -> list[Source]:
-    """The sources that the user's words mean, in their order.
+    """The sources that the user's words mean, in their order; all paths become absolute here.
 
     Args:
         words: files (`.tsv`, `.jsonl`, `.csv`, each with or without `.gz`, `.parquet`), folders of such
-            files or of pictures, and data sets: `hf:NAME` or `hf:NAME:SPLIT`.
-        images: where relative image paths start; by default beside each file.
+            files or of images, and data sets: `hf:NAME` or `hf:NAME:SPLIT`.
+        images: where relative image paths start, and downloaded images may lie under the last part of their
+            URL; by default beside each file.
 
     Raises:
         CorpusError: for a word that means nothing, or a folder that may not be read.
     """
+    named = None if images is None else os.path.abspath(images)
     found: list[Source] = []
     for word in map(str, words):
-        found += _sources(word, None if images is None else str(images), dict(columns or {}), names_as_titles)
+        found += _sources(word, named, dict(columns or {}), names_as_titles)
+    if not found:
+        raise CorpusError("no source was given: name files, folders or data sets (hf:NAME)")
     names = [(source.name, source.split) for source in found]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -122,44 +183,43 @@ def find_sources(
 
 
 def _sources(word: str, images: str | None, columns: dict[str, str], titles: bool) -> list[Source]:
+    def source(name: str, kind: str, beside: str, split: str = "train", titles: bool = False) -> list[Source]:
+        return [Source(name, kind, images or beside, images is not None, split, columns, titles)]
+
     if word.startswith(HUB):
         name, _, split = word.removeprefix(HUB).partition(":")
-        return [Source(name, "dataset", images or name, split or "train", columns)]
-    path = Path(word)
+        return source(name, "dataset", os.path.abspath(name), split or "train")
+    path = Path(os.path.abspath(word))
     try:
-        if path.is_dir():
-            return _in_folder(path, images, columns, titles)
+        names = sorted(os.listdir(path)) if path.is_dir() else None
     except PermissionError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    if not path.is_file():
-        raise CorpusError(f"{path}: no such corpus file or folder (a data set of the hub is written hf:NAME)")
-    kind = _kind(path)
-    if kind is None:
-        raise CorpusError(f"{path}: unknown corpus format; known: {', '.join(KINDS)} (with or without .gz)")
-    if kind == "wit" and columns:
-        kind = "csv"  # tab-separated too, but with columns of one's own
-    return [Source(str(path), kind, images or str(path.parent), "train", columns)]
-
-
-def _in_folder(path: Path, images: str | None, columns: dict[str, str], titles: bool) -> list[Source]:
-    """A saved data set, a table beside its pictures, several tables, or just pictures.
-
-    Raises:
-        PermissionError: the folder may not be read.
-    """
-    names = sorted(os.listdir(path))
+        raise CorpusError(f"{word}: cannot be read ({error.strerror}); check its permissions") from error
+    if names is None:
+        if not path.is_file():
+            raise CorpusError(
+                f"{word}: no such corpus file or folder (a data set of the hub is written hf:NAME)"
+            )
+        kind = _kind(path.name)
+        if kind is None:
+            raise CorpusError(
+                f"{word}: unknown corpus format; known: {', '.join(KINDS)} (with or without .gz)"
+            )
+        # With columns of one's own a TSV is tab-separated too, but not WIT's.
+        return source(str(path), "csv" if kind == "wit" and columns else kind, str(path.parent))
     if any(mark in names for mark in SAVED):
-        return [Source(str(path), "dataset", images or str(path), "train", columns)]
+        return source(str(path), "dataset", str(path))
+    if ITEMS in names and MANIFEST in names:  # a corpus folder
+        return [Source(str(path / ITEMS), "corpus", str(path), columns=columns)]
     tables = [name for name in METADATA_NAMES if name in names][:1]
     for kind in () if tables else dict.fromkeys(KINDS.values()):  # WIT shards before questions beside them
-        tables = tables or [name for name in names if _kind(Path(name)) == kind]
+        tables = tables or [name for name in names if _kind(name) == kind]
     if tables:
         return [found for name in tables for found in _sources(str(path / name), images, columns, titles)]
-    return [Source(str(path), "folder", images or str(path), "train", columns, titles)]
+    return [Source(str(path), "folder", str(path), columns=columns, names_as_titles=titles)]
 
 
-def _kind(path: Path) -> str | None:
-    return KINDS.get(Path(path.name.removesuffix(".gz")).suffix.lower())
+def _kind(name: str) -> str | None:
+    return KINDS.get(Path(name.removesuffix(".gz")).suffix.lower())
 
 
 def _listing(folder: Path) -> str:
@@ -167,87 +227,81 @@ def _listing(folder: Path) -> str:
     digest = hashlib.sha256()
     for parent, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            status = os.stat(os.path.join(parent, name))
-            relative = os.path.relpath(os.path.join(parent, name), folder)
-            digest.update(
-                f"{relative}\0{status.st_size}\0{status.st_mtime_ns}\n".encode("utf-8", "surrogatepass")
-            )
+        for path in (os.path.join(parent, name) for name in sorted(names)):
+            status, name = os.stat(path), os.path.relpath(path, folder)
+            line = f"{name}\0{status.st_size}\0{status.st_mtime_ns}\n"
+            digest.update(line.encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
-def read_items(
-    path: str | Path,
-    *,
-    languages: Collection[str] | None = None,
-    images: str | Path | None = None,
-    max_chars: int | None = None,
-    stats: CorpusStats | None = None,
+def read_corpus(
+    sources: Sequence[Source], rules: CorpusRules | None = None, stats: CorpusStats | None = None
 ) -> Iterator[KnowledgeItem]:
-    """Streams items from JSONL lines `{"id", "text", "image"[, "source", "language"]}`.
+    """Streams the items of sources, one after the other; nothing is written, and no image is opened.
+
+    An image that came as bytes stays in memory with its item. Rows whose image is on the network are dropped,
+    unless the sources were found with a folder of downloaded images (`comem corpus build` fetches them).
+
+    Args:
+        sources: as `find_sources` gives them.
+        rules: which rows are kept; `unique` and `on_duplicate` are for tables and do nothing here.
+        stats: filled in while streaming.
 
     Raises:
-        CorpusError: for a line without an id.
-        RecordError: for a line that is not JSON, with file and line number.
+        CorpusError: for what is no such corpus.
+        CutShardError: at the end of a compressed file that was cut, after its whole rows were delivered.
     """
-    path, stats = Path(path), stats if stats is not None else CorpusStats()
-    folder = Path(images) if images is not None else path.parent
-    for number, row in enumerate(read_jsonl(path), start=1):
-        stats.read += 1
-        if clean(row.get("id")) == "":
-            raise CorpusError(f"{path}: record {number} has no id; each line needs id, text and image")
-        language, text = clean(row.get("language")) or "en", clean(row.get("text"))[:max_chars]
-        image = None
-        if languages is not None and language not in languages:
-            reason = "language"
-        elif not text:
-            reason = "no text"
-        else:
-            image = local_image(clean(row.get("image")), folder, remote_ok=images is not None)
-            reason = "" if image is not None else "no local image"
-        if reason:
-            stats.drop(reason, f"{path}:{number}")
-            continue
-        stats.kept += 1
-        yield KnowledgeItem(str(row["id"]), text, image, clean(row.get("source")), language)
+    stats = stats if stats is not None else CorpusStats()
+    for source in sources:
+        for item in source.items(rules or CorpusRules(), stats, None):
+            yield item.item()
 
 
-def read_corpus(paths: Iterable[str | Path], **options: object) -> Iterator[KnowledgeItem]:
-    """Streams several shards one after the other; `.tsv[.gz]` as WIT, `.jsonl[.gz]` as items.
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings(CorpusRules):
+    """Read WIT, tables, folders or data sets into a corpus folder; run again, it goes on.
 
-    The options are those of `read_wit`.
+    Attributes:
+        sources: WIT .tsv[.gz], .jsonl, .csv, .parquet, a folder, hf:NAME[:SPLIT].
+        output: the corpus folder.
+        images: where relative image paths start; beside each file by default.
+        columns: columns of your own, each as OURS=THEIRS: id, text, title, image, language, licence, …
+        names_as_titles: an image's file name is its title.
+        keep_partial: go on with what could be read of a cut shard.
+        workers: shards read at the same time.
     """
-    for path in paths:
-        name = Path(path).name.removesuffix(".gz")
-        if name.endswith(".tsv"):
-            yield from read_wit(path, **options)  # type: ignore[arg-type]
-        elif name.endswith((".jsonl", ".ndjson")):
-            yield from read_items(path, **options)  # type: ignore[arg-type]
-        else:
-            raise CorpusError(
-                f"{path}: unknown corpus format; known: .tsv, .tsv.gz, .jsonl, .jsonl.gz (comem corpus build"
-                " reads folders, CSV, Parquet and data sets too)"
-            )
+
+    sources: tuple[str, ...] = option(positional=True, metavar="SOURCE")
+    output: Path = option(metavar="DIR")
+    images: Path | None = option(None, metavar="DIR")
+    columns: tuple[str, ...] = option((), metavar="OURS=THEIRS")
+    names_as_titles: bool = False
+    keep_partial: bool = False
+    workers: int = 1
+
+    @property
+    def rules(self) -> CorpusRules:
+        """What decides which rows are kept."""
+        return CorpusRules(**{each.name: getattr(self, each.name) for each in fields(CorpusRules)})
+
+    def find_sources(self) -> list[Source]:
+        """The sources that are meant.
+
+        Raises:
+            CorpusError: a word means nothing.
+        """
+        return find_sources(self.sources, self.images, column_names(self.columns), self.names_as_titles)
 
 
-def unique_items(
-    items: Iterable[KnowledgeItem], stats: CorpusStats, *, drop: bool = False
-) -> Iterator[KnowledgeItem]:
-    """Refuses a repeated id, or drops the later item and counts it.
+def column_names(pairs: Sequence[str]) -> dict[str, str]:
+    """`OURS=THEIRS` words as a mapping; `title` is WIT's `page_title`.
 
     Raises:
-        CorpusError: for a repeated id unless `drop`.
+        ValueError: a word of another form.
     """
-    seen: set[str] = set()
-    for item in items:
-        if item.id in seen and not drop:
-            raise CorpusError(
-                f"the id {item.id!r} repeats in the corpus (again from {item.source or item.image}); make the"
-                " ids unique, or keep the first of each with --on-duplicate drop"
-            )
-        if item.id in seen:
-            stats.kept -= 1
-            stats.drop("repeated id", item.id)
-            continue
-        seen.add(item.id)
-        yield item
+    broken = [pair for pair in pairs if not all(pair.partition("="))]
+    if broken:
+        raise ValueError(f"--columns {broken[0]}: write OURS=THEIRS, as in id=sku")
+    split = dict(pair.split("=", 1) for pair in pairs)
+    ours = {"title": "page_title", "license": "licence", "source": "page_url"}
+    return {ours.get(name, name): theirs for name, theirs in split.items()}

@@ -1,19 +1,29 @@
-"""Corpus items as Parquet: the parts that workers write, and the table that is made of them."""
+"""The one writer of knowledge bases: items as Parquet, in parts and as the table that is made of them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comem.io.files import storage_errors
+from comem.io.files import whole_file, write_json
+from comem.io.jsonl import sha256_of
+from comem.io.manifest import run_manifest
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, Duplicates
-from comem.retrieval.knowledge import ROW_GROUP
+from comem.retrieval.knowledge import (
+    FORMAT,
+    ITEMS,
+    MANIFEST,
+    ROW_GROUP,
+    KnowledgeBase,
+    KnowledgeBaseError,
+    tail_checksum,
+)
+from comem.types import KnowledgeItem
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,17 +41,26 @@ def schema(keys: bool) -> pa.Schema:
     return pa.schema(columns + [(name, pa.uint64()) for name in KEYS] * keys)
 
 
-def key(*parts: str) -> int:
+def _key(*parts: str) -> int:
     """64 bits of a hash: among 40 million rows two different ones agree once in 20,000 corpora."""
     joined = "\0".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little")
 
 
-def row_key(item: CorpusItem, picture: str, unique: Duplicates) -> int:
+def row_key(item: CorpusItem, image: str, unique: Duplicates) -> int:
     """Equal for rows of which `unique` keeps one; 0 where nothing is a duplicate."""
-    if unique == "none" or not picture:
+    if unique == "none" or not image:
         return 0
-    return key(picture, {"passage": item.text, "language": item.language, "image": ""}[unique], unique)
+    return _key(image, {"passage": item.text, "language": item.language, "image": ""}[unique], unique)
+
+
+def _row(item: CorpusItem, folder: Path) -> dict[str, Any]:
+    """A line of the table; image paths are relative to its folder, so that both can be moved."""
+    row = {name: getattr(item, name) for name in (*TEXTS, *NUMBERS)}
+    if item.image:
+        row["image"] = os.path.relpath(item.image, folder)
+    # Arrow stores no lone surrogate, as a file name has that is not UTF-8.
+    return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
 
 def write_part(items: Iterable[tuple[CorpusItem, int]], path: Path, folder: Path) -> Iterator[int]:
@@ -50,63 +69,35 @@ def write_part(items: Iterable[tuple[CorpusItem, int]], path: Path, folder: Path
     What came before an error of the stream is written; the error goes on to the caller.
 
     Args:
-        folder: image paths are stored relative to it.
+        folder: of the corpus.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    partial, rows = path.with_name(f".{path.name}.{os.getpid()}.part"), list[dict[str, Any]]()
-    failure: ValueError | None = None
-    stream = iter(items)
-    try:
-        with storage_errors(path), pq.ParquetWriter(partial, schema(True), compression="zstd") as writer:
-            while True:
-                try:
-                    pair = next(stream, None)
-                except ValueError as error:
-                    pair, failure = None, error
-                if pair is not None:
-                    rows.append(_row(*pair, folder))
-                if rows and (pair is None or len(rows) == ROW_GROUP):
-                    _write(writer, rows)
-                    yield len(rows)
-                    rows = []
-                if pair is None:
-                    break
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    columns, failure = schema(keys=True), None
+    stream, rows, ended = iter(items), list[dict[str, Any]](), False
+    with whole_file(path) as partial, pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+        while not ended:
+            try:
+                pair = next(stream, None)
+            except ValueError as error:
+                pair, failure = None, error
+            ended = pair is None
+            if pair is not None:
+                rows.append({**_row(pair[0], folder), "id_key": _key(pair[0].id), "row_key": pair[1]})
+            if rows and (ended or len(rows) == ROW_GROUP):
+                writer.write_table(pa.Table.from_pylist(rows, schema=columns), row_group_size=ROW_GROUP)
+                yield len(rows)
+                rows = []
     if failure is not None:
         raise failure
 
 
-def _write(writer: Any, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-
-    writer.write_table(pa.Table.from_pylist(rows, schema=schema(True)), row_group_size=ROW_GROUP)
-
-
-def _row(item: CorpusItem, row_hash: int, folder: Path) -> dict[str, Any]:
-    row = {name: _storable(value) for name, value in vars(item).items()}
-    if item.image:
-        row["image"] = _storable(os.path.relpath(item.image, folder))
-    return {**row, "id_key": key(row["id"]), "row_key": row_hash}
-
-
-def _storable(value: Any) -> Any:
-    """Text as Arrow stores it: a lone surrogate (a file name that is not UTF-8) is replaced."""
-    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-
-
-@dataclass(frozen=True)
-class Kept:
-    """Which rows of the parts go into the table, and how many of the others there are, by reason."""
-
-    masks: list[np.ndarray]
-    dropped: dict[str, int]
-
-
-def choose_rows(parts: Sequence[Path], drop_repeated_ids: bool) -> Kept:
+def choose_rows(parts: Sequence[Path], drop_repeated_ids: bool) -> tuple[list[np.ndarray], dict[str, int]]:
     """The first of each id and of each set of duplicates, in the order of the parts.
+
+    Returns:
+        Which rows of each part these are, and how many of the others there are, by reason.
 
     Raises:
         CorpusError: an id comes twice and may not be dropped; names it and the parts' places.
@@ -114,10 +105,7 @@ def choose_rows(parts: Sequence[Path], drop_repeated_ids: bool) -> Kept:
     import pyarrow.parquet as pq
 
     tables = [pq.read_table(part, columns=list(KEYS)) for part in parts]
-    ids, rows = (
-        np.concatenate([np.zeros(0, np.uint64), *(t.column(name).to_numpy() for t in tables)])
-        for name in KEYS
-    )
+    ids, rows = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in KEYS)
     fresh_row = _first(rows) | (rows == 0)
     fresh_id = np.zeros(len(ids), dtype=bool)
     fresh_id[np.flatnonzero(fresh_row)] = _first(ids[fresh_row])  # a duplicate row is no repeated id
@@ -127,8 +115,8 @@ def choose_rows(parts: Sequence[Path], drop_repeated_ids: bool) -> Kept:
         place = int(np.flatnonzero(fresh_row & ~fresh_id)[0])
         raise CorpusError(_repeated(parts, lengths, ids, place, repeated))
     dropped = {"duplicate": int(len(rows) - fresh_row.sum()), "repeated id": repeated}
-    masks = np.split(fresh_row & fresh_id, np.cumsum(lengths)[:-1]) if lengths else []
-    return Kept(masks, {reason: count for reason, count in dropped.items() if count})
+    masks = np.split(fresh_row & fresh_id, np.cumsum(lengths)[:-1])
+    return masks, {reason: count for reason, count in dropped.items() if count}
 
 
 def _first(keys: np.ndarray) -> np.ndarray:
@@ -144,11 +132,8 @@ def _repeated(parts: Sequence[Path], lengths: list[int], ids: np.ndarray, place:
 
     earlier = int(np.flatnonzero(ids == ids[place])[0])
     part = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
-    row = (
-        pq.read_table(parts[part], columns=["id", "source"])
-        .slice(place - sum(lengths[:part]), 1)
-        .to_pylist()[0]
-    )
+    table = pq.read_table(parts[part], columns=["id", "source"])
+    (row,) = table.slice(place - sum(lengths[:part]), 1).to_pylist()
     return (
         f"the id {row['id']!r} repeats in the corpus (items {earlier + 1} and {place + 1}, again from"
         f" {row['source'] or 'the same source'}; {count} such rows): make the ids unique, or keep the first"
@@ -156,35 +141,92 @@ def _repeated(parts: Sequence[Path], lengths: list[int], ids: np.ndarray, place:
     )
 
 
-def join_parts(parts: Sequence[Path], masks: Sequence[np.ndarray], path: Path) -> tuple[int, str]:
-    """Writes the chosen rows of all parts as one table with whole row groups.
+def join_parts(
+    parts: Sequence[Path], masks: Sequence[np.ndarray], folder: Path, about: Mapping[str, Any]
+) -> KnowledgeBase:
+    """Writes the chosen rows of all parts as the table of a knowledge base, in whole row groups.
 
-    Returns:
-        How many rows there are, and the checksum of their ids.
+    The table appears when it is whole, and the manifest after it: it says that all is there.
+
+    Args:
+        about: for the manifest.
+
+    Raises:
+        StorageError: the disk is full; an older knowledge base in the folder stays as it was.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    count, digest, wanted = 0, hashlib.sha256(), schema(False)
-    held = wanted.empty_table()
-    with pq.ParquetWriter(path, wanted, compression="zstd") as writer:
-        for part, mask in zip(parts, masks, strict=True):
-            start = 0
-            for batch in pq.ParquetFile(part).iter_batches(ROW_GROUP, columns=wanted.names):
-                chosen = pa.Table.from_batches([batch]).filter(pa.array(mask[start : start + len(batch)]))
-                start += len(batch)
-                held = pa.concat_tables([held, chosen])
-                while len(held) >= ROW_GROUP:
-                    count += _write_group(writer, held.slice(0, ROW_GROUP), digest)
-                    held = held.slice(ROW_GROUP)
-        if len(held):
-            count += _write_group(writer, held, digest)
-    return count, digest.hexdigest()
+    columns, digest, count = schema(keys=False), hashlib.sha256(), 0
+    with whole_file(folder / ITEMS) as partial:
+        with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+            for table in map(pa.Table.combine_chunks, _groups(parts, masks, columns)):
+                for item_id in table.column("id").to_pylist():
+                    digest.update(item_id.encode("utf-8", "surrogatepass") + b"\n")
+                writer.write_table(table, row_group_size=ROW_GROUP)
+                count += len(table)
+        manifest = {
+            "format": FORMAT, "count": count, "bytes": partial.stat().st_size, "row_group": ROW_GROUP,
+            "ids_sha256": digest.hexdigest(), "complete": True, "sha256": sha256_of(partial),
+            "tail_sha256": tail_checksum(partial), **run_manifest(about),
+        }  # fmt: skip
+        (folder / MANIFEST).unlink(missing_ok=True)
+    write_json(folder / MANIFEST, manifest)
+    return KnowledgeBase(folder)
 
 
-def _write_group(writer: Any, table: pa.Table, digest: Any) -> int:
-    table = table.combine_chunks()
-    for item_id in table.column("id").to_pylist():
-        digest.update(item_id.encode("utf-8", "surrogatepass") + b"\n")
-    writer.write_table(table, row_group_size=ROW_GROUP)
-    return len(table)
+def _groups(parts: Sequence[Path], masks: Sequence[np.ndarray], columns: pa.Schema) -> Iterator[pa.Table]:
+    """The chosen rows, so many at a time as a row group has."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    held = columns.empty_table()
+    for part, mask in zip(parts, masks, strict=True):
+        start = 0
+        for batch in pq.ParquetFile(part).iter_batches(ROW_GROUP, columns=columns.names):
+            chosen = pa.Table.from_batches([batch]).filter(pa.array(mask[start : start + len(batch)]))
+            start += len(batch)
+            held = pa.concat_tables([held, chosen])
+            while len(held) >= ROW_GROUP:
+                yield held.slice(0, ROW_GROUP)
+                held = held.slice(ROW_GROUP)
+    if len(held):
+        yield held
+
+
+def write_knowledge_base(
+    items: Iterable[KnowledgeItem], folder: str | Path, extra: Mapping[str, Any] | None = None
+) -> KnowledgeBase:
+    """Writes items of whatever origin as a knowledge base, which appears only when it is whole.
+
+    When the stream of items itself fails, what came before the failure is written (the manifest says
+    `"complete": false`) and the error goes on to the caller.
+
+    Raises:
+        KnowledgeBaseError: for an item whose image is bytes in memory, which has no address to store.
+        StorageError: when the disk is full; an older knowledge base in the folder stays as it was.
+    """
+    import pyarrow.parquet as pq
+
+    folder, failure = Path(folder), None
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f".items.{os.getpid()}.parquet"
+    try:
+        try:
+            for _ in write_part(((_as_row(item), 0) for item in items), part, folder):
+                pass
+        except ValueError as error:  # CorpusError, RecordError: keep what was read
+            failure = error
+        masks = [np.ones(pq.read_metadata(part).num_rows, bool)]
+        base = join_parts([part], masks, folder, {"complete": failure is None, **(extra or {})})
+    finally:
+        part.unlink(missing_ok=True)
+    if failure is not None:
+        raise failure
+    return base
+
+
+def _as_row(item: KnowledgeItem) -> CorpusItem:
+    if item.image is not None and item.image.path is None:
+        raise KnowledgeBaseError(f"item {item.id!r}: its image is in memory; save it to a file first")
+    return CorpusItem(item.id, item.text, str(item.image or ""), item.source, item.language)

@@ -17,6 +17,7 @@ from comem.io.files import write_atomic, write_json
 from comem.io.jsonl import JsonlAppender, read_json, read_jsonl, sha256_of
 from comem.io.manifest import run_manifest
 from comem.io.parallel import Engine, run_shards
+from comem.io.progress import Advance, Progress, quiet
 from comem.retrieval.download.fetch import fetch
 from comem.retrieval.download.hosts import Hosts
 from comem.retrieval.download.settings import DownloadSettings, Fetched
@@ -39,7 +40,7 @@ class Wanted:
 
 def download_corpus(
     folder: str | Path, settings: DownloadSettings, *, engine: Engine = "local", workers: int = 2,
-    progress: bool = True,
+    progress: Progress = quiet,
 ) -> Counter[str]:  # fmt: skip
     """Fetches the pictures of a corpus folder into `images/`; a second call goes on.
 
@@ -57,16 +58,14 @@ def download_corpus(
         KnowledgeBaseError: no corpus in the folder.
         StorageError: the disk is full; what is there stays.
     """
-    from tqdm import tqdm
-
     folder = Path(folder)
     shards = plan_shards(folder)
     started = time.monotonic()
-    with tqdm(desc="downloading", unit=" pictures", disable=not progress) as bar:
+    with progress("downloading", unit="images") as advance:
         if engine == "local":  # in one go: what hosts have asked for holds on from shard to shard
-            counts, fetched = download_shards(folder, range(shards), settings, bar.update)
+            counts, fetched = download_shards(folder, range(shards), settings, advance)
         else:
-            counts, fetched = _download_divided(folder, range(shards), settings, engine, workers, bar)
+            counts, fetched = _download_divided(folder, range(shards), settings, engine, workers, advance)
     if fetched:
         _sweep(folder)
     write_manifest(folder, settings, counts, fetched, time.monotonic() - started)
@@ -80,8 +79,9 @@ def _sweep(folder: Path) -> None:
 
 
 def _download_divided(
-    folder: Path, numbers: Sequence[int], settings: DownloadSettings, engine: Engine, workers: int, bar: Any
-) -> tuple[Counter[str], int]:
+    folder: Path, numbers: Sequence[int], settings: DownloadSettings, engine: Engine, workers: int,
+    advance: Advance,
+) -> tuple[Counter[str], int]:  # fmt: skip
     """Shard by shard by several workers, which together ask no host faster than one would."""
     share = min(workers, len(numbers)) or 1
     each = replace(settings, rate=settings.rate / share, connections=max(1, settings.connections // share))
@@ -92,7 +92,7 @@ def _download_divided(
 
     for _, (outcomes, asked) in run_shards(job, numbers, engine=engine, workers=workers):
         counts, fetched = counts + outcomes, fetched + asked
-        bar.update(asked)
+        advance(asked)
     return counts, fetched
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comem import __version__
-from comem.io.images import MAX_PIXELS
+from comem.config import option
 
 THUMB_WIDTHS = (20, 40, 60, 120, 250, 330, 500, 960, 1280, 1920, 3840)  # others get 429 (w.wiki/GHai)
 
@@ -33,7 +33,7 @@ class DownloadSettings:
         thumb_width: from Wikimedia ask for this width instead of the original; 0 asks for originals.
     """
 
-    contact: str
+    contact: str = option(metavar="MAIL")
     rate: float = 10.0
     connections: int = 4
     concurrency: int = 64
@@ -45,7 +45,7 @@ class DownloadSettings:
     max_wait_seconds: float = 600.0
     redirects: int = 5
     max_bytes: int = 32 << 20
-    max_pixels: int = MAX_PIXELS
+    max_pixels: int = 64_000_000  # io.images.MAX_PIXELS, which is heavy to import
     max_side: int = 0
     thumb_width: int = 500
 

@@ -15,12 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from comem.io.files import StorageError, one_writer
-from comem.retrieval.corpus import CorpusError, CutShardError
 from comem.retrieval.corpus import build as building
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.rules import CorpusRules, download_name
-from comem.retrieval.corpus.sources import find_sources
-from comem.retrieval.corpus.wit import WIT_COLUMNS
+from comem.retrieval.corpus.rows import WIT_COLUMNS
+from comem.retrieval.corpus.rules import CorpusError, CorpusRules, CutShardError, download_name
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase, KnowledgeBaseError
 
 HOST = "https://upload.wikimedia.org/wikipedia/commons"
@@ -44,7 +43,8 @@ def shard(path: Path, *lines: str) -> Path:
 
 
 def built(output: Path, *words: Path, rules: CorpusRules | None = None, **options: object) -> KnowledgeBase:
-    return build_corpus(find_sources(words), output, rules, progress=False, **options)  # type: ignore[arg-type]
+    options |= {"sources": tuple(map(str, words)), "output": output, **vars(rules or CorpusRules())}
+    return build_corpus(CorpusSettings(**options))  # type: ignore[arg-type]
 
 
 @pytest.fixture()
@@ -252,10 +252,10 @@ def test_a_disk_that_fills_leaves_the_older_corpus(shards: list[Path], tmp_path:
 
 
 def test_the_real_flags(flags_dir: Path, tmp_path: Path) -> None:
-    base = build_corpus(find_sources([flags_dir]), tmp_path / "kb", progress=False)
+    base = built(tmp_path / "kb", flags_dir)
     assert len(base) == 1225 and all(Path(path).is_file() for path in base.images())
     one = CorpusRules(unique="image", languages=("en", "ru"))
-    assert len(build_corpus(find_sources([flags_dir]), tmp_path / "kb1", one, progress=False)) == 245
+    assert len(built(tmp_path / "kb1", flags_dir, rules=one)) == 245
     assert json.loads((tmp_path / "kb1" / "items.json").read_text())["rows"]["dropped"] == {
         "language": 735,
         "duplicate": 245,

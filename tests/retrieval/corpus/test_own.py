@@ -17,11 +17,10 @@ import pytest
 from PIL import Image
 
 from comem.io.images import ImageError, open_image
-from comem.retrieval.corpus import CorpusError, CorpusStats, CutShardError
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.own import csv_rows, jsonl_rows, pages, parquet_rows
-from comem.retrieval.corpus.rules import CorpusRules
-from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.corpus.rows import RawRows, pages
+from comem.retrieval.corpus.rules import CorpusError, CorpusRules, CorpusStats, CutShardError
+from comem.retrieval.corpus.sources import CorpusSettings, find_sources
 from comem.retrieval.knowledge import KnowledgeBase
 
 
@@ -34,8 +33,14 @@ def png(colour: int = 0) -> bytes:
 def built(
     tmp_path: Path, *words: object, rules: CorpusRules | None = None, **options: object
 ) -> KnowledgeBase:
-    sources = find_sources([str(word) for word in words], **options)  # type: ignore[arg-type]
-    return build_corpus(sources, tmp_path / "kb", rules, progress=False)
+    options |= vars(rules or CorpusRules())
+    settings = CorpusSettings(sources=tuple(map(str, words)), output=tmp_path / "kb", **options)  # type: ignore[arg-type]
+    return build_corpus(settings)
+
+
+def rows(path: Path, stats: CorpusStats) -> RawRows:
+    (source,) = find_sources([path])
+    return source.rows(stats)
 
 
 ROWS = [
@@ -68,11 +73,11 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"asks for the column 'image', which .*; it has sku, about, pic"):
         built(tmp_path, path)
     with pytest.raises(CorpusError, match=r"rows have no column 'id'; they have .*sku"):
-        built(tmp_path, path, columns={"text": "about", "image": "pic"})
-    item = built(tmp_path, path, columns={"id": "sku", "text": "about", "image": "pic"}).items([0])[0]
+        built(tmp_path, path, columns=("text=about", "image=pic"))
+    item = built(tmp_path, path, columns=("id=sku", "text=about", "image=pic")).items([0])[0]
     assert (item.id, item.text) == ("7", 'a "red" chair, wood')
     with pytest.raises(CorpusError, match=r"no column 'code' \(--columns\); it has sku"):
-        built(tmp_path, path, columns={"id": "code"})
+        built(tmp_path, path, columns=("id=code",))
 
 
 def test_broken_lines_are_counted_and_passed_over(tmp_path: Path) -> None:
@@ -81,12 +86,12 @@ def test_broken_lines_are_counted_and_passed_over(tmp_path: Path) -> None:
         b'{"id": 1, "text": "a", "image": "b"}\n[1]\n\xff\xfe\n{"id": 2, \n{"id": 3, "text": "c"}\n'
     )
     stats = CorpusStats()
-    assert [row["id"] for _, row in jsonl_rows(path, stats)] == [1, 3]
+    assert [row["id"] for _, row in rows(path, stats)] == [1, 3]
     assert stats.read == 5 and dict(stats.dropped) == {"broken line (no JSON object)": 3}
     path = tmp_path / "items.csv"
     path.write_text('id,text\n1,a\n2,b,c\n"3","d\0e"\n')
     stats = CorpusStats()
-    assert [row["id"] for _, row in csv_rows(path, stats)] == ["1", "3"]
+    assert [row["id"] for _, row in rows(path, stats)] == ["1", "3"]
     assert dict(stats.dropped) == {"broken line (3 of 2 fields)": 1}
 
 
@@ -111,20 +116,20 @@ def test_cut_files_give_their_whole_rows_first(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     stats, got = CorpusStats(), []
     with pytest.raises(CutShardError, match="cut or damaged after line"):
-        got.extend(row["id"] for _, row in jsonl_rows(path, stats))
+        got.extend(row["id"] for _, row in rows(path, stats))
     assert 100 < len(got) < 200 and got == list(range(len(got)))
 
 
 def test_a_damaged_parquet_page_is_a_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    rows = [{"id": str(i), "text": os.urandom(50).hex()} for i in range(20_000)]
-    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=2000, write_page_checksum=True)
+    table = [{"id": str(i), "text": os.urandom(50).hex()} for i in range(20_000)]
+    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=2000, write_page_checksum=True)
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 200] = b"\xff" * 200
     path.write_bytes(data)
     stats = CorpusStats()
     try:
-        count = sum(1 for _ in parquet_rows(path, stats))
+        count = sum(1 for _ in rows(path, stats))
     except CutShardError as error:
         assert "damaged after row" in str(error)
         count = stats.read
@@ -226,8 +231,8 @@ def test_a_folder_that_refuses_to_be_listed(tmp_path: Path, monkeypatch: pytest.
 def test_data_sets_of_the_datasets_library(tmp_path: Path, how: str) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
-    rows = {"image": [{"bytes": png(i)} for i in (1, 2, 1)], "text": ["one", "two", "three"]}
-    data = datasets.Dataset.from_dict(rows, features=features)
+    columns = {"image": [{"bytes": png(i)} for i in (1, 2, 1)], "text": ["one", "two", "three"]}
+    data = datasets.Dataset.from_dict(columns, features=features)
     if how == "saved":
         datasets.DatasetDict({"test": data}).save_to_disk(str(tmp_path / "set"))
         word = f"hf:{tmp_path / 'set'}:test"

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.download.settings import DownloadSettings
 
 
@@ -140,7 +140,7 @@ def corpus(server: Server, tmp_path: Path) -> Callable[..., Path]:
         table = tmp_path / "items.csv"
         rows = [f'{i},text {i},"{server.url(path)}"' for i, path in enumerate(paths)]
         table.write_text("\n".join(["id,text,image", *rows]) + "\n")
-        build_corpus(find_sources([table]), tmp_path / "corpus", progress=False)
+        build_corpus(CorpusSettings(sources=(str(table),), output=tmp_path / "corpus"))
         return tmp_path / "corpus"
 
     return build

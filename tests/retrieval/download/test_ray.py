@@ -17,8 +17,7 @@ import pytest
 
 from comem.io.parallel import _cluster
 from comem.retrieval.corpus.build import build_corpus
-from comem.retrieval.corpus.rules import CorpusRules
-from comem.retrieval.corpus.sources import find_sources
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.download import job
 from comem.retrieval.download.job import download_corpus, download_shards
 from comem.retrieval.download.settings import DownloadSettings
@@ -63,16 +62,16 @@ def test_two_workers_fetch_what_one_process_fetches_though_one_is_killed(
     rows = [f"{i},text {i},{server.url(paths[i]) if i in paths else ''}" for i in range(10_300)]  # two shards
     (tmp_path / "a.csv").write_text("\n".join(["id,text,image", *rows]))
     for name in ("one", "two"):
-        build_corpus(
-            find_sources([tmp_path / "a.csv"]), tmp_path / name, CorpusRules(text_only=True), progress=False
-        )
-    alone = download_corpus(tmp_path / "one", quick(), progress=False)
+        table = str(tmp_path / "a.csv")
+        settings = CorpusSettings(sources=(table,), output=tmp_path / name, text_only=True)
+        build_corpus(settings)
+    alone = download_corpus(tmp_path / "one", quick())
     server.times.clear()
     monkeypatch.setattr(job, "download_shards", partial(killed_once, tmp_path / "killed"))
     with _cluster(2) as ray:
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         counts = download_corpus(
-            tmp_path / "two", quick(rate=8.0, connections=2), engine="ray", progress=False
+            tmp_path / "two", quick(rate=8.0, connections=2), engine="ray"
         )
     done = int((tmp_path / "killed").read_text())
     assert 0 < done < 12 and 24 <= len(server.times) <= 24 + 12 - done  # these are not asked for again

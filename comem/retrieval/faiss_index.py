@@ -1,20 +1,21 @@
-"""Ranking an approximate index's candidates again, by the vectors themselves."""
+"""The files of a FAISS index: built, opened, searched, and candidates ranked again by the vectors."""
 
 from __future__ import annotations
 
 import json
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comem.io.files import StorageError
+from comem.io.files import whole_file
+from comem.io.progress import Progress, quiet
 from comem.retrieval.plan import IndexPlan
+from comem.retrieval.settings import SearchSettings
 from comem.retrieval.vectors import Vectors
 
 _BLOCK = 64  # queries ranked again at once: their candidates stay in the processor's cache
@@ -83,30 +84,8 @@ INDEX, REFINE, TRAINED = "index.faiss", "refine.npy", ".trained.faiss"
 _CHUNK = 1 << 14  # vectors compared at once
 
 
-@dataclass(frozen=True)
-class SearchSettings:
-    """How hard to search; none of it matters to an exact index.
-
-    Attributes:
-        probes: inverted lists looked into; 0 for one in 64 of them, at least 16 and at most 128.
-        ef: HNSW's list of candidates.
-        candidates: vectors ranked again by their float16 copies, for each of the k wanted.
-    """
-
-    probes: int = 0
-    ef: int = 64
-    candidates: int = 10
-
-    def __post_init__(self) -> None:
-        if self.probes < 0 or self.ef < 1 or self.candidates < 1:
-            raise ValueError(
-                f"probes {self.probes} must be 0 or more, ef {self.ef} and candidates"
-                f" {self.candidates} at least 1"
-            )
-
-
 def build_files(
-    vectors: Vectors, plan: IndexPlan, folder: Path, *, budget: int, seed: int = 0, progress: bool = True
+    vectors: Vectors, plan: IndexPlan, folder: Path, *, budget: int, seed: int = 0, progress: Progress = quiet
 ) -> None:
     """Write index.faiss and, where the plan says so, refine.npy; both appear only when they are whole.
 
@@ -119,16 +98,15 @@ def build_files(
         ValueError: FAISS does not know the factory string, or there are too few vectors to train it.
         StorageError: the disk is full.
     """
-    from tqdm import tqdm
-
     faiss = _faiss()
     chunk = int(max(1024, min(len(vectors), budget // (16 * vectors.dimension))))
     index = _trained(vectors, plan, folder, chunk, seed)
+    refine = whole_file(folder / REFINE) if plan.refine else nullcontext(os.devnull)
     with (
-        _whole(folder / INDEX) as index_file,
-        _whole(folder / REFINE) as refine_file,
-        tqdm(total=len(vectors), desc="indexing", unit="vector", disable=not progress) as bar,
-        open(refine_file if plan.refine else os.devnull, "wb") as half,
+        whole_file(folder / INDEX) as index_file,
+        refine as refine_file,
+        progress("indexing", len(vectors), unit="vectors") as advance,
+        open(refine_file, "wb") as half,
     ):
         header = {"descr": "<f2", "fortran_order": False, "shape": (len(vectors), vectors.dimension)}
         np.lib.format.write_array_header_1_0(half, header)
@@ -136,14 +114,16 @@ def build_files(
             index.add(part)
             if plan.refine:
                 half.write(part.astype("<f2").data)
-            bar.update(len(part))
+            advance(len(part))
         half.flush()
         faiss.write_index(index, str(index_file))
-    (folder / TRAINED).unlink(missing_ok=True)
-    (folder / f"{TRAINED}.json").unlink(missing_ok=True)
+    if not plan.refine:  # what an older index kept
+        (folder / REFINE).unlink(missing_ok=True)
+    for name in (TRAINED, f"{TRAINED}.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
-class Engine:
+class FaissIndex:
     """An index file, opened: memory-mapped, so that opening costs neither time nor memory.
 
     Args:
@@ -252,7 +232,7 @@ def _trained(vectors: Vectors, plan: IndexPlan, folder: Path, chunk: int, seed: 
         if not index.is_trained:
             _quicken(index)
             index.train(vectors.sample(max(plan.train, 1), seed))
-            with _whole(kept) as partial:
+            with whole_file(kept) as partial:
                 faiss.write_index(index, str(partial))
             of.write_text(key)
     except RuntimeError as error:
@@ -288,22 +268,3 @@ def _open(path: Path, mapped: bool = True) -> Any:
         except RuntimeError as error:
             failure = error
     raise ValueError(f"{path}: FAISS cannot read it ({failure}); build it again") from failure
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A temporary file that takes the name `path` on success; what is there stays otherwise."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        try:
-            yield partial
-        except (OSError, RuntimeError) as error:
-            if "No space" not in str(error) and "write" not in str(error):
-                raise
-            raise StorageError(f"{partial}: cannot write ({error}); free some space, run again") from error
-        if partial.exists():
-            os.replace(partial, path)
-        else:
-            path.unlink(missing_ok=True)  # of an older index, and not wanted now
-    finally:
-        partial.unlink(missing_ok=True)
