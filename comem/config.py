@@ -60,6 +60,15 @@ def option(
     return dataclasses.field(default=default, metadata=notes)
 
 
+def take_paths(settings: Any) -> None:
+    """Let text stand for paths in Python, too: call it in a settings class's `__post_init__`."""
+    for each in dataclasses.fields(settings):
+        value = getattr(settings, each.name)
+        if "Path" in str(each.type) and isinstance(value, str | list | tuple):
+            path = Path(value) if isinstance(value, str) else tuple(Path(one) for one in value)
+            object.__setattr__(settings, each.name, path)
+
+
 def load_config(
     cls: type[C],
     path: str | Path | None = None,

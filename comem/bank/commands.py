@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.io.console import print_facts, print_line, print_table
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class EncodeSettings:
     part_items: int = 4096
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if (self.items is None) == (self.index is None):
             raise ValueError("give the items: either --items FILE or --index DIR")
         if self.corpus and self.index is None:
@@ -88,6 +89,9 @@ class BankSettings:
     """
 
     bank: Path = option(positional=True, metavar="DIR")
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,7 @@ class ExportSettings(BankSettings):
     seed: int = 0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.form is not None and self.output.suffix == ".safetensors":
             raise ValueError("--form is for folders; a .safetensors file has the bank's own type")
 
@@ -145,6 +150,9 @@ class MergeSettings:
     banks: tuple[Path, ...] = option(positional=True, metavar="PATH")
     output: Path = option(metavar="DIR")
     on_conflict: Literal["refuse", "first", "last"] = "refuse"
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
 
 def show_encoded(counts: BuildCounts, settings: EncodeSettings) -> None:

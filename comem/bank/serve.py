@@ -213,12 +213,17 @@ class LiveBank(Bank):
     def _bank(
         self, ids: Sequence[str], found: dict[Hashable, Tensor], keys: Sequence[Hashable]
     ) -> MemoryBank:
-        missing = [item_id for item_id, key in zip(ids, keys, strict=True) if key not in found]
-        if missing and self.store is not None:
-            raise StoreError(missing_message(self.store.folder, missing, self.store.table))
-        q = self.store.info.queries if self.store else self._maker.num_vectors or 0
-        memories = torch.stack([found[key] for key in keys]) if ids else torch.zeros(0, q, self.width)
-        return MemoryBank(memories, tuple(ids), self.fingerprint)
+        """Those that were found, in order."""
+        try:
+            memories = [found[key] for key in keys]
+        except KeyError as error:
+            assert self.store is not None  # an encoder makes them all
+            missing = [item_id for item_id in ids if item_id not in found]
+            raise StoreError(missing_message(self.store.folder, missing, self.store.table)) from error
+        if memories:
+            return MemoryBank(torch.stack(memories), tuple(ids), self.fingerprint)
+        queries = self.store.info.queries if self.store else self._maker.num_vectors or 0
+        return MemoryBank(torch.zeros(0, queries, self.width), (), self.fingerprint)
 
 
 def as_tensor(form: Form, rows: np.ndarray) -> Tensor:

@@ -137,6 +137,24 @@ def test_export_and_merge(world: Path, tmp_path: Path, capsys: Shown) -> None:
     assert len(MemoryStore(tmp_path / "from-file")) == 6
 
 
+def test_the_same_from_python(world: Path, model: Path, tmp_path: Path) -> None:
+    """Text may stand for paths; a folder's memories are those of the file that the same items make."""
+    import torch
+
+    import comem
+
+    where = {"encoder": str(model.parent / "encoder"), "index": str(world / "index"), "form": "fp32"}
+    counts = comem.encode(comem.EncodeSettings(**where, output=str(tmp_path / "bank")))
+    assert (counts.items, counts.encoded) == (10, 10)
+    assert comem.encode(comem.EncodeSettings(**where, output=str(tmp_path / "bank"))).unchanged == 10
+    comem.encode(comem.EncodeSettings(**where, output=str(tmp_path / "bank.safetensors")))
+    folder, file = comem.open_bank(tmp_path / "bank"), comem.open_bank(tmp_path / "bank.safetensors")
+    with MemoryStore(tmp_path / "bank") as store:
+        items = [comem.KnowledgeItem(item_id, "", None) for item_id in store.table.ids()]
+    assert torch.equal(folder.of(items).embeddings, file.of(items).embeddings)
+    assert (folder.width, folder.fingerprint) == (file.width, file.fingerprint)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
