@@ -169,13 +169,13 @@ def _split(words: Sequence[str], known: Sequence[Option]) -> tuple[list[str], li
     overrides: list[str] = []
     settings = {option.key.partition(".")[0] for option in known}
     pairs = any(option.takes_pairs for option in known)
-    wanted = False
+    wanted = listed = False  # whether a value is to come, or one of several pairs (`--columns a=b c=d`)
     for place, word in enumerate(words):
         if word == "--":
             return rest + list(words[place:]), overrides
         if word == "--set":
             continue
-        if pairs and not word.startswith("-"):
+        if listed and not word.startswith("-"):
             rest.append(word)
             continue
         if not wanted and _OVERRIDE.match(word):
@@ -184,7 +184,7 @@ def _split(words: Sequence[str], known: Sequence[Option]) -> tuple[list[str], li
             (overrides if mine else rest).append(override if mine else word)
             continue
         option = by_name.get(_dashed(word))
-        pairs = option is not None and option.several and "=" in option.metavar
+        listed = option is not None and option.several and "=" in option.metavar
         wanted = word.startswith("-") and "=" not in word and not (option is not None and option.flag)
         rest.append(word)
     return rest, overrides

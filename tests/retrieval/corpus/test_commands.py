@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
+from comem.command_line import parse
+from comem.retrieval.corpus.sources import CorpusSettings
 
 
 @pytest.fixture()
@@ -62,3 +64,10 @@ def test_an_index_of_a_corpus_folder_lies_in_it(
     main(["corpus", "build", str(pictures), "--output", kb])
     assert main(["index", "build", "--corpus", kb, "--output", str(tmp_path / "x"), "--embedder", "toy"]) == 2
     assert f"--output {kb}" in capsys.readouterr().err
+
+
+def test_columns_and_overrides_stand_side_by_side() -> None:
+    words = ["items.csv", "--output", "kb", "--columns", "id=sku", "text=about", "--workers", "2", "max_chars=9"]
+    settings, _ = parse(CorpusSettings, words)
+    assert settings.columns == ("id=sku", "text=about")
+    assert (settings.sources, settings.workers, settings.max_chars) == (("items.csv",), 2, 9)
