@@ -255,33 +255,31 @@ def _answers(row: Row, name: str, place: Path) -> list[str] | None:
     return [str(each) for each in value] if isinstance(value, (list, tuple)) and value else None
 
 
-ROWS = {
-    "aokvqa": Benchmark(
-        name="aokvqa",
-        loader=load,
-        scorer=Scorer(
-            evaluate,
-            "allenai/aokvqa: direct answer min(count/3, 1), multiple choice accuracy; missing ones earn 0",
-            missing_wrong=True,
-        ),
-        authors=authors_scorer(
-            evaluate_as_authors,
-            "exact match with any direct answer, difficult ones too, not min(count/3, 1); no multiple choice",
-            ONE_SIDED,
-        ),
-        reader=read,
-        short=short,
-        source="https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, validation (1,145 questions); "
-        "original: https://allenai.org/project/a-okvqa",
-        licence="Apache-2.0 (annotations); pictures: Flickr's terms, as COCO",
-        paper="Schwenk et al. 2022, arXiv 2206.01718",
-        style="concise",
-        groups="task: direct_answer, multiple_choice",
-        headline=TASKS,
-        splits=("validation", "train", "test"),
-        hub=HubFiles("HuggingFaceM4/A-OKVQA"),
-        files="data/validation-*.parquet of https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, or "
-        "aokvqa_v1p0_val.json of https://prior-datasets.s3.us-east-2.amazonaws.com/aokvqa/aokvqa_v1p0.tar.gz",
-        images="embedded in the parquet files; with the JSON file COCO's 2017 pictures",
-    )
-}
+ROW = Benchmark(
+    name="aokvqa",
+    loader=load,
+    scorer=Scorer(
+        evaluate,
+        "allenai/aokvqa: direct answer min(count/3, 1), multiple choice accuracy; missing ones earn 0",
+        missing_wrong=True,
+    ),
+    authors=authors_scorer(
+        evaluate_as_authors,
+        "exact match with any direct answer, difficult ones too, not min(count/3, 1); no multiple choice",
+        ONE_SIDED,
+    ),
+    reader=read,
+    short=short,
+    source="https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, validation (1,145 questions); "
+    "original: https://allenai.org/project/a-okvqa",
+    licence="Apache-2.0 (annotations); pictures: Flickr's terms, as COCO",
+    paper="Schwenk et al. 2022, arXiv 2206.01718",
+    style="concise",
+    groups="task: direct_answer, multiple_choice",
+    headline=TASKS,
+    splits=("validation", "train", "test"),
+    hub=HubFiles("HuggingFaceM4/A-OKVQA"),
+    files="data/validation-*.parquet of https://huggingface.co/datasets/HuggingFaceM4/A-OKVQA, or "
+    "aokvqa_v1p0_val.json of https://prior-datasets.s3.us-east-2.amazonaws.com/aokvqa/aokvqa_v1p0.tar.gz",
+    images="embedded in the parquet files; with the JSON file COCO's 2017 pictures",
+)

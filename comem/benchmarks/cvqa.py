@@ -179,30 +179,28 @@ def load(files: DataFiles) -> Iterator[Example]:
         raise RecordError(f"{files.path}: no question of {wish}; the files have {there}")
 
 
-ROWS = {
-    "cvqa": Benchmark(
-        name="cvqa",
-        loader=load,
-        scorer=Scorer(
-            evaluate, "afaji/cvqa: multiple-choice accuracy over all questions, and by country-language pair"
-        ),
-        authors=authors_scorer(
-            evaluate_as_authors,
-            'the box, or what follows the last colon, must be the bare number: "\\boxed{ 2 }", "Respuesta '
-            'final: 2" and "\\boxed{2. perro}" are wrong',
-        ),
-        reader=read_files,
-        source="https://huggingface.co/datasets/afaji/cvqa, test (10,374 questions; the paper's five pairs: "
-        f"{', '.join(PAPER_PAIRS)})",
-        licence="each question its own (in the record); all free for research",
-        paper="Romero et al. 2024, arXiv 2406.05967",
-        languages=("bg", "es", "pt", "ru", "zh"),
-        style="number",
-        groups="country-language pair, as Spanish-Spain",
-        headline=("overall",),
-        splits=("test",),
-        hub=HubFiles("afaji/cvqa"),
-        files="data/test-*.parquet of https://huggingface.co/datasets/afaji/cvqa",
-        fallback_language="en",
-    )
-}
+ROW = Benchmark(
+    name="cvqa",
+    loader=load,
+    scorer=Scorer(
+        evaluate, "afaji/cvqa: multiple-choice accuracy over all questions, and by country-language pair"
+    ),
+    authors=authors_scorer(
+        evaluate_as_authors,
+        'the box, or what follows the last colon, must be the bare number: "\\boxed{ 2 }", "Respuesta '
+        'final: 2" and "\\boxed{2. perro}" are wrong',
+    ),
+    reader=read_files,
+    source="https://huggingface.co/datasets/afaji/cvqa, test (10,374 questions; the paper's five pairs: "
+    f"{', '.join(PAPER_PAIRS)})",
+    licence="each question its own (in the record); all free for research",
+    paper="Romero et al. 2024, arXiv 2406.05967",
+    languages=("bg", "es", "pt", "ru", "zh"),
+    style="number",
+    groups="country-language pair, as Spanish-Spain",
+    headline=("overall",),
+    splits=("test",),
+    hub=HubFiles("afaji/cvqa"),
+    files="data/test-*.parquet of https://huggingface.co/datasets/afaji/cvqa",
+    fallback_language="en",
+)

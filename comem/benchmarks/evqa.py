@@ -182,23 +182,21 @@ def _species(folder: Path) -> dict[str, str]:
     return found
 
 
-ROWS = {
-    "evqa": Benchmark(
-        name="evqa",
-        loader=load,
-        scorer=Scorer(
-            evaluate,
-            "google-research/encyclopedic_vqa without BEM: exact match; lists from an IoU of 0.5 on",
-        ),
-        reader=read,
-        source="https://github.com/google-research/google-research/tree/master/encyclopedic_vqa, test.csv",
-        licence="not stated beside the files; pictures: each data set's own",
-        paper="Mensink et al. 2023, ICCV, arXiv 2306.09224",
-        style="concise",
-        groups="question_type",
-        headline=("exact_match",),
-        splits=SPLITS,
-        files="train.csv, val.csv or test.csv of https://storage.googleapis.com/encyclopedic-vqa/",
-        images="iNaturalist 2021 (archives, JSON lists) in inaturalist/, Google Landmarks v2 in landmarks/",
-    )
-}
+ROW = Benchmark(
+    name="evqa",
+    loader=load,
+    scorer=Scorer(
+        evaluate,
+        "google-research/encyclopedic_vqa without BEM: exact match; lists from an IoU of 0.5 on",
+    ),
+    reader=read,
+    source="https://github.com/google-research/google-research/tree/master/encyclopedic_vqa, test.csv",
+    licence="not stated beside the files; pictures: each data set's own",
+    paper="Mensink et al. 2023, ICCV, arXiv 2306.09224",
+    style="concise",
+    groups="question_type",
+    headline=("exact_match",),
+    splits=SPLITS,
+    files="train.csv, val.csv or test.csv of https://storage.googleapis.com/encyclopedic-vqa/",
+    images="iNaturalist 2021 (archives, JSON lists) in inaturalist/, Google Landmarks v2 in landmarks/",
+)

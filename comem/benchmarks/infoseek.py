@@ -405,30 +405,31 @@ _INFOSEEK: dict[str, Any] = {
     "paper": "Chen et al. 2023, arXiv 2302.11713; translations: CoMEM, arXiv 2505.17670",
 }
 
-ROWS = {
-    name: _row(name, (f"infoseek_{{split}}{suffix}.jsonl",), language, **_INFOSEEK)
+INFOSEEK, INFOSEEK_BG, INFOSEEK_ZH, INFOSEEK_PT, INFOSEEK_RU, INFOSEEK_ES = (
+    _row(
+        "infoseek" if language == "en" else f"infoseek_{language}",
+        (f"infoseek_{{split}}{suffix}.jsonl",),
+        language,
+        **_INFOSEEK,
+    )
     for language, suffix in _LANGUAGES.items()
-    for name in ("infoseek" if language == "en" else f"infoseek_{language}",)
-}
-
-OTHER_ROWS = {
-    "flags": _row(
-        "flags",
-        ("questions.jsonl",),
-        style="short",
-        files="a folder with questions.jsonl and images/",
-        source="245 flags with facts as WIT rows and InfoSeek-style questions (facts: mledoze/countries)",
-        licence="flags: public domain; facts: ODbL 1.0",
-        paper="none",
-    ),
-    "toy": _row(
-        "toy",
-        ("{split}.jsonl",),
-        style="short",
-        files="the folder that comem toy build makes",
-        source="generated: comem toy build OUT",
-        licence="Apache-2.0",
-        paper="none",
-        languages=tuple(_LANGUAGES),
-    ),
-}
+)
+FLAGS = _row(
+    "flags",
+    ("questions.jsonl",),
+    style="short",
+    files="a folder with questions.jsonl and images/",
+    source="245 flags with facts as WIT rows and InfoSeek-style questions (facts: mledoze/countries)",
+    licence="flags: public domain; facts: ODbL 1.0",
+    paper="none",
+)
+TOY = _row(
+    "toy",
+    ("{split}.jsonl",),
+    style="short",
+    files="the folder that comem toy build makes",
+    source="generated: comem toy build OUT",
+    licence="Apache-2.0",
+    paper="none",
+    languages=tuple(_LANGUAGES),
+)

@@ -138,25 +138,23 @@ def load(files: DataFiles) -> Iterator[Example]:
         )
 
 
-ROWS = {
-    "mrag_bench": Benchmark(
-        name="mrag_bench",
-        loader=load,
-        scorer=Scorer(evaluate, "MRAG-Bench: rule-based multiple-choice parser, no judge"),
-        authors=authors_scorer(
-            evaluate_as_authors,
-            'the first character is the answer ("Based on…" is B, "Answer: C" is A); where it is none of A '
-            "to D the authors asked gpt-4o-mini, here it is wrong",
-        ),
-        reader=read,
-        source="https://huggingface.co/datasets/uclanlp/MRAG-Bench, test (1,353 questions)",
-        licence="CC BY 4.0",
-        paper="Hu et al. 2024, arXiv 2410.08182",
-        style="letter",
-        groups="scenario: nine, from Angle to Others",
-        headline=("overall", "overall_named"),
-        splits=("test",),
-        hub=HubFiles("uclanlp/MRAG-Bench", "data/test-*"),
-        files="data/test-*.parquet of https://huggingface.co/datasets/uclanlp/MRAG-Bench",
-    )
-}
+ROW = Benchmark(
+    name="mrag_bench",
+    loader=load,
+    scorer=Scorer(evaluate, "MRAG-Bench: rule-based multiple-choice parser, no judge"),
+    authors=authors_scorer(
+        evaluate_as_authors,
+        'the first character is the answer ("Based on…" is B, "Answer: C" is A); where it is none of A '
+        "to D the authors asked gpt-4o-mini, here it is wrong",
+    ),
+    reader=read,
+    source="https://huggingface.co/datasets/uclanlp/MRAG-Bench, test (1,353 questions)",
+    licence="CC BY 4.0",
+    paper="Hu et al. 2024, arXiv 2410.08182",
+    style="letter",
+    groups="scenario: nine, from Angle to Others",
+    headline=("overall", "overall_named"),
+    splits=("test",),
+    hub=HubFiles("uclanlp/MRAG-Bench", "data/test-*"),
+    files="data/test-*.parquet of https://huggingface.co/datasets/uclanlp/MRAG-Bench",
+)

@@ -225,29 +225,27 @@ def _example(row: Row, answers: Any, image: ImageRef | None, place: Path) -> Exa
     )
 
 
-ROWS = {
-    "okvqa": Benchmark(
-        name="okvqa",
-        loader=load,
-        scorer=Scorer(evaluate, "GT-Vision-Lab/VQA: soft accuracy with its answer processing"),
-        authors=authors_scorer(
-            evaluate_as_authors,
-            "exact match with any of the ten answers, not VQA accuracy",
-            ONE_SIDED,
-            "accepted answers with an apostrophe fall apart",
-        ),
-        reader=read,
-        source="https://huggingface.co/datasets/lmms-lab/OK-VQA, val2014 (5,046 questions); "
-        "original: https://okvqa.allenai.org",
-        licence="CC BY 4.0 (annotations); pictures: Flickr's terms, as COCO",
-        paper="Marino et al. 2019, arXiv 1906.00067",
-        style="concise",
-        groups="question_type",
-        headline=("overall",),
-        splits=("val2014", "train2014"),
-        hub=HubFiles("lmms-lab/OK-VQA"),
-        files="data/val2014-*.parquet of https://huggingface.co/datasets/lmms-lab/OK-VQA, or the two JSON "
-        "files of https://okvqa.allenai.org/download.html",
-        images="embedded in the parquet files; with the JSON files COCO's val2014",
-    )
-}
+ROW = Benchmark(
+    name="okvqa",
+    loader=load,
+    scorer=Scorer(evaluate, "GT-Vision-Lab/VQA: soft accuracy with its answer processing"),
+    authors=authors_scorer(
+        evaluate_as_authors,
+        "exact match with any of the ten answers, not VQA accuracy",
+        ONE_SIDED,
+        "accepted answers with an apostrophe fall apart",
+    ),
+    reader=read,
+    source="https://huggingface.co/datasets/lmms-lab/OK-VQA, val2014 (5,046 questions); "
+    "original: https://okvqa.allenai.org",
+    licence="CC BY 4.0 (annotations); pictures: Flickr's terms, as COCO",
+    paper="Marino et al. 2019, arXiv 1906.00067",
+    style="concise",
+    groups="question_type",
+    headline=("overall",),
+    splits=("val2014", "train2014"),
+    hub=HubFiles("lmms-lab/OK-VQA"),
+    files="data/val2014-*.parquet of https://huggingface.co/datasets/lmms-lab/OK-VQA, or the two JSON "
+    "files of https://okvqa.allenai.org/download.html",
+    images="embedded in the parquet files; with the JSON files COCO's val2014",
+)

@@ -252,29 +252,27 @@ def _row(part: str, size: str) -> Benchmark:
     )
 
 
-ROWS = {
-    "oven_entity": _row("entity", "the paper's 3,000 of 108,455 questions"),
-    "oven_query": _row("query", "3,291 questions"),
-    "oven": Benchmark(
-        name="oven",
-        loader=_load_both,
-        scorer=Scorer(
-            evaluate,
-            "edchengg/oven_eval: Wikidata id accuracy; harmonic means of seen/unseen and of query/entity",
-            combined=COMBINED,
-        ),
-        authors=authors_scorer(
-            evaluate_as_authors,
-            "a part without unseen answers counts its seen score twice; scores are rounded before averaging",
-            f"answers are linked through the normaliser: {CUTS}",
-            "100 right of 3,291 score 100.0",
-            combined=COMBINED,
-        ),
-        reader=read,
-        source="https://github.com/open-vision-language/oven: oven_entity and oven_query together",
-        files="those of oven_entity and oven_query, and the linked answers to both",
-        groups="part and split: query_seen to entity_unseen",
-        headline=("final_score", "query_score", "entity_score"),
-        **_FACTS,
+OVEN_ENTITY = _row("entity", "the paper's 3,000 of 108,455 questions")
+OVEN_QUERY = _row("query", "3,291 questions")
+OVEN = Benchmark(
+    name="oven",
+    loader=_load_both,
+    scorer=Scorer(
+        evaluate,
+        "edchengg/oven_eval: Wikidata id accuracy; harmonic means of seen/unseen and of query/entity",
+        combined=COMBINED,
     ),
-}
+    authors=authors_scorer(
+        evaluate_as_authors,
+        "a part without unseen answers counts its seen score twice; scores are rounded before averaging",
+        f"answers are linked through the normaliser: {CUTS}",
+        "100 right of 3,291 score 100.0",
+        combined=COMBINED,
+    ),
+    reader=read,
+    source="https://github.com/open-vision-language/oven: oven_entity and oven_query together",
+    files="those of oven_entity and oven_query, and the linked answers to both",
+    groups="part and split: query_seen to entity_unseen",
+    headline=("final_score", "query_score", "entity_score"),
+    **_FACTS,
+)

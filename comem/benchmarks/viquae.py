@@ -107,23 +107,19 @@ def load(files: DataFiles) -> Iterator[Example]:
         raise RecordError(f"{file}: holds no questions; fetch it again")
 
 
-ROWS = {
-    "viquae": Benchmark(
-        name="viquae",
-        loader=load,
-        scorer=Scorer(evaluate, "PaulLerner/ViQuAE: SQuAD exact match and F1"),
-        authors=authors_scorer(
-            evaluate_as_authors, "no F1; text before the last colon is dropped", ONE_SIDED
-        ),
-        reader=read_files,
-        source="https://huggingface.co/datasets/PaulLerner/viquae_dataset, test (1,257 questions)",
-        licence="CC BY 4.0 (annotations); pictures: Wikimedia Commons, each its own",
-        paper="Lerner et al. 2022, SIGIR, doi 10.1145/3477495.3531753",
-        style="concise",
-        headline=("exact_match", "f1"),
-        splits=("test", "validation", "train"),
-        hub=HubFiles("PaulLerner/viquae_dataset", "{split}.jsonl"),
-        files="test.jsonl of https://huggingface.co/datasets/PaulLerner/viquae_dataset",
-        images="images.tar.gz of https://huggingface.co/datasets/PaulLerner/viquae_images, unpacked",
-    )
-}
+ROW = Benchmark(
+    name="viquae",
+    loader=load,
+    scorer=Scorer(evaluate, "PaulLerner/ViQuAE: SQuAD exact match and F1"),
+    authors=authors_scorer(evaluate_as_authors, "no F1; text before the last colon is dropped", ONE_SIDED),
+    reader=read_files,
+    source="https://huggingface.co/datasets/PaulLerner/viquae_dataset, test (1,257 questions)",
+    licence="CC BY 4.0 (annotations); pictures: Wikimedia Commons, each its own",
+    paper="Lerner et al. 2022, SIGIR, doi 10.1145/3477495.3531753",
+    style="concise",
+    headline=("exact_match", "f1"),
+    splits=("test", "validation", "train"),
+    hub=HubFiles("PaulLerner/viquae_dataset", "{split}.jsonl"),
+    files="test.jsonl of https://huggingface.co/datasets/PaulLerner/viquae_dataset",
+    images="images.tar.gz of https://huggingface.co/datasets/PaulLerner/viquae_images, unpacked",
+)

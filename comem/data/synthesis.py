@@ -30,7 +30,7 @@ from comem.eval.predict import (
     retrieve,
 )
 from comem.eval.run_folder import CONTEXTS
-from comem.eval.shards import Processes
+from comem.eval.run_folder import Processes
 from comem.io.console import print_facts
 from comem.io.files import write_atomic
 from comem.io.progress import Progress, quiet

@@ -14,11 +14,11 @@ from comem.eval.run_folder import (
     SHARDS,
     Failures,
     RunFolder,
+    Shard,
     merge_shards,
     open_run,
     row_of,
 )
-from comem.eval.shards import Shard
 from comem.io.files import sweep
 from comem.io.jsonl import JsonlAppender
 from comem.io.prefetch import one_ahead, open_pictures

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from comem.eval.answering import answer
-from comem.eval.run_folder import merge_shards
+from comem.eval.run_folder import Shard, merge_shards
 from comem.eval.score import score_run
-from comem.eval.shards import Shard
 from comem.io.jsonl import read_json, read_jsonl
 from comem.types import Answer, ImageRef, RetrievedContext
 from tests.eval.fakes import TOY, FakeMode, questions, rows

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from comem.eval.answering import Batch, distinct, plan_batches
-from comem.eval.shards import Processes, Shard
+from comem.eval.run_folder import Processes, Shard
 from comem.types import Example
 
 

@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from comem.eval.answering import answer
-from comem.eval.run_folder import is_complete, merge_shards, row_of
+from comem.eval.run_folder import Shard, is_complete, merge_shards, row_of
 from comem.eval.score import score_run
-from comem.eval.shards import Shard
 from comem.io.files import StorageError
 from comem.io.jsonl import JsonlAppender, read_json, read_jsonl
 from comem.types import ImageRef
