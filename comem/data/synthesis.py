@@ -29,8 +29,7 @@ from comem.eval.predict import (
     load_questions,
     retrieve,
 )
-from comem.eval.run_folder import CONTEXTS
-from comem.eval.run_folder import Processes
+from comem.eval.run_folder import CONTEXTS, Processes
 from comem.io.console import print_facts
 from comem.io.files import write_atomic
 from comem.io.progress import Progress, quiet
