@@ -33,8 +33,8 @@ _ASKED, _MODEL, _KNOWLEDGE, _DECODING, _RUN = "questions", "model", "knowledge",
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskSettings(RetrieverSettings):
-    """A benchmark's questions, put to a model with retrieved items: what every such job is told.
+class QuestionSettings:
+    """Which questions.
 
     Attributes:
         benchmark: infoseek, infoseek_es …, okvqa, cvqa, toy …, or one of your own.
@@ -43,6 +43,23 @@ class AskSettings(RetrieverSettings):
         split: only this split.
         question_types: if the benchmark has such a file.
         prompt: paper, short, bare … (default: the benchmark's).
+    """
+
+    benchmark: str = option(group=_ASKED, metavar="NAME", choices="comem.benchmarks:BENCHMARKS")
+    data: Path | None = option(None, group=_ASKED)
+    images: Path | None = option(None, group=_ASKED, metavar="DIR")
+    split: str | None = option(None, group=_ASKED)
+    question_types: Path | None = option(None, group=_ASKED, metavar="FILE")
+    prompt: str | None = option(
+        None, group=_ASKED, metavar="STYLE", choices="comem.benchmarks.prompts:PROMPTS"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskSettings(RetrieverSettings, QuestionSettings):
+    """A benchmark's questions, put to a model with retrieved items: what every such job is told.
+
+    Attributes:
         model: table row, hub id or folder (toy: the embedded one).
         dtype: auto, float32, bfloat16, float16.
         device: cpu, cuda, cuda:1, auto (default: a GPU if there is one).
@@ -64,14 +81,6 @@ class AskSettings(RetrieverSettings):
         strict: stop at the first question that fails.
     """
 
-    benchmark: str = option(group=_ASKED, metavar="NAME", choices="comem.benchmarks:BENCHMARKS")
-    data: Path | None = option(None, group=_ASKED)
-    images: Path | None = option(None, group=_ASKED, metavar="DIR")
-    split: str | None = option(None, group=_ASKED)
-    question_types: Path | None = option(None, group=_ASKED, metavar="FILE")
-    prompt: str | None = option(
-        None, group=_ASKED, metavar="STYLE", choices="comem.benchmarks.prompts:PROMPTS"
-    )
     model: str = option("toy", group=_MODEL, also=("--backbone",))
     dtype: str = option("auto", group=_MODEL)
     device: str | None = option(None, group=_MODEL)

@@ -67,7 +67,7 @@ def test_an_index_of_a_corpus_folder_lies_in_it(
 
 
 def test_columns_and_overrides_stand_side_by_side() -> None:
-    words = ["items.csv", "--output", "kb", "--columns", "id=sku", "text=about", "--workers", "2", "max_chars=9"]
+    words = "items.csv --output kb --columns id=sku text=about --workers 2 max_chars=9".split()
     settings, _ = parse(CorpusSettings, words)
     assert settings.columns == ("id=sku", "text=about")
     assert (settings.sources, settings.workers, settings.max_chars) == (("items.csv",), 2, 9)
