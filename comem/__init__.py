@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.2.0"
 
 if TYPE_CHECKING:
-    from comem.backbones.base import Backbone, Injection
-    from comem.backbones.generation import GenerationConfig
+    from comem.backbones.base import Backbone, GenerationConfig, Injection
     from comem.backbones.hf import load_backbone
     from comem.backbones.specs import BACKBONES, BackboneSpec
     from comem.bank.build import encode
@@ -55,8 +54,7 @@ if TYPE_CHECKING:
 
 #: Where each name lives.
 _PLACES = {
-    "comem.backbones.base": ("Backbone", "Injection"),
-    "comem.backbones.generation": ("GenerationConfig",),
+    "comem.backbones.base": ("Backbone", "GenerationConfig", "Injection"),
     "comem.backbones.hf": ("load_backbone",),
     "comem.backbones.specs": ("BACKBONES", "BackboneSpec"),
     "comem.bank.build": ("encode",),

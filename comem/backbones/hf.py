@@ -26,9 +26,8 @@ from comem.backbones.base import (
     RowMemories,
 )
 from comem.backbones.chat import ChatProcessor, Conversations
-from comem.backbones.generation import seeded
 from comem.backbones.positions import fresh_positions, with_token_types
-from comem.backbones.prepared import evaluating
+from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
 
 KINDS = ("", "4bit")

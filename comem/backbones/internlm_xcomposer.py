@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from comem.backbones.generation import GenerationConfig
+from comem.backbones.base import GenerationConfig
 from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
 from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.io.images import open_image

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comem.backbones.generation import GenerationConfig
+from comem.backbones.base import GenerationConfig
 from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
 from comem.backbones.specs import BackboneSpec
 from comem.io.images import open_image

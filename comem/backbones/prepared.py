@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from comem.backbones.base import GenerationConfig
 from comem.backbones.packing import ATTENTION, register
 
 #: Half-precision matrix products want rows of a multiple of so many numbers (16 bytes).
@@ -141,6 +142,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def seeded(config: GenerationConfig, device: torch.device) -> Iterator[None]:
+    """Sampling starts from the config's seed and leaves the caller's random state alone."""
+    if config.temperature == 0:
+        yield
+        return
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(config.seed)
+        yield
 
 
 def rms_norm(norm: Any, hidden: Tensor) -> Tensor:

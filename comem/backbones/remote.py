@@ -13,8 +13,7 @@ from torch import Tensor
 
 from comem.backbones.base import GREEDY, Answer, GenerationConfig, Injection, RowMemories
 from comem.backbones.chat import Conversations
-from comem.backbones.generation import seeded
-from comem.backbones.prepared import evaluating
+from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.types import ImageRef, Message
 

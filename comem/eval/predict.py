@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -280,14 +281,11 @@ class Reader:
     def mode(self, settings: PredictSettings, benchmark: Benchmark, name: str) -> tuple[Mode, dict[str, Any]]:
         """A mode on these models, and what the run folder records of it."""
         from comem.engine.scheduler import accelerated
-        from comem.memory.injection import INJECTIONS
-        from comem.memory.injection.authors import LAYOUTS
+        from comem.memory.injection import INJECTIONS, LAYOUTS
         from comem.modes import MODES, KVSettings, ModeSettings
 
         style, generation = settings.prompt or benchmark.style, settings.generation
-
-        def ask(example: Example, grounded: bool) -> str:
-            return benchmark.ask(example, grounded, style)
+        ask = partial(benchmark.ask, style=style)
 
         if (layout := settings.question_layout) not in ("comem", *LAYOUTS):
             raise ValueError(f"question layout {layout!r}: allowed are {', '.join(('comem', *LAYOUTS))}")

@@ -1,9 +1,12 @@
-"""Sizes of what is trained: settings, without torch."""
+"""Settings of encoders and injections, without torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+#: The authors' layouts of a text-only reader's questions (`comem.memory.injection.authors`).
+LAYOUTS = ("authors_llm", "authors_llm_training")
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,29 @@ class QFormerSettings:
     shared: bool = True
     output_scale: float | Literal["auto"] | None = None
     near_identity: bool = False
+
+
+@dataclass(frozen=True)
+class KVSettings:
+    """What is kept of an item.
+
+    Attributes:
+        layers: counted from 0; empty for the paper's 17 to 19 of 28, scaled to the model's depth.
+        fraction: keep this share of an item's tokens, those with most attention; 0.25 is the paper's
+            "+AS".
+        score_layer: the layer whose attention ranks tokens.
+        scale: factor on keys and values.
+        with_question: items are read with the question in front, so nothing can be read in advance.
+    """
+
+    layers: tuple[int, ...] = ()
+    fraction: float = 1.0
+    score_layer: int = 0
+    scale: float = 1.0
+    with_question: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction {self.fraction}: give more than 0 and at most 1, the share to keep")
+        if not self.scale > 0:
+            raise ValueError(f"scale {self.scale}: give more than 0; 1 leaves keys and values as they are")

@@ -13,8 +13,8 @@ from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, Inj
 from comem.backbones.chat import Conversations
 from comem.memory.bank import Bank
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.injection.keys_values import KVSettings
 from comem.memory.lora import adapters_off
+from comem.memory.settings import KVSettings
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
 #: "retrieval": best item first, as in training. "reversed": best item next to the question, as the

@@ -14,13 +14,13 @@ from comem.backbones.prepared import evaluating
 from comem.memory.injection.keys_values import (
     KeysValues,
     KVMemory,
-    KVSettings,
     check_layers,
     default_layers,
     join,
     read_items,
 )
 from comem.memory.lora import adapters_off
+from comem.memory.settings import KVSettings
 from comem.modes.base import Contexts, Items, Mode, item_lists
 from comem.types import Example, KnowledgeItem, Message
 

@@ -4,8 +4,9 @@ comem predict --plugin examples/plugins/mode_best_raw.py --mode best_raw --encod
 """
 
 from comem.backbones.chat import item_turns
-from comem.modes import MODES, ComemMode
+from comem.modes import MODES
 from comem.modes.base import item_lists
+from comem.modes.comem import ComemMode
 
 
 @MODES.register("best_raw")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory.injection.keys_values import KVMemory, KVSettings, join, rotate
+from comem.memory.injection.keys_values import KVMemory, join, rotate
+from comem.memory.settings import KVSettings
 
 
 def rotated(keys: torch.Tensor, position: int, frequencies: torch.Tensor) -> torch.Tensor:

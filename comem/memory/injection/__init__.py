@@ -9,8 +9,8 @@ from typing import Any
 from comem.backbones.base import Backbone, Injection
 from comem.backbones.positions import free_ids
 from comem.memory.encoder import MemoryEncoder
-from comem.memory.injection.keys_values import KeysValues
 from comem.memory.injection.prefix import PREFIX, Prefix
+from comem.memory.settings import LAYOUTS
 from comem.registry import Registry
 
 #: A row makes the injection for a backbone, and for the encoder in use, if there is one.
@@ -24,7 +24,9 @@ def prefix(backbone: Backbone, encoder: MemoryEncoder | None = None) -> Prefix:
     return Prefix(tuple(free_ids(backbone.model, backbone.processor)))
 
 
-def _keys_values(backbone: Backbone, encoder: MemoryEncoder | None = None) -> KeysValues:
+def _keys_values(backbone: Backbone, encoder: MemoryEncoder | None = None) -> Injection:
+    from comem.memory.injection.keys_values import KeysValues
+
     return KeysValues()
 
 
@@ -36,7 +38,7 @@ def _authors(layout: str, backbone: Backbone, encoder: Any = None) -> Injection:
         raise ValueError(
             f"question layout {layout!r} reads the question with the encoder: give --encoder DIR"
         )
-    made = AuthorsLayout(encoder, layout, Prefix(tuple(free_ids(backbone.model, backbone.processor))))
+    made = AuthorsLayout(encoder, layout, prefix(backbone))
     made.reader(backbone)
     return made
 
@@ -46,9 +48,8 @@ INJECTIONS: Registry[InjectionRow] = Registry(
     {
         "prefix": prefix,
         "keys_values": _keys_values,
-        "authors_llm": partial(_authors, "authors_llm"),
-        "authors_llm_training": partial(_authors, "authors_llm_training"),
+        **{layout: partial(_authors, layout) for layout in LAYOUTS},
     },
 )
 
-__all__ = ["INJECTIONS", "Injection", "InjectionRow", "PREFIX", "KeysValues", "Prefix", "prefix"]
+__all__ = ["INJECTIONS", "LAYOUTS", "PREFIX", "Injection", "InjectionRow", "Prefix", "prefix"]

@@ -34,9 +34,7 @@ from comem.memory.injection.prefix import Prefix
 from comem.memory.items import to_device
 from comem.memory.lora import adapters_on
 from comem.memory.qformer_encoder import QFormerEncoder
-
-#: The authors' layouts, by name.
-LAYOUTS = ("authors_llm", "authors_llm_training")
+from comem.memory.settings import LAYOUTS
 
 
 @dataclass(frozen=True)
