@@ -87,11 +87,11 @@ class LiveBank(Bank):
 
     @property
     def fingerprint(self) -> str:
-        return self.store.info.encoder.fingerprint if self.store else self._maker.fingerprint()
+        return self.store.info.encoder.fingerprint if self.store is not None else self._maker.fingerprint()
 
     @property
     def width(self) -> int:
-        return self.store.info.width if self.store else self._maker.width
+        return self.store.info.width if self.store is not None else self._maker.width
 
     @property
     def counts(self) -> Counts:
@@ -112,7 +112,8 @@ class LiveBank(Bank):
 
     def describe(self) -> str:
         counts = self._counts
-        known = f"{counts.read:,} read, {counts.cached:,} cached" if self.store else f"{counts.cached:,} kept"
+        stored = self.store is not None
+        known = f"{counts.read:,} read, {counts.cached:,} cached" if stored else f"{counts.cached:,} kept"
         return f"{known}, {counts.encoded:,} encoded in {counts.encoder_calls:,} encoder calls"
 
     def ahead(self, items: Sequence[KnowledgeItem]) -> None:
@@ -140,9 +141,9 @@ class LiveBank(Bank):
             StoreError: an item is missing and there is no encoder.
         """
         ids = [item.id for item in items]
-        keys: Sequence[Hashable] = ids if self.store else items
+        keys: Sequence[Hashable] = ids if self.store is not None else items
         with self._one_at_a_time:
-            found = self._stored(ids) if self.store else self._cached(keys)
+            found = self._stored(ids) if self.store is not None else self._cached(keys)
             missing = {key: item for key, item in zip(keys, items, strict=True) if key not in found}
             if missing and self.encoder is not None:
                 found |= self._made(list(missing.values()), list(missing))
@@ -222,7 +223,7 @@ class LiveBank(Bank):
             raise StoreError(missing_message(self.store.folder, missing, self.store.table)) from error
         if memories:
             return MemoryBank(torch.stack(memories), tuple(ids), self.fingerprint)
-        queries = self.store.info.queries if self.store else self._maker.num_vectors or 0
+        queries = self.store.info.queries if self.store is not None else self._maker.num_vectors or 0
         return MemoryBank(torch.zeros(0, queries, self.width), (), self.fingerprint)
 
 
