@@ -38,6 +38,11 @@ if TYPE_CHECKING:
     from comem.modes import MODES
     from comem.modes.base import Mode, ModeSettings
     from comem.registry import Registry, load_plugin
+    from comem.retrieval.corpus.build import build_corpus
+    from comem.retrieval.corpus.sources import CorpusSettings, find_sources, read_corpus
+    from comem.retrieval.index import build_index, open_index
+    from comem.retrieval.retriever import Retriever, open_retriever, retrieve
+    from comem.retrieval.settings import RETRIEVERS, IndexSettings, RetrieverSettings, RetrieveSettings
     from comem.training.merge import merge
     from comem.training.run import train
     from comem.training.settings import MergeSettings, TrainSettings
@@ -69,6 +74,11 @@ _PLACES = {
     "comem.modes": ("MODES",),
     "comem.modes.base": ("Mode", "ModeSettings"),
     "comem.registry": ("Registry", "load_plugin"),
+    "comem.retrieval.corpus.build": ("build_corpus",),
+    "comem.retrieval.corpus.sources": ("CorpusSettings", "find_sources", "read_corpus"),
+    "comem.retrieval.index": ("build_index", "open_index"),
+    "comem.retrieval.retriever": ("Retriever", "open_retriever", "retrieve"),
+    "comem.retrieval.settings": ("IndexSettings", "RETRIEVERS", "RetrieveSettings", "RetrieverSettings"),
     "comem.training.merge": ("merge",),
     "comem.training.run": ("train",),
     "comem.training.settings": ("MergeSettings", "TrainSettings"),

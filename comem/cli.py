@@ -416,7 +416,35 @@ COMMANDS: Registry[Command] = Registry(
             ),
         ),
         "oven": Command(
-            "link answers to Wikidata ids, as OVEN's score needs", module="comem.linking.commands"
+            "link answers to Wikidata ids, as OVEN's score needs",
+            examples=(
+                "comem oven index --titles Wiki6M_ver_1_0_title_only.jsonl --output data/wiki6m",
+                "comem oven link --index data/wiki6m --predictions runs/query/predictions.jsonl \\",
+                "    --output runs/query/linked.jsonl",
+                "comem evaluate oven --predictions-query runs/query/linked.jsonl \\",
+                "    --references-query query.jsonl --predictions-entity runs/entity/linked.jsonl \\",
+                "    --references-entity entity.jsonl",
+            ),
+        ),
+        "oven index": Command(
+            "index Wikipedia's titles for BM25",
+            settings="comem.linking.commands:TitleIndexSettings",
+            run="comem.linking.commands:index_titles",
+            show="comem.linking.commands:show_index",
+            examples=(
+                "comem oven index --titles Wiki6M_ver_1_0.jsonl.gz --output data/wiki6m-bert \\",
+                "    --tokenizer bert --vocabulary vocab.txt",
+            ),
+        ),
+        "oven link": Command(
+            "add the entity that each answer names to a file of predictions",
+            settings="comem.linking.commands:LinkFileSettings",
+            run="comem.linking.commands:link",
+            show="comem.linking.commands:show_links",
+            examples=(
+                "comem oven link --index data/wiki6m-bert --predictions runs/query/predictions.jsonl \\",
+                "    --output runs/query/linked.jsonl",
+            ),
         ),
         "report": Command(
             "runs beside the paper's numbers: HTML page and figure",
