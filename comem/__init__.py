@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from comem.backbones.hf import load_backbone
     from comem.backbones.specs import BACKBONES, BackboneSpec
     from comem.bank.build import encode
-    from comem.bank.commands import EncodeSettings
     from comem.bank.serve import open_bank
+    from comem.bank.settings import EncodeSettings
     from comem.benchmarks import BENCHMARKS, Benchmark
     from comem.eval.evaluate import EvaluateSettings, evaluate
     from comem.eval.predict import PredictSettings, predict
@@ -63,7 +63,7 @@ _PLACES = {
     "comem.backbones.hf": ("load_backbone",),
     "comem.backbones.specs": ("BACKBONES", "BackboneSpec"),
     "comem.bank.build": ("encode",),
-    "comem.bank.commands": ("EncodeSettings",),
+    "comem.bank.settings": ("EncodeSettings",),
     "comem.bank.serve": ("open_bank",),
     "comem.benchmarks": ("BENCHMARKS", "Benchmark"),
     "comem.eval.evaluate": ("EvaluateSettings", "evaluate"),

@@ -357,7 +357,7 @@ def index(corpus: Path, output: Path, progress: Progress) -> None:
 def encode(encoder: Path, index: Path, output: Path, progress: Progress) -> None:
     """A bank of all items of an index."""
     from comem.bank.build import encode
-    from comem.bank.commands import EncodeSettings
+    from comem.bank.settings import EncodeSettings
 
     encode(EncodeSettings(str(encoder), output, index=index, batch_size=16), progress)
 

@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.bank.commands import EncodeSettings
 from comem.bank.format import BUILDS, EncoderInfo, StoreError, content_hash, is_store, read_info
 from comem.bank.forms import PLAIN_FORMS
 from comem.bank.reader import MemoryStore, check_encoder
+from comem.bank.settings import BuildCounts, EncodeSettings
 from comem.bank.writer import StoreWriter, create_store
 from comem.io.files import write_json
 from comem.io.jsonl import JsonlAppender, read_json
@@ -31,25 +31,6 @@ log = logging.getLogger(__name__)
 Loader = Callable[[], "MemoryEncoder"]
 
 PARTS = ".parts"  # beside the bank: what is finished of a file, or of a store that several workers make
-
-
-@dataclass
-class BuildCounts:
-    """What a build did.
-
-    Attributes:
-        items: items seen.
-        encoded: those that were new or changed.
-        changed: of these, those in whose place an older memory stood.
-        unchanged: those that were stored already.
-        faults: item → why it could not be encoded.
-    """
-
-    items: int = 0
-    encoded: int = 0
-    changed: int = 0
-    unchanged: int = 0
-    faults: dict[str, str] = field(default_factory=dict)
 
 
 def encode(settings: EncodeSettings, progress: Progress = quiet) -> BuildCounts:

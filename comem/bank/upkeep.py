@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from comem.bank.commands import BankSettings, ExportSettings, MergeSettings, VerifySettings
 from comem.bank.format import EncoderInfo, StoreError, entry_crc, id_hash, is_store, shard_name
 from comem.bank.forms import PLAIN_FORMS, QUANTIZED_FORMS, Form, Quantized, train_codec, write_codec
 from comem.bank.reader import MemoryStore, check_encoder
+from comem.bank.settings import (
+    BankInfo,
+    BankSettings,
+    ExportSettings,
+    MergeSettings,
+    StoreReport,
+    VerifySettings,
+)
 from comem.bank.writer import StoreWriter, create_store
 from comem.io.progress import Advance, Progress, quiet
 
@@ -23,32 +29,6 @@ if TYPE_CHECKING:
 #: What to do with an id that several stores hold with different contents.
 OnConflict = Literal["refuse", "first", "last"]
 _BLOCK = 256  # memories held at once
-
-
-@dataclass(frozen=True)
-class BankInfo:
-    """What lies in a bank.
-
-    Attributes:
-        path: its folder or file.
-        items: ids that are here.
-        entries: all that was ever appended.
-        queries, width: a memory is `(q, d)`.
-        form: how a memory is written.
-        stride: bytes of one memory.
-        bytes: of all files.
-        encoder: who made the memories.
-    """
-
-    path: Path
-    items: int
-    entries: int
-    queries: int
-    width: int
-    form: str
-    stride: int
-    bytes: int
-    encoder: EncoderInfo
 
 
 def info(settings: BankSettings) -> BankInfo:
@@ -70,31 +50,6 @@ def info(settings: BankSettings) -> BankInfo:
         of = store.info
         counts, total = (len(store), store.table.count), folder_bytes(path)
         return BankInfo(path, *counts, of.queries, of.width, of.form, of.stride, total, of.encoder)
-
-
-@dataclass(frozen=True)
-class StoreReport:
-    """What lies in a store, and what is wrong with it.
-
-    Attributes:
-        items: ids that are here.
-        entries: all that was ever appended.
-        superseded: entries in whose place a newer one of the same id stands, or that were removed.
-        bytes: of all files.
-        damaged: item → what is wrong with its memory.
-        nameless: items of which even the id is damaged; an export leaves them out.
-    """
-
-    items: int
-    entries: int
-    superseded: int
-    bytes: int
-    damaged: dict[str, str]
-    nameless: int
-
-    @property
-    def good(self) -> bool:
-        return not self.damaged and not self.nameless
 
 
 def verify(settings: VerifySettings, progress: Progress = quiet) -> StoreReport:

@@ -45,16 +45,12 @@ def _program() -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("comem", *_VERSIONS_OF):
+    found = {"comem": sys.modules[__name__.partition(".")[0]].__version__}
+    for name in _VERSIONS_OF:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    if "comem" not in found:
-        from comem import __version__
-
-        found["comem"] = __version__
     return found
 
 

@@ -16,6 +16,7 @@ from comem.io.files import write_json
 from comem.io.images import ImageError, open_image
 from comem.io.jsonl import JsonlAppender, RecordError, read_json, read_jsonl, unique
 from comem.io.progress import Progress, quiet
+from comem.io.run_folder import check_same
 from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.index import Hits, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
@@ -354,9 +355,5 @@ def _check_manifest(path: Path, wanted: Mapping[str, Any]) -> None:
         write_json(manifest, wanted)
         return
     found = read_json(manifest) if manifest.is_file() else {}
-    changed = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
-    if changed:
-        raise ValueError(
-            f"{path}: made with other settings ({', '.join(changed)} differ); give another --output,"
-            " or remove it"
-        )
+    lead, remedy = "was made with other settings", "give another --output, or remove it"
+    check_same(path, found, wanted, lead=lead, remedy=remedy)

@@ -182,3 +182,16 @@ def test_a_full_disk_costs_at_most_one_shard(
     build_file(encoder, many, path, commit_items=3)
     assert counted == []  # all shards had been kept
     check(path, encoder, many)
+
+
+def test_what_version_0_1_left_unfinished_is_taken_over(
+    encoder: QFormerEncoder, many: list[KnowledgeItem], tmp_path: Path, counted: list[str]
+) -> None:
+    """Its finished shards were small banks in `<path>.parts/`."""
+    path = tmp_path / "bank.safetensors"
+    for number, part in enumerate((many[:4], many[4:6])):
+        encoder.encode(part).save(tmp_path / "bank.safetensors.parts" / f"00000{number}.safetensors")
+    del counted[:]
+    build_file(encoder, many, path)
+    assert sorted(counted) == [item.id for item in many[6:]]
+    check(path, encoder, many)

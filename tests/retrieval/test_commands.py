@@ -42,7 +42,7 @@ def test_build_search_retrieve(
     rows = [json.loads(line) for line in found.read_text().splitlines()]
     assert [row["ids"][0] for row in rows] == [f"no{i}" for i in range(6)]
     assert main([*retrieve, "-k", "3", "--output", str(found)]) == 2  # other settings
-    assert "k differ" in capsys.readouterr().err.replace("\n", " ")
+    assert "other settings (k: 2 there, 3 now)" in capsys.readouterr().err.replace("\n", " ")
 
 
 def test_evaluate_writes_numbers(corpus: Callable[..., Path], tmp_path: Path) -> None:

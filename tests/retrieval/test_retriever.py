@@ -99,9 +99,9 @@ def test_results_are_appended_once_each(
     contexts = load_contexts(path, retriever.base)
     assert list(contexts) == [example.id for example in examples] and contexts == found
     assert contexts["q7"] == retriever.retrieve(examples[7:8], 3)["q7"]
-    with pytest.raises(ValueError, match=r"other settings \(k differ\)"):
+    with pytest.raises(ValueError, match=r"other settings \(k: 3 there, 4 now\)"):
         retrieve_all(retriever, examples, 4, cache=path)
-    with pytest.raises(ValueError, match=r"other settings \(languages differ\)"):
+    with pytest.raises(ValueError, match=r"other settings \(languages: None there, .* now\)"):
         retrieve_all(retriever, examples, 3, OWN, cache=path)
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import write_atomic, write_json
+from comem.io.files import sweep, write_atomic, write_json
 from comem.io.jsonl import JsonlAppender, read_json, read_jsonl, sha256_of
 from comem.io.manifest import run_manifest
 from comem.io.parallel import Engine, run_shards
@@ -67,15 +67,9 @@ def download_corpus(
         else:
             counts, fetched = _download_divided(folder, range(shards), settings, engine, workers, advance)
     if fetched:
-        _sweep(folder)
+        sweep(folder / "images", recursive=True)  # what killed workers left; by now nobody writes
     write_manifest(folder, settings, counts, fetched, time.monotonic() - started)
     return counts
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a killed worker left half-written; by now nobody writes."""
-    for path in (folder / "images").rglob(".*.tmp"):
-        path.unlink(missing_ok=True)
 
 
 def _download_divided(

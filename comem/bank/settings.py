@@ -1,21 +1,17 @@
-"""`comem encode` and `comem bank build | info | verify | export | merge`: settings, and what is printed."""
+"""What the bank's commands are told, and what they give back; nothing heavy is imported here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from comem.config import option, take_paths
-from comem.io.console import print_facts, print_line, print_table
 
 if TYPE_CHECKING:
-    from comem.bank.build import BuildCounts
-    from comem.bank.upkeep import BankInfo, StoreReport
+    from comem.bank.format import EncoderInfo
 
 _FILES = (".pt", ".pth", ".bin", ".ckpt", ".npy", ".npz")
-_SHOWN = 20  # items named
 
 
 @dataclass(frozen=True)
@@ -155,53 +151,71 @@ class MergeSettings:
         take_paths(self)
 
 
-def show_encoded(counts: BuildCounts, settings: EncodeSettings) -> None:
-    """Print what was done, and what lies in the bank now."""
-    from comem.bank.upkeep import info
+@dataclass
+class BuildCounts:
+    """What a build did.
 
-    shown = {**vars(counts), "faults": len(counts.faults)}
-    print_facts([(name, f"{number:,}") for name, number in shown.items()])
-    for item_id, fault in list(counts.faults.items())[:_SHOWN]:
-        print_line(f"not stored: {item_id}: {fault}")
-    show_info(info(BankSettings(settings.output)), settings)
+    Attributes:
+        items: items seen.
+        encoded: those that were new or changed.
+        changed: of these, those in whose place an older memory stood.
+        unchanged: those that were stored already.
+        faults: item → why it could not be encoded.
+    """
 
-
-def show_info(found: BankInfo, settings: object) -> None:
-    """Print what lies in a bank."""
-    size = f"{found.bytes / 2**20:,.1f} MiB, {found.bytes / max(1, found.items):,.0f} bytes an item"
-    facts = [
-        ("bank", str(found.path)),
-        ("items", f"{found.items:,} of {found.queries} × {found.width}"),
-        ("form", f"{found.form}, {found.stride:,} bytes an item"),
-        ("on disk", size),
-    ]
-    if found.path.is_dir():
-        replaced = found.entries - found.items
-        facts.append(("replaced or removed", f"{replaced:,} (comem bank export leaves them behind)"))
-    encoder = found.encoder
-    low, high, longest = encoder.min_pixels, encoder.max_pixels, encoder.max_chars
-    pixels = "not recorded" if low is None or high is None else f"{low:,} to {high:,} pixels"
-    print_facts([
-        *facts,
-        ("encoder", encoder.fingerprint),
-        ("prompt", repr(encoder.prompt) if encoder.prompt is not None else "not recorded"),
-        ("image", pixels),
-        ("passage", f"at most {longest:,} characters" if longest else "not recorded"),
-    ])  # fmt: skip
+    items: int = 0
+    encoded: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    faults: dict[str, str] = field(default_factory=dict)
 
 
-def show_report(report: StoreReport, settings: VerifySettings) -> int:
-    """Print what is damaged; 1 if anything is."""
-    if report.damaged:
-        rows: Sequence[tuple[str, str]] = list(report.damaged.items())
-        title = "damaged" if len(rows) <= _SHOWN else f"damaged, the first {_SHOWN} of {len(rows):,}"
-        print_table(("item", "what is wrong"), rows[:_SHOWN], title)
-    print_facts([
-        ("items", f"{report.items:,}"),
-        ("damaged", f"{len(report.damaged):,}"),
-        ("without a readable id", f"{report.nameless:,}"),
-        ("verdict", "good" if report.good else "damaged"),
-    ])  # fmt: skip
-    if report.damaged and settings.drop_damaged:
-        print_line(f"{len(report.damaged):,} items forgotten; comem bank build encodes them again")
-    return 0 if report.good else 1
+@dataclass(frozen=True)
+class BankInfo:
+    """What lies in a bank.
+
+    Attributes:
+        path: its folder or file.
+        items: ids that are here.
+        entries: all that was ever appended.
+        queries, width: a memory is `(q, d)`.
+        form: how a memory is written.
+        stride: bytes of one memory.
+        bytes: of all files.
+        encoder: who made the memories.
+    """
+
+    path: Path
+    items: int
+    entries: int
+    queries: int
+    width: int
+    form: str
+    stride: int
+    bytes: int
+    encoder: EncoderInfo
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """What lies in a store, and what is wrong with it.
+
+    Attributes:
+        items: ids that are here.
+        entries: all that was ever appended.
+        superseded: entries in whose place a newer one of the same id stands, or that were removed.
+        bytes: of all files.
+        damaged: item → what is wrong with its memory.
+        nameless: items of which even the id is damaged; an export leaves them out.
+    """
+
+    items: int
+    entries: int
+    superseded: int
+    bytes: int
+    damaged: dict[str, str]
+    nameless: int
+
+    @property
+    def good(self) -> bool:
+        return not self.damaged and not self.nameless
