@@ -100,10 +100,12 @@ class TrainableEncoder(MemoryEncoder, Protocol):
 
     Attributes:
         model: what it encodes with, whose weights a reader may share.
+        processor: the model's.
         prepared: the model's context (`comem.backbones.prepared`).
     """
 
     model: Any
+    processor: Any
     prepared: Prepared
 
     def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -124,6 +126,10 @@ class TrainableEncoder(MemoryEncoder, Protocol):
 
     def load_weights(self, folder: str | Path) -> None:
         """Take over a folder's trained tensors, of the same sizes; ValueError if they are not."""
+        ...
+
+    def merge(self) -> TrainableEncoder:
+        """What was trained folded into the weights of the model, which is changed in place."""
         ...
 
     def base_digest(self, keep: bool = False) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -10,14 +11,14 @@ from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
 from comem.config import DryRun
 from comem.io.console import print_facts
-from comem.memory.qformer_encoder import ADAPTER, QFORMER, QFormerEncoder
+from comem.memory.encoder import TrainableEncoder, load_encoder
 from comem.training import checkpoint as ckpt
 from comem.training.plan import on_meta
 from comem.training.run_folder import recorded
 from comem.training.settings import MergeSettings, TrainSettings
 
 
-def merge(settings: MergeSettings) -> QFormerEncoder:
+def merge(settings: MergeSettings) -> TrainableEncoder:
     """Write the encoder that a run has trained.
 
     The Q-Former goes along (the authors' merge loses it: authors_code.md C2).
@@ -33,7 +34,7 @@ def merge(settings: MergeSettings) -> QFormerEncoder:
     # a 4-bit base as `train` loads it: what is quantised is the rounded weight
     dtype = "bfloat16" if run.quantization else settings.dtype
     backbone = load_backbone(run.model, dtype=dtype, quantization=run.quantization)
-    encoder = QFormerEncoder.load(checkpoint, reader=backbone.model, processor=backbone.processor)
+    encoder = cast(TrainableEncoder, load_encoder(checkpoint, backbone))
     if not settings.adapter:
         encoder = encoder.merge()
     encoder.save(settings.out)
@@ -48,7 +49,9 @@ def merge_plan(settings: MergeSettings, options: DryRun = DryRun()) -> list[tupl
     """
     checkpoint, run = _settled(settings)
     state = ckpt.read_state(checkpoint)
-    size = sum((checkpoint / name).stat().st_size for name in (QFORMER, *([ADAPTER] * settings.adapter)))
+    left = {"optimizer"} if settings.adapter else {"optimizer", "adapter"}
+    files = (file for file in checkpoint.glob("*.safetensors") if file.stem not in left)
+    size = sum(file.stat().st_size for file in files)
     if not settings.adapter:
         model = on_meta(resolve_backbone(run.model))
         dtype = model.config.get_text_config().dtype or model.config.dtype or torch.float32
@@ -65,7 +68,7 @@ def merge_plan(settings: MergeSettings, options: DryRun = DryRun()) -> list[tupl
     ]
 
 
-def show_merge(result: QFormerEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
+def show_merge(result: TrainableEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
     """Print the plan, or where the encoder lies."""
     print_facts(result if isinstance(result, list) else [("encoder", str(settings.out))])
 

@@ -118,6 +118,8 @@ class MemoryTrainingModel(nn.Module):
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
             self.prepared = Prepared(self.reader)
+        if injection.takes != "vectors":
+            raise ValueError(f"the injection {injection.name} takes no vectors: encoders make them")
         check_width(encoder, hidden_size(self.reader))
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from comem.backbones.base import Backbone
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.config import as_dict
 from comem.io.console import print_facts
@@ -20,7 +21,7 @@ from comem.io.manifest import run_manifest
 from comem.io.progress import Progress, bar
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import ENCODERS, TrainableEncoder
-from comem.memory.injection import prefix
+from comem.memory.injection import INJECTIONS
 from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
@@ -56,7 +57,7 @@ def build_encoder(
             a Q-Former that writes for a reader of another width among them.
     """
     torch.manual_seed(settings.seed)
-    encoder: TrainableEncoder = ENCODERS["qformer"].build(
+    encoder: TrainableEncoder = ENCODERS[settings.encoder].build(
         backbone, lora=settings.lora, qformer=settings.qformer, elastic=settings.elastic,
         form=knowledge_format(settings, reader or backbone), reader=reader.model if reader else None,
     )  # fmt: skip
@@ -78,13 +79,13 @@ def knowledge_format(settings: TrainSettings, reader: HFBackbone) -> KnowledgeFo
     )
 
 
-def _context(backbone: HFBackbone) -> int:
+def _context(backbone: Backbone) -> int:
     """The longest input that the model's positions are made for, in tokens."""
     return int(getattr(backbone.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
 
 
 def build_collator(
-    settings: TrainSettings, backbone: HFBackbone, form: KnowledgeFormat, reader: HFBackbone | None = None
+    settings: TrainSettings, backbone: HFBackbone, form: KnowledgeFormat, reader: Backbone | None = None
 ) -> Collator:
     """The collator; it holds processors only, no model, so that data workers stay small.
 
@@ -156,9 +157,11 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
                 shard(network)
             if settings.liger:
                 apply_liger(network)
-        model = MemoryTrainingModel(encoder, reader.model, prefix(reader), settings.loss_chunk)
-        collator = build_collator(settings, backbone, knowledge_format(settings, reader), reader)
-        return Trainer(settings, model, collator, examples, asked, reader, resume).run(progress)
+        injection = INJECTIONS[settings.injection](reader, encoder)
+        model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
+        answering = injection.reader(reader)
+        collator = build_collator(settings, backbone, knowledge_format(settings, reader), answering)
+        return Trainer(settings, model, collator, examples, asked, answering, resume).run(progress)
 
 
 def _check_something_to_encode(

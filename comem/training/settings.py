@@ -78,6 +78,8 @@ class TrainSettings:
             depends on the machine's speed and is not reproducible to the bit.
         precision: "auto" is bf16 on a GPU that has it, else fp32.
         checkpointing: recompute activations in the backward pass (less memory, more time).
+        encoder: the kind of encoder, a row of ENCODERS.
+        injection: how memories reach the reader, a row of INJECTIONS.
         question_picture: "memory" has the encoder read the question's own image, too, whose memory follows
             the items'; "none" leaves it to the reader; "auto" is "memory" for a reader that sees no images.
         attn: attention of the base: "sdpa", "flash_attention_2" (needs flash-attn) or "eager"; empty is sdpa.
@@ -126,6 +128,8 @@ class TrainSettings:
     max_seconds: float = 0.0
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     checkpointing: bool = False
+    encoder: str = option("qformer", metavar="NAME")
+    injection: str = option("prefix", metavar="NAME")
     question_picture: Literal["auto", "memory", "none"] = "auto"
     attn: Literal["", "sdpa", "flash_attention_2", "eager"] = ""
     liger: bool = False

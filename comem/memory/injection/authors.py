@@ -29,11 +29,10 @@ from comem.backbones.base import Backbone, Injection, RowMemories
 from comem.backbones.hf import HFBackbone
 from comem.backbones.positions import with_positions
 from comem.backbones.specs import BackboneSpec
-from comem.memory.encoder import hidden_size
+from comem.memory.encoder import TrainableEncoder, hidden_size
 from comem.memory.injection.prefix import Prefix
 from comem.memory.items import to_device
 from comem.memory.lora import adapters_on
-from comem.memory.qformer_encoder import QFormerEncoder
 from comem.memory.settings import LAYOUTS
 
 
@@ -52,7 +51,7 @@ class Prompt:
     embeddings: Tensor
 
 
-def read_prompt(encoder: QFormerEncoder, inputs: Mapping[str, Tensor]) -> Prompt:
+def read_prompt(encoder: TrainableEncoder, inputs: Mapping[str, Tensor]) -> Prompt:
     """Run the tuned encoder over whole prompts, pictures and text."""
     model: Any = encoder.model
     seen: list[Tensor] = []
@@ -124,7 +123,7 @@ class AuthorsLayout(Injection):
         prefix: puts memory and hidden states in front.
     """
 
-    encoder: QFormerEncoder
+    encoder: TrainableEncoder
     layout: str = "authors_llm"
     prefix: Prefix = Prefix()
 
@@ -169,7 +168,7 @@ class AuthorsLayout(Injection):
             memories: per row `(m, d)` or None.
         """
         read = {name: value for name, value in inputs.items() if name != "labels"}
-        prompt = read_prompt(self.encoder, to_device(read, self.encoder.device))
+        prompt = read_prompt(self.encoder, to_device(read, self.encoder.model.device))
         ids: Any = self.encoder.model.config
         question, fronts = arrange(prompt, memories, self.layout, ids.vision_end_token_id)
         table = model.get_input_embeddings().weight
