@@ -22,7 +22,7 @@ import marks
 import torch
 from authors_procedure import AuthorsProcedure
 
-from comem.io.console import make_table, out
+from comem.io.console import print_table
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.profiling.bench import Bench, place
@@ -47,8 +47,8 @@ def main() -> None:
         for row in measure(bench, args.batches, args.k, rate, limits, authors):
             rows.append(row)
             write_json(args.out, {**head, "rows": rows, "manifest": run_manifest()})
-    out().print(make_table(HEADINGS, [line(row) for row in rows], f"{args.shape}, {args.dtype}"))
-    out().print(make_table(marks.HEADINGS, marks.check_encoding(rows, device.type == "cuda"), "marks"))
+    print_table(HEADINGS, [line(row) for row in rows], f"{args.shape}, {args.dtype}")
+    print_table(marks.HEADINGS, marks.check_encoding(rows, device.type == "cuda"), "marks")
 
 
 def measure(

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from comem.io.console import make_table, out
+from comem.io.console import print_table
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.retrieval.corpus.build import build_corpus
@@ -129,7 +129,7 @@ def main() -> None:
         (each["what"], each["unit"], f"{each['per_second']:,.0f}", f"{each['per_processor_second']:,.0f}")
         for each in found
     ]
-    out().print(make_table(("stage", "unit", "a second", "a processor second"), rows))
+    print_table(("stage", "unit", "a second", "a processor second"), rows)
     if args.output:
         write_json(
             args.output, {"stages": found, **run_manifest({"settings": vars(args) | {"output": None}})}

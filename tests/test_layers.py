@@ -15,7 +15,6 @@ PACKAGE = ROOT / "comem"
 # The modules of rank 0 build on each other too, in the order of their decimals.
 RANKS = {
     0.0: {"types", "registry"},
-    0.05: {"tables"},
     0.1: {"io"},
     0.2: {"config"},
     1.0: {"backbones", "benchmarks", "retrieval"},
@@ -28,7 +27,7 @@ RANKS = {
     4.1: {"report"},
     4.2: {"profiling"},
     5.1: {"data", "quickstart"},
-    5.2: {"command_line"},
+    5.2: {"command_line", "commands"},
     5.21: {"command_help"},
     5.3: {"cli"},
     5.4: {"__main__"},

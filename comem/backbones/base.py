@@ -180,4 +180,3 @@ class Backbone(Protocol):
     ) -> list[Answer]:
         """Answer a batch, each conversation with its memory, which the injection puts before the model."""
         ...
-

@@ -57,9 +57,7 @@ def check_same(
         raise ValueError(f"{place} {lead} ({'; '.join(found)}); {remedy}")
 
 
-def differences(
-    there: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()
-) -> list[str]:
+def differences(there: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str] = ()) -> list[str]:
     """What differs, one line each: `optim.lr: 0.1 there, 0.2 now`; what is missing counts as None."""
     old, new = flat(there), flat(now)
     below = tuple(f"{name}." for name in free)

@@ -78,8 +78,6 @@ def link(settings: LinkFileSettings, progress: Progress = quiet) -> LinkCounts:
 
 def show_links(counts: LinkCounts, settings: LinkFileSettings) -> None:
     """How many answers were linked."""
-    print_line(
-        f"{counts.linked:,} answers linked, {counts.resumed:,} were done before: {settings.output}"
-    )
+    print_line(f"{counts.linked:,} answers linked, {counts.resumed:,} were done before: {settings.output}")
     if counts.empty:
         print_line(f"{counts.empty:,} of them share no word with any title and got no entity")

@@ -60,9 +60,7 @@ class ModeSettings:
 
     def __post_init__(self) -> None:
         if self.item_order not in get_args(ItemOrder):
-            raise ValueError(
-                f"item_order {self.item_order!r}: give one of {', '.join(get_args(ItemOrder))}"
-            )
+            raise ValueError(f"item_order {self.item_order!r}: give one of {', '.join(get_args(ItemOrder))}")
 
 
 class Mode(ABC):
@@ -170,9 +168,7 @@ class Mode(ABC):
         """
         spent = 0.0 if start is None else (time.perf_counter() - start) / max(1, len(conversations))
         with adapters_off(self.backbone.model):
-            answers = self.reader.generate(
-                conversations, memories, self.settings.generation, self.injection
-            )
+            answers = self.reader.generate(conversations, memories, self.settings.generation, self.injection)
         return [replace(answer, seconds=answer.seconds + spent) for answer in answers]
 
 

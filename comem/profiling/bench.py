@@ -26,7 +26,7 @@ from comem.memory.qformer_encoder import QFormerEncoder
 from comem.profiling.prompts import FAMILIES, Lengths, PromptMaker
 from comem.profiling.shapes import SHAPES, random_model
 from comem.profiling.timing import QUERIES, Cell, Run, now
-from comem.tables import Table, UnknownNameError, nearest
+from comem.registry import Registry, UnknownNameError, nearest
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class EngineRow:
     records: bool = False
 
 
-ENGINES: Table[EngineRow] = Table(
+ENGINES: Registry[EngineRow] = Registry(
     "engine",
     {
         "comem": EngineRow(EngineDecoding, records=True),
@@ -355,6 +355,6 @@ def _remembering(bench: Bench, cell: Cell, part: str, memories: Callable[[], lis
     return answer
 
 
-WAYS: Table[Way] = Table(
+WAYS: Registry[Way] = Registry(
     "mode", {"baseline": _baseline, "rag": _rag, "comem": _comem, "comem-bank": _comem_bank}
 )

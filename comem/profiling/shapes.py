@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from comem.tables import Table
+from comem.registry import Registry
 
 _SMALL_IDS = {
     "image_token_id": 3, "video_token_id": 6, "vision_start_token_id": 4, "vision_end_token_id": 5,
@@ -92,7 +92,7 @@ _ROWS = (
     ModelShape("qwen2_vl_7b", "qwen2_vl", _QWEN_7B, _TOWER_QWEN2_VL, {}),
 )  # fmt: skip
 
-SHAPES: Table[ModelShape] = Table("shape", {row.name: row for row in _ROWS})
+SHAPES: Registry[ModelShape] = Registry("shape", {row.name: row for row in _ROWS})
 
 
 def random_model(shape: ModelShape, device: str | torch.device, dtype: torch.dtype, seed: int = 0) -> Any:

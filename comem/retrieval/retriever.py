@@ -97,9 +97,7 @@ class VectorRetriever(Retriever):
         embedder: the one that made it.
     """
 
-    def __init__(
-        self, index: SearchedIndex, embedder: Embedder, *, temperature: float | None = None
-    ) -> None:
+    def __init__(self, index: SearchedIndex, embedder: Embedder, *, temperature: float | None = None) -> None:
         index.check(embedder)
         super().__init__(index.base, temperature)
         self.index, self.embedder, self.name = index, embedder, index.kind

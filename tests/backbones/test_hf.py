@@ -98,9 +98,7 @@ def test_memory_in_a_batch(backbone: HFBackbone, small_image: Any) -> None:
 
 def test_memory_is_converted_to_the_models_dtype(backbone: HFBackbone) -> None:
     prefix = torch.randn(8, 64).bfloat16()
-    low, full = (
-        backbone.generate([chat("x")], [p], SHORT, PREFIX)[0] for p in (prefix, prefix.float())
-    )
+    low, full = (backbone.generate([chat("x")], [p], SHORT, PREFIX)[0] for p in (prefix, prefix.float()))
     assert low.text == full.text
     with pytest.raises(ValueError, match="another width"):
         backbone.generate([chat("x")], [torch.randn(8, 32)], SHORT, injection=PREFIX)

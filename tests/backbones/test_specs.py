@@ -10,7 +10,7 @@ import pytest
 from backbones.tiny import modes_of
 
 from comem.backbones.specs import BACKBONES, BackboneError, resolve_backbone
-from comem.tables import UnknownNameError
+from comem.registry import UnknownNameError
 
 
 @pytest.mark.parametrize("name", list(BACKBONES))

@@ -8,7 +8,7 @@ import torch
 
 from comem.bank.forms import PLAIN_FORMS
 from comem.bank.serve import as_tensor
-from comem.tables import UnknownNameError
+from comem.registry import UnknownNameError
 
 
 @pytest.fixture()

@@ -129,9 +129,7 @@ def test_in_the_mode_with_their_order(
     encoder: QFormerEncoder, text_reader: HFBackbone, items: list[KnowledgeItem], small_image: Any
 ) -> None:
     injection = AuthorsLayout(encoder)
-    mode = ComemMode(
-        text_reader, encoder=encoder, injection=injection, item_order="reversed", generation=ONE
-    )
+    mode = ComemMode(text_reader, encoder=encoder, injection=injection, item_order="reversed", generation=ONE)
     assert mode.opens_question_pictures and not encoder.form.reads_images
     with seen_by(text_reader.model) as seen:
         (answer,) = mode.answer_batch(

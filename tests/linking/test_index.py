@@ -81,8 +81,6 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_arrays_stay_on_disk(tmp_path: Path) -> None:
-    index = build_title_index(
-        write_titles(tmp_path, ["Paris", "Rome"]), tmp_path / "index", Words()
-    )
+    index = build_title_index(write_titles(tmp_path, ["Paris", "Rome"]), tmp_path / "index", Words())
     for array in (index._postings.rows, index._postings.values, index._titles, index._offsets):
         assert isinstance(array.base, np.memmap)

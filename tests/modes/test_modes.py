@@ -15,7 +15,7 @@ from comem.backbones.hf import HFBackbone
 from comem.backbones.specs import BACKBONES, IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.memory.bank import MemoryBank
 from comem.modes import MODES
-from comem.tables import UnknownNameError
+from comem.registry import UnknownNameError
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
 
 SHORT = GenerationConfig(max_new_tokens=5)

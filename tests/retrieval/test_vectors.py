@@ -45,9 +45,7 @@ class Watched(RawPixels):
 def test_the_layout_is_that_of_clip_retrieval(paths: list[str], tmp_path: Path) -> None:
     embedder, out = RawPixels(4), tmp_path / "out"
     captions = [f"text {i}" for i in range(23)]
-    found = embed_inputs(
-        paths, embedder, out, shard_size=2, batch_size=2, captions=captions
-    )
+    found = embed_inputs(paths, embedder, out, shard_size=2, batch_size=2, captions=captions)
     vectors = sorted((out / "img_emb").iterdir())
     metadata = sorted((out / "metadata").iterdir())
     assert [path.name for path in vectors] == [f"img_emb_{i:02d}.npy" for i in range(12)]  # sorted by name
@@ -105,9 +103,7 @@ def test_texts_lie_beside_the_pictures(tmp_path: Path, paths: list[str]) -> None
 
     embedder = Letters(4)
     embed_inputs(paths[:4], embedder, tmp_path / "out")
-    found = embed_inputs(
-        ["a", "bb", "ccc"], embedder, tmp_path / "texts", "text", shard_size=2, half=True
-    )
+    found = embed_inputs(["a", "bb", "ccc"], embedder, tmp_path / "texts", "text", shard_size=2, half=True)
     assert [path.name for path in found.files] == ["text_emb_0.npy", "text_emb_1.npy"]
     np.testing.assert_allclose(found.vectors, embedder.embed_texts(["a", "bb", "ccc"]), atol=1e-3)
 

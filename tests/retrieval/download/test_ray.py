@@ -70,9 +70,7 @@ def test_two_workers_fetch_what_one_process_fetches_though_one_is_killed(
     monkeypatch.setattr(job, "download_shards", partial(killed_once, tmp_path / "killed"))
     with _cluster(2) as ray:
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-        counts = download_corpus(
-            tmp_path / "two", quick(rate=8.0, connections=2), engine="ray"
-        )
+        counts = download_corpus(tmp_path / "two", quick(rate=8.0, connections=2), engine="ray")
     done = int((tmp_path / "killed").read_text())
     assert 0 < done < 12 and 24 <= len(server.times) <= 24 + 12 - done  # these are not asked for again
     assert counts == alone == {"ok": 22, "status 404": 1, "no picture": 1}
