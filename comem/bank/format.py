@@ -155,7 +155,7 @@ def entry_crc(entry: bytes) -> int:
 def content_hash(item: KnowledgeItem) -> bytes:
     """16 bytes of BLAKE2b over passage and image file, as they are; the id does not count.
 
-    The pixels are not decoded: the same picture saved anew counts as changed.
+    The pixels are not decoded: the same image saved anew counts as changed.
 
     Raises:
         ValueError: the image file cannot be read; names item and file.
@@ -165,14 +165,14 @@ def content_hash(item: KnowledgeItem) -> bytes:
     digest.update(len(text).to_bytes(8, "little") + text)
     if item.image is not None:
         try:
-            picture = _file_hash(item.image.path) if item.image.path is not None else _hash(item.image.data)
+            found = _file_hash(item.image.path) if item.image.path is not None else _hash(item.image.data)
         except OSError as error:
             raise ValueError(f"knowledge item {item.id!r}: {error}; check the image folder") from error
-        digest.update(picture)
+        digest.update(found)
     return digest.digest()
 
 
-@lru_cache(maxsize=4096)  # in WIT several items in a row show one picture
+@lru_cache(maxsize=4096)  # in WIT several items in a row show one image
 def _file_hash(path: str) -> bytes:
     return _hash(Path(path).read_bytes())
 

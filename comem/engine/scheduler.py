@@ -10,7 +10,7 @@ from comem.backbones.base import Answer
 from comem.bank.serve import LiveBank
 from comem.engine.backbone import fast
 from comem.engine.prefill import Counts
-from comem.io.prefetch import one_ahead, open_pictures
+from comem.io.prefetch import one_ahead, open_images
 from comem.modes.base import Mode
 from comem.types import Example, RetrievedContext
 
@@ -83,7 +83,7 @@ class Engine:
                 yield window[start : start + self.batch_size]
 
     def _prepared(self, batch: list[Question]) -> tuple[list[Example], list[RetrievedContext | None]]:
-        examples, contexts = open_pictures(
+        examples, contexts = open_images(
             [example for example, _ in batch],
             [context for _, context in batch],
             self.mode.opens_item_pictures,

@@ -21,7 +21,7 @@ from comem.eval.run_folder import (
 )
 from comem.io.files import sweep
 from comem.io.jsonl import JsonlAppender
-from comem.io.prefetch import one_ahead, open_pictures
+from comem.io.prefetch import one_ahead, open_images
 from comem.io.progress import Advance, Progress, quiet
 from comem.types import Answer, Example, RetrievedContext
 
@@ -167,7 +167,7 @@ class _Session:
 
     def _opened(self, batch: Batch) -> tuple[list[Example], list[RetrievedContext | None]]:
         contexts = [self.contexts.get(example.id) for example in batch.examples]
-        examples, contexts = open_pictures(batch.examples, contexts, self.mode.opens_item_pictures)
+        examples, contexts = open_images(batch.examples, contexts, self.mode.opens_item_pictures)
         self.mode.ahead(examples, contexts)
         return examples, contexts
 

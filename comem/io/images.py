@@ -16,7 +16,7 @@ from comem.types import ImageRef
 #: Refuse images with more pixels than this (a decompression bomb is a few kB that unpack to gigabytes).
 MAX_PIXELS = 64_000_000
 
-#: What may be decoded: no format that starts a program (EPS, WMF) or that no one publishes pictures in.
+#: What may be decoded: no format that starts a program (EPS, WMF) or that no one publishes images in.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
 #: What Pillow's decoders raise on damaged data.
 _DECODER_ERRORS = (

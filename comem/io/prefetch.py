@@ -1,4 +1,4 @@
-"""Work done before it is needed: pictures opened, prompts processed, while the model is busy."""
+"""Work done before it is needed: images opened, prompts processed, while the model is busy."""
 
 from __future__ import annotations
 
@@ -78,17 +78,17 @@ def one_ahead(work: Callable[[T], U], items: Iterable[T]) -> Iterator[Iterator[t
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def open_pictures(
+def open_images(
     examples: Sequence[Example], contexts: Sequence[RetrievedContext | None], items: bool
 ) -> tuple[list[Example], Contexts]:
-    """The same examples and contexts, their pictures opened, each once.
+    """The same examples and contexts, their images opened, each once.
 
-    A picture that cannot be opened stays as it is: whoever needs it gets the error then.
+    An image that cannot be opened stays as it is: whoever needs it gets the error then.
 
     Args:
         examples: the questions.
         contexts: per question its items, or None.
-        items: whether the items' pictures are needed too.
+        items: whether the items' images are needed too.
     """
     known: dict[ImageRef, ImageRef] = {}
 

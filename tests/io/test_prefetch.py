@@ -10,7 +10,7 @@ import pytest
 
 from comem.eval.answering import answer
 from comem.io.images import ImageError, open_image
-from comem.io.prefetch import one_ahead, open_pictures
+from comem.io.prefetch import one_ahead, open_images
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
 from tests.eval.fakes import TOY, FakeMode, rows
 
@@ -63,12 +63,12 @@ def test_pictures_are_opened_once_and_only_where_needed(small_image: Any, tmp_pa
     asked = [Example("q0", "?", own), Example("q1", "?", None), Example("q2", "?", gone)]
     contexts = [RetrievedContext("q0", items, (3.0, 2.0, 1.0)), None, RetrievedContext("q2", items[:1])]
 
-    examples, same = open_pictures(asked, contexts, items=False)
+    examples, same = open_images(asked, contexts, items=False)
     assert examples == asked and same == contexts  # the same in all but the opened pixels
     assert examples[0].image.pixels.tobytes() == open_image(own).tobytes()
     assert same[0].items[0].image.pixels is None
 
-    examples, with_items = open_pictures(asked, contexts, items=True)
+    examples, with_items = open_images(asked, contexts, items=True)
     assert examples == asked and with_items == contexts
     assert with_items[0].items[0].image.pixels is with_items[2].items[0].image.pixels is not None
     assert open_image(with_items[0].items[0].image) is with_items[0].items[0].image.pixels
