@@ -317,6 +317,9 @@ class Reader:
             }  # fmt: skip
             if settings.retriever or settings.milvus:
                 config |= {"retriever": settings.retriever or "milvus", **settings.retriever_options}
+            own = ("retriever", "milvus", "collection", "embedder", "retriever_options")
+            plain = RetrieverSettings()
+            config |= {n: v for n in own if (v := getattr(settings, n)) != getattr(plain, n)}
         if settings.question_layout != "comem":
             config |= {"question_layout": settings.question_layout}
         if settings.injection:
