@@ -281,7 +281,7 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "convert": Command(
             "the authors' checkpoints: what is in one, and our encoder folder of it",
-            settings="comem.compat.commands:ConvertSettings",
+            settings="comem.compat.commands:ConvertCheckpointSettings",
             run="comem.compat.convert:convert",
             show="comem.compat.commands:show_converted",
             examples=(

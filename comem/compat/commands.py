@@ -10,12 +10,12 @@ from comem.config import option
 from comem.io.console import print_facts, print_line, print_table
 
 if TYPE_CHECKING:
-    from comem.compat.convert import Converted
+    from comem.compat.convert import ConvertedCheckpoint
     from comem.compat.parity import Difference
 
 
 @dataclass(frozen=True)
-class ConvertSettings:
+class ConvertCheckpointSettings:
     """A checkpoint of the authors': what is in it, and our encoder folder of it.
 
     Layouts: merged with Q-Former (converted), merged without (refused: the Q-Former is lost), raw run folder
@@ -45,7 +45,7 @@ class ConvertSettings:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-def show_converted(result: Converted, settings: ConvertSettings) -> None:
+def show_converted(result: ConvertedCheckpoint, settings: ConvertCheckpointSettings) -> None:
     """Print what was found and written.
 
     Raises:

@@ -13,7 +13,7 @@ from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
 from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import load_authors_checkpoint
-from comem.compat.commands import ConvertSettings
+from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.inspect import Findings, inspect_checkpoint
 from comem.io.files import new_folder
 from comem.memory.items import KnowledgeFormat
@@ -21,7 +21,7 @@ from comem.memory.qformer_encoder import QFormerEncoder
 
 
 @dataclass(frozen=True)
-class Converted:
+class ConvertedCheckpoint:
     """What a checkpoint holds, and notes on what was written of it.
 
     Where `found.refusal` says why it cannot be converted, nothing was written.
@@ -31,11 +31,11 @@ class Converted:
     notes: tuple[str, ...] = ()
 
 
-def convert(settings: ConvertSettings) -> Converted:
+def convert(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     """Look into a checkpoint, and write an encoder folder of it where one is named.
 
     Example:
-        >>> result = convert(ConvertSettings(Path("checkpoint-800"), base="qwen2_5_vl_7b"))
+        >>> result = convert(ConvertCheckpointSettings(Path("checkpoint-800"), base="qwen2_5_vl_7b"))
         >>> print(result.found.layout, result.found.refusal)
 
     Raises:
@@ -44,17 +44,17 @@ def convert(settings: ConvertSettings) -> Converted:
     base = load_backbone(settings.base, device="cpu").model.state_dict() if settings.base else None
     found = inspect_checkpoint(settings.source, base)
     if found.refusal or settings.out is None:
-        return Converted(found)
+        return ConvertedCheckpoint(found)
     del base  # it is read again, or not needed any more
     for folder in (settings.out, settings.reader):
         if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ValueError(f"{folder} exists and is not empty; give another folder, or remove it")
     form = KnowledgeFormat(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     write = _run_folder if found.layout == "C" else _merged
-    return Converted(found, tuple(write(settings, settings.out, form)))
+    return ConvertedCheckpoint(found, tuple(write(settings, settings.out, form)))
 
 
-def _run_folder(settings: ConvertSettings, out: Path, form: KnowledgeFormat) -> list[str]:
+def _run_folder(settings: ConvertCheckpointSettings, out: Path, form: KnowledgeFormat) -> list[str]:
     """Layout C: an adapter beside its base, or folded into it."""
     if not settings.base:
         raise ValueError(f"{settings.source} is a raw run folder: name the model that was trained (--base)")
@@ -66,7 +66,7 @@ def _run_folder(settings: ConvertSettings, out: Path, form: KnowledgeFormat) -> 
     return notes
 
 
-def _merged(settings: ConvertSettings, out: Path, form: KnowledgeFormat) -> list[str]:
+def _merged(settings: ConvertCheckpointSettings, out: Path, form: KnowledgeFormat) -> list[str]:
     """Layout A: the encoder with its own weights; the reader's where wanted."""
     source, reader = settings.source, settings.reader
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)

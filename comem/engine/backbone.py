@@ -15,7 +15,7 @@ from comem.backbones.hf import HFBackbone
 from comem.backbones.positions import pinned
 from comem.backbones.prepared import evaluating
 from comem.engine.decoder import Decoder
-from comem.engine.prefill import Counts
+from comem.engine.prefill import WorkCounts
 from comem.io.prefetch import Ahead
 from comem.memory.injection.prefix import PREFIX
 from comem.types import Message
@@ -38,7 +38,7 @@ class EngineBackbone(HFBackbone):
     accelerates: ClassVar[bool] = False  # it is the engine
 
     graphs: bool | None = None
-    counts: Counts = field(default_factory=Counts)
+    counts: WorkCounts = field(default_factory=WorkCounts)
 
     @cached_property
     def decoder(self) -> Decoder | None:
@@ -89,10 +89,10 @@ def _key(conversations: Conversations) -> _Batch:
     return tuple(tuple(conversation) for conversation in conversations)
 
 
-def fast(backbone: Backbone, graphs: bool | None = None, counts: Counts | None = None) -> Backbone:
+def fast(backbone: Backbone, graphs: bool | None = None, counts: WorkCounts | None = None) -> Backbone:
     """The backbone with the engine's decoder, or itself where the engine cannot take its place."""
     if not backbone.accelerates:
         return backbone
     parts = backbone.spec, backbone.model, backbone.processor
     limits = backbone.process.min_pixels, backbone.process.max_pixels
-    return EngineBackbone(*parts, *limits, graphs, counts if counts is not None else Counts())
+    return EngineBackbone(*parts, *limits, graphs, counts if counts is not None else WorkCounts())

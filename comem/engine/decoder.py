@@ -22,7 +22,7 @@ from comem.backbones.packing import pack
 from comem.backbones.positions import with_positions
 from comem.backbones.prepared import Prepared
 from comem.engine.buffers import GraphPool, Recorded, SlotCache
-from comem.engine.prefill import Counts, Passes, Prefill, Prompt
+from comem.engine.prefill import PackedPrompt, Passes, Prefill, WorkCounts
 
 #: Slots come in multiples of this, so that batches of like length share their buffers and graph.
 _BUCKET = 256
@@ -35,7 +35,7 @@ _LOOK_EVERY = 8
 
 
 @dataclass(frozen=True)
-class Generated:
+class NewTokens:
     """New tokens.
 
     Attributes:
@@ -60,19 +60,21 @@ class Decoder:
     """
 
     def __init__(
-        self, model: Any, pad_id: int = 0, graphs: bool | None = None, counts: Counts | None = None
+        self, model: Any, pad_id: int = 0, graphs: bool | None = None, counts: WorkCounts | None = None
     ) -> None:
         self.model: Any = model
         self.prepared = Prepared(model)
         self.pad_id = pad_id
-        self.counts = counts if counts is not None else Counts()
+        self.counts = counts if counts is not None else WorkCounts()
         self.device: torch.device = self.model.device
         self.graphs = self.device.type == "cuda" if graphs is None else graphs
         self.pool = GraphPool() if self.graphs else None
         self._prefill = Prefill(model, self.pool, self.counts)
         self._steps: dict[tuple[int, int], _Step] = {}
 
-    def prepare(self, inputs: Mapping[str, Tensor], sizes: Sequence[int], injection: Injection) -> Prompt:
+    def prepare(
+        self, inputs: Mapping[str, Tensor], sizes: Sequence[int], injection: Injection
+    ) -> PackedPrompt:
         """A processor's batch with room for memories, packed, with positions; without touching the model.
 
         Args:
@@ -84,12 +86,13 @@ class Decoder:
         extended = with_positions(self.model, extended)
         ends = extended["position_ids"].amax(dim=-1) + 1  # (3, b)
         packed, segments = pack({**extended, "_memory": memory})
-        return Prompt(packed, segments, packed.pop("_memory"), placeholder, ends)
+        return PackedPrompt(packed, segments, packed.pop("_memory"), placeholder, ends)
 
     @torch.no_grad()
     def generate(
-        self, prompt: Prompt, memories: Sequence[Tensor | None], max_new_tokens: int, stop: Sequence[int] = ()
-    ) -> Generated:
+        self, prompt: PackedPrompt, memories: Sequence[Tensor | None], max_new_tokens: int,
+        stop: Sequence[int] = (),
+    ) -> NewTokens:  # fmt: skip
         """Answer a prepared batch.
 
         Args:
@@ -105,8 +108,9 @@ class Decoder:
             return self._generate(prompt, memories, max_new_tokens, stop)
 
     def _generate(
-        self, prompt: Prompt, memories: Sequence[Tensor | None], max_new_tokens: int, stop: Sequence[int]
-    ) -> Generated:
+        self, prompt: PackedPrompt, memories: Sequence[Tensor | None], max_new_tokens: int,
+        stop: Sequence[int],
+    ) -> NewTokens:  # fmt: skip
         start = time.perf_counter()
         step = self._step_for(len(prompt.segments.lengths), prompt.segments.longest + max_new_tokens + 1)
         step.begin(prompt, stop)
@@ -120,7 +124,7 @@ class Decoder:
             done += 1
         self.counts.add(forward_passes=done)
         tokens = step.tokens[: len(prompt.segments.lengths), :done].to("cpu", copy=True)
-        return Generated(_trimmed(tokens, self.pad_id), first_seconds, time.perf_counter() - start)
+        return NewTokens(_trimmed(tokens, self.pad_id), first_seconds, time.perf_counter() - start)
 
     def _step_for(self, rows: int, tokens: int) -> _Step:
         """Buffers (and a graph) for so many rows and tokens, used again where they fit."""
@@ -157,7 +161,7 @@ class _Step:
         self.stop = torch.full((8,), -1, dtype=torch.long, device=device)
         self.advance = Recorded(self._run, decoder.pool)
 
-    def begin(self, prompt: Prompt, stop: Sequence[int]) -> None:
+    def begin(self, prompt: PackedPrompt, stop: Sequence[int]) -> None:
         """Set up for a batch; rows beyond it count as ended."""
         if len(stop) > len(self.stop):
             raise ValueError(f"{len(stop)} stop tokens: give at most {len(self.stop)}")

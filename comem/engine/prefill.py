@@ -19,7 +19,7 @@ _Sizes = tuple[tuple[int, ...], ...]
 
 
 @dataclass
-class Counts:
+class WorkCounts:
     """Counts of work; a change that doubles one of them is a change for the worse whatever the clock says.
 
     Attributes:
@@ -135,7 +135,7 @@ _KEPT = 16
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PackedPrompt:
     """A batch ready to be read, made ahead on the CPU.
 
     Attributes:
@@ -162,7 +162,7 @@ class Prefill:
         counts: counts passes, tokens and copies.
     """
 
-    def __init__(self, model: Any, pool: GraphPool | None, counts: Counts) -> None:
+    def __init__(self, model: Any, pool: GraphPool | None, counts: WorkCounts) -> None:
         self.model, self.counts = model, counts
         self.device: torch.device = model.device
         vision = getattr(model.config, "vision_config", None)
@@ -171,7 +171,7 @@ class Prefill:
         self._tower = VisionTower(model, pool) if plain else None
 
     def __call__(
-        self, prompt: Prompt, memories: Sequence[Tensor | None], cache: SlotCache, passes: Passes
+        self, prompt: PackedPrompt, memories: Sequence[Tensor | None], cache: SlotCache, passes: Passes
     ) -> Tensor:
         """Logits of each row's last token `(n, v)`, for use before the next pass.
 
@@ -184,7 +184,7 @@ class Prefill:
             return self._recorded(prompt, memories, cache, passes)
         return self._plain(prompt, memories, cache)
 
-    def _plain(self, prompt: Prompt, memories: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
+    def _plain(self, prompt: PackedPrompt, memories: Sequence[Tensor | None], cache: SlotCache) -> Tensor:
         inputs = {name: self._placed(value) for name, value in prompt.inputs.items()}
         segments = Segments.of(prompt.segments.lengths, self.device)
         last = segments.cumulative[1:].long() - 1
@@ -199,7 +199,7 @@ class Prefill:
         return out.logits[0]  # type: ignore[no-any-return]
 
     def _recorded(
-        self, prompt: Prompt, memories: Sequence[Tensor | None], cache: SlotCache, passes: Passes
+        self, prompt: PackedPrompt, memories: Sequence[Tensor | None], cache: SlotCache, passes: Passes
     ) -> Tensor:
         tokens = -(-(prompt.segments.total + 1) // _BUCKET) * _BUCKET
         found = passes.pop(tokens, None) or Pass(self.model, cache, tokens, self._pool)
@@ -210,7 +210,7 @@ class Prefill:
         found.set(self._embedded(prompt, memories), self._placed(prompt.inputs["position_ids"]), prompt)
         return found.run()[0, : len(prompt.segments.lengths)]
 
-    def _embedded(self, prompt: Prompt, memories: Sequence[Tensor | None]) -> Tensor:
+    def _embedded(self, prompt: PackedPrompt, memories: Sequence[Tensor | None]) -> Tensor:
         """Input embeddings `(total, d)` with memories and pictures in place."""
         ids = self._placed(prompt.inputs["input_ids"])
         with memory_at(self.model, memories, self._placed(prompt.memory), prompt.placeholder_id):
@@ -249,7 +249,7 @@ class Pass:
         self.mask = any_mask(device)
         self.run = Recorded(self._run, pool)
 
-    def set(self, embedded: Tensor, positions: Tensor, prompt: Prompt) -> None:
+    def set(self, embedded: Tensor, positions: Tensor, prompt: PackedPrompt) -> None:
         """Put a prompt into the buffers."""
         lengths, total = prompt.segments.lengths, prompt.segments.total
         tokens, spare = len(self.row), self.cache.rows - len(lengths)

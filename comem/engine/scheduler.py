@@ -9,7 +9,7 @@ from itertools import islice
 from comem.backbones.base import Answer
 from comem.bank.serve import LiveBank
 from comem.engine.backbone import fast
-from comem.engine.prefill import Counts
+from comem.engine.prefill import WorkCounts
 from comem.io.prefetch import one_ahead, open_images
 from comem.modes.base import Mode
 from comem.types import Example, RetrievedContext
@@ -44,11 +44,11 @@ class Engine:
     def __init__(self, mode: Mode, batch_size: int = 32, graphs: bool | None = None) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: give at least 1")
-        self._counts = Counts()
+        self._counts = WorkCounts()
         self.mode, self.batch_size = accelerated(mode, graphs, self._counts), batch_size
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> WorkCounts:
         """What was done so far; of a mode that is served as it is, the encoder's calls alone."""
         if (bank := self.mode.settings.bank) is not None:
             self._counts.encoder_calls = bank.counts.encoder_calls
@@ -92,7 +92,7 @@ class Engine:
         return examples, contexts
 
 
-def accelerated(mode: Mode, graphs: bool | None = None, counts: Counts | None = None) -> Mode:
+def accelerated(mode: Mode, graphs: bool | None = None, counts: WorkCounts | None = None) -> Mode:
     """The mode on the engine's decoder, its encoder's memories kept."""
     encoder, bank = mode.settings.encoder, mode.settings.bank
     if encoder is not None and bank is None:

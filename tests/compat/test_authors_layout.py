@@ -19,7 +19,7 @@ from comem.backbones.positions import with_positions
 from comem.backbones.specs import BACKBONES
 from comem.backbones.text_reader import text_config_of
 from comem.compat.checkpoint import share_question_side
-from comem.compat.commands import ConvertSettings
+from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.convert import convert
 from comem.memory.injection import INJECTIONS
 from comem.memory.injection.authors import AuthorsLayout, read_prompt
@@ -181,7 +181,9 @@ def test_a_converted_checkpoint_answers(
     theirs = merged(tmp_path / "theirs", encoder.merge().model, text_reader.model, their_qformer())
     tiny_processor.save_pretrained(theirs)
     convert(
-        ConvertSettings(theirs, tmp_path / "encoder", reader=tmp_path / "reader", question_vision="encoder")
+        ConvertCheckpointSettings(
+            theirs, tmp_path / "encoder", reader=tmp_path / "reader", question_vision="encoder"
+        )
     )
     made, reader = QFormerEncoder.load(tmp_path / "encoder"), load_backbone(tmp_path / "reader")
     assert not reader.spec.sees_images

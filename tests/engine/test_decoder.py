@@ -11,7 +11,7 @@ from torch import Tensor
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
 from comem.engine.buffers import SlotCache
-from comem.engine.decoder import Decoder, Generated
+from comem.engine.decoder import Decoder, NewTokens
 from comem.memory.injection import PREFIX
 from comem.types import Message
 from tests.conftest import build_tiny_qwen2_5_vl
@@ -26,7 +26,7 @@ def decoder_for(backbone: HFBackbone, **options: Any) -> Decoder:
 def decode(
     decoder: Decoder, backbone: HFBackbone, batch: list[list[Message]], memories: list[Tensor | None],
     tokens: int = LONG, stop: tuple[int, ...] = (),
-) -> Generated:  # fmt: skip
+) -> NewTokens:  # fmt: skip
     inputs = backbone.process(batch)
     sizes = [0 if memory is None else len(memory) for memory in memories]
     prompt = decoder.prepare(inputs, sizes, PREFIX)

@@ -37,7 +37,7 @@ from comem.memory.settings import LAYOUTS
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ReadQuestion:
     """A batch of prompts as the encoder has read them.
 
     Attributes:
@@ -51,7 +51,7 @@ class Prompt:
     embeddings: Tensor
 
 
-def read_prompt(encoder: TrainableEncoder, inputs: Mapping[str, Tensor]) -> Prompt:
+def read_prompt(encoder: TrainableEncoder, inputs: Mapping[str, Tensor]) -> ReadQuestion:
     """Run the tuned encoder over whole prompts, pictures and text."""
     model: Any = encoder.model
     seen: list[Tensor] = []
@@ -67,11 +67,11 @@ def read_prompt(encoder: TrainableEncoder, inputs: Mapping[str, Tensor]) -> Prom
     finally:
         handle.remove()
     kept = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    return Prompt(kept, hidden, seen[0])
+    return ReadQuestion(kept, hidden, seen[0])
 
 
 def arrange(
-    prompt: Prompt, memories: Sequence[Tensor | None], layout: str, vision_end: int
+    prompt: ReadQuestion, memories: Sequence[Tensor | None], layout: str, vision_end: int
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
     """The reader's ids and mask `(b, l)`, and what comes in front of each row.
 
@@ -92,7 +92,7 @@ def arrange(
 
 
 @contextmanager
-def pictures_filled(model: Any, prompt: Prompt, image_id: int) -> Iterator[None]:
+def pictures_filled(model: Any, prompt: ReadQuestion, image_id: int) -> Iterator[None]:
     """Inside the context the model's embeddings of image tokens in the prompt are the encoder's."""
     length = prompt.inputs["input_ids"].shape[1]
     where = prompt.inputs["input_ids"] == image_id
