@@ -145,7 +145,7 @@ COMMANDS: Registry[Command] = Registry(
         "index search": Command(
             "the items nearest to an image or a text",
             settings="comem.retrieval.settings:QuerySettings",
-            run="comem.retrieval.commands:search",
+            run="comem.retrieval.query:search_index",
             show="comem.retrieval.commands:show_hits",
             examples=("comem index search --index data/toy/index --image data/toy/images/T00001_1.png",),
         ),

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
 
-from comem.retrieval.download.hosts import retry_after
+from comem.retrieval.download.fetch import retry_after
 
 log = logging.getLogger(__name__)
 #: What may pass by itself: timeouts, conflicts, rate limits; and everything from 500 on.

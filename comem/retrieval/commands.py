@@ -98,13 +98,6 @@ def show_index(index: VectorIndex, settings: IndexSettings) -> None:
     print_line(f"{len(index)} items indexed over {index.manifest['images']} images: {settings.output}")
 
 
-def search(settings: QuerySettings) -> RetrievedContext:
-    """The nearest items, best first; with `html`, as a page, too."""
-    from comem.retrieval.query import search_index
-
-    return search_index(settings)
-
-
 def show_hits(found: RetrievedContext, settings: QuerySettings) -> None:
     """A table of the items."""
     rows = [

@@ -1,4 +1,4 @@
-"""Pictures and texts as vectors on the unit sphere, by any open_clip model."""
+"""Images and texts as vectors on the unit sphere, by any open_clip model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 TOY_CLIP = Path(comem.__file__).parent / "toy" / "weights" / "clip"
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
 PRECISIONS = ("fp32", "bf16", "fp16")
-Picture = ImageRef | Image.Image
+ImageLike = ImageRef | Image.Image
 
 
 class EmbedderError(ValueError):
@@ -41,7 +41,7 @@ class Embedder(Protocol):
     def fingerprint(self) -> str:
         """Equal exactly when two embedders give the same vectors."""
 
-    def embed_images(self, images: Sequence[Picture], batch_size: int = 64) -> np.ndarray:
+    def embed_images(self, images: Sequence[ImageLike], batch_size: int = 64) -> np.ndarray:
         """float32 (n, d), each row of length 1."""
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
@@ -87,22 +87,22 @@ class OpenClipEmbedder:
             digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
         return digest.hexdigest()[:32]
 
-    def prepare(self, image: Picture) -> Any:
-        """What `embed_images` takes as well: the picture as a tensor; threads make it ahead of the model."""
+    def prepare(self, image: ImageLike) -> Any:
+        """What `embed_images` takes as well: the image as a tensor; threads make it ahead of the model."""
         return self._preprocess(pixels(image))
 
     def embed_images(self, images: Sequence[Any], batch_size: int = 64) -> np.ndarray:
-        """Embeds pictures (or what `prepare` made of them).
+        """Embeds images (or what `prepare` made of them).
 
         Returns:
             float32 (n, d), each row of length 1.
 
         Raises:
-            ImageError: for a picture that cannot be opened; it names the file.
+            ImageError: for an image that cannot be opened; it names the file.
         """
         import torch
 
-        def run(batch: Sequence[Picture]) -> Any:
+        def run(batch: Sequence[ImageLike]) -> Any:
             made = [each if isinstance(each, torch.Tensor) else self.prepare(each) for each in batch]
             inputs = torch.stack(made)  # (b, 3, h, w)
             return self.model.encode_image(inputs.to(self.device), normalize=True)  # (b, d)
@@ -208,8 +208,8 @@ def _hub_names(name: str, open_clip: Any) -> tuple[str, str | None]:
     return architecture, pretrained
 
 
-def pixels(image: Picture) -> Image.Image:
-    """The picture, opened if it is a reference."""
+def pixels(image: ImageLike) -> Image.Image:
+    """The image, opened if it is a reference."""
     return image if isinstance(image, Image.Image) else open_image(image)
 
 

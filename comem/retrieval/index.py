@@ -288,7 +288,7 @@ def index_base(
         raise IndexFolderError(str(error)) from error
     without = len(base) - len(rows)
     if without:
-        logger.warning("%d of %d items have no readable picture and are not indexed", without, len(base))
+        logger.warning("%d of %d items have no readable image and are not indexed", without, len(base))
     extra = {
         "images": len(found.positions), "items_without_picture": without, "faults": found.faults,
         "plan": asdict(plan),

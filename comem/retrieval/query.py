@@ -9,7 +9,7 @@ import numpy as np
 
 from comem.io.files import write_atomic
 from comem.io.page import render
-from comem.retrieval.embedder import Embedder, Picture, load_embedder
+from comem.retrieval.embedder import Embedder, ImageLike, load_embedder
 from comem.retrieval.index import VectorIndex
 from comem.retrieval.settings import QuerySettings
 from comem.types import ImageRef, KnowledgeItem, RetrievedContext
@@ -18,7 +18,7 @@ _EDGE = 96  # pixels of a thumbnail
 
 
 def query_vector(
-    embedder: Embedder, image: Picture | None = None, text: str | None = None, weight: float = 0.5
+    embedder: Embedder, image: ImageLike | None = None, text: str | None = None, weight: float = 0.5
 ) -> np.ndarray:
     """float32 `(1, d)` of length 1: the image's vector, the text's, or their weighted sum.
 
@@ -29,9 +29,9 @@ def query_vector(
         ValueError: neither is given, or a weight outside 0 to 1.
     """
     if not 0 <= weight <= 1:
-        raise ValueError(f"weight {weight}: the picture's share must be 0 to 1")
+        raise ValueError(f"weight {weight}: the image's share must be 0 to 1")
     if image is None and text is None:
-        raise ValueError("a query needs a picture, a text, or both")
+        raise ValueError("a query needs an image, a text, or both")
     if text is None:
         return embedder.embed_images([image])  # type: ignore[list-item]
     if image is None:

@@ -111,7 +111,7 @@ class VectorRetriever(Retriever):
         for example in examples:
             try:
                 if example.image is None:
-                    raise ImageError("it has no picture")
+                    raise ImageError("it has no image")
                 images.append(open_image(example.image))
                 asked.append(example)
             except ImageError as error:

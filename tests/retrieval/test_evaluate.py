@@ -82,7 +82,7 @@ def test_colours_shift_and_corners_of_turned_pictures_are_white() -> None:
 
 
 def test_folders_without_pictures_and_unknown_distortions(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(ValueError, match="no images"):
         evaluate_folder(tmp_path, RawPixels())
     with pytest.raises(ValueError, match="did you mean crop"):
         evaluate_folder(tmp_path, RawPixels(), ["corp"])

@@ -190,7 +190,7 @@ def test_unreadable_pictures_are_counted_not_fatal(
     assert index.base.items(index.search(query, 1).rows[0].tolist())[0].id == "en4"
     for name in ("0", "2", "4"):
         (path.parent / f"{name}.png").unlink()
-    with pytest.raises(IndexFolderError, match="none of the 10 items has a readable picture"):
+    with pytest.raises(IndexFolderError, match="none of the 10 items has a readable image"):
         built(path, tmp_path / "other", embedder)
 
 

@@ -36,7 +36,7 @@ def test_fusion(image: str | None, text: str | None, weight: float, expected: tu
 def test_bad_queries() -> None:
     with pytest.raises(ValueError, match="weight 1.5"):
         query_vector(TwoDirections(), None, "t", 1.5)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="needs a picture, a text, or both"):
+    with pytest.raises(ValueError, match="needs an image, a text, or both"):
         query_vector(TwoDirections())  # type: ignore[arg-type]
 
 

@@ -225,7 +225,7 @@ def make_item(
         CorpusError: for a row without an id, or a filter on a column that the corpus does not have.
     """
     if not rules.text_only and "image" not in row and "image_url" not in row:
-        _need(row, "image", "the search by picture", where)
+        _need(row, "image", "the search by image", where)
     reason = _unwanted(row, rules, where)
     text = passage(row, rules.max_chars, rules.descriptions, rules.title)
     image, url, data = ("", "", b"") if reason else places.locate(row.get("image_url") or row.get("image"))

@@ -1,1 +1,1 @@
-"""Fetching the pictures of a corpus from the network: politely, checked, and so that it can be resumed."""
+"""Fetching the images of a corpus from the network: politely, checked, and so that it can be resumed."""

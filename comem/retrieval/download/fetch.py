@@ -1,4 +1,4 @@
-"""One picture from the network: attempts, limits, and the check that it is one."""
+"""One image from the network: when its host is asked, attempts, limits, and whether it is an image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,105 @@ import asyncio
 import hashlib
 import io
 import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from comem.io.images import ImageError, open_image
-from comem.retrieval.download.hosts import Host, HostClosedError, Hosts, retry_after
 from comem.retrieval.download.settings import DownloadSettings, Fetched
 
 if TYPE_CHECKING:
     import aiohttp
+
+MAX_FAILURES = 20  # in a row, after which a host counts as down for the rest of the run
+
+
+class HostClosedError(Exception):
+    """The host is left alone for the rest of the run; the message says why."""
+
+
+class Host:
+    """One host: its pace, its open requests, and until when it asked to be left alone."""
+
+    def __init__(self, name: str, settings: DownloadSettings) -> None:
+        self.name, self.settings = name, settings
+        self.closed = ""
+        self._slots = asyncio.Semaphore(settings.connections)
+        self._next = 0.0  # on the monotonic clock
+        self._failures = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits until the host may be asked once more.
+
+        Raises:
+            HostClosedError: it is closed, or closes while this waits.
+        """
+        async with self._slots:
+            while True:
+                if self.closed:
+                    raise HostClosedError(self.closed)
+                now = time.monotonic()
+                if now >= self._next:
+                    self._next = max(self._next, now - 0.5) + 1 / self.settings.rate
+                    break
+                await asyncio.sleep(self._next - now)
+            yield
+
+    def hold(self, seconds: float) -> None:
+        """Asks nothing for so long; closes the host when that is too long."""
+        if seconds > self.settings.max_wait_seconds:
+            self.closed = f"{self.name} asks to wait {seconds:.0f} s; run the same command again after that"
+        self._next = max(self._next, time.monotonic() + seconds)
+
+    def failed(self) -> None:
+        """A request that did not even get an answer."""
+        self._failures += 1
+        if self._failures >= MAX_FAILURES:
+            self.closed = f"{self.name} did not answer {MAX_FAILURES} times in a row; run again later"
+
+    def answered(self) -> None:
+        """A request got an answer, of whatever kind."""
+        self._failures = 0
+
+
+class Hosts:
+    """All hosts of a run."""
+
+    def __init__(self, settings: DownloadSettings) -> None:
+        self.settings = settings
+        self.open_requests = asyncio.Semaphore(settings.concurrency)
+        self._hosts: dict[str, Host] = {}
+
+    def of(self, url: str) -> Host:
+        """The host of a URL."""
+        name = urlsplit(url).netloc.lower()
+        if name not in self._hosts:
+            self._hosts[name] = Host(name, self.settings)
+        return self._hosts[name]
+
+    def closed(self) -> list[str]:
+        """Why the hosts that are closed are."""
+        return [host.closed for host in self._hosts.values() if host.closed]
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds seconds or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
 
 HOST = "upload.wikimedia.org"
 # https://upload.wikimedia.org/wikipedia/commons/a/ab/Name.jpg (also /wikipedia/en/…)
@@ -25,12 +115,12 @@ _RASTER = ("jpg", "jpeg", "png", "gif", "webp")
 
 
 def addresses(url: str, width: int, original_width: int = 0) -> list[str]:
-    """Where to ask for a picture, the best address first.
+    """Where to ask for an image, the best address first.
 
     Args:
         url: as the corpus has it.
-        width: of the scaled picture, a standard one; 0 asks for the original.
-        original_width: if known; a picture is not scaled up.
+        width: of the scaled image, a standard one; 0 asks for the original.
+        original_width: if known; an image is not scaled up.
     """
     found = _ORIGINAL.match(url) if width else None
     if found is None:
@@ -66,7 +156,7 @@ class Answer:
 async def fetch(
     session: aiohttp.ClientSession, url: str, width: int, hosts: Hosts, settings: DownloadSettings
 ) -> tuple[Fetched, bytes]:
-    """Fetches and checks one picture; what goes wrong is in the result, not raised.
+    """Fetches and checks one image; what goes wrong is in the result, not raised.
 
     Args:
         width: of the original, if known (0).
@@ -81,7 +171,7 @@ async def fetch(
             break
     if answer.reason != "ok":
         return Fetched(url, answer.reason, answer.detail, answer.final), b""
-    return await asyncio.to_thread(check_picture, url, answer.data, settings)
+    return await asyncio.to_thread(check_image, url, answer.data, settings)
 
 
 async def _attempts(
@@ -141,8 +231,8 @@ async def _read(response: aiohttp.ClientResponse, settings: DownloadSettings) ->
     return Answer(bytes(data))
 
 
-def check_picture(url: str, data: bytes, settings: DownloadSettings) -> tuple[Fetched, bytes]:
-    """Opens the picture, whatever its headers said, and makes it smaller where that is wanted."""
+def check_image(url: str, data: bytes, settings: DownloadSettings) -> tuple[Fetched, bytes]:
+    """Opens the image, whatever its headers said, and makes it smaller where that is wanted."""
     try:
         image = open_image(data, max_pixels=settings.max_pixels)
     except ImageError as error:

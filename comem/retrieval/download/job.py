@@ -1,4 +1,4 @@
-"""Downloading all pictures of a corpus, shard by shard; a second run fetches only what is missing."""
+"""Downloading all images of a corpus, shard by shard; a second run fetches only what is missing."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from comem.io.jsonl import JsonlAppender, read_json, read_jsonl, sha256_of
 from comem.io.manifest import run_manifest
 from comem.io.parallel import Engine, run_shards
 from comem.io.progress import Advance, Progress, quiet
-from comem.retrieval.download.fetch import fetch
-from comem.retrieval.download.hosts import Hosts
+from comem.retrieval.download.fetch import Hosts, fetch
 from comem.retrieval.download.settings import DownloadSettings, Fetched
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase
 
 logger = logging.getLogger(__name__)
 
 FOLDER, PLAN, MANIFEST = "downloads", "plan.json", "manifest.json"
-SHARD_GROUPS = 10  # row groups of the corpus (1024 items each) whose pictures make a shard
+SHARD_GROUPS = 10  # row groups of the corpus (1024 items each) whose images make a shard
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A picture to fetch: its URL, the path it gets, and the width of the original (0: unknown)."""
+    """An image to fetch: its URL, the path it gets, and the width of the original (0: unknown)."""
 
     url: str
     path: Path
@@ -42,9 +41,9 @@ def download_corpus(
     folder: str | Path, settings: DownloadSettings, *, engine: Engine = "local", workers: int = 2,
     progress: Progress = quiet,
 ) -> Counter[str]:  # fmt: skip
-    """Fetches the pictures of a corpus folder into `images/`; a second call goes on.
+    """Fetches the images of a corpus folder into `images/`; a second call goes on.
 
-    Every URL gets one line in `downloads/shard_N.jsonl` with what became of it. Pictures that are there
+    Every URL gets one line in `downloads/shard_N.jsonl` with what became of it. Images that are there
     and failures that are final are not asked for again; what may pass is, in the next run.
 
     Args:
@@ -96,7 +95,7 @@ def plan_shards(folder: Path) -> int:
     plan = {"ids_sha256": base.manifest["ids_sha256"], "shard_groups": SHARD_GROUPS}
     path = folder / FOLDER / PLAN
     if path.is_file() and read_json(path) != plan:
-        logger.warning("%s: the corpus has changed; pictures that are there are kept", folder)
+        logger.warning("%s: the corpus has changed; images that are there are kept", folder)
         for record in (folder / FOLDER).glob("shard_*"):
             record.unlink()
     write_json(path, plan)
@@ -172,7 +171,7 @@ async def _download_shard(
 
 
 def _is_settled(wanted: Wanted, found: Fetched | None) -> bool:
-    """Whether an earlier run has the picture, or a failure that would come again."""
+    """Whether an earlier run has the image, or a failure that would come again."""
     if found is None:
         return False
     return wanted.path.is_file() if found.reason == "ok" else found.final
@@ -205,7 +204,7 @@ async def _gather(jobs: list[Any]) -> None:
 
 
 def _wanted(folder: Path, number: int) -> Iterator[Wanted]:
-    """The pictures of a shard of items, each once."""
+    """The images of a shard of items, each once."""
     import pyarrow.parquet as pq
 
     file = pq.ParquetFile(folder / ITEMS, memory_map=True)

@@ -1,4 +1,4 @@
-"""How pictures are fetched, and what became of each."""
+"""How images are fetched, and what became of each."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class DownloadSettings:
         concurrency: requests at the same time in all.
         connect_seconds: to open a connection.
         read_seconds: without a byte arriving.
-        total_seconds: for one picture with all its redirects.
+        total_seconds: for one image with all its redirects.
         retries: further attempts after what may pass (timeouts, cuts, 429, 5xx).
         backoff_seconds: pause of a host after a failure without Retry-After; doubles with each attempt.
         max_wait_seconds: a host that asks for more (Retry-After) is left alone for the rest of the run.
-        redirects: followed for one picture.
-        max_bytes: of one picture.
-        max_pixels: of one picture.
-        max_side: larger pictures are made smaller and stored as JPEG; 0 stores what was sent.
+        redirects: followed for one image.
+        max_bytes: of one image.
+        max_pixels: of one image.
+        max_side: larger images are made smaller and stored as JPEG; 0 stores what was sent.
         thumb_width: from Wikimedia ask for this width instead of the original; 0 asks for originals.
     """
 
@@ -81,7 +81,7 @@ class Fetched:
     """What became of one URL: a line of the record.
 
     Attributes:
-        reason: "ok", or why there is no picture; one of a small vocabulary, so that it can be counted.
+        reason: "ok", or why there is no image; one of a small vocabulary, so that it can be counted.
         detail: more about it.
         final: a further attempt would end the same way.
     """

@@ -7,8 +7,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from comem.retrieval.download.fetch import addresses
-from comem.retrieval.download.hosts import retry_after
+from comem.retrieval.download.fetch import addresses, retry_after
 from comem.retrieval.download.settings import THUMB_WIDTHS, DownloadSettings
 
 ROOT = "https://upload.wikimedia.org/wikipedia"
