@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,7 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
 from comem.backbones.hf import KINDS, quantization_config
+from comem.backbones.prepared import liger
 from comem.io.files import write_json
 from comem.io.manifest import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
@@ -49,7 +51,6 @@ from comem.memory.qformer_encoder import QFormerEncoder
 from comem.profiling.shapes import SHAPES as MODELS
 from comem.profiling.shapes import text_sizes, tower_sizes
 from comem.training.collator import TrainingBatch
-from comem.training.kernels import apply_liger
 from comem.training.model import MemoryTrainingModel
 from comem.training.plan import batch_flops, batch_tokens
 from comem.training.settings import TrainSettings
@@ -189,6 +190,7 @@ class Bench:
         self.shape, self.device, self.args = shape, device, args
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.before = _peak(device)
+        self.held = ExitStack()
         self.network = self._random_model(0)
         torch.manual_seed(0)
         width = shape.text["hidden_size"]
@@ -209,7 +211,7 @@ class Bench:
         if self.args.quantization:
             model = self._quantized(model)
         if self.args.liger:
-            apply_liger(model)
+            self.held.enter_context(liger(model))
         return model.eval().requires_grad_(False)
 
     def _quantized(self, model: Any) -> Any:

@@ -258,7 +258,7 @@ COMMANDS: Registry[Command] = Registry(
             settings="comem.training.settings:TrainSettings",
             run="comem.training.run:train",
             plan="comem.training.plan:make_plan",
-            show="comem.training.run:show_train",
+            show="comem.training.plan:show_train",
             extra="comem.training.settings:PlanOptions",
             examples=(
                 "comem train --config toy data=data/toy-dialogues/dialogues.jsonl output=runs/toy",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from importlib import import_module
 from types import TracebackType
 from typing import Any
 
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.packing import ATTENTION, register
+from comem.backbones.specs import BackboneError
 
 #: Half-precision matrix products want rows of a multiple of so many numbers (16 bytes).
 _ALIGNED = 8
 #: What is on, kept on the model itself and only while a context is open.
 _WORN = "_comem_prepared"
 _LOCK = threading.Lock()
+_ABSENT = object()
 
 
 class Prepared:
@@ -173,3 +176,46 @@ def aligned_linear(linear: nn.Linear, x: Tensor) -> Tensor:
     weight = F.pad(linear.weight, (0, more_in, 0, more_out))
     bias = None if linear.bias is None else F.pad(linear.bias, (0, more_out))
     return F.linear(F.pad(x, (0, more_in)) if more_in else x, weight, bias)[..., : linear.out_features]
+
+
+@contextmanager
+def liger(model: nn.Module) -> Iterator[None]:
+    """Liger's kernels for RMSNorm and the gated MLP, set by Liger's own function for the model's family.
+
+    They are optional Triton kernels (https://github.com/linkedin/Liger-Kernel), values the same up to
+    rounding. Its loss is left out, ours takes the answer tokens alone, and so is its rotary embedding. What
+    the function changes, in this model and in the module that later ones of the family would be built from,
+    is put back.
+
+    Raises:
+        BackboneError: no package, no GPU, or a family that Liger does not know.
+    """
+    kind = str(model.config.model_type)  # type: ignore[union-attr]
+    try:
+        patch = getattr(import_module("liger_kernel.transformers"), f"apply_liger_kernel_to_{kind}")
+    except ImportError as error:
+        raise BackboneError("liger=true needs the package: pip install liger-kernel") from error
+    except AttributeError as error:
+        raise BackboneError(f"liger=true: Liger has no kernels for {kind}; set liger=false") from error
+    if not torch.cuda.is_available():
+        raise BackboneError("liger=true needs a CUDA device: its kernels are Triton's; set liger=false")
+    places: list[dict[str, Any]] = [vars(import_module(type(model).__module__)), *map(vars, model.modules())]
+    before = [dict(place) for place in places]
+    names = {type(module): type(module).__name__ for module in model.modules()}
+    patch(**dict.fromkeys(("rope", "cross_entropy", "fused_linear_cross_entropy"), False), model=model)
+    changed = [
+        (place, name, old.get(name, _ABSENT))
+        for place, old in zip(places, before, strict=True)
+        for name, new in place.items()
+        if old.get(name, _ABSENT) is not new
+    ]
+    try:
+        yield
+    finally:
+        for place, name, was in changed:
+            if was is _ABSENT:
+                del place[name]
+            else:
+                place[name] = was
+        for cls, name in names.items():
+            cls.__name__ = name

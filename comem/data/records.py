@@ -14,7 +14,7 @@ from comem.io.manifest import run_manifest
 from comem.training.data import parse_example
 from comem.types import KnowledgeItem
 
-_PICTURES = ("image", "image_path", "images")
+_IMAGES = ("image", "image_path", "images")
 
 
 def read_records(
@@ -45,7 +45,7 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any]:
-    """The record with its pictures' paths relative to another folder."""
+    """The record with its images' paths relative to another folder."""
 
     def move(value: Any) -> Any:
         if isinstance(value, list):
@@ -55,7 +55,7 @@ def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any
     def moved(part: Any) -> Any:
         if not isinstance(part, Mapping):
             return part
-        return {key: move(value) if key in _PICTURES else value for key, value in part.items()}
+        return {key: move(value) if key in _IMAGES else value for key, value in part.items()}
 
     found = moved(row)
     for key in ("conversations", "knowledge"):

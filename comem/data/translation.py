@@ -1,6 +1,6 @@
 """Translated training records, the paper's section 3.3: a sample of the questions in nine languages.
 
-A model translates question and answers; the picture and the knowledge items stay. The paper translated 200
+A model translates question and answers; the image and the knowledge items stay. The paper translated 200
 samples into each language with GPT-4o-mini, and prints no prompt: the one here, the checks, and the sample
 of its own that every language gets are ours.
 """

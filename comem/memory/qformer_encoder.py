@@ -118,9 +118,9 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         Args:
             qformer: None for the paper's sizes with the model's width.
         """
-        made = QFormer(qformer or QFormerConfig(hidden_size(model)))
-        add_lora(model, lora)
-        return cls(model, processor, made.to(_table(model)), lora, form)
+        config = qformer or QFormerConfig(hidden_size(model))
+        add_lora(model, lora)  # first, as in 0.1: a seed draws the same weights
+        return cls(model, processor, QFormer(config).to(_table(model)), lora, form)
 
     @property
     def device(self) -> device:

@@ -8,7 +8,6 @@ rename when it is complete; what a crash left half-written keeps its temporary n
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,12 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from comem.io.files import StorageError, no_space, sync_tree, write_json
+from comem.io.files import StorageError, new_folder, sweep, write_json
 from comem.io.jsonl import read_json
 from comem.memory.encoder import TrainableEncoder
 from comem.memory.qformer_encoder import read_folder
-
-_TEMPORARY = ".writing-"
 
 
 @dataclass(frozen=True)
@@ -61,25 +58,16 @@ def save_checkpoint(
         Whatever `check` raises: this checkpoint is removed, earlier ones are untouched.
     """
     final = folder / step_name(state.step)
-    temporary = folder / f"{_TEMPORARY}{final.name}"
     try:
-        sweep(folder)
-        temporary.mkdir(parents=True)
-        save_encoder(temporary)
-        save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-        write_json(temporary / "state.json", asdict(state))
-        sync_tree(temporary)
-        if check:
-            check(temporary)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-    except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if (number := no_space(error)) is None:
-            raise
+        with new_folder(final) as temporary:
+            save_encoder(temporary)
+            save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+            write_json(temporary / "state.json", asdict(state))
+            if check:
+                check(temporary)
+    except StorageError as error:
         raise StorageError(
-            number,
+            error.errno,
             f"no space left for a checkpoint at step {state.step}; free some space and run the same command "
             "again, it resumes from the last complete checkpoint",
             str(final),
@@ -108,9 +96,10 @@ def compare(folder: Path, encoder: TrainableEncoder, optimizer: torch.optim.Opti
             )
 
 
-def sweep(folder: Path) -> None:
-    """Remove what a crash left half-written."""
-    for path in folder.glob(f".*{_TEMPORARY.lstrip('.')}*"):  # the encoder's own temporary folder, too
+def clean(folder: Path) -> None:
+    """Remove what a crash left half-written; version 0.1 called it .writing-…"""
+    sweep(folder)
+    for path in folder.glob(".*writing-*"):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from comem.io.images import ImageError, open_image
 from comem.training.data import TrainingExample, fillers, kinds
-from comem.training.plain_reader import Plain
 from comem.types import ImageRef, KnowledgeItem, Message
 
 IGNORED = -100
@@ -70,14 +69,27 @@ Tensors = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
+class Plain:
+    """What the reader reads without items: for questions that learn what it says then, instead of the answer.
+
+    Attributes:
+        inputs: the reader's inputs for t questions, `labels` among them.
+        rows: which questions of the batch these are, t of them, ascending.
+    """
+
+    inputs: Mapping[str, Tensor]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class TrainingBatch:
     """What one forward pass needs.
 
     Attributes:
         ids: the questions' ids, b of them.
-        question: the reader's inputs, `(b, l)` tensors left-padded, `labels` among them; pictures.
-        items: the encoder's inputs for the n different items (and pictures) of all questions; empty for none.
-        rows: for each question the rows of its items among the n, best first; behind them its own pictures',
+        question: the reader's inputs, `(b, l)` tensors left-padded, `labels` among them; images.
+        items: the encoder's inputs for the n different items (and images) of all questions; empty for none.
+        rows: for each question the rows of its items among the n, best first; behind them its own images',
             for a reader that sees none. A filler (`comem.training.data`) comes last; it has rows, but no
             id and no label.
         skipped: what could not be read, one message each.
@@ -113,17 +125,17 @@ def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> Tensors
 class Collator:
     """Makes a `TrainingBatch` of examples.
 
-    Pictures are opened when they are needed. An item whose picture cannot be read is skipped and the
+    Images are opened when they are needed. An item whose image cannot be read is skipped and the
     next best takes its place; a question without a readable item stays, without memory; a question
-    whose own picture cannot be read is left out. Each is reported in `TrainingBatch.skipped`.
+    whose own image cannot be read is left out. Each is reported in `TrainingBatch.skipped`.
 
     Attributes:
         process: dialogues → the reader's inputs (the backbone's `process`).
-        process_items: items and questions' pictures → the encoder's inputs.
+        process_items: items and questions' images → the encoder's inputs.
         tokenizer: for the labels.
         max_items: items per question.
         max_tokens: longest dialogue, in tokens.
-        picture_memory: the pictures of a question become memories behind its items' (all in front of the
+        image_memory: the images of a question become memories behind its items' (all in front of the
             dialogue), because the reader sees none.
     """
 
@@ -132,7 +144,7 @@ class Collator:
     tokenizer: Any
     max_items: int = 3
     max_tokens: int = 32768
-    picture_memory: bool = False
+    image_memory: bool = False
 
     def __call__(
         self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
@@ -144,7 +156,7 @@ class Collator:
         """
         try:
             return self._build(examples, (), held)
-        except ImageError:  # rare, so pictures are not opened twice only to look for it
+        except ImageError:  # rare, so images are not opened twice only to look for it
             readable, skipped = _readable(examples, self.max_items)
             if readable or held:
                 return self._build(readable, skipped, held)
@@ -155,10 +167,10 @@ class Collator:
     ) -> TrainingBatch:
         ids = tuple(example.id for example in examples)
         examples = [*examples, *fillers(held - kinds(examples, self.max_items))]
-        order: dict[KnowledgeItem | ImageRef, int] = {}  # items first, then questions' pictures
+        order: dict[KnowledgeItem | ImageRef, int] = {}  # items first, then questions' images
         items = [_places(order, example.items[: self.max_items]) for example in examples]
         count = len(order)
-        shown = [_places(order, example.images if self.picture_memory else ()) for example in examples]
+        shown = [_places(order, example.images if self.image_memory else ()) for example in examples]
         read = list(order)
         question = dict(self.process([example.messages() for example in examples]))
         self._check_length(ids, question)
@@ -194,7 +206,7 @@ class Collator:
             if length > self.max_tokens:
                 raise ValueError(
                     f"the example {identifier!r} has {length} tokens, above max_tokens={self.max_tokens} "
-                    "(at most the model's context); shorten it, use smaller pictures, or raise max_tokens"
+                    "(at most the model's context); shorten it, use smaller images, or raise max_tokens"
                 )
 
 
@@ -206,7 +218,7 @@ def _places(order: dict[Any, int], wanted: Sequence[Any]) -> tuple[int, ...]:
 def _readable(
     examples: Sequence[TrainingExample], max_items: int
 ) -> tuple[list[TrainingExample], tuple[str, ...]]:
-    """The examples with pictures that open, each with its best readable items; and what was left out."""
+    """The examples with images that open, each with its best readable items; and what was left out."""
     kept, skipped = [], []
     for example in examples:
         if broken := [why for image in example.images if (why := _unreadable(image))]:
@@ -225,7 +237,7 @@ def _readable(
 
 
 def _item_fault(item: KnowledgeItem) -> str:
-    """Why an item's picture cannot be read; empty if it can, or if there is none."""
+    """Why an item's image cannot be read; empty if it can, or if there is none."""
     return "" if item.image is None else _unreadable(item.image)
 
 

@@ -80,9 +80,9 @@ class Lessons:
 
 
 def _alike(one: KnowledgeItem, other: KnowledgeItem) -> bool:
-    """Whether two items share their picture or their text, so that one may help where the other does."""
-    same_picture = one.image is not None and one.image == other.image
-    return one.id == other.id or same_picture or (bool(one.text) and one.text == other.text)
+    """Whether two items share their image or their text, so that one may help where the other does."""
+    same_image = one.image is not None and one.image == other.image
+    return one.id == other.id or same_image or (bool(one.text) and one.text == other.text)
 
 
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
@@ -92,14 +92,14 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 
 @dataclass(frozen=True)
 class TrainingExample:
-    """A question with its answer (or a dialogue), each turn's pictures, and the items, best first.
+    """A question with its answer (or a dialogue), each turn's images, and the items, best first.
 
     `lesson` is how the step teaches it; as it is read, by its answer alone.
     """
 
     id: str
     turns: tuple[tuple[str, str], ...]
-    pictures: tuple[tuple[ImageRef, ...], ...] = ()
+    turn_images: tuple[tuple[ImageRef, ...], ...] = ()
     items: tuple[KnowledgeItem, ...] = ()
     answers: tuple[str, ...] = ()
     language: str = "en"
@@ -107,18 +107,18 @@ class TrainingExample:
     source: str = ""
 
     def messages(self, last_answer: bool = True) -> list[Message]:
-        """The dialogue as chat turns, pictures first; without the last answer for generation."""
+        """The dialogue as chat turns, images first; without the last answer for generation."""
         turns: list[Message] = []
         for number, (question, answer) in enumerate(self.turns):
-            pictures = self.pictures[number] if number < len(self.pictures) else ()
-            turns.append(Message("user", (*pictures, question)))
+            images = self.turn_images[number] if number < len(self.turn_images) else ()
+            turns.append(Message("user", (*images, question)))
             turns.append(Message("assistant", (answer,)))
         return turns if last_answer else turns[:-1]
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
-        """The pictures of all turns, in order."""
-        return tuple(itertools.chain(*self.pictures))
+        """The images of all turns, in order."""
+        return tuple(itertools.chain(*self.turn_images))
 
 
 def load_examples(path: str | Path, knowledge: str | Path | None = None) -> list[TrainingExample]:
@@ -176,7 +176,7 @@ def parse_example(
     return TrainingExample(
         id=_plain(identifier, "id"),
         turns=turns,
-        pictures=(tuple(_image(one, folder) for one in _list(images)), *_later_pictures(row, folder)),
+        turn_images=(tuple(_image(one, folder) for one in _list(images)), *_later_images(row, folder)),
         items=tuple(_items(row, folder, table)),
         answers=answers or (turns[-1][1],),
         language=_plain(row.get("language", "en"), "language"),
@@ -202,8 +202,8 @@ def _turns(row: Mapping[str, Any], answers: Sequence[str]) -> tuple[tuple[str, s
     return tuple((_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
 
 
-def _later_pictures(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:
-    """The pictures of the second and later turns; the first turn's stand in the record itself."""
+def _later_images(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:
+    """The images of the second and later turns; the first turn's stand in the record itself."""
     for turn in (row.get("conversations") or ())[1:]:
         if "question" in turn:
             yield tuple(_image(one, folder) for one in _list(turn.get("image")))
@@ -305,21 +305,21 @@ def _line_of(path: Path, record: int) -> int:
         return next(itertools.islice(filled, record - 1, None), record)
 
 
-QUESTION, PICTURE, ITEM, ITEM_PICTURE = "question", "picture", "item", "item's picture"
-PLAIN, PLAIN_PICTURE = "plain", "plain question's picture"
+QUESTION, IMAGE, ITEM, ITEM_IMAGE = "question", "image", "item", "item's image"
+PLAIN, PLAIN_IMAGE = "plain", "plain question's image"
 
 
 def kinds(examples: Sequence[TrainingExample], max_items: int) -> frozenset[str]:
-    """Which of a question, its picture, an item, its picture, a plain question and its picture occur."""
+    """Which of a question, its image, an item, its image, a plain question and its image occur."""
     plain = [example for example in examples if example.lesson.plain]
     items = [item for example in examples for item in example.items[:max_items]]
     held = {
         QUESTION: bool(examples),
-        PICTURE: any(example.images for example in examples),
+        IMAGE: any(example.images for example in examples),
         ITEM: bool(items),
-        ITEM_PICTURE: any(item.image is not None for item in items),
+        ITEM_IMAGE: any(item.image is not None for item in items),
         PLAIN: bool(plain),
-        PLAIN_PICTURE: any(example.images for example in plain),
+        PLAIN_IMAGE: any(example.images for example in plain),
     }
     return frozenset(kind for kind, present in held.items() if present)
 
@@ -328,15 +328,15 @@ def fillers(missing: frozenset[str]) -> list[TrainingExample]:
     """One short example that has what is missing; none if nothing is."""
     if not missing:
         return []
-    picture = ImageRef(data=_gray())
-    item = KnowledgeItem("filler", "-", picture if ITEM_PICTURE in missing else None)
-    lesson = Lesson(plain=bool(missing & {PLAIN, PLAIN_PICTURE}))
+    image = ImageRef(data=_gray())
+    item = KnowledgeItem("filler", "-", image if ITEM_IMAGE in missing else None)
+    lesson = Lesson(plain=bool(missing & {PLAIN, PLAIN_IMAGE}))
     return [
         TrainingExample(
             id="filler",
             turns=(("-", "-"),),
-            pictures=((picture,) if missing & {PICTURE, PLAIN_PICTURE} else (),),
-            items=(item,) if missing & {ITEM, ITEM_PICTURE} else (),
+            turn_images=((image,) if missing & {IMAGE, PLAIN_IMAGE} else (),),
+            items=(item,) if missing & {ITEM, ITEM_IMAGE} else (),
             answers=("-",),
             lesson=lesson,
         )

@@ -18,8 +18,7 @@ from comem.backbones.prepared import Prepared
 from comem.memory.encoder import TrainableEncoder, check_width, hidden_size
 from comem.memory.injection.prefix import PREFIX, memory_at
 from comem.memory.lora import adapters_off
-from comem.training.collator import IGNORED, TrainingBatch
-from comem.training.plain_reader import Plain, divergence
+from comem.training.collator import IGNORED, Plain, TrainingBatch
 
 
 def summed_cross_entropy(
@@ -196,6 +195,19 @@ def answer_logits(
     hidden, targets, rows = answer_states(reader, question, memories, injection)
     head: Any = reader.model
     return head.get_output_embeddings()(hidden), targets, rows
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher ‖ student) of each token's distributions.
+
+    Args:
+        student, teacher: logits `(a, v)`.
+
+    Returns:
+        `(a,)`, in nats; 0 where the logits are equal.
+    """
+    ours, theirs = student.float().log_softmax(dim=-1), teacher.float().log_softmax(dim=-1)
+    return F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=-1)
 
 
 def step_seed(seed: int, step: int, part: int = 0) -> int:

@@ -12,15 +12,17 @@ from torch import Tensor
 from comem.backbones.flops import Flops, decoder, output_layer, qformer, vision_tower
 from comem.backbones.hf import HFBackbone
 from comem.backbones.specs import BackboneSpec, resolve_backbone
+from comem.io.console import print_facts
 from comem.memory.lora import add_lora, trainable_count
 from comem.memory.qformer import QFormer, QFormerConfig
 from comem.memory.qformer_encoder import qformer_config
 from comem.training.collator import TrainingBatch
 from comem.training.data import TrainingExample, load_examples, select
-from comem.training.order import Order
-from comem.training.ranks import use_bf16
+from comem.training.ranks import state, use_bf16
 from comem.training.run import build_collator, knowledge_format
+from comem.training.schedule import Order
 from comem.training.settings import PlanOptions, TrainSettings
+from comem.training.trainer import TrainResult
 
 
 def batch_flops(
@@ -28,7 +30,7 @@ def batch_flops(
 ) -> float:
     """Operations of forward and backward: encoder with LoRA, Q-Former, reader; padding not counted.
 
-    The reader's own pictures are seen without a backward pass, and so is what it reads without items.
+    The reader's own images are seen without a backward pass, and so is what it reads without items.
 
     Args:
         encoder, reader: configs of transformers; the same one where one model is both.
@@ -39,7 +41,7 @@ def batch_flops(
     Raises:
         ValueError: the vision tower is of a kind whose operations are not known.
     """
-    layers, rest = _pictures(encoder, batch.items, rank), Flops()
+    layers, rest = _images(encoder, batch.items, rank), Flops()
     for length in _lengths(batch.items):
         layers += decoder(encoder.get_text_config(), length, rank=rank)
         rest += qformer(sizes, length)
@@ -50,9 +52,9 @@ def batch_flops(
     for length, more in zip(_lengths(batch.question), memory, strict=True):
         layers += decoder(reader.get_text_config(), length + more)
     rest += output_layer(reader.get_text_config(), batch.answer_tokens)
-    seen = _pictures(reader, batch.question).forward
+    seen = _images(reader, batch.question).forward
     if batch.plain is not None:
-        seen += _pictures(reader, batch.plain.inputs).forward
+        seen += _images(reader, batch.plain.inputs).forward
         lengths = _lengths(batch.plain.inputs)
         seen += sum(decoder(reader.get_text_config(), length).forward for length in lengths)
     return layers.training(recompute) + rest.training() + seen
@@ -67,8 +69,8 @@ def _lengths(inputs: Mapping[str, Tensor]) -> list[int]:
     return inputs["attention_mask"].sum(dim=1).tolist() if inputs else []
 
 
-def _pictures(config: Any, inputs: Mapping[str, Tensor], rank: int = 0) -> Flops:
-    """The pictures of some inputs through their model's vision tower."""
+def _images(config: Any, inputs: Mapping[str, Tensor], rank: int = 0) -> Flops:
+    """The images of some inputs through their model's vision tower."""
     grids = inputs.get("image_grid_thw")
     if grids is None:
         return Flops()
@@ -147,7 +149,7 @@ class Plan:
     def _time(self) -> list[tuple[str, str]]:
         """What follows from the lengths in the data."""
         if not self.flops:
-            return [("hours", "not known: set data=FILE, of pictures that can be read")]
+            return [("hours", "not known: set data=FILE, of images that can be read")]
         memory = self.weight_bytes + self.micro_batch * self.tokens * self.token_bytes
         hours = self.questions * self.flops / (self.tflops * 1e12) / 3600
         return [
@@ -256,3 +258,9 @@ def _count(settings: TrainSettings, model: Any, sizes: QFormerConfig) -> tuple[i
         qformer = _parameters(QFormer(sizes))
         add_lora(model, settings.lora)
     return trainable_count(model), qformer
+
+
+def show_train(result: TrainResult | Plan, settings: TrainSettings) -> None:
+    """Print where a run lies, or what it would be; of several processes the main one does."""
+    if state().is_main_process:
+        print_facts(result.lines())

@@ -2,7 +2,7 @@
 
 Gradients are summed by a few large all-reduces when the step's last micro-batch is done, not by
 DistributedDataParallel during the backward pass. Its reducer waits for every parameter on every process:
-a process without an example in the last step of a pass, or with items that have no picture (the vision
+a process without an example in the last step of a pass, or with items that have no image (the vision
 tower's LoRA gets no gradient), would let the others wait for ever. What is trained is small, 0.9 GB in
 float32 at 7B, so there is next to nothing to overlap.
 

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from comem.backbones.base import Backbone
 from comem.backbones.hf import HFBackbone, load_backbone
+from comem.backbones.prepared import liger
 from comem.config import as_dict
-from comem.io.console import print_facts
 from comem.io.files import one_writer, write_json
 from comem.io.manifest import run_manifest
 from comem.io.progress import Progress, bar
@@ -26,15 +25,11 @@ from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
-from comem.training.kernels import apply_liger
 from comem.training.model import MemoryTrainingModel
-from comem.training.ranks import check_launch, on_main, shard, sharded, state, use_bf16
+from comem.training.ranks import check_launch, on_main, shard, sharded, use_bf16
 from comem.training.run_folder import settle
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer, TrainResult
-
-if TYPE_CHECKING:
-    from comem.training.plan import Plan
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +65,7 @@ def build_encoder(
 
 
 def knowledge_format(settings: TrainSettings, reader: HFBackbone) -> KnowledgeFormat:
-    """How the encoder reads; questions' pictures, too, if the reader sees none or if asked to."""
+    """How the encoder reads; questions' images, too, if the reader sees none or if asked to."""
     wanted = {"auto": not reader.spec.sees_images, "memory": True, "none": False}[settings.question_picture]
     return KnowledgeFormat(
         min_pixels=settings.min_pixels,
@@ -92,13 +87,13 @@ def build_collator(
     Items are written for the backbone, questions for the reader (None: the backbone, too).
 
     Raises:
-        ValueError: `wrong_items` beside a memory of the question's own picture, which would be learned to be
+        ValueError: `wrong_items` beside a memory of the question's own image, which would be learned to be
             overlooked with them.
     """
     if settings.wrong_items and form.reads_images:
         raise ValueError(
-            "wrong_items with a reader that gets the question's picture as memory: what it says without any "
-            "memory knows nothing of the picture; set wrong_items=0, or question_picture=none"
+            "wrong_items with a reader that gets the question's image as memory: what it says without any "
+            "memory knows nothing of the image; set wrong_items=0, or question_picture=none"
         )
     chat = (reader or backbone).process
     return Collator(
@@ -107,7 +102,7 @@ def build_collator(
         tokenizer=chat.tokenizer,
         max_items=settings.max_items,
         max_tokens=min(settings.max_tokens, _context(reader or backbone)),
-        picture_memory=form.reads_images,
+        image_memory=form.reads_images,
     )
 
 
@@ -156,7 +151,7 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
             if sharded():
                 shard(network)
             if settings.liger:
-                apply_liger(network)
+                held.enter_context(liger(network))
         injection = INJECTIONS[settings.injection](reader, encoder)
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)
@@ -168,8 +163,7 @@ def _check_something_to_encode(
     settings: TrainSettings, examples: Sequence[TrainingExample], encoder: TrainableEncoder
 ) -> None:
     """Refuse questions from which no memory can be learned: without items, all of them."""
-    pictures = encoder.reads_images
-    if not any(example.items or (pictures and example.images) for example in examples):
+    if not any(example.items or (encoder.reads_images and example.images) for example in examples):
         raise ValueError(
             f"no question of {settings.data} has a knowledge item, so no memory can be learned: add "
             "'knowledge' to the records (comem retrieve finds items, comem data synthesise keeps what helps)"
@@ -180,7 +174,7 @@ def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:
     """Lock and settle the folder until `held` is closed; the checkpoint to go on from, or nothing."""
     held.enter_context(one_writer(folder / ".lock"))
     settle(folder, settings)
-    ckpt.sweep(folder / "checkpoints")
+    ckpt.clean(folder / "checkpoints")
     resume = ckpt.latest(folder / "checkpoints")
     if resume is None or not ckpt.read_state(resume).finished:
         if resume:
@@ -194,9 +188,3 @@ def _finished(folder: Path, checkpoint: Path) -> TrainResult:
     there = ckpt.read_state(checkpoint)
     logger.warning("%s is finished after %d steps; nothing to do", folder, there.step)
     return TrainResult(folder, checkpoint, there.step, there.elapsed, math.nan, there.metrics)
-
-
-def show_train(result: TrainResult | Plan, settings: TrainSettings) -> None:
-    """Print where the run lies, or what it would be; of several processes the main one does."""
-    if state().is_main_process:
-        print_facts(result.lines())

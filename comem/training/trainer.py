@@ -32,10 +32,9 @@ from comem.training.collator import Collator, TrainingBatch
 from comem.training.data import Lessons, TrainingExample
 from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
 from comem.training.model import MemoryTrainingModel, step_seed
-from comem.training.order import Order, Steps
 from comem.training.ranks import largest, on_main, same_start, sharded, sum_gradients, use_bf16
 from comem.training.run_log import RunLog, rewind_log
-from comem.training.schedule import lr_factor, parameter_groups, run_part
+from comem.training.schedule import Order, Steps, lr_factor, parameter_groups, run_part
 from comem.training.settings import TrainSettings
 
 
@@ -151,7 +150,8 @@ class Trainer:
         # accelerate keeps one precision for the whole process; ours is a setting of the run
         self.accelerator = Accelerator(mixed_precision="no")
         self.half = use_bf16(settings.precision)
-        self.encoder, self.collator, self.backbone = model.encoder, collator, backbone
+        self.encoder, self.reader = model.encoder, model.prepared
+        self.collator, self.backbone = collator, backbone
         self.examples, self.eval_examples = examples, eval_examples
         self.order = Order(len(examples), settings.batch_size, settings.seed, settings.shuffle)
         self.total = self.order.total_steps(settings.epochs, settings.max_steps)
@@ -186,6 +186,8 @@ class Trainer:
             Interrupt(self.folder) as interrupt,
             show("training", self.total, done=self.state.step, unit="steps") as advance,
             RunLog(self.settings, self.accelerator.is_main_process) as log,
+            self.encoder.prepared,
+            self.reader,
         ):
             for step, batches in self._saved_before_errors(self._steps()):
                 if self._part(step) >= 1.0 and step > 0:

@@ -106,7 +106,7 @@ def example(small_image: Callable[..., ImageRef]) -> Callable[..., TrainingExamp
         return TrainingExample(
             id=name,
             turns=((f"What about {name}?", answer),),
-            pictures=((small_image(seed=99),),) if image else (),
+            turn_images=((small_image(seed=99),),) if image else (),
             items=tuple(
                 KnowledgeItem(f"{name}{i}", f"{name} has {i} legs", small_image(seed=i)) for i in range(items)
             ),

@@ -14,11 +14,11 @@ import torch
 from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
 from comem.training.collator import IGNORED, Collator, TrainingBatch
 from comem.training.data import (
+    IMAGE,
     ITEM,
-    ITEM_PICTURE,
-    PICTURE,
+    ITEM_IMAGE,
     PLAIN,
-    PLAIN_PICTURE,
+    PLAIN_IMAGE,
     QUESTION,
     Lesson,
     TrainingExample,
@@ -26,7 +26,7 @@ from comem.training.data import (
     kinds,
 )
 from comem.training.model import MemoryTrainingModel
-from comem.training.order import Order, Steps
+from comem.training.schedule import Order, Steps
 from comem.types import ImageRef, KnowledgeItem
 
 Make = Callable[..., TrainingExample]
@@ -49,25 +49,25 @@ def held(batch: TrainingBatch) -> set[str]:
     """What a batch makes the model do, from its tensors."""
     parts = {
         QUESTION: bool(batch.question),
-        PICTURE: "pixel_values" in batch.question,
+        IMAGE: "pixel_values" in batch.question,
         ITEM: bool(batch.items) and any(batch.rows),
-        ITEM_PICTURE: "pixel_values" in batch.items,
+        ITEM_IMAGE: "pixel_values" in batch.items,
         PLAIN: batch.plain is not None,
-        PLAIN_PICTURE: batch.plain is not None and "pixel_values" in batch.plain.inputs,
+        PLAIN_IMAGE: batch.plain is not None and "pixel_values" in batch.plain.inputs,
     }
     return {kind for kind, there in parts.items() if there}
 
 
-@pytest.mark.parametrize("picture_memory", [False, True])
+@pytest.mark.parametrize("image_memory", [False, True])
 @pytest.mark.parametrize(("world", "micro"), [(2, 0), (2, 1), (3, 2)])
 def test_all_processes_hold_the_same(
-    world: int, micro: int, picture_memory: bool, examples: list[TrainingExample], collator: Collator
+    world: int, micro: int, image_memory: bool, examples: list[TrainingExample], collator: Collator
 ) -> None:
-    if picture_memory:  # as for a text-only reader
+    if image_memory:  # as for a text-only reader
         read: Any = collator.process_items
         form = KnowledgeFormat(picture_prompt=PICTURE_PROMPT)
         items = partial(item_inputs, **{**read.keywords, "form": form})
-        collator = dataclasses.replace(collator, process_items=items, picture_memory=True)
+        collator = dataclasses.replace(collator, process_items=items, image_memory=True)
     for seed in range(2):
         order = Order(len(examples), 5, seed)
         ranks = [Steps(examples, order, collator, micro, rank, world, alike=True) for rank in range(world)]
@@ -82,10 +82,10 @@ def test_all_processes_hold_the_same(
 def test_a_question_that_cannot_be_read_leaves_its_place_to_a_filler(
     examples: list[TrainingExample], collator: Collator
 ) -> None:
-    broken = dataclasses.replace(examples[2], id="x", pictures=((ImageRef(data=b"broken"),),))
+    broken = dataclasses.replace(examples[2], id="x", turn_images=((ImageRef(data=b"broken"),),))
     wanted = kinds([broken], 3)
     batch = collator([broken], wanted)
-    assert held(batch) == wanted == {QUESTION, PICTURE, ITEM, ITEM_PICTURE}
+    assert held(batch) == wanted == {QUESTION, IMAGE, ITEM, ITEM_IMAGE}
     assert batch.ids == () and len(batch.rows) == 1 and batch.answer_tokens == 0
     assert len(batch.skipped) == 1 and batch.skipped[0].startswith("question x: ")
 
@@ -103,7 +103,7 @@ def test_a_filler_teaches_nothing(
     examples: list[TrainingExample], collator: Collator, training_model: MemoryTrainingModel
 ) -> None:
     plain = dataclasses.replace(examples[2], lesson=Lesson(plain=True))
-    everything = frozenset((QUESTION, PICTURE, ITEM, ITEM_PICTURE, PLAIN, PLAIN_PICTURE))
+    everything = frozenset((QUESTION, IMAGE, ITEM, ITEM_IMAGE, PLAIN, PLAIN_IMAGE))
     for one in (plain, examples[2]):
         alone, filled = training_model(collator([one])), training_model(collator([one], everything))
         torch.testing.assert_close(filled[0], alone[0], rtol=1e-5, atol=1e-5)
@@ -113,7 +113,7 @@ def test_a_filler_teaches_nothing(
 def test_a_filler_is_neither_learned_nor_named(
     examples: list[TrainingExample], collator: Collator, training_model: MemoryTrainingModel
 ) -> None:
-    everything = frozenset((QUESTION, PICTURE, ITEM, ITEM_PICTURE))
+    everything = frozenset((QUESTION, IMAGE, ITEM, ITEM_IMAGE))
     plain, filled = collator(examples[1:2]), collator(examples[1:2], everything)
     assert filled.ids == plain.ids and len(filled.rows) == 2 and filled.answer_tokens == plain.answer_tokens
     assert bool((filled.question["labels"][1] == IGNORED).all())
@@ -136,5 +136,5 @@ def test_kinds_are_those_of_the_items_used(example: Make) -> None:
     two = dataclasses.replace(
         example("q", items=2), items=(KnowledgeItem("t", "x", None), example("q").items[0])
     )
-    assert kinds([two], max_items=1) == {QUESTION, ITEM} and ITEM_PICTURE in kinds([two], max_items=2)
+    assert kinds([two], max_items=1) == {QUESTION, ITEM} and ITEM_IMAGE in kinds([two], max_items=2)
     assert kinds([], 3) == frozenset() and fillers(frozenset()) == []

@@ -72,7 +72,7 @@ def test_a_question_without_readable_items_stays(collator: Collator) -> None:
 
 
 def test_a_question_with_a_broken_picture_is_left_out(collator: Collator, example: Make) -> None:
-    broken = dataclasses.replace(example("a"), pictures=((BROKEN,),))
+    broken = dataclasses.replace(example("a"), turn_images=((BROKEN,),))
     batch = collator([broken, example("b")])
     assert batch.ids == ("b",) and "question a" in batch.skipped[0]
     assert collator([broken]).ids == ()

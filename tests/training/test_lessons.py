@@ -15,8 +15,8 @@ from comem.memory.qformer_encoder import read_folder
 from comem.training.collator import Collator
 from comem.training.data import Lessons, TrainingExample
 from comem.training.model import MemoryTrainingModel
-from comem.training.order import Order, Steps
 from comem.training.run import train
+from comem.training.schedule import Order, Steps
 from comem.training.settings import TrainSettings
 from comem.types import ImageRef, KnowledgeItem
 

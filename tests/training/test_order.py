@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from comem.training.order import Order
+from comem.training.schedule import Order
 
 
 def test_a_pass_holds_every_example_once_and_the_next_one_in_another_order() -> None:

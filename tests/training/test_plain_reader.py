@@ -12,8 +12,7 @@ from comem.backbones.prepared import Prepared
 from comem.memory.lora import adapters_off
 from comem.training.collator import Collator
 from comem.training.data import Lesson, TrainingExample
-from comem.training.model import MemoryTrainingModel, answer_logits, answer_loss
-from comem.training.plain_reader import divergence
+from comem.training.model import MemoryTrainingModel, answer_logits, answer_loss, divergence
 from comem.types import KnowledgeItem
 
 Make = Callable[..., TrainingExample]

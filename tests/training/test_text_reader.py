@@ -178,9 +178,9 @@ def test_the_picture_teaches(parts: Parts) -> None:
     loss, _ = parts.model(parts.collator([first]))
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in parts.encoder.qformer.parameters() if p.ndim > 1)
-    elsewhere, _ = parts.model(parts.collator([replace(first, pictures=other.pictures)]))
+    elsewhere, _ = parts.model(parts.collator([replace(first, turn_images=other.turn_images)]))
     assert abs(loss.item() - elsewhere.item()) > 1e-3
-    blind, _ = parts.model(parts.collator([replace(first, pictures=())]))
+    blind, _ = parts.model(parts.collator([replace(first, turn_images=())]))
     assert blind.item() != loss.item()
 
 
