@@ -77,7 +77,7 @@ def measure(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
             export_store(folder / "train", folder / form, form, ids=[]).close()  # trained, and empty
             merge_stores([folder / "fp32"], folder / form).close()
         memories = open_bank(folder / form, encoder)
-        mode = ComemMode(backbone, partial(benchmark.ask, style=benchmark.style), bank=memories)
+        mode = ComemMode(backbone, ask=partial(benchmark.ask, style=benchmark.style), bank=memories)
         answers = _answers(mode, examples, contexts, args.batch_size)
         logits = [
             _logits(mode, example, context, answer)
@@ -130,7 +130,7 @@ def _logits(mode: Any, example: Any, context: Any, answer: str) -> Any:
 
     backbone = mode.backbone
     question = mode.question_turn(example, bool(context.items))
-    (prefix,) = mode.prefixes(item_lists([example], [context]))
+    (prefix,) = mode.memories(item_lists([example], [context]))
     asked = backbone.process([[question]], add_generation_prompt=True)["input_ids"].shape[1]
     whole = backbone.process([[question, Message("assistant", (answer,))]], add_generation_prompt=False)
     whole = {name: value.to(backbone.device) for name, value in whole.items()}

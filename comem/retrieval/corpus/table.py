@@ -210,7 +210,7 @@ def write_knowledge_base(
 
     folder, failure = Path(folder), None
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f".items.{os.getpid()}.parquet"
+    part = folder / f".items.{os.getpid()}.tmp"
     try:
         try:
             for _ in write_part(((_as_row(item), 0) for item in items), part, folder):
