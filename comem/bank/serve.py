@@ -77,7 +77,8 @@ class LiveBank(Bank):
         if encoder is None and store is None:
             raise ValueError("a bank needs a store, or an encoder that makes its memories")
         self.encoder, self.store = encoder, store
-        self.cache_items, self.items_per_call = cache_items, items_per_call
+        varies = encoder is not None and encoder.num_vectors is None  # then only one call's fit together
+        self.cache_items, self.items_per_call = 0 if varies else cache_items, items_per_call
         self._counts = Counts()
         self._cache: OrderedDict[Hashable, Tensor] = OrderedDict()  # by item, those of a store by id
         self._one_at_a_time = threading.RLock()

@@ -95,6 +95,17 @@ def test_other_encoders_and_widths_are_refused(folder: Path, tmp_path: Path) -> 
         open_bank(tmp_path)
 
 
+def test_memories_of_varying_numbers_of_vectors_are_not_kept(
+    encoder: FakeEncoder, items: list[KnowledgeItem]
+) -> None:
+    """One call's fit together; those of two may not."""
+    encoder.num_vectors = None
+    memories = LiveBank(encoder)
+    for _ in range(2):
+        assert memories.of(items[:2]).ids == ("i0", "i1")
+    assert encoder.calls == [("i0", "i1")] * 2 and len(memories) == 0 and memories.opens_images
+
+
 def test_both_kinds_open(folder: Path, items: list[KnowledgeItem], tmp_path: Path) -> None:
     store = open_bank(folder)
     store.of(items[:3]).save(tmp_path / "bank.safetensors")
