@@ -5,16 +5,27 @@ from __future__ import annotations
 from comem.benchmarks.base import Benchmark, Scorer, per_example
 from comem.registry import Registry
 
-_LIKE_INFOSEEK = ("infoseek", *(f"infoseek_{language}" for language in ("bg", "zh", "pt", "ru", "es")))
-_OVEN = ("oven_entity", "oven_query", "oven")
-_OTHERS = ("mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa", "evqa")
-
 BENCHMARKS: Registry[Benchmark] = Registry(
     "benchmark",
-    {name: f"comem.benchmarks.infoseek:{name.upper()}" for name in _LIKE_INFOSEEK}
-    | {name: f"comem.benchmarks.oven:{name.upper()}" for name in _OVEN}
-    | {name: f"comem.benchmarks.{name}:ROW" for name in _OTHERS}
-    | {name: f"comem.benchmarks.infoseek:{name.upper()}" for name in ("flags", "toy")},
+    {
+        "infoseek": "comem.benchmarks.infoseek:INFOSEEK",
+        "infoseek_bg": "comem.benchmarks.infoseek:INFOSEEK_BG",
+        "infoseek_zh": "comem.benchmarks.infoseek:INFOSEEK_ZH",
+        "infoseek_pt": "comem.benchmarks.infoseek:INFOSEEK_PT",
+        "infoseek_ru": "comem.benchmarks.infoseek:INFOSEEK_RU",
+        "infoseek_es": "comem.benchmarks.infoseek:INFOSEEK_ES",
+        "oven_entity": "comem.benchmarks.oven:OVEN_ENTITY",
+        "oven_query": "comem.benchmarks.oven:OVEN_QUERY",
+        "oven": "comem.benchmarks.oven:OVEN",
+        "mrag_bench": "comem.benchmarks.mrag_bench:ROW",
+        "okvqa": "comem.benchmarks.okvqa:ROW",
+        "aokvqa": "comem.benchmarks.aokvqa:ROW",
+        "viquae": "comem.benchmarks.viquae:ROW",
+        "cvqa": "comem.benchmarks.cvqa:ROW",
+        "evqa": "comem.benchmarks.evqa:ROW",
+        "flags": "comem.benchmarks.infoseek:FLAGS",
+        "toy": "comem.benchmarks.infoseek:TOY",
+    },
 )
 
 __all__ = ["BENCHMARKS", "Benchmark", "Scorer", "per_example"]
