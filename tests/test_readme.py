@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from comem import command_line
-from comem.cli import COMMANDS, _old_parser
+from comem.cli import COMMANDS
 from comem.command_help import COMMON
 from comem.registry import locate
 
@@ -83,24 +82,13 @@ def test_commands_exist(page: Path) -> None:
 def options(command: str, action: str) -> set[str]:
     """The options of a sub-command, and of its own sub-command if `action` names one."""
     row = COMMANDS.get(f"{command} {action}") or COMMANDS[command]
+    shared = {name for names, _ in COMMON for name in re.findall(r"--?[a-z]+", names)}
     if row.settings:
         classes = [locate(place) for place in (row.settings, row.extra) if place]
         found = {name for cls in classes for option in command_line.options(cls) for name in option.names}
-        shared = {name for names, _ in COMMON for name in re.findall(r"--?[a-z]+", names)}
         return found | shared | {f"--no-{name[2:]}" for name in found}
-    if not row.module:
-        assert not action.isalpha(), f"comem {command} {action}: no such job"
-        return set()
-    parser = _old_parser(command, row)
-    known = set(parser._option_string_actions)
-    inner = children(parser)
-    assert not inner or not action or action.startswith("-") or action in inner, f"{command} {action}"
-    return known | set(inner[action]._option_string_actions if action in inner else ())
-
-
-def children(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    groups = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    return dict(groups[0].choices) if groups else {}
+    assert not action.isalpha(), f"comem {command} {action}: no such job"
+    return shared
 
 
 def test_the_table_of_commands_is_complete() -> None:
