@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -29,48 +29,41 @@ from comem.profiling.timing import QUERIES, Cell, Run, now
 from comem.registry import Registry, UnknownNameError, nearest
 
 
-@dataclass(frozen=True)
-class Generated:
-    """What was generated.
-
-    Attributes:
-        tokens: `(b, t)`.
-        first_seconds: until the first token of every row.
-        seconds: until the last.
-        parts: seconds of what stands before the first forward pass, by name; inside `first_seconds`.
-    """
-
-    tokens: Tensor
-    first_seconds: float
-    seconds: float
-    parts: Mapping[str, float] = field(default_factory=dict)
-
-
-class Decoding(Protocol):
-    """Answers a batch with exactly so many tokens, greedily."""
-
-    def __call__(
-        self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
-    ) -> Generated:
-        """Inputs `(b, l)` of a processor, on the CPU; per row a memory `(m, d)` or None."""
-        ...
-
-
 def place(inputs: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """The inputs on the device."""
     return {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
 
 
-class TransformersDecoding:
-    """`generate` of transformers; the model's own end of answer has to be off."""
+class Decoding(ABC):
+    """An engine: answers a batch with exactly so many tokens, greedily.
+
+    Attributes:
+        records: whether it records its steps, so that only a whole answer warms it up.
+
+    Args:
+        model: that never ends an answer by itself.
+        placeholder: an id that its prompts do not contain.
+    """
+
+    records: ClassVar[bool] = False
 
     def __init__(self, model: Any, placeholder: int) -> None:
         self.model, self.prefix = model, Prefix((placeholder,))
 
+    @abstractmethod
+    def __call__(
+        self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
+    ) -> Run:
+        """Inputs `(b, l)` of a processor, on the CPU; per row a memory `(m, d)` or None."""
+
+
+class TransformersDecoding(Decoding):
+    """`generate` of transformers."""
+
     @torch.no_grad()
     def __call__(
         self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
-    ) -> Generated:
+    ) -> Run:
         from transformers import StoppingCriteriaList
 
         device = self.model.get_input_embeddings().weight.device
@@ -81,27 +74,23 @@ class TransformersDecoding:
                 stamps.append(now(device))
             return torch.zeros(len(ids), dtype=torch.bool, device=device)
 
-        start = now(device)
+        start, stops = now(device), StoppingCriteriaList([stamp])
         placed = place(inputs, device)
-        with (
-            adapters_off(self.model),
-            self.prefix.attach(self.model, placed, prefixes) as extended,
-        ):
-            tokens = self.model.generate(
-                **extended,
-                max_new_tokens=new_tokens,
-                do_sample=False,
-                stopping_criteria=StoppingCriteriaList([stamp]),
+        with adapters_off(self.model), self.prefix.attach(self.model, placed, prefixes) as extended:
+            ids = self.model.generate(
+                **extended, max_new_tokens=new_tokens, do_sample=False, stopping_criteria=stops
             )
-        end = now(device)
-        return Generated(tokens[:, -new_tokens:], stamps[0] - start, end - start)
+        return Run(stamps[0] - start, now(device) - start, new_tokens, ids=ids[:, -new_tokens:])
 
 
-class EngineDecoding:
+class EngineDecoding(Decoding):
     """`comem.engine`; preparing the prompt is part of the time, as if no thread had done it ahead."""
 
+    records = True
+
     def __init__(self, model: Any, placeholder: int) -> None:
-        self.decoder, self.prefix = Decoder(model), Prefix((placeholder,))
+        super().__init__(model, placeholder)
+        self.decoder = Decoder(model)
         if not self.decoder.prepared.packs:
             raise ValueError(
                 "the engine comem needs a model whose attention can be packed: choose transformers"
@@ -109,62 +98,34 @@ class EngineDecoding:
 
     def __call__(
         self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
-    ) -> Generated:
+    ) -> Run:
         device = self.decoder.device
         start = now(device)
         sizes = [0 if prefix is None else len(prefix) for prefix in prefixes]
         prompt = self.decoder.prepare(inputs, sizes, self.prefix)
         spent = now(device) - start
-        with adapters_off(self.decoder.model):
+        with adapters_off(self.model):
             done = self.decoder.generate(prompt, prefixes, new_tokens)
-        return Generated(done.tokens, spent + done.first_seconds, spent + done.seconds, {"prepare": spent})
+        first, last = spent + done.first_seconds, spent + done.seconds
+        return Run(first, last, new_tokens, {"prepare": spent}, done.tokens)
 
 
-@dataclass(frozen=True)
-class EngineRow:
-    """An engine.
-
-    Attributes:
-        make: from a model and an id that its prompts do not contain.
-        records: whether it records its steps, so that only a whole answer warms it up.
-    """
-
-    make: Callable[[Any, int], Decoding]
-    records: bool = False
-
-
-ENGINES: Registry[EngineRow] = Registry(
-    "engine",
-    {
-        "comem": EngineRow(EngineDecoding, records=True),
-        "transformers": EngineRow(TransformersDecoding),
-    },
+ENGINES: Registry[type[Decoding]] = Registry(
+    "engine", {"comem": EngineDecoding, "transformers": TransformersDecoding}
 )
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model to be measured.
+def open_model(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The frozen model of that name, which never ends an answer early, and its `ChatProcessor`.
 
-    Attributes:
-        name: of the shape or the backbone.
-        model: frozen; it never ends an answer early.
-        process: its `ChatProcessor`; None for random weights.
-    """
-
-    name: str
-    model: Any
-    process: Any = None
-
-
-def open_subject(name: str, device: torch.device, dtype: torch.dtype) -> Subject:
-    """The model of that name: a row of `SHAPES` first, else a backbone of `BACKBONES` or a model folder.
+    Args:
+        name: a row of `SHAPES` (random weights; no processor: None), else a backbone or a model folder.
 
     Raises:
         ValueError: the name is in no table, or the backbone is of another family.
     """
     if name in SHAPES:
-        return Subject(name, random_model(SHAPES[name], device, dtype))
+        return random_model(SHAPES[name], device, dtype), None
     from comem.backbones.hf import load_backbone
 
     try:
@@ -175,7 +136,7 @@ def open_subject(name: str, device: torch.device, dtype: torch.dtype) -> Subject
     if family not in FAMILIES:
         raise ValueError(f"{name}: model_type {family!r} is not profiled; {nearest(family, list(FAMILIES))}")
     backbone.model.generation_config.eos_token_id = None  # answers of one length
-    return Subject(name, backbone.model, backbone.process)
+    return backbone.model, backbone.process
 
 
 _TOGETHER = 256  # memories written at once
@@ -184,7 +145,7 @@ _TOGETHER = 256  # memories written at once
 class Bench:
     """What every measurement of one model shares; a context manager that removes its bank.
 
-    The model is bare (no LoRA layers) for modes that need no encoder, and wears LoRA while an encoder is in
+    The model is bare (no LoRA layers) for modes that need no encoder, and has LoRA while an encoder is in
     the loop. What is timed is what a user of that mode and engine runs, whatever was measured before.
 
     Args:
@@ -225,7 +186,7 @@ class Bench:
         return self.model
 
     def encoder(self) -> QFormerEncoder:
-        """The paper's encoder, untrained, on the same weights; the model wears its LoRA from here on."""
+        """The paper's encoder, untrained, on the same weights; the model has its LoRA from here on."""
         if self._encoder is None:
             with torch.device(self.device):
                 qformer = QFormerConfig(hidden_size(self.model), num_queries=QUERIES)
@@ -235,8 +196,8 @@ class Bench:
                 parent, _, name = path.rpartition(".")
                 bare = layer.get_base_layer()
                 self._swap.append((self.model.get_submodule(parent), name, bare, layer))
-        for module, child, _, wearing in self._swap:
-            setattr(module, child, wearing)
+        for module, child, _, layer in self._swap:
+            setattr(module, child, layer)
         return self._encoder
 
     @torch.no_grad()
@@ -254,7 +215,7 @@ class Bench:
     def decoding(self, engine: str) -> Decoding:
         """An engine on the model; made once."""
         if engine not in self._engines:
-            self._engines[engine] = ENGINES[engine].make(self.model, self.maker.placeholder)
+            self._engines[engine] = ENGINES[engine](self.model, self.maker.placeholder)
         return self._engines[engine]
 
     def release(self) -> None:
@@ -303,29 +264,21 @@ Way = Callable[[Bench, Cell], Answer]
 
 
 def _baseline(bench: Bench, cell: Cell) -> Answer:
-    return _plain(bench, cell, bench.maker.prompts(cell.batch))
+    bench.bare()
+    return _answering(bench, cell, bench.maker.prompts(cell.batch))
 
 
 def _rag(bench: Bench, cell: Cell) -> Answer:
-    return _plain(bench, cell, bench.maker.prompts(cell.batch, cell.k))
-
-
-def _plain(bench: Bench, cell: Cell, inputs: Mapping[str, Tensor]) -> Answer:
     bench.bare()
-    decoding = bench.decoding(cell.engine)
-
-    def answer(new_tokens: int) -> Run:
-        done = decoding(inputs, [None] * cell.batch, new_tokens)
-        return Run(done.first_seconds, done.seconds, new_tokens, done.parts)
-
-    return answer
+    return _answering(bench, cell, bench.maker.prompts(cell.batch, cell.k))
 
 
 def _comem(bench: Bench, cell: Cell) -> Answer:
     """The encoder in the loop: every question's items are encoded, then it is answered."""
-    bench.encoder()
     items = bench.item_batches(cell.batch * cell.k)
-    return _remembering(bench, cell, "encode", lambda: list(bench.encode(items).split(cell.k)))
+    read = {"encode": lambda: list(bench.encode(items).split(cell.k))}
+    bench.encoder()
+    return _answering(bench, cell, bench.maker.prompts(cell.batch), read)
 
 
 def _comem_bank(bench: Bench, cell: Cell) -> Answer:
@@ -333,24 +286,26 @@ def _comem_bank(bench: Bench, cell: Cell) -> Answer:
     bench.bare()
     store = bench.memories(cell.batch * cell.k)
     ids = [[str(row * cell.k + i) for i in range(cell.k)] for row in range(cell.batch)]
-
-    def read() -> list[Tensor]:
-        return [store.select(row).embeddings.to(bench.device, bench.dtype) for row in ids]
-
-    return _remembering(bench, cell, "read", read)
+    read = {"read": lambda: [store.select(row).embeddings.to(bench.device, bench.dtype) for row in ids]}
+    return _answering(bench, cell, bench.maker.prompts(cell.batch), read)
 
 
-def _remembering(bench: Bench, cell: Cell, part: str, memories: Callable[[], list[Tensor]]) -> Answer:
-    """Get every row's memories `(k, q, d)`, then answer behind them."""
-    inputs, decoding = bench.maker.prompts(cell.batch), bench.decoding(cell.engine)
+def _answering(
+    bench: Bench, cell: Cell, inputs: Mapping[str, Tensor],
+    read: Mapping[str, Callable[[], list[Tensor]]] | None = None,
+) -> Answer:  # fmt: skip
+    """Get every row's memories `(k, q, d)` by the work that has a part's name, and answer behind them."""
+    decoding = bench.decoding(cell.engine)
 
     def answer(new_tokens: int) -> Run:
-        start = now(bench.device)
-        prefixes = [memory.flatten(0, 1) for memory in memories()]
-        seconds = now(bench.device) - start
-        done = decoding(inputs, prefixes, new_tokens)
-        first, last = seconds + done.first_seconds, seconds + done.seconds
-        return Run(first, last, new_tokens, {part: seconds, **done.parts})
+        prefixes: list[Tensor | None] = [None] * cell.batch
+        spent, start = dict[str, float](), now(bench.device)
+        for part, memories in (read or {}).items():
+            prefixes = [memory.flatten(0, 1) for memory in memories()]
+            spent[part] = now(bench.device) - start
+        done, before = decoding(inputs, prefixes, new_tokens), sum(spent.values())
+        first, last = before + done.first_seconds, before + done.seconds
+        return Run(first, last, new_tokens, {**spent, **done.parts}, done.ids)
 
     return answer
 

@@ -74,7 +74,7 @@ def profile(settings: ProfileSettings, progress: Progress = quiet) -> Results:
     """
     import torch
 
-    from comem.profiling.bench import Bench, open_subject
+    from comem.profiling.bench import Bench, open_model
     from comem.profiling.measure import FILE, Limits, Results, header, run_cells
     from comem.profiling.prompts import Lengths, preprocess_seconds
     from comem.profiling.show import save
@@ -88,11 +88,11 @@ def profile(settings: ProfileSettings, progress: Progress = quiet) -> Results:
         settings.item_tokens, settings.question_tokens, settings.answer_tokens, settings.image_tokens
     )
     spend = (settings.seconds_per_cell, settings.repeats, settings.max_petaflop, settings.total_seconds)
-    subject = open_subject(settings.backbone, device, getattr(torch, dtype))
-    with Bench(subject.model, lengths, settings.encode_batch) as bench:
-        results = Results(settings.out / FILE, header(subject.name, bench), resume=settings.resume)
-        if subject.process is not None:
-            results.write(preprocess_seconds=preprocess_seconds(subject.process, lengths))
+    model, process = open_model(settings.backbone, device, getattr(torch, dtype))
+    with Bench(model, lengths, settings.encode_batch) as bench:
+        results = Results(settings.out / FILE, header(settings.backbone, bench), resume=settings.resume)
+        if process is not None:
+            results.write(preprocess_seconds=preprocess_seconds(process, lengths))
         with progress("profiling", len(cells), unit="cells") as advance:
             run_cells(bench, cells, results, Limits(*spend), done=lambda cell, row: advance())
         if settings.profile:

@@ -67,13 +67,15 @@ class Run:
         first_seconds: until the first token of every row, knowledge included.
         seconds: until the last token.
         tokens: generated for each row.
-        parts: seconds of the work on knowledge, by name; inside `first_seconds`.
+        parts: seconds of what stands before the first forward pass, by name; inside `first_seconds`.
+        ids: the tokens `(b, tokens)`, where they were kept.
     """
 
     first_seconds: float
     seconds: float
     tokens: int
     parts: Mapping[str, float] = field(default_factory=dict)
+    ids: torch.Tensor | None = field(default=None, repr=False, compare=False)
 
 
 def synchronize(device: torch.device) -> None:

@@ -75,7 +75,7 @@ def test_decoded_tokens_are_ours(bench: Bench, authors: AuthorsProcedure) -> Non
     memory = authors.memory(items)[0]
     bench.bare()
     ours = bench.decoding("transformers")(question, [memory], 6)
-    assert seen == ours.tokens[0].tolist() and run.tokens == 6
+    assert seen == ours.ids[0].tolist() and run.tokens == 6
 
 
 def test_what_it_costs(bench: Bench, authors: AuthorsProcedure) -> None:

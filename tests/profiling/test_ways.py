@@ -81,7 +81,7 @@ def test_engines_answer_alike_and_memory_changes_the_answer(bench: Bench) -> Non
     for name in ENGINES:
         bench.bare()
         decoding = bench.decoding(name)
-        found[name] = [decoding(inputs, prefixes, 6).tokens for prefixes in ([None, None], [memory, None])]
+        found[name] = [decoding(inputs, prefixes, 6).ids for prefixes in ([None, None], [memory, None])]
     for ours, theirs in zip(*found.values(), strict=True):
         assert ours.shape == (2, 6) and torch.equal(ours, theirs)
     plain, remembering = found["comem"]
