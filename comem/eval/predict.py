@@ -154,6 +154,7 @@ class PredictSettings(AskSettings):
     merge: bool = option(False, group=_RUN)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.mode or len(set(self.mode)) != len(self.mode):
             raise ValueError(f"--mode {' '.join(self.mode)}: give each mode once, and at least one")
 

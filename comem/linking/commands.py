@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.io.console import print_line
 from comem.io.progress import Progress, quiet
 from comem.linking.build import build_title_index
@@ -32,6 +32,9 @@ class TitleIndexSettings:
     tokenizer: str = option("words", metavar="NAME", choices="comem.linking.titles:TOKENIZERS")
     vocabulary: Path | None = option(None, metavar="FILE")
 
+    def __post_init__(self) -> None:
+        take_paths(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkFileSettings(LinkSettings):
@@ -46,6 +49,10 @@ class LinkFileSettings(LinkSettings):
     index: Path = option(metavar="DIR")
     predictions: Path = option(metavar="FILE")
     output: Path = option(metavar="FILE")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        take_paths(self)
 
 
 def index_titles(settings: TitleIndexSettings, progress: Progress = quiet) -> TitleIndex:

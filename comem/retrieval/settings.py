@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.registry import Registry
 from comem.retrieval.corpus.rules import Duplicates
 from comem.retrieval.corpus.sources import CorpusSettings
@@ -37,6 +37,9 @@ class InfoSettings:
     corpus: Path = option(positional=True, metavar="DIR")
     verify: bool = False
 
+    def __post_init__(self) -> None:
+        take_paths(self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusDownloadSettings(DownloadSettings):
@@ -51,6 +54,10 @@ class CorpusDownloadSettings(DownloadSettings):
     corpus: Path = option(positional=True, metavar="DIR")
     engine: Literal["local", "ray"] = "local"
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        take_paths(self)
+        super().__post_init__()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,9 @@ class EmbedSettings:
     engine: Literal["local", "ray"] = "local"
     workers: int = 2
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
 
 @dataclass(frozen=True)
@@ -172,6 +182,9 @@ class IndexSettings:
     index: FaissSettings = field(default_factory=FaissSettings)
 
     def __post_init__(self) -> None:
+        take_paths(self)
+        if isinstance(self.corpus, (str, Path)):  # one; its letters are no corpora
+            object.__setattr__(self, "corpus", (str(self.corpus),))
         if self.max_chars < 0:
             raise ValueError(f"max_chars is {self.max_chars}; at least 1, or 0 for no limit")
 
@@ -210,6 +223,7 @@ class QuerySettings:
     languages: tuple[str, ...] = option((), metavar="CODE")
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if self.image is None and self.text is None:
             raise ValueError("give --image FILE, --text TEXT, or both")
 
@@ -243,6 +257,7 @@ class RecallSettings:
     baseline: bool = False
 
     def __post_init__(self) -> None:
+        take_paths(self)
         given = [self.images is not None, self.index is not None, self.contexts is not None]
         if sum(given) != 1 or (self.contexts is None) != (self.relevant is None):
             choices = "--images DIR, --index DIR, and --contexts FILE with --relevant FILE"
@@ -267,6 +282,9 @@ class PushSettings:
     embedder: str = "toy"
     index_type: str = "AUTOINDEX"
 
+    def __post_init__(self) -> None:
+        take_paths(self)
+
 
 @dataclass(frozen=True)
 class VerifySettings:
@@ -277,6 +295,9 @@ class VerifySettings:
     """
 
     index: Path = option(positional=True, metavar="DIR")
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +328,9 @@ class RetrieverSettings:
     def softmax(self) -> float | None:
         """The temperature of a softmax over scores; None leaves them."""
         return None
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
     @property
     def index_folder(self) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.io.jsonl import sha256_of
 from comem.retrieval.corpus.rows import (
     SAVED,
@@ -278,6 +278,12 @@ class CorpusSettings(CorpusRules):
     names_as_titles: bool = False
     keep_partial: bool = False
     workers: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        take_paths(self)
+        if isinstance(self.sources, (str, Path)):  # one; its letters are no sources
+            object.__setattr__(self, "sources", (str(self.sources),))
 
     @property
     def rules(self) -> CorpusRules:

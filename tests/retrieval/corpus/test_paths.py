@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import comem
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import CorpusSettings, find_sources, read_corpus
@@ -75,3 +76,13 @@ def test_images_in_a_table_stay_in_memory_where_nothing_is_written(here: Path) -
     pq.write_table(pa.Table.from_pylist(rows), "items.parquet")
     (item,) = read_corpus(find_sources(["items.parquet"]))
     assert item.image is not None and item.image.data == rows[0]["image"]["bytes"]  # type: ignore[index]
+
+
+def test_texts_stand_for_paths_and_one_source_for_several(here: Path) -> None:
+    base = comem.build_corpus(comem.CorpusSettings(sources="pics", output="kb"))
+    settings = comem.IndexSettings(corpus="kb", output="kb")
+    assert len(comem.build_index(settings, embedder=RawPixels(4))) == len(base) == 3
+    Path("q.jsonl").write_text('{"id": "a", "question": "text 2?", "image": "pics/2.png"}\n')
+    asked = comem.RetrieveSettings(index="kb", questions="q.jsonl", retriever="bm25", k=1)
+    assert [item.id for item in comem.retrieve(asked)["a"].items] == ["2.png"]
+    assert comem.open_index("kb").base.ids == base.ids
