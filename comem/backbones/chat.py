@@ -1,4 +1,4 @@
-"""From conversations to a batch of tensors: chat template, pictures, one processor call."""
+"""From conversations to a batch of tensors: chat template, images, one processor call."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class ChatProcessor:
     Attributes:
         spec: the row that says whether the model sees images, and how many.
         processor: the model's processor, or its tokenizer if it reads text only.
-        min_pixels: pictures are enlarged to at least this many pixels; None as the processor has it.
-        max_pixels: pictures are reduced to at most this many pixels; None as the processor has it.
+        min_pixels: images are enlarged to at least this many pixels; None as the processor has it.
+        max_pixels: images are reduced to at most this many pixels; None as the processor has it.
     """
 
     spec: BackboneSpec
@@ -146,7 +146,7 @@ class ChatProcessor:
 
 
 def item_turns(form: RagFormat, items: Iterable[KnowledgeItem]) -> list[Message]:
-    """One user turn per item, in order; items of which the form shows nothing (pictures alone) have none."""
+    """One user turn per item, in order; items of which the form shows nothing (images alone) have none."""
     return [Message("user", content) for item in items if (content := item_parts(form, item))]
 
 

@@ -72,7 +72,7 @@ class HFBackbone:
         spec: the row that says what the model can do.
         model: frozen, with `generate`.
         processor: a processor, or a tokenizer for a text-only model.
-        min_pixels, max_pixels: limits for pictures; None leaves the processor's own.
+        min_pixels, max_pixels: limits for images; None leaves the processor's own.
     """
 
     accelerates: ClassVar[bool] = True
@@ -225,7 +225,7 @@ def load_backbone(
         dtype: "auto" as stored, or "float32", "bfloat16", "float16".
         device: "cpu", "cuda", "cuda:1", or "auto" (spread over all GPUs); by default a GPU if there is one.
         attn: "sdpa", "eager", "flash_attention_2"; None lets transformers choose.
-        min_pixels, max_pixels: limits for pictures; None as in the processor.
+        min_pixels, max_pixels: limits for images; None as in the processor.
         trust_remote_code: run the code in the model's repository, which a few rows need.
         quantization: "4bit" holds the weights in NF4 (`comem.backbones.hf`).
 

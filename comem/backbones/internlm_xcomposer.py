@@ -1,4 +1,4 @@
-"""InternLM-XComposer2.5: one query with `<ImageHere>` per picture, the pictures as files.
+"""InternLM-XComposer2.5: one query with `<ImageHere>` per image, the images as files.
 
 The call is that of its model card (github.com/InternLM/InternLM-XComposer, 2.5):
 `model.chat(tokenizer, query, image, do_sample=…, num_beams=…, use_meta=True)` gives (answer, history).
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from comem.backbones.base import GenerationConfig
-from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
+from comem.backbones.remote import RemoteBackbone, images_of, load_remote, with_placeholders
 from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.io.images import open_image
 from comem.types import Message
@@ -32,8 +32,8 @@ class InternLMXComposer(RemoteBackbone):
 
     def reply(self, conversation: Sequence[Message], config: GenerationConfig) -> tuple[str, int]:
         with tempfile.TemporaryDirectory() as folder, self._autocast():
-            files = [str(Path(folder) / f"{i}.png") for i, _ in enumerate(pictures(conversation))]
-            for file, ref in zip(files, pictures(conversation), strict=True):
+            files = [str(Path(folder) / f"{i}.png") for i, _ in enumerate(images_of(conversation))]
+            for file, ref in zip(files, images_of(conversation), strict=True):
                 open_image(ref).save(file)
             asked = query(conversation)
             answer, _ = self.model.chat(self.processor, asked, files, use_meta=True, **config.arguments())
@@ -43,13 +43,13 @@ class InternLMXComposer(RemoteBackbone):
         return len(self.processor(query(conversation))["input_ids"])
 
     def _autocast(self) -> torch.autocast:
-        """As on the model card: parts of its code make float32 pictures for 16-bit weights."""
+        """As on the model card: parts of its code make float32 images for 16-bit weights."""
         low = self.dtype in (torch.float16, torch.bfloat16)
         return torch.autocast(self.device.type, self.dtype if low else None, enabled=low)
 
 
 def query(conversation: Sequence[Message]) -> str:
-    """All user turns as one query, a line each, pictures as placeholders where they stood.
+    """All user turns as one query, a line each, images as placeholders where they stood.
 
     Raises:
         BackboneError: a turn of the assistant or of the system.

@@ -1,4 +1,4 @@
-"""mPLUG-Owl3: `<|image|>` in the text, pictures beside it, an empty assistant turn at the end.
+"""mPLUG-Owl3: `<|image|>` in the text, images beside it, an empty assistant turn at the end.
 
 The calls are those of its model card (github.com/X-PLUG/mPLUG-Owl, mPLUG-Owl3): `model.init_processor`,
 `processor(messages, images=…, videos=None)`, `model.generate(**inputs, tokenizer=…, decode_text=True)`.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comem.backbones.base import GenerationConfig
-from comem.backbones.remote import RemoteBackbone, load_remote, pictures, with_placeholders
+from comem.backbones.remote import RemoteBackbone, images_of, load_remote, with_placeholders
 from comem.backbones.specs import BackboneSpec
 from comem.io.images import open_image
 from comem.types import Message
@@ -38,12 +38,12 @@ class MplugOwl3(RemoteBackbone):
         return int(self._inputs(conversation)["input_ids"].shape[-1])
 
     def _inputs(self, conversation: Sequence[Message]) -> Any:
-        images = [open_image(ref) for ref in pictures(conversation)]
+        images = [open_image(ref) for ref in images_of(conversation)]
         return self.processor(messages(conversation), images=images or None, videos=None)
 
 
 def messages(conversation: Sequence[Message]) -> list[dict[str, str]]:
-    """Turns as the processor wants them: each picture a line of its own before what follows."""
+    """Turns as the processor wants them: each image a line of its own before what follows."""
     turns = [
         {"role": m.role, "content": with_placeholders(m, f"{_IMAGE}\n", _STRUCTURE)} for m in conversation
     ]

@@ -5,8 +5,8 @@ real tokens only, and attention is told where the rows end. transformers' own ex
 attention function, registered by name, that the unmodified models call. What it is not told of (ordinary
 padded batches, decoding) it hands on to transformers' `sdpa`.
 
-It also takes the vision towers' windows and pictures in one call; with `sdpa` these towers loop over them in
-Python, at 7B some 25 calls a picture and layer.
+It also takes the vision towers' windows and images in one call; with `sdpa` these towers loop over them in
+Python, at 7B some 25 calls an image and layer.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def packed_attention(
 
     Args:
         segments: rows of a packed batch (b = 1), causal; given to the model's forward, which passes it on.
-        cu_seq_lens_q: windows or pictures of a vision tower `(n + 1,)`, not causal.
+        cu_seq_lens_q: windows or images of a vision tower `(n + 1,)`, not causal.
 
     Returns:
         `(b, l, heads, w)`.

@@ -83,7 +83,7 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
 
     Left to itself, a Qwen-VL model counts padding as positions in batches without images, and keeps
     `rope_deltas` for its next call, which may be another reader's. They are computed on the CPU:
-    transformers' code goes through rows and pictures in Python, and on a GPU every step of it would wait
+    transformers' code goes through rows and images in Python, and on a GPU every step of it would wait
     for the device.
 
     Args:

@@ -36,11 +36,11 @@ class RemoteBackbone(ABC):
 
     @abstractmethod
     def reply(self, conversation: Sequence[Message], config: GenerationConfig) -> tuple[str, int]:
-        """One answer, and how many tokens its prompt had (pictures count as their placeholders)."""
+        """One answer, and how many tokens its prompt had (images count as their placeholders)."""
 
     @abstractmethod
     def prompt_length(self, conversation: Sequence[Message]) -> int:
-        """Tokens of the prompt, pictures counted as their placeholders."""
+        """Tokens of the prompt, images counted as their placeholders."""
 
     @property
     def hidden_size(self) -> int:
@@ -71,7 +71,7 @@ class RemoteBackbone(ABC):
         return
 
     def prompt_lengths(self, conversations: Conversations) -> list[int]:
-        """Tokens of each prompt, pictures counted as their placeholders."""
+        """Tokens of each prompt, images counted as their placeholders."""
         return [self.prompt_length(conversation) for conversation in conversations]
 
     def generate(
@@ -98,13 +98,13 @@ class RemoteBackbone(ABC):
         return Answer(text.strip(), 0, tokens, time.perf_counter() - start)
 
 
-def pictures(conversation: Sequence[Message]) -> list[ImageRef]:
-    """The pictures of a conversation, in order."""
+def images_of(conversation: Sequence[Message]) -> list[ImageRef]:
+    """The images of a conversation, in order."""
     return [part for message in conversation for part in message.content if isinstance(part, ImageRef)]
 
 
 def with_placeholders(message: Message, image: str, forbidden: Sequence[str]) -> str:
-    """A turn as text, `image` standing for each picture; what would pass for structure becomes a space."""
+    """A turn as text, `image` standing for each image; what would pass for structure becomes a space."""
     parts = []
     for part in message.content:
         text = image

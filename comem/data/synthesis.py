@@ -236,7 +236,7 @@ def synthesise(settings: SynthesiseSettings, progress: Progress = quiet) -> dict
     shared = {each.name: getattr(settings, each.name) for each in fields(AskSettings)}
     plain = PredictSettings(mode=("rag",), **shared)
     mode, config = Reader.open(plain).mode(plain, benchmark, "rag")
-    if mode.opens_question_pictures:
+    if mode.opens_question_images:
         benchmark.require_images(examples)
     config |= {"candidates": settings.candidates, "seed": settings.seed}
     contexts = retrieve(settings, examples, output / RUN / CONTEXTS, progress)

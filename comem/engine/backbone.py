@@ -53,7 +53,7 @@ class EngineBackbone(HFBackbone):
         return Ahead(lambda batch: pinned(self.process(batch), self.device))
 
     def ahead(self, conversations: Conversations) -> None:
-        """Render, tokenize and cut up pictures for a `generate` to come; in any thread."""
+        """Render, tokenize and cut up images for a `generate` to come; in any thread."""
         if self.decoder is not None:
             for rows in self.process.groups(conversations):
                 self._processed.make(_key([conversations[row] for row in rows]))

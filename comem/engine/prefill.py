@@ -51,7 +51,7 @@ class WorkCounts:
 
 
 class VisionTower:
-    """Reads pictures with the tower of a Qwen2-VL or Qwen2.5-VL.
+    """Reads images with the tower of a Qwen2-VL or Qwen2.5-VL.
 
     Args:
         model: the whole model.
@@ -68,8 +68,8 @@ class VisionTower:
         """Image embeddings `(tokens, d)`, for use before the next recorded pass.
 
         Args:
-            pixels: `(patches, channels · frames · 14 · 14)`, all pictures one after another.
-            grid: `(pictures, 3)` on the CPU: frames, rows and columns of patches.
+            pixels: `(patches, channels · frames · 14 · 14)`, all images one after another.
+            grid: `(images, 3)` on the CPU: frames, rows and columns of patches.
         """
         sizes = tuple(tuple(row) for row in grid.tolist())
         found = self._known.pop(sizes, None) or _Pass(self.tower, pixels, grid, self._pool)
@@ -81,7 +81,7 @@ class VisionTower:
 
 
 class _Pass:
-    """Buffers for pictures of certain sizes, and the pass over them."""
+    """Buffers for images of certain sizes, and the pass over them."""
 
     def __init__(self, tower: Any, like: Tensor, grid: Tensor, pool: GraphPool | None) -> None:
         weight: Tensor = next(tower.parameters())
@@ -99,7 +99,7 @@ class _Pass:
 
 
 def layout(tower: Any, grid: Tensor) -> dict[str, Any]:
-    """What follows from the pictures' sizes, by transformers' own functions, on the CPU.
+    """What follows from the images' sizes, by transformers' own functions, on the CPU.
 
     Computed inside the tower, each of it would wait for the device.
     """
@@ -110,11 +110,11 @@ def layout(tower: Any, grid: Tensor) -> dict[str, Any]:
     )
 
     merge = tower.spatial_merge_size
-    pictures, _ = get_vision_attention_seqlens(grid, tower.config)
+    images, _ = get_vision_attention_seqlens(grid, tower.config)
     found: dict[str, Any] = {
         "position_ids": get_vision_position_ids(grid, merge),
-        "cu_seqlens": pictures,
-        "max_seqlen": _longest(pictures),
+        "cu_seqlens": images,
+        "max_seqlen": _longest(images),
     }
     if hasattr(tower, "window_size"):  # Qwen2.5-VL
         index, windows = get_vision_window_index(grid, merge, tower.window_size, tower.patch_size)
@@ -167,7 +167,7 @@ class Prefill:
         self.device: torch.device = model.device
         vision = getattr(model.config, "vision_config", None)
         plain = hasattr(model.base_model, "visual") and not hasattr(vision, "deepstack_visual_indexes")
-        self._pool = pool if plain else None  # Qwen3-VL adds pictures inside its layers, too
+        self._pool = pool if plain else None  # Qwen3-VL adds images inside its layers, too
         self._tower = VisionTower(model, pool) if plain else None
 
     def __call__(
@@ -211,7 +211,7 @@ class Prefill:
         return found.run()[0, : len(prompt.segments.lengths)]
 
     def _embedded(self, prompt: PackedPrompt, memories: Sequence[Tensor | None]) -> Tensor:
-        """Input embeddings `(total, d)` with memories and pictures in place."""
+        """Input embeddings `(total, d)` with memories and images in place."""
         ids = self._placed(prompt.inputs["input_ids"])
         with memory_at(self.model, memories, self._placed(prompt.memory), prompt.placeholder_id):
             embedded = self.model.get_input_embeddings()(ids)[0]

@@ -31,7 +31,7 @@ class Engine:
 
     Per batch: memories are read from the bank, or the encoder reads what is missing, all in one packed call
     and no item twice; the prompts are read in one packed prefill; decoding replays one recorded step. The
-    next batch's pictures and prompts are made by a thread meanwhile. Answers are those of the mode itself
+    next batch's images and prompts are made by a thread meanwhile. Answers are those of the mode itself
     (greedy, float32: token for token), whatever the batch.
 
     Args:
@@ -68,7 +68,7 @@ class Engine:
         """Example id and answer, in the order of answering: questions of like length go together.
 
         Raises:
-            ImageError: a picture that cannot be opened.
+            ImageError: an image that cannot be opened.
             ValueError: what the mode raises, a context of another example for one.
         """
         with one_ahead(self._prepared, self._batches(iter(questions))) as batches:
@@ -86,7 +86,7 @@ class Engine:
         examples, contexts = open_images(
             [example for example, _ in batch],
             [context for _, context in batch],
-            self.mode.opens_item_pictures,
+            self.mode.opens_item_images,
         )
         self.mode.ahead(examples, contexts)
         return examples, contexts

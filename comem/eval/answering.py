@@ -167,7 +167,7 @@ class _Session:
 
     def _opened(self, batch: Batch) -> tuple[list[Example], list[RetrievedContext | None]]:
         contexts = [self.contexts.get(example.id) for example in batch.examples]
-        examples, contexts = open_images(batch.examples, contexts, self.mode.opens_item_pictures)
+        examples, contexts = open_images(batch.examples, contexts, self.mode.opens_item_images)
         self.mode.ahead(examples, contexts)
         return examples, contexts
 

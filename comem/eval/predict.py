@@ -223,7 +223,7 @@ def predict(settings: PredictSettings, progress: Progress = quiet) -> PredictRes
     for name in settings.mode:
         folder = settings.folder(name)
         mode, config = reader.mode(settings, questions.benchmark, name)
-        if mode.opens_question_pictures:
+        if mode.opens_question_images:
             questions.benchmark.require_images(questions.examples)
         if mode.grounded and contexts is None:
             cache = RunFolder(folder, shard).home / CONTEXTS

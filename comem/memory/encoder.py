@@ -86,7 +86,7 @@ class MemoryEncoder(Protocol):
         Raises:
             ValueError: the encoder does not read them.
         """
-        raise ValueError("this encoder does not read questions' pictures: train one for a text-only `reader`")
+        raise ValueError("this encoder does not read questions' images: train one for a text-only `reader`")
 
     def item_format(self) -> dict[str, Any]:
         """How items are written, for a bank's manifest: prompt, max_chars, min_pixels, max_pixels."""

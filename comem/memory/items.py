@@ -35,8 +35,8 @@ class KnowledgeFormat:
         min_pixels, max_pixels: limits for the image. None for the paper's 16·28² and 64·28², kept
             inside the processor's own limits. (Released weights were in effect trained with 4·28²
             and 16384·28²: authors_code.md M4.)
-        picture_prompt: what the user turn says after a question's own picture, which then becomes a memory
-            behind the items': for readers that see no pictures. None: such pictures are not encoded.
+        picture_prompt: what the user turn says after a question's own image, which then becomes a memory
+            behind the items': for readers that see no images. None: such images are not encoded.
     """
 
     prompt: str = PROMPT
@@ -59,15 +59,15 @@ class KnowledgeFormat:
         """Whether questions' own images become memories, too."""
         return self.picture_prompt is not None
 
-    def of_pictures(self) -> KnowledgeFormat:
-        """How a question's own picture is written: as an item without passage, with its own prompt.
+    def of_question_image(self) -> KnowledgeFormat:
+        """How a question's own image is written: as an item without passage, with its own prompt.
 
         Raises:
             ValueError: the encoder was not trained to read them.
         """
         if self.picture_prompt is None:
             raise ValueError(
-                "this encoder does not read questions' pictures: train one for a text-only `reader`"
+                "this encoder does not read questions' images: train one for a text-only `reader`"
             )
         return replace(self, prompt=self.picture_prompt)
 
@@ -100,14 +100,15 @@ def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequ
 
 
 def item_inputs(
-    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat, pictures: Sequence[ImageRef] = ()
-) -> dict[str, Tensor]:
-    """One left-padded batch for the encoder: the items, then the questions' pictures.
+    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat,
+    question_images: Sequence[ImageRef] = (),
+) -> dict[str, Tensor]:  # fmt: skip
+    """One left-padded batch for the encoder: the items, then the questions' images.
 
     Args:
-        items: at least one, or a picture.
+        items: at least one, or an image.
         processor: of the encoder's model; expands the image slot to the image's grid.
-        pictures: of questions, for a reader that sees none.
+        question_images: of questions, for a reader that sees none.
 
     Returns:
         `input_ids`, `attention_mask`, `mm_token_type_ids`, each `(n, l)`, and, if any item has an
@@ -116,12 +117,12 @@ def item_inputs(
     Raises:
         ValueError: no items, an item without anything, or an image that cannot be read; names the item.
     """
-    if not items and not pictures:
+    if not items and not question_images:
         raise ValueError("no knowledge items to encode")
     special = _special_tokens(processor.tokenizer)
-    shown = [KnowledgeItem("picture of the question", "", picture) for picture in pictures]
+    shown = [KnowledgeItem("image of the question", "", image) for image in question_images]
     texts = [render_item(item, form, special) for item in items]
-    texts += [render_item(item, form.of_pictures()) for item in shown]
+    texts += [render_item(item, form.of_question_image()) for item in shown]
     images = [_pixels(item) for item in (*items, *shown) if item.image is not None]
     low, high = form.pixel_limits(processor.image_processor)
     kwargs: dict[str, Any] = {}

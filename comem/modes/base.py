@@ -140,13 +140,13 @@ class Mode(ABC):
         return self.backbone if self.injection is None else self.injection.reader(self.backbone)
 
     @property
-    def opens_item_pictures(self) -> bool:
-        """Whether answering opens the items' pictures, so that `comem.eval` opens them ahead."""
+    def opens_item_images(self) -> bool:
+        """Whether answering opens the items' images, so that `comem.eval` opens them ahead."""
         return self.grounded
 
     @property
-    def opens_question_pictures(self) -> bool:
-        """Whether answering needs the questions' own pictures."""
+    def opens_question_images(self) -> bool:
+        """Whether answering needs the questions' own images."""
         return self.reader.spec.sees_images
 
     def question_turn(self, example: Example, has_knowledge: bool) -> Message:

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 class ComemMode(Mode):
     """Reads memories from a bank, or makes them with an encoder, and puts them before the model.
 
-    An encoder that was trained for a text-only reader also reads the question's own picture; its memory
-    follows the items', next to the question: `[items][picture][question]`, as in training.
+    An encoder that was trained for a text-only reader also reads the question's own image; its memory
+    follows the items', next to the question: `[items][image][question]`, as in training.
     """
 
     name: ClassVar[str] = "comem"
@@ -40,9 +40,9 @@ class ComemMode(Mode):
             raise ValueError(f"the injection {self.injection.name} takes no vectors: this mode makes them")
         if encoder is not None:
             check_width(encoder, self.backbone.hidden_size)
-        if not self.opens_question_pictures:
+        if not self.opens_question_images:
             logger.warning(
-                "%s sees no pictures: those of questions are left out (an encoder that was trained for a "
+                "%s sees no images: those of questions are left out (an encoder that was trained for a "
                 "text-only reader reads them; with a bank, give it too)",
                 self.backbone.spec.name,
             )
@@ -60,16 +60,16 @@ class ComemMode(Mode):
         return {} if count is None else {"embeddings": count}
 
     @property
-    def opens_item_pictures(self) -> bool:
+    def opens_item_images(self) -> bool:
         return self.settings.bank is None or self.settings.bank.opens_images
 
     @property
-    def opens_question_pictures(self) -> bool:
-        return self._reads_pictures or super().opens_question_pictures
+    def opens_question_images(self) -> bool:
+        return self._reads_images or super().opens_question_images
 
     @property
-    def _reads_pictures(self) -> bool:
-        """Whether the encoder reads the questions' own pictures."""
+    def _reads_images(self) -> bool:
+        """Whether the encoder reads the questions' own images."""
         return self.settings.encoder is not None and self.settings.encoder.reads_images
 
     def remembered(self, items: Items) -> Items:
@@ -84,8 +84,8 @@ class ComemMode(Mode):
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         start = time.perf_counter()
         memories = self.memories(self._rows(examples, contexts))
-        with_pictures = self._with_pictures(memories, examples)
-        answers = self.generate(self.conversations(examples, contexts), with_pictures, start)
+        with_images = self._with_images(memories, examples)
+        answers = self.generate(self.conversations(examples, contexts), with_images, start)
         return [
             replace(answer, context_tokens=0 if memory is None else len(memory))
             for answer, memory in zip(answers, memories, strict=True)
@@ -110,13 +110,13 @@ class ComemMode(Mode):
     def _rows(self, examples: Sequence[Example], contexts: Contexts) -> list[Items]:
         return [self.remembered(items) for items in item_lists(examples, contexts)]
 
-    def _with_pictures(
+    def _with_images(
         self, memories: Sequence[Tensor | None], examples: Sequence[Example]
     ) -> list[Tensor | None]:
-        """Each memory, behind it that of the question's own picture `(q, d)` if the encoder reads them."""
+        """Each memory, behind it that of the question's own image `(q, d)` if the encoder reads them."""
         encoder, count = self.settings.encoder, self.settings.embeddings
         shown = list(dict.fromkeys(ex.image for ex in examples if ex.image is not None))
-        if encoder is None or not self._reads_pictures or not shown:
+        if encoder is None or not self._reads_images or not shown:
             return list(memories)
         read = dict(zip(shown, encoder.encode_images(shown), strict=True))
         return [
@@ -136,9 +136,9 @@ def _distinct(rows: Sequence[Items]) -> list[KnowledgeItem]:
     return list({item.id: item for items in rows for item in items}.values())
 
 
-def _joined(memory: Tensor | None, picture: Tensor) -> Tensor:
-    """Items' memory `(m, d)` or None, and the picture's `(q, d)` behind it."""
-    return picture if memory is None else torch.cat([memory, picture.to(memory)])
+def _joined(memory: Tensor | None, image: Tensor) -> Tensor:
+    """Items' memory `(m, d)` or None, and the image's `(q, d)` behind it."""
+    return image if memory is None else torch.cat([memory, image.to(memory)])
 
 
 def _check_embeddings(embeddings: int | None, encoder: MemoryEncoder | None) -> None:

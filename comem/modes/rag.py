@@ -15,13 +15,13 @@ from comem.types import Example
 class RagMode(Mode):
     """Items as turns (authors_code.md 4), in the form that the backbone's row asks for.
 
-    Items of which the row shows nothing (pictures alone) have no turn.
+    Items of which the row shows nothing (images alone) have no turn.
     """
 
     name: ClassVar[str] = "rag"
 
     @property
-    def opens_item_pictures(self) -> bool:
+    def opens_item_images(self) -> bool:
         return self.backbone.spec.rag.images
 
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:

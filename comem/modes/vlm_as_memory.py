@@ -57,7 +57,7 @@ class VlmAsMemoryMode(Mode):
         return check_layers(model, layers) if layers else default_layers(model)
 
     @property
-    def opens_item_pictures(self) -> bool:
+    def opens_item_images(self) -> bool:
         return self.backbone.spec.sees_images
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
@@ -77,7 +77,7 @@ class VlmAsMemoryMode(Mode):
         return [join(model, [known[turn] for turn in row], scale) if row else None for row in turns]
 
     def item_turn(self, example: Example, item: KnowledgeItem) -> Message:
-        """What the model reads of an item: each is alone, so its picture is shown wherever one is taken."""
+        """What the model reads of an item: each is alone, so its image is shown wherever one is taken."""
         form = replace(self.backbone.spec.rag, images=self.backbone.spec.sees_images, passage_chars=None)
         if not self.settings.kv.with_question:
             return Message("user", item_parts(form, item))

@@ -179,7 +179,7 @@ class Collator:
         return TrainingBatch(
             ids=ids,
             question=question,
-            items=dict(self.process_items(read[:count], pictures=read[count:])) if read else {},
+            items=dict(self.process_items(read[:count], question_images=read[count:])) if read else {},
             rows=tuple(mine + own for mine, own in zip(items, shown, strict=True)),
             skipped=skipped,
             embeddings=tuple(example.lesson.embeddings for example in examples),

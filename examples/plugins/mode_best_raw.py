@@ -24,5 +24,5 @@ class BestRaw(ComemMode):
         ]
 
     @property
-    def opens_item_pictures(self):
+    def opens_item_images(self):
         return True

@@ -130,7 +130,7 @@ def test_in_the_mode_with_their_order(
 ) -> None:
     injection = AuthorsLayout(encoder)
     mode = ComemMode(text_reader, encoder=encoder, injection=injection, item_order="reversed", generation=ONE)
-    assert mode.opens_question_pictures and not encoder.form.reads_images
+    assert mode.opens_question_images and not encoder.form.reads_images
     with seen_by(text_reader.model) as seen:
         (answer,) = mode.answer_batch(
             [Example("q", "What?", small_image(56, 56, 3))], [RetrievedContext("q", tuple(items[:2]))]
@@ -156,7 +156,7 @@ def test_refusals(encoder: QFormerEncoder, text_reader: HFBackbone, chats: list[
     with pytest.raises(ValueError, match="layout 'comem': allowed are authors_llm, authors_llm_training"):
         AuthorsLayout(encoder, "comem")
     sees = replace(text_reader, spec=replace(text_reader.spec, sees_images=True))
-    with pytest.raises(ValueError, match="for text-only readers; qwen2_5 sees pictures itself"):
+    with pytest.raises(ValueError, match="for text-only readers; qwen2_5 sees images itself"):
         INJECTIONS["authors_llm"](sees, encoder)
     with pytest.raises(ValueError, match="give --encoder DIR"):
         INJECTIONS["authors_llm_training"](text_reader, None)

@@ -24,7 +24,7 @@ class Reader:
     """Right about the first question and every later one but two: one wrong, one empty, one that fails."""
 
     name = "rag"
-    opens_item_pictures = False
+    opens_item_images = False
 
     def ahead(self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]) -> None: ...
 

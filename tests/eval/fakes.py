@@ -22,7 +22,7 @@ class FakeMode:
     name: str = "fake"
     batches: list[list[str]] = field(default_factory=list)
     stop_at: int | None = None
-    opens_item_pictures: bool = False
+    opens_item_images: bool = False
 
     def ahead(self, examples: Sequence[Example], contexts: Sequence[RetrievedContext | None]) -> None: ...
 

@@ -89,7 +89,7 @@ def test_the_modes_get_opened_pictures_where_they_need_them(small_image: Any, tm
     contexts = {"q": RetrievedContext("q", (KnowledgeItem("a", "text", small_image(seed=4)),))}
     for needed in (True, False):
         mode = Looking()
-        mode.opens_item_pictures = needed  # type: ignore[attr-defined]
+        mode.opens_item_images = needed  # type: ignore[attr-defined]
         answer(TOY, asked, mode, contexts, tmp_path / str(needed))
     assert seen == [True, False]
     first, second = (rows(tmp_path / str(needed)) for needed in (True, False))

@@ -158,5 +158,5 @@ def test_pictures_of_questions_follow_the_items(tiny_processor: Any, small_image
     length = alone["input_ids"].shape[1]
     assert torch.equal(both["input_ids"][1, -length:], alone["input_ids"][0])
     assert torch.equal(both["pixel_values"][-len(alone["pixel_values"]) :], alone["pixel_values"])
-    with pytest.raises(ValueError, match="does not read questions' pictures"):
+    with pytest.raises(ValueError, match="does not read questions' images"):
         item_inputs(items, tiny_processor, FORM, pictures)

@@ -240,8 +240,8 @@ def test_without_the_picture(run: Make, caplog: pytest.LogCaptureFixture) -> Non
     assert batch.rows == ((), (0,), (0, 1), ()) and parts.encoder.form.picture_prompt is None
     with caplog.at_level(logging.WARNING):
         ComemMode(parts.reader, encoder=parts.encoder)
-    assert "sees no pictures: those of questions are left out" in caplog.text
-    with pytest.raises(ValueError, match="does not read questions' pictures: train one for a text-only"):
+    assert "sees no images: those of questions are left out" in caplog.text
+    with pytest.raises(ValueError, match="does not read questions' images: train one for a text-only"):
         parts.encoder.encode_images(parts.examples[0].images)
 
 

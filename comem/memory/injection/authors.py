@@ -1,15 +1,15 @@
 """The question as the authors' code gives it to a text-only reader, to score their released weights.
 
-Their encoder reads the question, too (picture and text), and its hidden states become a prefix
+Their encoder reads the question, too (image and text), and its hidden states become a prefix
 (authors_code.md 1.9). Two layouts, by name:
 
 - "authors_llm", their inference: `[memory][L hidden states of the prompt][L input embeddings of the prompt,
-  the picture's among them]`: the prompt comes twice.
+  the image's among them]`: the prompt comes twice.
 - "authors_llm_training", the sequence that they trained on, without the answer: `[memory][L hidden
   states][the prompt's tokens after its first <|vision_end|>]`.
 
 Positions are plain 0, 1, 2 …; token embeddings and head are the encoder's where the reader was loaded with
-`question_vision="encoder"`, as released. Ours is "comem": the picture becomes a memory of its own, and
+`question_vision="encoder"`, as released. Ours is "comem": the image becomes a memory of its own, and
 nothing else of the question passes through the encoder (docs/receivers.md says why).
 
 No recorded output of this variant exists, so these two are tested for shape, order and positions only.
@@ -43,7 +43,7 @@ class ReadQuestion:
     Attributes:
         inputs: `input_ids`, `attention_mask` `(b, l)`.
         hidden: the encoder's last hidden states `(b, l, d)`, after its final norm.
-        embeddings: its input embeddings `(b, l, d)`, pictures filled in.
+        embeddings: its input embeddings `(b, l, d)`, images filled in.
     """
 
     inputs: Mapping[str, Tensor]
@@ -52,7 +52,7 @@ class ReadQuestion:
 
 
 def read_prompt(encoder: TrainableEncoder, inputs: Mapping[str, Tensor]) -> ReadQuestion:
-    """Run the tuned encoder over whole prompts, pictures and text."""
+    """Run the tuned encoder over whole prompts, images and text."""
     model: Any = encoder.model
     seen: list[Tensor] = []
 
@@ -92,7 +92,7 @@ def arrange(
 
 
 @contextmanager
-def pictures_filled(model: Any, prompt: ReadQuestion, image_id: int) -> Iterator[None]:
+def images_filled(model: Any, prompt: ReadQuestion, image_id: int) -> Iterator[None]:
     """Inside the context the model's embeddings of image tokens in the prompt are the encoder's."""
     length = prompt.inputs["input_ids"].shape[1]
     where = prompt.inputs["input_ids"] == image_id
@@ -139,14 +139,14 @@ class AuthorsLayout(Injection):
         self.prefix.check(spec)
 
     def reader(self, backbone: Backbone) -> Backbone:
-        """The reader asked with pictures, by the encoder's processor: the encoder sees them for it.
+        """The reader asked with images, by the encoder's processor: the encoder sees them for it.
 
         Raises:
-            ValueError: a reader that sees pictures itself, or of another width than the encoder's.
+            ValueError: a reader that sees images itself, or of another width than the encoder's.
         """
         if backbone.spec.sees_images:
             raise ValueError(
-                f"{self.layout}: for text-only readers; {backbone.spec.name} sees pictures itself"
+                f"{self.layout}: for text-only readers; {backbone.spec.name} sees images itself"
             )
         width = hidden_size(self.encoder.model)
         if width != backbone.hidden_size:
@@ -164,7 +164,7 @@ class AuthorsLayout(Injection):
         """Put memories and what the encoder has read before the model; see `Injection.attach`.
 
         Args:
-            inputs: of the encoder's processor, pictures among them.
+            inputs: of the encoder's processor, images among them.
             memories: per row `(m, d)` or None.
         """
         read = {name: value for name, value in inputs.items() if name != "labels"}
@@ -175,7 +175,7 @@ class AuthorsLayout(Injection):
         question = {name: value.to(table.device) for name, value in question.items()}
         if "labels" in inputs:
             question["labels"] = inputs["labels"].masked_fill(question["attention_mask"] == 0, -100)
-        filled = pictures_filled(model, prompt, ids.image_token_id)
+        filled = images_filled(model, prompt, ids.image_token_id)
         with filled if self.layout == "authors_llm" else nullcontext():
             placed = [front.to(table) for front in fronts]
             with self.prefix.attach(model, question, placed) as extended:

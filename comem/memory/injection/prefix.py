@@ -30,7 +30,7 @@ _FILL: dict[str, tuple[int | None, int | None]] = {
     "mm_token_type_ids": (0, 0),
     "token_type_ids": (0, 0),
     "labels": (-100, -100),
-    "cross_attention_mask": (0, 0),  # (b, l, images, tiles): like text before a picture
+    "cross_attention_mask": (0, 0),  # (b, l, images, tiles): like text before an image
 }
 
 

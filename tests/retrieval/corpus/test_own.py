@@ -136,7 +136,7 @@ def test_a_damaged_parquet_page_is_a_cut(tmp_path: Path) -> None:
     assert count >= 2000
 
 
-def test_a_folder_of_pictures_with_texts_beside_them(tmp_path: Path) -> None:
+def test_a_folder_of_question_image_with_texts_beside_them(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     (folder / "sub").mkdir(parents=True)
     for name in ("Eiffel_Tower.jpg", "b.png", "sub/c.PNG", "silent.png", "bad.png"):
