@@ -326,17 +326,17 @@ def _asking(
     """The banks, and the answers of every line whose bank there is; items are retrieved once, for RAG."""
     name, place, title = (f"{prefix}_", f"{prefix}/", "real flags: ") if prefix else ("", "", "")
 
-    def path(bank: str) -> Path | None:
-        return root / "banks" / f"{bank}.safetensors" if bank else None
+    def path(bank: str) -> Path:
+        return root / "banks" / f"{bank}.safetensors"
 
     def encoding() -> None:
         for bank, encoder in encoders.items():
-            encode(encoder, root / "index", root / "banks" / f"{bank}.safetensors", progress)
+            encode(encoder, root / "index", path(bank), progress)
 
     def answering(line: str) -> None:
         _, mode, bank = lines[line]
-        found = {"contexts": root / "answers" / "rag" / CONTEXTS} if bank else {}
-        answer(root, (mode,), path(bank), progress, output=root / "answers" / line, **asked, **found)
+        known = {"contexts": root / "answers" / "rag" / CONTEXTS, "bank": path(bank)} if bank else {}
+        answer(root, (mode,), progress, output=root / "answers" / line, **asked, **known)
 
     if encoders:
         heading = f"{title}encoding every item once, into memory banks"
@@ -362,12 +362,12 @@ def encode(encoder: Path, index: Path, output: Path, progress: Progress) -> None
     encode(EncodeSettings(str(encoder), output, index=index, batch_size=16), progress)
 
 
-def answer(root: Path, mode: tuple[str, ...], bank: Path | None, progress: Progress, **asked: Any) -> None:
+def answer(root: Path, mode: tuple[str, ...], progress: Progress, **asked: Any) -> None:
     """Answer and score, in a few words, with the items nearest to each question's image, in its language."""
     from comem.eval.predict import PredictSettings, predict
 
-    found: dict[str, Any] = {"index": root / "index", "k": ITEMS, "languages": ("own",), "bank": bank}
-    predict(PredictSettings(mode=mode, max_new_tokens=24, batch_size=16, **found, **asked), progress)
+    asked |= {"index": root / "index", "k": ITEMS, "languages": ("own",)}
+    predict(PredictSettings(mode=mode, max_new_tokens=24, batch_size=16, **asked), progress)
 
 
 def shipped_memory() -> Path | None:
@@ -621,7 +621,7 @@ def all_steps(settings: QuickSettings, progress: Progress = quiet) -> list[Step]
     def answering(name: str) -> None:
         data, output = folder / "data", folder / "answers" / name
         asked = {"benchmark": name, "data": data / FOLDERS[name], "images": data / "images", "prompt": STYLE}
-        answer(folder, tuple(MODES), bank, progress, **asked, output=output)
+        answer(folder, tuple(MODES), progress, bank=bank, **asked, output=output)
         if name.startswith("oven_"):
             link(folder, name, tuple(MODES))
 
