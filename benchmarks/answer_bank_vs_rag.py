@@ -67,7 +67,7 @@ def main() -> None:
         )
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         settings = vars(args) | {"output": None, "worker": None}
         result = {"benchmark": "answer_bank_vs_rag", "settings": settings, "shape": asdict(shape)}

@@ -339,7 +339,7 @@ def main() -> None:
         from importlib import metadata
 
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         settings = {"items": args.items, "reads": args.reads, "batch": BATCH, "bytes": STRIDE, "small": SMALL}
         versions = {name: metadata.version(name) for name in ("lmdb", "pylance")}

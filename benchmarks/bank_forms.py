@@ -32,7 +32,7 @@ def main() -> None:
         )
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         result = {"benchmark": "bank_forms", "settings": settings, "results": rows}

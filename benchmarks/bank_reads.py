@@ -41,7 +41,7 @@ def main() -> None:
         shutil.rmtree(folder)
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         settings = {"items": args.items, "reads": args.reads, "batch": args.batch}
         result = {"benchmark": "bank_reads", "settings": settings, "results": results}

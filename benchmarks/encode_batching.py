@@ -18,7 +18,7 @@ import torch
 
 from comem.backbones.hf import load_backbone
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.memory.encoder import load_encoder
 from comem.toy.draw import image_of
 from comem.toy.world import World

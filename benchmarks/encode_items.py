@@ -24,7 +24,7 @@ from authors_procedure import AuthorsProcedure
 
 from comem.io.console import print_table
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.profiling.bench import Bench, place
 from comem.profiling.cost import item_flops
 from comem.profiling.measure import Limits, header

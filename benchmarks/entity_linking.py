@@ -50,7 +50,7 @@ def main() -> None:
         rows.append({"titles": count, "ratio": ratio, **found})
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         settings = {key: value for key, value in vars(args).items() if key not in ("output", "worker")}
         result = {"benchmark": "entity_linking", "settings": settings, "results": rows}

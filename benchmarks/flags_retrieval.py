@@ -35,7 +35,7 @@ def main() -> None:
                 print(f"{name:12}{kind:10}{shares}  {row['cpu_ms_per_query']:.1f} ms", flush=True)
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         settings = {name: str(value) for name, value in vars(args).items() if name != "output"}
         result = {"benchmark": "flags_retrieval", "settings": settings, "results": found}

@@ -28,7 +28,7 @@ from marks import check_encoding, check_marks
 
 from comem.io.console import print_line, print_table
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.profiling.bench import WAYS, Bench
 from comem.profiling.measure import FILE, Limits, Results, header, run_cells
 from comem.profiling.prompts import Lengths

@@ -48,7 +48,7 @@ def main() -> None:
             shutil.rmtree(folder)
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         unwanted = ("output", "worker", "folder", "keep")
         settings = {name: value for name, value in vars(args).items() if name not in unwanted}
@@ -201,9 +201,8 @@ def items(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     import pyarrow.parquet as pq
 
-    from comem.io.files import write_json
-    from comem.io.jsonl import sha256_of
-    from comem.io.manifest import run_manifest
+    from comem.io.files import sha256_of, write_json
+    from comem.io.run_folder import run_manifest
     from comem.retrieval.corpus.table import schema
     from comem.retrieval.index import FaissSettings, save_index
     from comem.retrieval.knowledge import FORMAT, ITEMS, MANIFEST, ROW_GROUP, KnowledgeBase, tail_checksum

@@ -26,7 +26,7 @@ from PIL import Image
 
 from comem.io.console import print_table
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.rows import WIT_COLUMNS
 from comem.retrieval.corpus.sources import CorpusSettings

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 
 REASONING = "Reasoning Process: the building has a dome and stands on a hill. "
 Row = dict[str, Any]

@@ -43,7 +43,7 @@ from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 from comem.backbones.hf import KINDS, quantization_config
 from comem.backbones.prepared import liger
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig

@@ -32,7 +32,7 @@ def main() -> None:
     print(f"{'ratio':12} {ratio:9.2f} x")
     if args.output:
         from comem.io.files import write_json
-        from comem.io.manifest import run_manifest
+        from comem.io.run_folder import run_manifest
 
         result = {"benchmark": "weights_one_copy", "million_parameters": args.million, "ways": found}
         write_json(args.output, result | {"ratio": ratio, "manifest": run_manifest()})

@@ -46,16 +46,7 @@ if TYPE_CHECKING:
     from comem.training.merge import merge
     from comem.training.run import train
     from comem.training.settings import MergeSettings, TrainSettings
-    from comem.types import (
-        Answer,
-        Example,
-        ImageRef,
-        KnowledgeItem,
-        Message,
-        Report,
-        RetrievedContext,
-        Score,
-    )
+    from comem.types import Answer, Example, ImageRef, KnowledgeItem, Message, Report, RetrievedContext, Score
 
 #: Where each name lives.
 _PLACES = {

@@ -14,7 +14,7 @@ from comem import __version__
 from comem.command_help import COMMON, columns, help_text
 from comem.command_line import UsageError, parse
 from comem.commands import COMMANDS, Command
-from comem.io.progress import bar
+from comem.io.console import bar
 from comem.registry import UnknownNameError, load_plugin, locate, nearest
 from comem.training.interrupt import Interrupted
 

@@ -17,7 +17,7 @@ class Command:
     Attributes:
         summary: what it does, in one line.
         settings: its settings, a frozen dataclass; its docstring is the help.
-        run: `run(settings) -> result`; may take the keyword `progress` (`comem.io.progress.Progress`).
+        run: `run(settings) -> result`; may take the keyword `progress` (`comem.io.console.Progress`).
         show: `show(result, settings) -> exit code or None`; prints.
         extra: a dataclass of options that are no settings (`--dry-run`): `run(settings, extra)`.
         plan: what --dry-run does, `plan(settings, extra)`; `run` is then called without `extra`.

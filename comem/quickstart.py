@@ -20,16 +20,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comem.benchmarks import BENCHMARKS
-from comem.benchmarks.score_files import ScoreFiles
+from comem.benchmarks.scoring import ScoreFiles
 from comem.config import find_config, load_config, option
 from comem.eval.run_folder import CONTEXTS, METRICS, PREDICTIONS, RUN, read_answers
-from comem.io.console import print_line, print_table
-from comem.io.files import write_atomic, write_json
-from comem.io.jsonl import RecordError, read_json, read_jsonl
-from comem.io.manifest import run_manifest
+from comem.io.console import Progress, print_line, print_table, quiet
+from comem.io.files import RecordError, read_json, read_jsonl, write_atomic, write_json
 from comem.io.page import render
-from comem.io.progress import Progress, quiet
-from comem.io.run_folder import differences
+from comem.io.run_folder import differences, run_manifest
 from comem.toy.benchmark_files import FOLDERS, FilesSettings, build_files
 from comem.toy.dataset import DataSettings, build, write_lines
 from comem.toy.dialogues import DialogueSettings, build_dialogues

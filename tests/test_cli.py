@@ -14,7 +14,7 @@ import pytest
 from comem import cli
 from comem.cli import COMMANDS, Command, main
 from comem.config import option
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, quiet
 from comem.registry import Registry
 
 

@@ -121,9 +121,7 @@ def test_retriever(world: Path, predict: Predict, tmp_path: Path) -> None:
     assert [row["ids"] for row in nearest] != [row["ids"] for row in found]
 
 
-def test_benchmark(
-    world: Path, predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_benchmark(world: Path, predict: Predict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Asked and scored as the file says, scored again from the files, compared and reported."""
     data = world / "toy" / "own.jsonl"
     told = [json.loads(row) for row in (world / "toy/test.jsonl").read_text().splitlines()]

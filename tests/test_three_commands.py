@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from comem.cli import main
-from comem.io.jsonl import read_json, read_jsonl
+from comem.io.files import read_json, read_jsonl
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.retrieval.index import IndexSettings, build_index
 from comem.toy.dataset import DataSettings

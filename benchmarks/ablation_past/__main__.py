@@ -72,7 +72,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _table(args: argparse.Namespace) -> None:
     from benchmarks.ablation_past.table import lines
-    from comem.io.jsonl import read_json
+    from comem.io.files import read_json
 
     print("\n".join(lines(read_json(args.results)["results"])))
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import write_json
-from comem.io.jsonl import read_json
-from comem.io.manifest import run_manifest
+from comem.io.files import read_json, write_json
+from comem.io.run_folder import run_manifest
 
 logger = logging.getLogger(__name__)
 

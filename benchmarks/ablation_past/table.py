@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.ablation_past.arms import BASE
 from benchmarks.ablation_past.measure import CUT, FEWER, WITHOUT
 from benchmarks.ablation_past.questions import RETRIEVALS, USUAL
-from comem.benchmarks.statistics import Bootstrap
+from comem.benchmarks.scoring import Bootstrap
 
 BOOTSTRAP = Bootstrap(samples=4000)
 

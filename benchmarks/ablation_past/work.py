@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from benchmarks.ablation_past.arms import START, Run
 from benchmarks.ablation_past.measure import measure_memory, measure_rag, plain_answers
 from benchmarks.ablation_past.questions import build, cases
-from comem.io.files import write_json
-from comem.io.jsonl import read_json, read_jsonl
+from comem.io.files import read_json, read_jsonl, write_json
 
 if TYPE_CHECKING:
     from comem.backbones.hf import HFBackbone

@@ -11,7 +11,7 @@ from torch import Tensor, device, dtype
 
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.specs import BackboneSpec
-from comem.types import Answer as Answer
+from comem.types import Answer
 
 #: Per row its memory, of the kind that the injection takes, or None for a row without.
 RowMemories = Sequence[Any | None]

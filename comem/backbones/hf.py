@@ -18,13 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from comem.backbones.base import (
-    GREEDY,
-    Answer,
-    GenerationConfig,
-    Injection,
-    RowMemories,
-)
+from comem.backbones.base import GREEDY, Answer, GenerationConfig, Injection, RowMemories
 from comem.backbones.chat import ChatProcessor, Conversations
 from comem.backbones.positions import fresh_positions, with_token_types
 from comem.backbones.prepared import evaluating, seeded

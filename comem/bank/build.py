@@ -15,12 +15,10 @@ from comem.bank.forms import PLAIN_FORMS
 from comem.bank.reader import MemoryStore, check_encoder
 from comem.bank.settings import BuildCounts, EncodeSettings
 from comem.bank.writer import StoreWriter, create_store
-from comem.io.files import write_json
-from comem.io.jsonl import JsonlAppender, read_json
-from comem.io.manifest import run_manifest
+from comem.io.console import Advance, Progress, quiet
+from comem.io.files import JsonlAppender, read_json, write_json
 from comem.io.parallel import Engine, run_shards
-from comem.io.progress import Advance, Progress, quiet
-from comem.io.run_folder import differences
+from comem.io.run_folder import differences, run_manifest
 from comem.types import KnowledgeItem
 
 if TYPE_CHECKING:

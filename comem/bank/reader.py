@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from comem.bank.format import StoreError, StoreInfo, read_info, shard_name
+from comem.bank.format import EntryTable, StoreError, StoreInfo, missing_message, read_info, shard_name
 from comem.bank.forms import Form, open_form
-from comem.bank.table import EntryTable, missing_message
 
 
 class MemoryStore:

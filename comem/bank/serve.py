@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from comem.bank.format import StoreError, content_hash
+from comem.bank.format import StoreError, content_hash, missing_message
 from comem.bank.forms import Form
 from comem.bank.reader import MemoryStore
-from comem.bank.table import missing_message
 from comem.bank.writer import StoreWriter
 from comem.io.files import StorageError
-from comem.io.prefetch import Ahead
+from comem.io.images import Ahead
 from comem.memory.bank import Bank, Counts, MemoryBank
 from comem.memory.encoder import length_batches
 from comem.types import KnowledgeItem

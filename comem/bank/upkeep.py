@@ -21,7 +21,7 @@ from comem.bank.settings import (
     VerifySettings,
 )
 from comem.bank.writer import StoreWriter, create_store
-from comem.io.progress import Advance, Progress, quiet
+from comem.io.console import Advance, Progress, quiet
 
 if TYPE_CHECKING:
     from comem.memory.bank import MemoryBank

@@ -22,6 +22,7 @@ from comem.bank.format import (
     REMOVED,
     TABLE,
     EncoderInfo,
+    EntryTable,
     StoreError,
     StoreInfo,
     default_shard_items,
@@ -34,7 +35,6 @@ from comem.bank.format import (
     write_info,
 )
 from comem.bank.forms import Form, open_form
-from comem.bank.table import EntryTable
 from comem.io.files import one_writer, storage_errors, sync
 
 _WRITE = os.O_RDWR | os.O_CREAT

@@ -19,25 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
-from comem.benchmarks.files import (
-    DataFiles,
-    HubFiles,
-    locate,
-    named_image,
-    parquet_rows,
-    question_text,
-)
-from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, checked_text, keyed, match
-from comem.benchmarks.statistics import scores_of
-from comem.benchmarks.text import (
-    ONE_SIDED,
-    authors_answer,
-    extract_answer,
-    marked_answer,
-    normalize,
-)
+from comem.benchmarks.files import DataFiles, HubFiles, locate, named_image, parquet_rows, question_text
+from comem.benchmarks.scoring import Answers, Row, Rows, ScoreFiles, checked_text, keyed, match, scores_of
+from comem.benchmarks.text import ONE_SIDED, authors_answer, extract_answer, marked_answer, normalize
 from comem.benchmarks.viquae import report_of
-from comem.io.jsonl import RecordError, read_json, unique
+from comem.io.files import RecordError, read_json, unique
 from comem.types import Example, ImageRef, Report, Score
 
 TASKS = ("direct_answer", "multiple_choice")

@@ -10,8 +10,7 @@ from typing import Any
 
 from comem.benchmarks.files import DataFiles, HubFiles
 from comem.benchmarks.prompts import PROMPTS, ask
-from comem.benchmarks.score_files import ScoreFiles, match
-from comem.benchmarks.statistics import Bootstrap, Combine, mean_report, with_statistics
+from comem.benchmarks.scoring import Bootstrap, Combine, ScoreFiles, match, mean_report, with_statistics
 from comem.benchmarks.text import extract_answer
 from comem.registry import Registry
 from comem.types import Example, Report

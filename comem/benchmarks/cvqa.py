@@ -15,16 +15,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
-from comem.benchmarks.files import (
-    DataFiles,
-    HubFiles,
-    parquet_rows,
-    question_text,
-)
-from comem.benchmarks.score_files import Answers, Row, Rows, match, read_files
-from comem.benchmarks.statistics import mean_report, means_by
+from comem.benchmarks.files import DataFiles, HubFiles, parquet_rows, question_text
+from comem.benchmarks.scoring import Answers, Row, Rows, match, mean_report, means_by, read_files
 from comem.benchmarks.text import after_colon, first_box
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.types import Example, Report
 
 #: A conclusion stands in so many last characters.

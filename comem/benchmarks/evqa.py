@@ -23,9 +23,8 @@ from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer
 from comem.benchmarks.files import DataFiles, image_by_id, locate, of_split, question_text
-from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, match
-from comem.benchmarks.statistics import mean_report, means_by
-from comem.io.jsonl import RecordError, read_json
+from comem.benchmarks.scoring import Answers, Row, Rows, ScoreFiles, match, mean_report, means_by
+from comem.io.files import RecordError, read_json
 from comem.types import Example, ImageRef, Report
 
 NOTE = "exact match only: the official score also asks BEM (a BERT model) about answers that do not match"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.io.jsonl import RecordError, unique
+from comem.io.files import RecordError, unique
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)

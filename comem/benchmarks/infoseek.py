@@ -17,19 +17,23 @@ from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image
-from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, keyed, match
-from comem.benchmarks.statistics import harmonic_mean, harmonic_means, scores_of
-from comem.benchmarks.text import (
-    CUTS,
-    after_colon,
-    authors_answer,
-    normalize,
+from comem.benchmarks.scoring import (
+    Answers,
+    Row,
+    Rows,
+    ScoreFiles,
+    harmonic_mean,
+    harmonic_means,
+    keyed,
+    match,
+    scores_of,
 )
-from comem.io.jsonl import RecordError, read_jsonl, unique
+from comem.benchmarks.text import CUTS, after_colon, authors_answer, normalize
+from comem.io.files import RecordError, read_jsonl, unique
 from comem.types import Example, Report
 
 if TYPE_CHECKING:
-    from comem.benchmarks.statistics import Array
+    from comem.benchmarks.scoring import Array
 
 _NUMBER = re.compile(r"[-+]?\.?\d+(?:,\d\d\d)*\.?\d*(?:[eE][-+]?\d+)?")
 _TINY = 1e-12
@@ -150,7 +154,7 @@ def table(cells: Cells, part: int) -> dict[str, dict[str, float]]:
 
 
 def split_of(drawn: Mapping[str, Array], split: str) -> Array | None:
-    """The drawn means of a split (see `comem.benchmarks.statistics`).
+    """The drawn means of a split (see `comem.benchmarks.scoring`).
 
     None where nothing was answered, or where several data_splits make it up: means alone do not add up.
     """

@@ -11,16 +11,20 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
-from comem.benchmarks.files import (
-    DataFiles,
-    HubFiles,
-    parquet_rows,
-    question_text,
+from comem.benchmarks.files import DataFiles, HubFiles, parquet_rows, question_text
+from comem.benchmarks.scoring import (
+    Answers,
+    Rows,
+    ScoreFiles,
+    checked_text,
+    in_split,
+    keyed,
+    match,
+    mean_report,
+    means_by,
 )
-from comem.benchmarks.score_files import Answers, Rows, ScoreFiles, checked_text, in_split, keyed, match
-from comem.benchmarks.statistics import mean_report, means_by
 from comem.benchmarks.text import extract_answer, normalize
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.types import Example, Report
 
 LETTERS = ("A", "B", "C", "D")

@@ -19,18 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
-from comem.benchmarks.files import (
-    DataFiles,
-    HubFiles,
-    locate,
-    named_image,
-    parquet_rows,
-    question_text,
-)
-from comem.benchmarks.score_files import Answers, Row, Rows, ScoreFiles, match
-from comem.benchmarks.statistics import mean_report, means_by
+from comem.benchmarks.files import DataFiles, HubFiles, locate, named_image, parquet_rows, question_text
+from comem.benchmarks.scoring import Answers, Row, Rows, ScoreFiles, match, mean_report, means_by
 from comem.benchmarks.text import ONE_SIDED, authors_answer
-from comem.io.jsonl import RecordError, read_json, unique
+from comem.io.files import RecordError, read_json, unique
 from comem.types import Example, ImageRef, Report
 
 _PUNCTUATION = tuple(';/[]"{}()=+\\_-><@`,?!')

@@ -19,23 +19,24 @@ from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image
-from comem.benchmarks.score_files import (
+from comem.benchmarks.scoring import (
     Answers,
     Row,
     Rows,
     ScoreFiles,
     checked_text,
+    harmonic_mean,
+    harmonic_means,
     keyed,
     match,
     read_files,
 )
-from comem.benchmarks.statistics import harmonic_mean, harmonic_means
 from comem.benchmarks.text import CUTS, normalize
-from comem.io.jsonl import RecordError, read_jsonl, unique
+from comem.io.files import RecordError, read_jsonl, unique
 from comem.types import Example, Report, Score
 
 if TYPE_CHECKING:
-    from comem.benchmarks.statistics import Array
+    from comem.benchmarks.scoring import Array
 
 PARTS = ("query", "entity")
 SPLITS = ("seen", "unseen")

@@ -13,15 +13,9 @@ from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
 from comem.benchmarks.files import DataFiles, HubFiles, locate, named_image, question_text
-from comem.benchmarks.score_files import Answers, Row, Rows, match, read_files
-from comem.benchmarks.statistics import scores_of
-from comem.benchmarks.text import (
-    ONE_SIDED,
-    after_colon,
-    authors_answer,
-    normalize,
-)
-from comem.io.jsonl import RecordError, read_jsonl, unique
+from comem.benchmarks.scoring import Answers, Row, Rows, match, read_files, scores_of
+from comem.benchmarks.text import ONE_SIDED, after_colon, authors_answer, normalize
+from comem.io.files import RecordError, read_jsonl, unique
 from comem.types import Example, Report
 
 

@@ -15,8 +15,7 @@ from comem.data.mix import Part, mix_parts, mixture_lines
 from comem.data.records import SETTINGS, TRAIN
 from comem.data.synthesis import SynthesiseSettings, synthesise
 from comem.data.translate import TranslateSettings, TranslatorSettings, translate
-from comem.io.console import print_facts, print_line
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_facts, print_line, quiet
 from comem.io.run_folder import settle
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,10 @@ from statistics import fmean
 from typing import Any
 
 from comem.config import option
-from comem.io.console import print_facts, print_line, print_table
+from comem.io.console import Progress, print_facts, print_line, print_table, quiet
 from comem.io.files import write_atomic
 from comem.io.images import ImageError, open_image
 from comem.io.page import render
-from comem.io.progress import Progress, quiet
 from comem.training.data import TrainingExample, load_knowledge, parse_example
 from comem.types import ImageRef
 

@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from comem.config import option
-from comem.io.console import print_facts, print_line
-from comem.io.files import write_atomic
-from comem.io.jsonl import RecordError, read_json, read_jsonl
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_facts, print_line, quiet
+from comem.io.files import RecordError, read_json, read_jsonl, write_atomic
 from comem.training.data import parse_example
 
 _SHOWN = 50  # faults

@@ -11,9 +11,8 @@ from typing import Any
 
 from comem.config import option
 from comem.data.records import MANIFEST, SETTINGS, TRAIN, read_records, rebased, write_records
-from comem.io.console import print_facts
-from comem.io.jsonl import sha256_of
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_facts, quiet
+from comem.io.files import sha256_of
 from comem.io.run_folder import settle
 from comem.training.data import load_knowledge
 from comem.types import KnowledgeItem

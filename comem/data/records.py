@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import write_atomic, write_json
-from comem.io.jsonl import RecordError, read_jsonl, sha256_of, unique
-from comem.io.manifest import run_manifest
+from comem.io.files import RecordError, read_jsonl, sha256_of, unique, write_atomic, write_json
+from comem.io.run_folder import run_manifest
 from comem.training.data import parse_example
 from comem.types import KnowledgeItem
 

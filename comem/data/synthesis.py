@@ -30,9 +30,8 @@ from comem.eval.predict import (
     retrieve,
 )
 from comem.eval.run_folder import CONTEXTS, Processes
-from comem.io.console import print_facts
+from comem.io.console import Progress, print_facts, quiet
 from comem.io.files import write_atomic
-from comem.io.progress import Progress, quiet
 from comem.training.data import parse_example
 from comem.types import Example, ImageRef, RetrievedContext
 

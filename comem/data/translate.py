@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from comem.config import DryRun, option
 from comem.data.records import SETTINGS, kept_lines, read_records, write_records
 from comem.data.translation import LANGUAGES, PROMPT, Sample, Translator, eligible, order, prompt, sample
-from comem.io.console import print_facts
-from comem.io.jsonl import JsonlAppender, read_jsonl, sha256_of
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_facts, quiet
+from comem.io.files import JsonlAppender, read_jsonl, sha256_of
 from comem.io.run_folder import settle
 from comem.types import Message
 

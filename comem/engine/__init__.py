@@ -1,5 +1,5 @@
 """Answering fast: packed prefill, slots for keys and values, one recorded step, work done ahead."""
 
-from comem.engine.scheduler import Engine
+from comem.engine.engine import Engine
 
 __all__ = ["Engine"]

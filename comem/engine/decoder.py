@@ -18,11 +18,9 @@ import torch
 from torch import Tensor
 
 from comem.backbones.base import Injection
-from comem.backbones.packing import pack
 from comem.backbones.positions import with_positions
-from comem.backbones.prepared import Prepared
-from comem.engine.buffers import GraphPool, Recorded, SlotCache
-from comem.engine.prefill import PackedPrompt, Passes, Prefill, WorkCounts
+from comem.backbones.prepared import Prepared, pack
+from comem.engine.prefill import GraphPool, PackedPrompt, Passes, Prefill, Recorded, SlotCache, WorkCounts
 
 #: Slots come in multiples of this, so that batches of like length share their buffers and graph.
 _BUCKET = 256

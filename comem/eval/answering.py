@@ -19,10 +19,9 @@ from comem.eval.run_folder import (
     open_run,
     row_of,
 )
-from comem.io.files import sweep
-from comem.io.jsonl import JsonlAppender
-from comem.io.prefetch import one_ahead, open_images
-from comem.io.progress import Advance, Progress, quiet
+from comem.io.console import Advance, Progress, quiet
+from comem.io.files import JsonlAppender, sweep
+from comem.io.images import one_ahead, open_images
 from comem.types import Answer, Example, RetrievedContext
 
 if TYPE_CHECKING:

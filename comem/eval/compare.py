@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comem.benchmarks.statistics import Bootstrap
+from comem.benchmarks.scoring import Bootstrap
 from comem.types import Score
 
 #: A graded score (soft accuracy, F1) counts as right from here on, where right and wrong are asked for.

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.benchmarks.score_files import ScoreFiles
-from comem.benchmarks.statistics import Bootstrap
+from comem.benchmarks.scoring import Bootstrap, ScoreFiles
 from comem.config import option
 from comem.eval.compare import compare
 from comem.eval.score import score_files

@@ -16,9 +16,8 @@ from comem.config import option
 from comem.eval.evaluate import show
 from comem.eval.run_folder import CONTEXTS, Merged, Processes, RunFolder, Shard, is_complete, merge_shards
 from comem.eval.score import score_answers, write_metrics
-from comem.io.console import print_facts, print_line
+from comem.io.console import Progress, print_facts, print_line, quiet
 from comem.io.files import StorageError
-from comem.io.progress import Progress, quiet
 from comem.retrieval.settings import RetrieverSettings
 from comem.types import Answer, Example, Report, RetrievedContext
 
@@ -281,7 +280,7 @@ class Reader:
 
     def mode(self, settings: PredictSettings, benchmark: Benchmark, name: str) -> tuple[Mode, dict[str, Any]]:
         """A mode on these models, and what the run folder records of it."""
-        from comem.engine.scheduler import accelerated
+        from comem.engine.engine import accelerated
         from comem.memory.injection import INJECTIONS, LAYOUTS
         from comem.modes import MODES, KVSettings, ModeSettings
 
@@ -330,7 +329,7 @@ class Reader:
 
 def weights_digest(model: Any) -> str | None:
     """Which weights answer, should a hub id or folder get others; None where they are offloaded to disk."""
-    from comem.memory.fingerprint import base_digest
+    from comem.memory.encoder import base_digest
 
     return None if any(weight.is_meta for weight in model.parameters()) else base_digest(model)
 

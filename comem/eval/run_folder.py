@@ -12,11 +12,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.score_files import TEXT_KEYS, checked_text, key_of, keyed
-from comem.io.files import StorageError, write_atomic, write_json
-from comem.io.jsonl import JsonlAppender, done_ids, read_json, read_jsonl
-from comem.io.manifest import run_manifest
-from comem.io.run_folder import check_inputs, check_same, checksums
+from comem.benchmarks.scoring import TEXT_KEYS, checked_text, key_of, keyed
+from comem.io.files import (
+    JsonlAppender,
+    StorageError,
+    done_ids,
+    read_json,
+    read_jsonl,
+    write_atomic,
+    write_json,
+)
+from comem.io.run_folder import check_inputs, check_same, checksums, run_manifest
 from comem.types import Answer, Example
 
 log = logging.getLogger(__name__)

@@ -10,11 +10,9 @@ from pathlib import Path
 from statistics import fmean
 
 from comem.benchmarks import BENCHMARKS, Benchmark
-from comem.benchmarks.score_files import ScoreFiles
-from comem.benchmarks.statistics import Bootstrap
+from comem.benchmarks.scoring import Bootstrap, ScoreFiles
 from comem.eval.run_folder import ERRORS, METRICS, PREDICTIONS, read_answers
-from comem.io.files import write_json
-from comem.io.jsonl import done_ids
+from comem.io.files import done_ids, write_json
 from comem.types import Answer, Example, Report
 
 _COSTS = ("context_tokens", "prompt_tokens", "seconds")

@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from comem.io.files import write_atomic
-from comem.io.jsonl import read_json
+from comem.io.files import read_json, write_atomic
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comem.io.files import lock_file, storage_errors, write_json
-from comem.io.jsonl import read_json, sha256_of
-from comem.io.manifest import run_manifest
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, quiet
+from comem.io.files import lock_file, read_json, sha256_of, storage_errors, write_json
+from comem.io.run_folder import run_manifest
 from comem.linking.index import (
     FORMAT,
     HIGHEST,

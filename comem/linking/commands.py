@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from comem.config import option, take_paths
-from comem.io.console import print_line
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_line, quiet
 from comem.linking.build import build_title_index
 from comem.linking.index import TitleIndex
 from comem.linking.link import LinkCounts, LinkSettings, link_file

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comem.io.jsonl import read_json
+from comem.io.files import read_json
 from comem.linking.titles import TOKENIZERS, Entity
 
 Rows = NDArray[np.int32]

@@ -8,12 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from comem.benchmarks.score_files import TEXT_KEYS, checked_text, key_of, keyed
+from comem.benchmarks.scoring import TEXT_KEYS, checked_text, key_of, keyed
 from comem.benchmarks.text import extract_answer
-from comem.io.files import write_json
-from comem.io.jsonl import JsonlAppender, RecordError, read_json
-from comem.io.manifest import run_manifest
-from comem.io.run_folder import check_same
+from comem.io.files import JsonlAppender, RecordError, read_json, write_json
+from comem.io.run_folder import check_same, run_manifest
 from comem.linking.index import Match, TitleIndex
 
 Row = Mapping[str, Any]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from comem.io.jsonl import RecordError, read_jsonl
+from comem.io.files import RecordError, read_jsonl
 from comem.registry import Registry
 
 _WORD = re.compile(r"\w+")

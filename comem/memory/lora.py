@@ -19,7 +19,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
-from comem.memory.settings import LoraSettings as LoraSettings
+from comem.memory.settings import LoraSettings
 
 ADAPTER = "default"
 #: Where a LoRA layer carries its model's switch.

@@ -21,9 +21,8 @@ from torch import Tensor, device, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from comem.backbones.base import Backbone
-from comem.backbones.packing import pack
 from comem.backbones.positions import with_positions
-from comem.backbones.prepared import Prepared, evaluating
+from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.io.tensors import open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import (
@@ -31,12 +30,14 @@ from comem.memory.encoder import (
     EncoderKind,
     InputsOf,
     MemoryEncoder,
+    add_tensors,
+    base_digest,
     hidden_size,
     length_batches,
     read_about,
+    weights_version,
     write_about,
 )
-from comem.memory.fingerprint import add_tensors, base_digest, weights_version
 from comem.memory.items import KnowledgeFormat, item_inputs, to_device
 from comem.memory.lora import (
     LoraSettings,
@@ -231,7 +232,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         return digest.hexdigest()
 
     def base_digest(self, keep: bool = False) -> str:
-        """The base's identity (`comem.memory.fingerprint`).
+        """The base's identity (`comem.memory.encoder`).
 
         Args:
             keep: compute it once for all, before the weights go out of this process's sight (FSDP).

@@ -15,7 +15,7 @@ from torch import Tensor
 from comem.backbones.base import Answer, Injection
 from comem.memory.bank import Bank, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
-from comem.memory.injection import prefix
+from comem.memory.injection import prefix_for
 from comem.modes.base import Contexts, Items, Mode, item_lists
 from comem.types import Example, KnowledgeItem
 
@@ -53,7 +53,7 @@ class ComemMode(Mode):
     @cached_property
     def injection(self) -> Injection:
         """The soft prefix, unless the settings name another."""
-        return self.settings.injection or prefix(self.backbone)
+        return self.settings.injection or prefix_for(self.backbone)
 
     def record(self) -> dict[str, Any]:
         count = self.settings.embeddings

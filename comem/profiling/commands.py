@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from comem.config import option
-from comem.io.console import print_facts, print_table
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_facts, print_table, quiet
 
 if TYPE_CHECKING:
     from comem.profiling.measure import Results

@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from comem.io.files import write_json
-from comem.io.jsonl import read_json
-from comem.io.manifest import run_manifest
-from comem.io.run_folder import check_same
+from comem.io.files import read_json, write_json
+from comem.io.run_folder import check_same, run_manifest
 from comem.profiling.bench import ENGINES, WAYS, Bench, Way
 from comem.profiling.cost import cell_bytes, cell_flops, context_tokens
 from comem.profiling.timing import Cell, PeakMemory, Run, device_name, free_bytes, quantiles, repeat

@@ -9,8 +9,8 @@ from pathlib import Path
 from comem.config import option
 from comem.io.console import print_line, print_table
 from comem.io.files import write_atomic, write_json
-from comem.io.manifest import run_manifest
 from comem.io.page import render
+from comem.io.run_folder import run_manifest
 from comem.report.figure import draw_figure
 from comem.report.results import Result, cell, find_results, measures, overview, sections
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.io.jsonl import RecordError, read_json
+from comem.io.files import RecordError, read_json
 from comem.report.paper_numbers import Printed, printed
 
 _METRICS, _RUN = "metrics*.json", "run.json"

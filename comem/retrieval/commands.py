@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from comem.io.console import print_facts, print_line, print_table
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, print_facts, print_line, print_table, quiet
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import (
     CorpusDownloadSettings,

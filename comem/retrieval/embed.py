@@ -18,12 +18,11 @@ from typing import Any, Literal
 import numpy as np
 
 from comem.config import as_dict
-from comem.io.files import one_writer, whole_file, write_json
+from comem.io.console import Progress, quiet
+from comem.io.files import one_writer, read_json, whole_file, write_json
 from comem.io.images import ImageError, open_image
-from comem.io.jsonl import read_json
-from comem.io.manifest import run_manifest
 from comem.io.parallel import Engine, run_shards
-from comem.io.progress import Progress, quiet
+from comem.io.run_folder import run_manifest
 from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.knowledge import KnowledgeBase, ids_checksum
 from comem.retrieval.settings import EmbedSettings

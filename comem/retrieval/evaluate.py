@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from comem.io.files import write_json
+from comem.io.files import RecordError, read_jsonl, write_json
 from comem.io.images import open_image
-from comem.io.jsonl import RecordError, read_jsonl
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.registry import Registry
 from comem.retrieval.embedder import Embedder, ImageLike, load_embedder, pixels
 from comem.retrieval.index import VectorIndex

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from comem.io.console import Progress, quiet
 from comem.io.files import whole_file
-from comem.io.progress import Progress, quiet
 from comem.retrieval.plan import IndexPlan
 from comem.retrieval.settings import SearchSettings
 from comem.retrieval.vectors import Vectors

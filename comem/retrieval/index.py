@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from comem.io.files import one_writer, write_json
-from comem.io.jsonl import read_json, sha256_of
-from comem.io.manifest import run_manifest
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, quiet
+from comem.io.files import one_writer, read_json, sha256_of, write_json
+from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.build import PARTS, build_corpus
 from comem.retrieval.corpus.rules import CorpusError, CutShardError
 from comem.retrieval.corpus.sources import find_sources

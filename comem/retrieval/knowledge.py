@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.io.jsonl import read_json, sha256_of
+from comem.io.files import read_json, sha256_of
 from comem.types import ImageRef, KnowledgeItem
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from comem.io.progress import Progress, quiet
+from comem.io.console import Progress, quiet
 from comem.retrieval.embed import embed_shown
 from comem.retrieval.embedder import Embedder
 from comem.retrieval.index import DECIMALS, Hits, check_embedder

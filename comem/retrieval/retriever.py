@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from comem.io.files import write_json
+from comem.io.console import Progress, quiet
+from comem.io.files import JsonlAppender, RecordError, read_json, read_jsonl, unique, write_json
 from comem.io.images import ImageError, open_image
-from comem.io.jsonl import JsonlAppender, RecordError, read_json, read_jsonl, unique
-from comem.io.progress import Progress, quiet
 from comem.io.run_folder import check_same
 from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.index import Hits, VectorIndex

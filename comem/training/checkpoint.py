@@ -18,8 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from comem.io.files import StorageError, new_folder, sweep, write_json
-from comem.io.jsonl import read_json
+from comem.io.files import StorageError, new_folder, read_json, sweep, write_json
 from comem.memory.encoder import TrainableEncoder
 from comem.memory.qformer_encoder import read_folder
 

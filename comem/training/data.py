@@ -21,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from comem.io.jsonl import RecordError, read_jsonl
+from comem.io.files import RecordError, read_jsonl
 from comem.training.settings import TrainSettings
 from comem.types import ImageRef, KnowledgeItem, Message
 

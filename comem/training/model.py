@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from comem.backbones.base import Injection, RowMemories
-from comem.backbones.packing import pack
 from comem.backbones.positions import text_positions, with_positions
-from comem.backbones.prepared import Prepared
+from comem.backbones.prepared import Prepared, pack
 from comem.memory.encoder import TrainableEncoder, check_width, hidden_size
 from comem.memory.injection.prefix import PREFIX, memory_at
 from comem.memory.lora import adapters_off

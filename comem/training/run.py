@@ -15,9 +15,9 @@ from comem.backbones.base import Backbone
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.prepared import liger
 from comem.config import as_dict
+from comem.io.console import Progress, bar
 from comem.io.files import one_writer, write_json
-from comem.io.manifest import run_manifest
-from comem.io.progress import Progress, bar
+from comem.io.run_folder import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import ENCODERS, TrainableEncoder
 from comem.memory.injection import INJECTIONS
@@ -116,7 +116,7 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
 
     Args:
         settings: of the run.
-        progress: shows how far it is; `comem.io.progress.quiet` for silence.
+        progress: shows how far it is; `comem.io.console.quiet` for silence.
 
     Raises:
         ValueError: bad data or settings, a folder in use or of another configuration; NaN.

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from comem.config import as_dict, from_values, read_yaml, save_config
-from comem.io.files import write_json
-from comem.io.jsonl import read_json, sha256_of
+from comem.io.files import read_json, sha256_of, write_json
 from comem.io.run_folder import differences
 from comem.training.checkpoint import checkpoints
 from comem.training.settings import FREE_KEYS, TrainSettings

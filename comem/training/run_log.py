@@ -15,8 +15,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from comem.config import as_dict
-from comem.io.files import write_atomic, write_json
-from comem.io.jsonl import JsonlAppender, read_json, read_jsonl
+from comem.io.files import JsonlAppender, read_json, read_jsonl, write_atomic, write_json
 from comem.training.settings import TrainSettings
 
 logger = logging.getLogger(__name__)

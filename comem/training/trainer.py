@@ -24,8 +24,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from comem.io.console import Progress, bar, quiet
 from comem.io.files import write_json
-from comem.io.progress import Progress, bar, quiet
 from comem.memory.lora import adapters_off
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator, TrainingBatch

@@ -9,14 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from comem.backbones.packing import (
-    ATTENTION,
-    Segments,
-    pack,
-    packed_attention,
-)
 from comem.backbones.positions import with_positions
-from comem.backbones.prepared import Prepared
+from comem.backbones.prepared import ATTENTION, Prepared, Segments, pack, packed_attention
 from comem.memory.items import KnowledgeFormat, item_inputs
 from comem.types import KnowledgeItem
 from tests.conftest import build_tiny_qwen2, build_tiny_qwen2_5_vl, build_tiny_qwen2_vl

@@ -12,7 +12,7 @@ import pytest
 from comem.bank.build import build_store
 from comem.bank.format import BUILDS, StoreError, content_hash, read_info
 from comem.bank.reader import MemoryStore
-from comem.io.jsonl import read_jsonl
+from comem.io.files import read_jsonl
 from comem.types import ImageRef, KnowledgeItem
 
 from .conftest import FakeEncoder, memory_of

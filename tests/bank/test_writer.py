@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from comem.bank import writer as writer_module
-from comem.bank.format import ENTRY, IDS, LOOKUP, MANIFEST, TABLE, StoreError
+from comem.bank.format import ENTRY, IDS, LOOKUP, MANIFEST, TABLE, EntryTable, StoreError
 from comem.bank.reader import MemoryStore
-from comem.bank.table import EntryTable
 from comem.bank.upkeep import verify_store
 from comem.bank.writer import StoreWriter
 from comem.io.files import StorageError

@@ -10,7 +10,7 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.cli import main
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 AOKVQA = BENCHMARKS["aokvqa"]
 DIRECT = ["ride"] * 5 + ["don't know"] * 3 + ["bus", "taxi"]

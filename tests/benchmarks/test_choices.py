@@ -10,8 +10,8 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.cvqa import PAPER_PAIRS
+from comem.io.files import RecordError
 from comem.io.images import open_image
-from comem.io.jsonl import RecordError
 
 MRAG, CVQA = BENCHMARKS["mrag_bench"], BENCHMARKS["cvqa"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from comem.benchmarks import BENCHMARKS, cvqa
-from comem.benchmarks.score_files import ScoreFiles
+from comem.benchmarks.scoring import ScoreFiles
 from comem.benchmarks.text import extract_answer
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 OPTIONS = ("gato", "perro", "2 perros", "león")
 READ: list[tuple[str, int | None]] = [

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 EVQA = BENCHMARKS["evqa"]
 HEADER = (

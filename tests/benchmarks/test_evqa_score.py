@@ -9,7 +9,7 @@ import pytest
 
 from comem.benchmarks import evqa
 from comem.cli import main
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 HEADER = "question,answer,dataset_image_ids,dataset_name,question_type,encyclopedic_vqa_split\n"
 

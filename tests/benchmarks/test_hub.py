@@ -9,7 +9,7 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.files import HubFiles, find_parquet, read_parquet
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 ON_HUB = {"mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa"}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.types import Example
 
 #: Rows in the real files, and how many gold answers the official scorer accepts: in Portuguese three

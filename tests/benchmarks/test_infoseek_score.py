@@ -13,10 +13,9 @@ import pytest
 
 from comem.benchmarks import BENCHMARKS, infoseek
 from comem.benchmarks.infoseek import COMBINED
-from comem.benchmarks.score_files import ScoreFiles
-from comem.benchmarks.statistics import Bootstrap, with_statistics
+from comem.benchmarks.scoring import Bootstrap, ScoreFiles, with_statistics
 from comem.cli import run_command
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 
 @pytest.mark.parametrize(

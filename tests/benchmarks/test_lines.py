@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 
 VIQUAE = BENCHMARKS["viquae"]
 REAL = {

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from comem.benchmarks import BENCHMARKS
+from comem.io.files import RecordError
 from comem.io.images import open_image
-from comem.io.jsonl import RecordError
 
 OKVQA = BENCHMARKS["okvqa"]
 ANSWERS = ["race"] * 6 + ["motocross"] * 2 + ["ride"] * 2

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from comem.benchmarks.statistics import Bootstrap, harmonic_mean, harmonic_means, scores_of, with_statistics
+from comem.benchmarks.scoring import Bootstrap, harmonic_mean, harmonic_means, scores_of, with_statistics
 from comem.types import Report, Score
 
 

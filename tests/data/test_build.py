@@ -16,7 +16,7 @@ from comem.data.build import DataPlan
 from comem.data.records import write_records
 from comem.data.synthesis import SynthesiseSettings
 from comem.data.translate import TranslateSettings
-from comem.io.jsonl import read_jsonl
+from comem.io.files import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
 PLANS = sorted((ROOT / "configs" / "data").glob("*.yaml"))

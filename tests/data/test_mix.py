@@ -10,7 +10,7 @@ import pytest
 
 from comem.cli import main
 from comem.data.mix import Part, mix_parts, parse_part
-from comem.io.jsonl import RecordError, read_jsonl
+from comem.io.files import RecordError, read_jsonl
 from comem.training.data import load_examples
 
 Write = Callable[..., Path]

@@ -15,7 +15,7 @@ import pytest
 
 from comem.cli import main
 from comem.data.translate import LocalModel, TranslateSettings, translate
-from comem.io.jsonl import read_jsonl
+from comem.io.files import read_jsonl
 from comem.training.data import load_examples
 from tests.data.standin import StandIn, serving
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
-from comem.engine.buffers import SlotCache
 from comem.engine.decoder import Decoder, NewTokens
+from comem.engine.prefill import SlotCache
 from comem.memory.injection import PREFIX
 from comem.types import Message
 from tests.conftest import build_tiny_qwen2_5_vl
@@ -186,7 +186,7 @@ def test_refusals(backbone: HFBackbone, conversations: list[list[Message]], tiny
         Decoder(eager).generate(None, [], 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="stop tokens"):
         decode(decoder_for(backbone), backbone, conversations[:1], [None], stop=tuple(range(9)))
-    from comem.backbones.packing import Segments
+    from comem.backbones.prepared import Segments
 
     with pytest.raises(ValueError, match="do not fit"):
         SlotCache(1, 8, torch.device("cpu")).start(Segments.of([8]))

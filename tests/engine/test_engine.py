@@ -12,7 +12,7 @@ from comem.backbones.base import PAPER_SAMPLING, GenerationConfig
 from comem.backbones.hf import HFBackbone
 from comem.bank.serve import LiveBank
 from comem.engine import Engine
-from comem.engine.backbone import EngineBackbone, fast
+from comem.engine.engine import EngineBackbone, fast
 from comem.memory.bank import MemoryBank
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.modes.base import Mode

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
+from comem.io.files import read_jsonl
 from comem.io.images import open_image
-from comem.io.jsonl import read_jsonl
 from comem.types import Answer, Example, ImageRef, RetrievedContext
 
 TOY = BENCHMARKS["toy"]

@@ -11,9 +11,8 @@ import pytest
 
 from comem.eval.answering import answer
 from comem.eval.score import score_run
-from comem.io.files import StorageError
+from comem.io.files import RecordError, StorageError, read_json, read_jsonl
 from comem.io.images import ImageError
-from comem.io.jsonl import RecordError, read_json, read_jsonl
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
 from tests.eval.fakes import TOY, FakeMode, questions, rows
 

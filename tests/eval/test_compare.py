@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from comem.benchmarks.statistics import Bootstrap
+from comem.benchmarks.scoring import Bootstrap
 from comem.eval.compare import compare, mcnemar
 from comem.types import Score
 

@@ -19,7 +19,7 @@ import pytest
 from comem.eval.answering import answer
 from comem.eval.run_folder import Shard, merge_shards
 from comem.eval.score import score_run
-from comem.io.jsonl import read_json, read_jsonl
+from comem.io.files import read_json, read_jsonl
 from comem.types import Answer, ImageRef, RetrievedContext
 from tests.eval.fakes import TOY, FakeMode, questions, rows
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.io.jsonl import read_json, sha256_of
+from comem.io.files import read_json, sha256_of
 from tests.eval.conftest import predictions, words
 
 

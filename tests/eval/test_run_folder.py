@@ -9,8 +9,7 @@ import pytest
 
 from comem.eval.answering import answer
 from comem.eval.run_folder import Failures
-from comem.io.files import StorageError, write_json
-from comem.io.jsonl import read_json, read_jsonl, sha256_of
+from comem.io.files import StorageError, read_json, read_jsonl, sha256_of, write_json
 from comem.io.run_folder import checksums
 from tests.eval.fakes import TOY, FakeMode, questions, rows
 

@@ -11,8 +11,8 @@ import pytest
 from comem.benchmarks import BENCHMARKS, aokvqa, mrag_bench, oven
 from comem.benchmarks import okvqa as vqa
 from comem.benchmarks import viquae as squad
-from comem.benchmarks.score_files import ScoreFiles
-from comem.io.jsonl import RecordError
+from comem.benchmarks.scoring import ScoreFiles
+from comem.io.files import RecordError
 
 CHOICES = {"A": "Red Maple", "B": "Boeing 707", "C": "White Oak", "D": "Oak"}
 PARSED: list[tuple[str, str | None]] = [

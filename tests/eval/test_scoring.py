@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.benchmarks.statistics import Bootstrap
+from comem.benchmarks.scoring import Bootstrap
 from comem.eval.score import score_run
-from comem.io.jsonl import read_json
+from comem.io.files import read_json
 from comem.types import Example
 
 

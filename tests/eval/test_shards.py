@@ -10,8 +10,7 @@ import pytest
 from comem.eval.answering import answer
 from comem.eval.run_folder import Shard, is_complete, merge_shards, row_of
 from comem.eval.score import score_run
-from comem.io.files import StorageError
-from comem.io.jsonl import JsonlAppender, read_json, read_jsonl
+from comem.io.files import JsonlAppender, StorageError, read_json, read_jsonl
 from comem.types import ImageRef
 from tests.eval.fakes import TOY, FakeMode, questions, rows
 

@@ -15,6 +15,7 @@ from comem.io.files import (
     StorageError,
     no_space,
     one_writer,
+    read_json,
     storage_errors,
     sweep,
     sync_tree,
@@ -22,7 +23,6 @@ from comem.io.files import (
     write_atomic,
     write_json,
 )
-from comem.io.jsonl import read_json
 
 
 def test_atomic_writes_replace_or_leave(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from comem.io.files import StorageError
-from comem.io.jsonl import JsonlAppender, RecordError, done_ids, read_json, read_jsonl, unique
+from comem.io.files import JsonlAppender, RecordError, StorageError, done_ids, read_json, read_jsonl, unique
 
 
 def test_reads_plain_gzip_blank_lines_and_byte_order_mark(tmp_path: Path) -> None:
@@ -105,7 +104,7 @@ def test_killed_again_and_again_every_id_is_there_once(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
         import sys
-        from comem.io.jsonl import JsonlAppender, done_ids
+        from comem.io.files import JsonlAppender, done_ids
         path = sys.argv[1]
         done = done_ids(path, "id")
         with JsonlAppender(path, durable=False) as file:
@@ -144,7 +143,7 @@ def test_a_file_limit_reached_in_mid_line_leaves_whole_lines(tmp_path: Path) -> 
         """
         import resource, signal, sys
         from comem.io.files import StorageError, write_atomic
-        from comem.io.jsonl import JsonlAppender
+        from comem.io.files import JsonlAppender
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         with JsonlAppender(sys.argv[1]) as file:

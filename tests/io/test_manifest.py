@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 
 import pytest
 
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 
 
 def test_the_manifest_says_what_ran() -> None:

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from comem.eval.answering import answer
-from comem.io.images import ImageError, open_image
-from comem.io.prefetch import one_ahead, open_images
+from comem.io.images import ImageError, one_ahead, open_image, open_images
 from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext
 from tests.eval.fakes import TOY, FakeMode, rows
 

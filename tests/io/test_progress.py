@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comem.io.progress import Progress, bar, quiet
+from comem.io.console import Progress, bar, quiet
 
 
 @pytest.mark.parametrize("progress", [bar, quiet])

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
-from comem.io.files import StorageError
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError, StorageError
 from comem.linking.build import build_title_index, okapi_idf
 from comem.linking.index import TitleIndexError
 from comem.linking.titles import TOKENIZERS, Words

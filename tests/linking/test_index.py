@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rank_bm25 import BM25Okapi
 
-from comem.io.jsonl import read_json, read_jsonl
+from comem.io.files import read_json, read_jsonl
 from comem.linking.build import build_title_index
 from comem.linking.index import TitleIndex, TitleIndexError
 from comem.linking.titles import TOKENIZERS, Words

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from comem.cli import main
-from comem.io.files import StorageError
-from comem.io.jsonl import RecordError, read_json, read_jsonl
+from comem.io.files import RecordError, StorageError, read_json, read_jsonl
 from comem.linking.build import build_title_index
 from comem.linking.index import TitleIndex
 from comem.linking.link import LinkSettings, link_file

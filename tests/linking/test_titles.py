@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.linking.titles import Entity, read_titles
 
 PAIRS = [("Q16221564", "Leaf Huang"), ("Q4933113", "Bob Lanois"), ("Q7", 'Tab\there "quoted"')]

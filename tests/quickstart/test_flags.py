@@ -13,7 +13,7 @@ from PIL import Image
 from comem import quickstart
 from comem.bank.serve import open_bank
 from comem.benchmarks import BENCHMARKS
-from comem.io.jsonl import read_json
+from comem.io.files import read_json
 from comem.quickstart import FLAG_LINES, QuickSettings, flag_steps, rows_of, run_steps
 
 COUNTRIES = ["ad", "be", "jp", "pt"]

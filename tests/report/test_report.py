@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.report.page import write_report
 from comem.report.results import Measure, cell, find_results, measures, overview, sections
 

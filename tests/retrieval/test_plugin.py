@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comem.cli import main
-from comem.io.jsonl import read_jsonl
+from comem.io.files import read_jsonl
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.index import IndexSettings, build_index
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.retrieval import evaluate as quality
 from comem.retrieval.evaluate import exact_search, recall_at, relevance
 from comem.retrieval.vectors import Vectors

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.registry import UnknownNameError
 from comem.retrieval.evaluate import RawPixels
 from comem.retrieval.index import IndexSettings, build_index

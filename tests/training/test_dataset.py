@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.training.data import load_examples, load_knowledge, parse_example
 
 ROW = {"id": "q1", "question": "Where?", "answers": ["Paris", "in Paris"], "image": "a.png"}

@@ -13,7 +13,7 @@ import torch
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import load_backbone
 from comem.memory.encoder import load_encoder
-from comem.memory.injection import prefix
+from comem.memory.injection import prefix_for
 from comem.memory.settings import QFormerSettings
 from comem.modes.comem import ComemMode
 from comem.training.data import load_examples
@@ -59,7 +59,7 @@ def model_and_batch(config: TrainSettings) -> tuple[MemoryTrainingModel, Any]:
     for name, parameter in encoder.named_parameters():
         if ".lora_B" in name:  # zero at the start: nothing would reach lora_A
             torch.nn.init.normal_(parameter, std=0.02)
-    model = MemoryTrainingModel(encoder, reader.model, prefix(reader))
+    model = MemoryTrainingModel(encoder, reader.model, prefix_for(reader))
     return model, build_collator(config, base, encoder.form, reader)(load_examples(config.data))
 
 

@@ -20,7 +20,7 @@ from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.positions import text_positions
 from comem.backbones.text_reader import text_reader_of
 from comem.memory.encoder import load_encoder
-from comem.memory.injection import PREFIX, prefix
+from comem.memory.injection import PREFIX, prefix_for
 from comem.memory.items import PICTURE_PROMPT
 from comem.modes.comem import ComemMode
 from comem.training.collator import IGNORED, TrainingBatch
@@ -74,7 +74,7 @@ class Parts:
         for name, parameter in self.encoder.named_parameters():
             if ".lora_B" in name:
                 torch.nn.init.normal_(parameter, std=0.05)
-        self.model = MemoryTrainingModel(self.encoder, self.reader.model, prefix(self.reader)).eval()
+        self.model = MemoryTrainingModel(self.encoder, self.reader.model, prefix_for(self.reader)).eval()
         self.collator = build_collator(config, base, self.encoder.form, self.reader)
         self.examples = load_examples(config.data)
 

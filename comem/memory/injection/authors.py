@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from comem.backbones.hf import HFBackbone
 from comem.backbones.positions import with_positions
 from comem.backbones.specs import BackboneSpec
 from comem.memory.encoder import TrainableEncoder, hidden_size
-from comem.memory.injection.prefix import Prefix
+from comem.memory.injection.prefix import Prefix, prefix_for
 from comem.memory.items import to_device
 from comem.memory.lora import adapters_on
 from comem.memory.settings import LAYOUTS
@@ -145,9 +146,7 @@ class AuthorsLayout(Injection):
             ValueError: a reader that sees images itself, or of another width than the encoder's.
         """
         if backbone.spec.sees_images:
-            raise ValueError(
-                f"{self.layout}: for text-only readers; {backbone.spec.name} sees images itself"
-            )
+            raise ValueError(f"{self.layout}: for text-only readers; {backbone.spec.name} sees images itself")
         width = hidden_size(self.encoder.model)
         if width != backbone.hidden_size:
             raise ValueError(
@@ -180,3 +179,18 @@ class AuthorsLayout(Injection):
             placed = [front.to(table) for front in fronts]
             with self.prefix.attach(model, question, placed) as extended:
                 yield extended
+
+
+def _row(layout: str, backbone: Backbone, encoder: Any = None) -> Injection:
+    """A row of `INJECTIONS`; ValueError without an encoder, or for a reader that the layout is not for."""
+    if encoder is None:
+        raise ValueError(
+            f"question layout {layout!r} reads the question with the encoder: give --encoder DIR"
+        )
+    made = AuthorsLayout(encoder, layout, prefix_for(backbone))
+    made.reader(backbone)
+    return made
+
+
+authors_llm = partial(_row, "authors_llm")
+authors_llm_training = partial(_row, "authors_llm_training")

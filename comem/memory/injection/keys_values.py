@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.backbones.base import Injection
-from comem.backbones.packing import ATTENTION
+from comem.backbones.base import Backbone, Injection
 from comem.backbones.positions import (
     attention,
     decoder_layers,
@@ -27,6 +26,7 @@ from comem.backbones.positions import (
     rotary_frequencies,
     with_token_types,
 )
+from comem.backbones.prepared import ATTENTION
 from comem.backbones.specs import BackboneError, BackboneSpec
 
 
@@ -344,3 +344,8 @@ def _widened(mask: Tensor | None, shown: Tensor, queries: int, past: int) -> Ten
     if mask.dtype != torch.bool:
         memory = torch.zeros_like(memory, dtype=mask.dtype).masked_fill(~memory, torch.finfo(mask.dtype).min)
     return torch.cat([memory, mask.expand(len(shown), -1, -1, -1)], dim=-1)
+
+
+def keys_values(backbone: Backbone, encoder: Any = None) -> KeysValues:
+    """The row of `INJECTIONS`: the same for every backbone."""
+    return KeysValues()

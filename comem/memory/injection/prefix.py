@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from comem.backbones.base import Injection
-from comem.backbones.packing import NOT_TOKENS
-from comem.backbones.positions import fresh_positions, reserved_id, with_token_types
+from comem.backbones.base import Backbone, Injection
+from comem.backbones.positions import free_ids, fresh_positions, reserved_id, with_token_types
+from comem.backbones.prepared import NOT_TOKENS
 from comem.backbones.specs import BackboneError, BackboneSpec
 
 # What memory positions (and the padding to their left) hold in the (b, l) tensors that processors
@@ -276,3 +276,10 @@ def _fill_hook(
         return output.masked_scatter(where[..., None], memory.to(output))
 
     return fill
+
+
+def prefix_for(backbone: Backbone, encoder: Any = None) -> Prefix:
+    """The soft prefix, with ids that no text of the backbone's tokenizer yields."""
+    if not backbone.spec.soft_prefix:
+        return PREFIX
+    return Prefix(tuple(free_ids(backbone.model, backbone.processor)))

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import as_dict
-from comem.io.files import one_writer, storage_errors, write_json
-from comem.io.jsonl import RecordError, read_json, sha256_of
-from comem.io.progress import Advance, Progress, quiet
+from comem.io.console import Advance, Progress, quiet
+from comem.io.files import RecordError, one_writer, read_json, sha256_of, storage_errors, write_json
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, CorpusRules, CorpusStats, CutShardError
 from comem.retrieval.corpus.sources import CorpusSettings, Source
 from comem.retrieval.corpus.table import choose_rows, join_parts, row_key, write_part

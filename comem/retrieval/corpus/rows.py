@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from comem.io.jsonl import RecordError
+from comem.io.files import RecordError
 from comem.retrieval.corpus.rules import DESCRIPTIONS, CorpusError, CorpusStats, CutShardError
 
 #: A row before it is judged, and where it stands ("file:line"): the columns of WIT, and `id`, `text`,

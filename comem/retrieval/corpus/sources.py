@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import option, take_paths
-from comem.io.jsonl import sha256_of
+from comem.io.files import sha256_of
 from comem.retrieval.corpus.rows import (
     SAVED,
     RawRows,

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comem.io.files import whole_file, write_json
-from comem.io.jsonl import sha256_of
-from comem.io.manifest import run_manifest
+from comem.io.files import sha256_of, whole_file, write_json
+from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, Duplicates
 from comem.retrieval.knowledge import (
     FORMAT,

@@ -13,11 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import sweep, write_atomic, write_json
-from comem.io.jsonl import JsonlAppender, read_json, read_jsonl, sha256_of
-from comem.io.manifest import run_manifest
+from comem.io.console import Advance, Progress, quiet
+from comem.io.files import JsonlAppender, read_json, read_jsonl, sha256_of, sweep, write_atomic, write_json
 from comem.io.parallel import Engine, run_shards
-from comem.io.progress import Advance, Progress, quiet
+from comem.io.run_folder import run_manifest
 from comem.retrieval.download.fetch import Hosts, fetch
 from comem.retrieval.download.settings import DownloadSettings, Fetched
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase

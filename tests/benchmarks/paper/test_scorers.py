@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from comem.benchmarks import BENCHMARKS, aokvqa, cvqa, mrag_bench, okvqa, viquae
-from comem.benchmarks.score_files import ScoreFiles
+from comem.benchmarks.scoring import ScoreFiles
 from comem.eval.score import score_files
-from comem.io.jsonl import read_jsonl
+from comem.io.files import read_jsonl
 
 INFOSEEK = Path(__file__).resolve().parents[4] / "shared" / "data" / "infoseek" / "infoseek_val.jsonl.gz"
 

@@ -183,7 +183,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
 
 
 def test_two_downloads_at_once_are_refused(corpus: Callable[..., Path], quick: Any) -> None:
-    from comem.io.jsonl import JsonlAppender
+    from comem.io.files import JsonlAppender
 
     folder = corpus("good/1")
     with (
