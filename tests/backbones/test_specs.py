@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from backbones.tiny import modes_of
 
-from comem.backbones.specs import BACKBONES, BackboneError, resolve_backbone
+from comem.backbones.hf import load_backbone
+from comem.backbones.specs import BACKBONES, BackboneError, BackboneSpec, resolve_backbone
 from comem.registry import UnknownNameError
 
 
@@ -85,3 +86,13 @@ def test_folders_that_are_no_backbones(tmp_path: Path, content: str | None, mess
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="no such model folder"):
         resolve_backbone(tmp_path / "absent")
+
+
+def test_a_row_of_ones_own(tiny_backbone_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BACKBONES, "_rows", dict(BACKBONES._rows))
+    row = BackboneSpec("mine", str(tiny_backbone_folder), "qwen2_5_vl", soft_prefix=False)
+    BACKBONES.register("mine", row)
+    loaded = load_backbone("mine", device="cpu")
+    assert loaded.spec is BACKBONES["mine"] and not loaded.spec.soft_prefix
+    with pytest.raises(ValueError, match="there is a backbone 'mine' already"):
+        BACKBONES.register("mine", loaded.spec)
