@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -16,11 +16,15 @@ def _out() -> Console:
     return Console(soft_wrap=True, highlight=False, markup=False)  # data may hold brackets
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
-    """Print a table whose first column is text and the others are figures."""
+def print_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None,
+    texts: Collection[str] = (),
+) -> None:  # fmt: skip
+    """Print a table whose first column is text, as are those in `texts`, and the others are figures."""
     table = Table(title=title, title_justify="left")
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number == 0 else "right", overflow="fold")
+        left = number == 0 or heading in texts
+        table.add_column(heading, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     _out().print(table, markup=False)

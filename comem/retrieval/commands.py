@@ -103,7 +103,8 @@ def show_hits(found: RetrievedContext, settings: QuerySettings) -> None:
         (str(rank), f"{score:.3f}", item.id, item.language, _short(item.text), str(item.image or ""))
         for rank, (item, score) in enumerate(zip(found.items, found.scores, strict=True), start=1)
     ]
-    print_table(("rank", "score", "id", "language", "passage", "image"), rows)
+    headings = ("rank", "score", "id", "language", "passage", "image")
+    print_table(headings, rows, texts=("id", "language", "passage", "image"))
 
 
 def _short(text: str) -> str:
@@ -124,7 +125,7 @@ def show_recall(found: Mapping[str, RecallReport | float], settings: RecallSetti
             rows.append((kind, *numbers, missed + (f" and {more} more" if more > 0 else "")))
         recalls = (f"recall@{k}" for k in next(iter(each.recall.values())))
         title = f"{name}: {each.count} images, {each.distinct} different"
-        print_table(("distortion", *recalls, "missed at 1"), rows, title)
+        print_table(("distortion", *recalls, "missed at 1"), rows, title, texts=("missed at 1",))
 
 
 def push(settings: PushSettings, progress: Progress = quiet) -> int:
@@ -163,4 +164,4 @@ def show_retrieved(found: Mapping[str, RetrievedContext], settings: RetrieveSett
         print_line(f"{len(found)} questions retrieved: {settings.output}")
         return
     rows = [(name, " ".join(item.id for item in context.items)) for name, context in found.items()]
-    print_table(("question", "items"), rows)
+    print_table(("question", "items"), rows, texts=("items",))

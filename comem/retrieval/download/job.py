@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from comem.config import as_dict
 from comem.io.console import Advance, Progress, quiet
 from comem.io.files import JsonlAppender, read_json, read_jsonl, sha256_of, sweep, write_atomic, write_json
 from comem.io.parallel import Engine, run_shards
@@ -106,7 +107,7 @@ def write_manifest(
 ) -> None:
     """Who asked, how, and what came of it."""
     extra = {
-        "user_agent": settings.user_agent, "settings": asdict(settings), "pictures": dict(counts),
+        "user_agent": settings.user_agent, "settings": as_dict(settings), "pictures": dict(counts),
         "requests_of_this_run": fetched, "seconds_of_this_run": round(seconds, 1),
     }  # fmt: skip
     write_json(folder / FOLDER / MANIFEST, run_manifest(extra))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from comem.cli import main
 from comem.io.files import StorageError
 from comem.io.images import open_image
 from comem.retrieval.corpus.build import build_corpus
@@ -191,3 +192,14 @@ def test_two_downloads_at_once_are_refused(corpus: Callable[..., Path], quick: A
         pytest.raises(StorageError, match="another process"),
     ):
         download_corpus(folder, quick())
+
+
+def test_the_command_downloads_and_counts(
+    corpus: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = corpus("good/1.png", "status/404")
+    assert main(["corpus", "download", str(folder), "--contact", "a@b.example", "--retries", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "ok" in shown and "status 404" in shown
+    settings = json.loads((folder / "downloads" / "manifest.json").read_text())["settings"]
+    assert (settings["corpus"], settings["retries"]) == (str(folder), 0)
