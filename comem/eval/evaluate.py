@@ -10,7 +10,7 @@ from typing import Any
 
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.scoring import Bootstrap, ScoreFiles
-from comem.config import option
+from comem.config import option, take_paths
 from comem.eval.compare import compare
 from comem.eval.score import score_files
 from comem.io.console import print_line, print_table
@@ -68,6 +68,9 @@ class EvaluateSettings:
     level: float = option(95.0, metavar="PERCENT")
     seed: int = 0
     output: Path | None = option(None, metavar="FILE")
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
     def files(self, kind: str) -> dict[str, Path]:
         """The files of a kind ("predictions", "references", "compare") by part, "" for the only one."""

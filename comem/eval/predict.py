@@ -154,6 +154,8 @@ class PredictSettings(AskSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.mode, str):
+            object.__setattr__(self, "mode", (self.mode,))
         if not self.mode or len(set(self.mode)) != len(self.mode):
             raise ValueError(f"--mode {' '.join(self.mode)}: give each mode once, and at least one")
 

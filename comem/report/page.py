@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.io.console import print_line, print_table
 from comem.io.files import write_atomic, write_json
 from comem.io.page import render
@@ -41,6 +41,7 @@ class ReportSettings:
     title: str = "CoMEM"
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if not self.runs:
             raise ValueError("no runs: give run folders, folders of such, or comem evaluate's --output")
 
