@@ -24,7 +24,7 @@ _ROWS = 15
 
 @dataclass(frozen=True)
 class HotPath:
-    """What is traced: `ready` dresses the model for it, `call` does the work once."""
+    """What is traced: `ready` makes the model ready for it, `call` does the work once."""
 
     ready: Callable[[], object]
     call: Callable[[], object]

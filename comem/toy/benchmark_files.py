@@ -1,10 +1,10 @@
 """The embedded world's questions in the published format of every benchmark, file by file.
 
-    images/T00001_1.png …                           pictures, also named by OVEN and ViQuAE
+    images/T00001_1.png …                           images, also named by OVEN and ViQuAE
     wit.tsv.gz                                      the knowledge, in six languages
     infoseek/infoseek_val.jsonl, infoseek_val_spanish.jsonl …, infoseek_val_qtype.jsonl
     oven/oven_entity_val.jsonl, oven_query_val.jsonl, Wiki6M_ver_1_0_title_only.jsonl
-    mrag_bench/data/test-00000-of-00001.parquet     pictures inside, as in the other parquet files
+    mrag_bench/data/test-00000-of-00001.parquet     images inside, as in the other parquet files
     okvqa/data/val2014-00000-of-00001.parquet
     aokvqa/data/validation-00000-of-00001.parquet
     viquae/test.jsonl

@@ -44,6 +44,6 @@ def test_it_knows_the_words_for_colours(colour: str) -> None:
 
     embedder = load_embedder("toy")
     others = ["red", "blue", "green", "white"]
-    pictures = embedder.embed_images([Image.new("RGB", (60, 40), COLOURS[name]) for name in others])
-    scores = embedder.embed_texts([f"plain of {colour}"]) @ pictures.T
+    images = embedder.embed_images([Image.new("RGB", (60, 40), COLOURS[name]) for name in others])
+    scores = embedder.embed_texts([f"plain of {colour}"]) @ images.T
     assert others[int(scores.argmax())] == colour

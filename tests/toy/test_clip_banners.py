@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from tools.toy.clip_banners import change, random_banner
-from tools.toy.clip_pictures import draw_banner
+from tools.toy.clip_images import draw_banner
 
 
 def test_banners_follow_their_seed_and_their_changes() -> None:

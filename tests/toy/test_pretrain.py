@@ -17,7 +17,7 @@ from comem.toy.world import World
 from tools.toy.backbone import build_processor
 from tools.toy.batches import IGNORE, collate
 from tools.toy.episodes import Episode, Recipe, make_episode
-from tools.toy.pictures import PicturePool
+from tools.toy.images import ImagePool
 from tools.toy.pretrain import Pretraining, Settings, main
 from tools.toy.soft_items import SoftItem, soft_item
 from tools.toy.tokenizer import build_tokenizer
@@ -39,25 +39,25 @@ def processor() -> Any:
 
 
 @pytest.fixture(scope="module")
-def pool(processor: Any) -> PicturePool:
-    return PicturePool(World(0, 40).split("train"), 2, processor)
+def pool(processor: Any) -> ImagePool:
+    return ImagePool(World(0, 40).split("train"), 2, processor)
 
 
-def episodes(pool: PicturePool, recipe: Recipe) -> list[Episode]:
+def episodes(pool: ImagePool, recipe: Recipe) -> list[Episode]:
     rng = random.Random(5)
     return [make_episode(pool, recipe, rng) for _ in range(recipe.batch)]
 
 
-def test_the_pool_holds_what_the_processor_gives(pool: PicturePool, processor: Any) -> None:
-    picture = draw(pool.entities[3], 1)
-    expected = processor.image_processor(images=[picture], return_tensors="np")["pixel_values"]
+def test_the_pool_holds_what_the_processor_gives(pool: ImagePool, processor: Any) -> None:
+    image = draw(pool.entities[3], 1)
+    expected = processor.image_processor(images=[image], return_tensors="np")["pixel_values"]
     # float16 in the pool
     np.testing.assert_allclose(pool.pixel_values([3 * pool.views + 1]), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.drill or 'chat'}-{r.items}")
 def test_positions_are_those_of_the_model(
-    pool: PicturePool, processor: Any, recipe: Recipe, tmp_path: Path
+    pool: ImagePool, processor: Any, recipe: Recipe, tmp_path: Path
 ) -> None:
     batch = collate(episodes(pool, recipe), processor.tokenizer, pool)
     model = Pretraining(TINY, tmp_path).model.model
@@ -72,7 +72,7 @@ def test_positions_are_those_of_the_model(
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda r: f"{r.drill or 'chat'}-{r.items}")
-def test_labels_are_exactly_the_expected_words(pool: PicturePool, processor: Any, recipe: Recipe) -> None:
+def test_labels_are_exactly_the_expected_words(pool: ImagePool, processor: Any, recipe: Recipe) -> None:
     some = episodes(pool, recipe)
     batch = collate(some, processor.tokenizer, pool)
     for row, episode in enumerate(some):
@@ -81,11 +81,11 @@ def test_labels_are_exactly_the_expected_words(pool: PicturePool, processor: Any
         assert said == "".join(episode.text[start:end] for start, end in episode.spans)
 
 
-def test_no_episode_shows_a_town_of_another_split(pool: PicturePool) -> None:
+def test_no_episode_shows_a_town_of_another_split(pool: ImagePool) -> None:
     assert {entity.split for entity in pool.entities} == {"train"}
 
 
-def test_fewer_slots_hold_the_same_words(pool: PicturePool, processor: Any) -> None:
+def test_fewer_slots_hold_the_same_words(pool: ImagePool, processor: Any) -> None:
     def item(slots: int) -> SoftItem:
         return soft_item(pool.entities[3], 7, "en", processor.tokenizer, random.Random(3), slots)
 

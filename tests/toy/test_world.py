@@ -57,7 +57,7 @@ def test_facts_are_of_three_kinds_and_vary(world: World) -> None:
         assert len({entity.facts[fact] for entity in world.entities}) > 20
 
 
-def test_pictures_of_one_town_differ_but_are_reproducible(world: World) -> None:
+def test_images_of_one_town_differ_but_are_reproducible(world: World) -> None:
     entity = world.entities[0]
     views = [np.asarray(draw(entity, view)) for view in range(3)]
     assert all((a != b).mean() > 0.5 for a, b in itertools.combinations(views, 2))

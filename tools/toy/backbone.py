@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 ROPE_THETA = 1e6  # as Qwen2.5-VL's; slow frequencies let a head compare contents far apart
-PICTURE_SIZE = 56  # pixels; patches of 14, merged 2 × 2: four tokens a picture
+PICTURE_SIZE = 56  # pixels; patches of 14, merged 2 × 2: four tokens an image
 
 
 def build_processor(tokenizer: Any) -> Any:
-    """A `Qwen2_5_VLProcessor` whose pictures are scaled to about 56 × 56 pixels."""
+    """A `Qwen2_5_VLProcessor` whose images are scaled to about 56 × 56 pixels."""
     from transformers import Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
 
     limits = {"min_pixels": 28 * 28, "max_pixels": PICTURE_SIZE * PICTURE_SIZE}
@@ -75,15 +75,15 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
     Kolter 2023). Heads that find something write random projections of it, "notes", into the residual
     stream; heads that compare read notes. Everything is trained on from there.
 
-    - Layer 0, heads 0 and 1: what stands one and two tokens back. Head 2: the picture just shown, head 3:
-      the picture of the item that a token belongs to.
+    - Layer 0, heads 0 and 1: what stands one and two tokens back. Head 2: the image just shown, head 3:
+      the image of the item that a token belongs to.
     - Layer 1: find places preceded by the same tokens as this one, and copy what stands there. Heads 2 and
       3: what stands about seven and ten tokens back (a question, seen from the start of its answer).
-    - Layer 2: the same, with weight on places whose nearest picture resembles this one's.
+    - Layer 2: the same, with weight on places whose nearest image resembles this one's.
 
     Args:
         model: the backbone, its vision tower trained (`learn_to_see`).
-        pixels: some pictures `(16·n, 1176)`, to bring picture tokens to the size of words.
+        pixels: some images `(16·n, 1176)`, to bring image tokens to the size of words.
     """
     language: Any = model.model.language_model
     width = language.config.hidden_size
@@ -95,13 +95,13 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
 
     language.embed_tokens.weight.mul_(10)  # 0.02 → 0.2: tokens must not drown in what attention adds
     basis = torch.linalg.qr(random(3 * size, 1.0).T)[0]
-    # where notes of each kind are kept: words before, words asked for, the picture just shown, the item's
+    # where notes of each kind are kept: words before, words asked for, the image just shown, the item's
     words, asked, shown, item = basis.split([size, size, size // 2, size // 2], dim=1)
     reads, sees = random(size, 0.06), random(size, 0.06)
     _look_back(first, size, distances=(1, 2))
     mark = torch.nn.functional.normalize(random(1, 1.0)[0], dim=0)
-    _mark_pictures(model.model.visual, pixels, mark)
-    _look_at_picture(first, size, mark)
+    _mark_images(model.model.visual, pixels, mark)
+    _look_at_image(first, size, mark)
     first.v_proj.weight[: 2 * size] = torch.cat([reads, sees])
     unused = torch.zeros(width, size // 2)
     first.o_proj.weight[:] = torch.cat([words, words, shown, unused, item, unused], dim=1)
@@ -109,12 +109,12 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
     second.v_proj.weight[size : 2 * size] = reads
     second.o_proj.weight[:, 2 * size : 4 * size] = 0.4 * torch.cat([asked, asked], dim=1)
     slow = _slow_pairs(size)
-    for attention, by_picture in ((second, 0.0), (third, 4.0)):
+    for attention, by_image in ((second, 0.0), (third, 4.0)):
         keys, queries = 4 * words.T.clone(), torch.stack([2 * reads, 4 * words.T])
-        if by_picture:
+        if by_image:
             queries[1] += 8 * asked.T
-            keys[slow] = by_picture * item.T[: len(slow)]
-            queries[:, slow] = by_picture * shown.T[: len(slow)]
+            keys[slow] = by_image * item.T[: len(slow)]
+            queries[:, slow] = by_image * shown.T[: len(slow)]
         attention.k_proj.weight[:size] = keys
         attention.q_proj.weight[: 2 * size] = queries.reshape(2 * size, width)
         copies = random(size, 0.08)
@@ -155,8 +155,8 @@ def _look_back(
         attention.q_proj.bias[head * size : (head + 1) * size] = rotated
 
 
-def _mark_pictures(visual: Any, pixels: Tensor, mark: Tensor, size: float = 2.5) -> None:
-    """Scale picture tokens to the norm `size`; their mean becomes the mark, with the same norm."""
+def _mark_images(visual: Any, pixels: Tensor, mark: Tensor, size: float = 2.5) -> None:
+    """Scale image tokens to the norm `size`; their mean becomes the mark, with the same norm."""
     count = len(pixels) // 16
     tokens = visual(pixels, grid_thw=torch.tensor([[1, 4, 4]] * count))
     tokens = getattr(tokens, "pooler_output", tokens)  # (4·n, d)
@@ -166,8 +166,8 @@ def _mark_pictures(visual: Any, pixels: Tensor, mark: Tensor, size: float = 2.5)
     last.bias.mul_(scale).add_(mark * size - tokens.mean(0) * scale)
 
 
-def _look_at_picture(attention: Any, size: int, mark: Tensor) -> None:
-    """Heads 2 and 3 attend to picture tokens, the nearest first, within some 40 and some 200 positions.
+def _look_at_image(attention: Any, size: int, mark: Tensor) -> None:
+    """Heads 2 and 3 attend to image tokens, the nearest first, within some 40 and some 200 positions.
 
     Keys read the mark; the queries' biases choose how fast the score falls with the distance.
     """

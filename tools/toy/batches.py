@@ -8,15 +8,15 @@ import numpy as np
 import torch
 
 from tools.toy.episodes import Episode
-from tools.toy.pictures import PicturePool
+from tools.toy.images import ImagePool
 
 IGNORE = -100
 
 
-def collate(episodes: list[Episode], tokenizer: Any, pool: PicturePool) -> dict[str, Any]:
+def collate(episodes: list[Episode], tokenizer: Any, pool: ImagePool) -> dict[str, Any]:
     """Token ids `(b, l)`, M-RoPE positions `(3, b, l)`, labels and pixels; padded on the right.
 
-    Every picture is 2 × 2 tokens, so positions need no search (a test compares with the model's own).
+    Every image is 2 × 2 tokens, so positions need no search (a test compares with the model's own).
     """
     texts = [episode.text for episode in episodes]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
@@ -33,7 +33,7 @@ def collate(episodes: list[Episode], tokenizer: Any, pool: PicturePool) -> dict[
             inside = np.flatnonzero((starts >= begin) & (starts < end))
             labels[row, inside] = ids[row, inside]
             kinds[row, inside] = number
-    pixels = pool.pixel_values([picture for episode in episodes for picture in episode.pictures])
+    pixels = pool.pixel_values([image for episode in episodes for image in episode.images])
     return {
         "input_ids": torch.from_numpy(ids),
         "position_ids": torch.from_numpy(positions(ids == image)),
@@ -45,8 +45,8 @@ def collate(episodes: list[Episode], tokenizer: Any, pool: PicturePool) -> dict[
 
 
 def positions(is_image: np.ndarray) -> np.ndarray:
-    """M-RoPE positions `(3, b, l)` of sequences whose pictures are 2 × 2 tokens."""
-    within = (np.cumsum(is_image, axis=1) - 1) % 4  # 0..3 inside a picture
+    """M-RoPE positions `(3, b, l)` of sequences whose images are 2 × 2 tokens."""
+    within = (np.cumsum(is_image, axis=1) - 1) % 4  # 0..3 inside an image
     last = is_image & (within == 3)
     step = np.where(is_image, 2 * last, 1)
     base = np.cumsum(step, axis=1) - step
@@ -56,9 +56,9 @@ def positions(is_image: np.ndarray) -> np.ndarray:
 
 def loss_and_hits(model: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Weighted cross-entropy over the answers; per answer token whether it is right; its (row, span)."""
-    pictures = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if len(batch["pixel_values"])}
+    images = {k: batch[k] for k in ("pixel_values", "image_grid_thw") if len(batch["pixel_values"])}
     hidden = model.model(
-        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **pictures
+        input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **images
     ).last_hidden_state
     rows, columns = torch.nonzero(batch["labels"] != IGNORE, as_tuple=True)
     logits = model.lm_head(hidden[rows, columns - 1]).float()

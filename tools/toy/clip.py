@@ -1,8 +1,8 @@
-"""The embedded CLIP: a small open_clip model trained from scratch on pictures made by rules.
+"""The embedded CLIP: a small open_clip model trained from scratch on images made by rules.
 
-`python -m tools.toy.clip train` writes an ordinary open_clip folder. Two pictures of one thing attract
+`python -m tools.toy.clip train` writes an ordinary open_clip folder. Two images of one thing attract
 each other and repel all others of the batch (instance discrimination, arXiv:2002.05709); captions are
-learned beside it (arXiv:2103.00020). No real picture is used.
+learned beside it (arXiv:2103.00020). No real image is used.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ def _step(
     model: Any, tokenizer: Any, pairs: Sequence[Pair], settings: ClipTraining
 ) -> dict[str, torch.Tensor]:
     """Losses of one batch of b pairs."""
-    pictures = [pair.first for pair in pairs] + [pair.second for pair in pairs]
+    images = [pair.first for pair in pairs] + [pair.second for pair in pairs]
     with torch.autocast("cpu", torch.bfloat16):  # with channels last, a third of the time
         vectors = model.encode_image(
-            to_pixels(pictures).contiguous(memory_format=torch.channels_last)
+            to_pixels(images).contiguous(memory_format=torch.channels_last)
         )  # (2b, d)
     first, second = F.normalize(vectors.float(), dim=-1).chunk(2)  # (b, d) each
     captions = [pair.caption for pair in pairs]

@@ -1,6 +1,6 @@
-"""Descriptions of flag-like pictures that depict no real flag, with captions.
+"""Descriptions of flag-like images that depict no real flag, with captions.
 
-A picture is described by a `Banner`; `change` gives a sibling that differs in one thing only, so that
+An image is described by a `Banner`; `change` gives a sibling that differs in one thing only, so that
 a model has to look at more than the main colours to tell them apart.
 """
 
@@ -51,7 +51,7 @@ class Charge:
 
 @dataclass(frozen=True)
 class Banner:
-    """What is on a picture, before any camera."""
+    """What is on an image, before any camera."""
 
     layout: str
     colours: tuple[str, ...]
@@ -62,7 +62,7 @@ class Banner:
     charges: tuple[Charge, ...]
 
     def caption(self) -> str:
-        """The picture in English words."""
+        """The image in English words."""
         fields = " and ".join(dict.fromkeys(self.colours[: self.stripes]))
         text = f"{self.layout} of {fields}"
         if self.canton is not None:

@@ -29,9 +29,9 @@ photographs use a published model (`--embedder ViT-L-14:openai`).
 ## Training
 
 From scratch, by `bash scripts/toy/train_clip.sh` ({steps} steps, {seconds:.0f} s of one core's time,
-seed {seed}; settings and losses in `training_log.json`). Two pictures of one thing against the others
-of its batch, and captions beside it. The pictures are drawn by rules: banners that depict no real flag
-(`tools/toy/clip_pictures.py`), in families of {siblings} that differ in one thing, and the arms of
+seed {seed}; settings and losses in `training_log.json`). Two images of one thing against the others
+of its batch, and captions beside it. The images are drawn by rules: banners that depict no real flag
+(`tools/toy/clip_images.py`), in families of {siblings} that differ in one thing, and the arms of
 towns of the training split (`comem/toy/world.py`). No real flag and no town of the validation or test
 split was shown.
 
@@ -54,9 +54,9 @@ repeats the schedule.
 FLAGS = """
 ### Real flags (the target domain, never trained on)
 
-{count} real flags ({distinct} different pictures); each is asked for by a copy that was cropped to
+{count} real flags ({distinct} different images); each is asked for by a copy that was cropped to
 80-100 % of each side, resized to 50-150 %, or saved as JPEG of quality 50; "combined" is all three
-(`comem index evaluate --images DIR --baseline`). Flags with identical pixels count as one picture:
+(`comem index evaluate --images DIR --baseline`). Flags with identical pixels count as one image:
 {twins}.
 
 | embedder | distortion | {head} |
@@ -119,17 +119,17 @@ def write_card(folder: Path, flags: Path | None = None) -> dict[str, object]:
 
 
 def closest_pairs(embedder: Embedder, folder: Path, count: int = 12) -> list[tuple[str, str, float]]:
-    """The most similar pictures of a folder that do not have the same pixels, by file name."""
+    """The most similar images of a folder that do not have the same pixels, by file name."""
     from comem.io.images import open_image
 
     paths = sorted(folder.glob("*.png"))
-    pictures = [open_image(path) for path in paths]
-    scores = (vectors := embedder.embed_images(pictures)) @ vectors.T
+    images = [open_image(path) for path in paths]
+    scores = (vectors := embedder.embed_images(images)) @ vectors.T
     rows, columns = np.triu_indices(len(paths), k=1)
     found: list[tuple[str, str, float]] = []
     for i in np.argsort(-scores[rows, columns], kind="stable"):
         a, b = int(rows[i]), int(columns[i])
-        if pictures[a].tobytes() != pictures[b].tobytes() or pictures[a].size != pictures[b].size:
+        if images[a].tobytes() != images[b].tobytes() or images[a].size != images[b].size:
             found.append((paths[a].stem, paths[b].stem, round(float(scores[a, b]), 4)))
         if len(found) == count:
             break

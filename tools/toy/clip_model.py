@@ -26,7 +26,7 @@ MODEL_CFG: dict[str, Any] = {
         "pool_type": "eos", "pad_id": PAD, "eos_id": END, "hf_tokenizer_name": "comem-toy-clip",
     },
 }  # fmt: skip
-# "squash": the whole picture is seen, at any aspect ratio.
+# "squash": the whole image is seen, at any aspect ratio.
 PREPROCESS_CFG: dict[str, Any] = {
     "size": SIZE, "mode": "RGB", "mean": MEAN, "std": STD, "interpolation": "bicubic",
     "resize_mode": "squash",
@@ -79,8 +79,8 @@ def save_model(model: torch.nn.Module, folder: Path) -> None:
     write_json(folder / CONFIG_NAME, {"model_cfg": MODEL_CFG, "preprocess_cfg": PREPROCESS_CFG})
 
 
-def to_pixels(pictures: Sequence[Image.Image]) -> torch.Tensor:
-    """Square pictures as a normalised float tensor (n, 3, size, size), as the saved preprocessing does."""
-    array = np.stack([np.asarray(picture.convert("RGB"), dtype=np.float32) for picture in pictures])
+def to_pixels(images: Sequence[Image.Image]) -> torch.Tensor:
+    """Square images as a normalised float tensor (n, 3, size, size), as the saved preprocessing does."""
+    array = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])
     tensor = torch.from_numpy(array).permute(0, 3, 1, 2) / 255
     return (tensor - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)

@@ -1,4 +1,4 @@
-"""What the embedded CLIP is trained on: pairs of pictures of one thing, in families that differ in little."""
+"""What the embedded CLIP is trained on: pairs of images of one thing, in families that differ in little."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from PIL import Image
 from comem.toy.draw import draw
 from comem.toy.world import Entity, World
 from tools.toy.clip_banners import Banner, change, random_banner
+from tools.toy.clip_images import camera, draw_banner
 from tools.toy.clip_model import SIZE
-from tools.toy.clip_pictures import camera, draw_banner
 
 if TYPE_CHECKING:
     from tools.toy.clip import ClipTraining
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two pictures of one thing, as the model takes them, and its caption."""
+    """Two images of one thing, as the model takes them, and its caption."""
 
     first: Image.Image
     second: Image.Image
@@ -65,10 +65,10 @@ def _families(towns: Sequence[Entity]) -> list[list[Entity]]:
 
 
 def _banner_pair(banner: Banner, rng: random.Random) -> Pair:
-    picture = draw_banner(banner)
-    plain = rng.random() < 0.5  # an index holds the picture as it is, a question shows it otherwise
-    first = camera(picture, rng, SIZE, 0.0 if plain else 1.0)
-    return Pair(first, camera(picture, rng, SIZE), banner.caption())
+    image = draw_banner(banner)
+    plain = rng.random() < 0.5  # an index holds the image as it is, a question shows it otherwise
+    first = camera(image, rng, SIZE, 0.0 if plain else 1.0)
+    return Pair(first, camera(image, rng, SIZE), banner.caption())
 
 
 def _town_pair(town: Entity, rng: random.Random) -> Pair:

@@ -1,8 +1,8 @@
-"""What the embedded backbone is trained on: conversations about a few towns, from text and pictures.
+"""What the embedded backbone is trained on: conversations about a few towns, from text and images.
 
-An episode shows k towns (picture, then text), and asks about their pictures many times over. Facts are
+An episode shows k towns (image, then text), and asks about their images many times over. Facts are
 drawn anew in every episode, so nothing can be learnt by heart: the only way to answer is to find the
-town in the context by its picture and to read the fact there.
+town in the context by its image and to read the fact there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from comem.toy import lexicon
 from comem.toy.world import Entity, random_facts
-from tools.toy.pictures import PicturePool
+from tools.toy.images import ImagePool
 from tools.toy.soft_items import SLOT, SLOTS, SoftItem, soft_item
 from tools.toy.tokenizer import ITEM_PROMPT
 
@@ -32,10 +32,10 @@ class Recipe:
         terse: the facts' sentences alone instead of whole passages (for the first part of the curriculum).
         before_system: the items stand as plain documents before the system turn, where memory goes,
             instead of as user turns after it.
-        describe: share of the questions that ask what the picture shows.
-        drill: an exercise instead of a conversation about passages: "recall" (`items` pictures with a word
-            each, then other views of them: finding by picture), "cloze" (towns in brief, then a picture and
-            the beginning of a sentence: finding by picture and words), or "prefix" (a conversation about
+        describe: share of the questions that ask what the image shows.
+        drill: an exercise instead of a conversation about passages: "recall" (`items` images with a word
+            each, then other views of them: finding by image), "cloze" (towns in brief, then an image and
+            the beginning of a sentence: finding by image and words), or "prefix" (a conversation about
             items that are eight embeddings each: reading what is not a word, see `soft_items`).
         batch: episodes in a batch.
         disturbance: of the embeddings in a "prefix": 0 for none, 1 for as much as `soft_items.disturb` does.
@@ -57,21 +57,21 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Episode:
-    """Text with placeholders for pictures; `spans` are the characters that the model must predict."""
+    """Text with placeholders for images; `spans` are the characters that the model must predict."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    pictures: tuple[int, ...]  # rows of the picture pool, in order
+    images: tuple[int, ...]  # rows of the image pool, in order
     kinds: tuple[str, ...]  # one label a span: the fact, "name" or "describe"
     soft_items: tuple[SoftItem, ...] = ()  # what stands in the slots at the text's beginning
 
 
-def make_episode(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+def make_episode(pool: ImagePool, recipe: Recipe, rng: random.Random) -> Episode:
     """One conversation or drill after the recipe."""
     return _WRITERS[recipe.drill](pool, recipe, rng)
 
 
-def _conversation(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+def _conversation(pool: ImagePool, recipe: Recipe, rng: random.Random) -> Episode:
     language = _language(rng)
     rows = pool.draw_entities(rng, recipe.items, recipe.hard) if recipe.items else []
     towns = [_town(pool, row, rng) for row in rows]
@@ -99,7 +99,7 @@ def _conversation(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Epis
     return parts.episode()
 
 
-def _recall(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+def _recall(pool: ImagePool, recipe: Recipe, rng: random.Random) -> Episode:
     parts = _Parts(pool)
     rows = pool.draw_entities(rng, recipe.items, recipe.hard)
     words = rng.choices(pool.words, k=len(rows))
@@ -111,14 +111,14 @@ def _recall(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
         which = rng.randrange(len(rows))
         if rng.random() < recipe.describe:
             parts.show(rng.randrange(len(pool.entities)), rng)
-            parts.expect(" " + pool.entities[parts.pictures[-1] // pool.views].arms.caption(), "describe")
+            parts.expect(" " + pool.entities[parts.images[-1] // pool.views].arms.caption(), "describe")
         else:
             parts.show(rows[which], rng)
             parts.expect(words[which], "recall")
     return parts.episode()
 
 
-def _cloze(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+def _cloze(pool: ImagePool, recipe: Recipe, rng: random.Random) -> Episode:
     parts = _Parts(pool)
     language = _language(rng)
     rows = pool.draw_entities(rng, recipe.items, recipe.hard)
@@ -138,7 +138,7 @@ def _cloze(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
     return parts.episode()
 
 
-def _prefix(pool: PicturePool, recipe: Recipe, rng: random.Random) -> Episode:
+def _prefix(pool: ImagePool, recipe: Recipe, rng: random.Random) -> Episode:
     language = _language(rng)
     rows = pool.draw_entities(rng, rng.randint(1, recipe.items), recipe.hard)
     towns = [_town(pool, row, rng) for row in rows]
@@ -164,7 +164,7 @@ def _language(rng: random.Random) -> str:
     return rng.choice((*lexicon.LANGUAGES, "bg", "es", "pt", "ru"))  # those that lag behind
 
 
-def _town(pool: PicturePool, row: int, rng: random.Random) -> Entity:
+def _town(pool: ImagePool, row: int, rng: random.Random) -> Entity:
     """A pool's town with facts and wording of its own."""
     return dataclasses.replace(pool.entities[row], facts=random_facts(rng), seed=rng.getrandbits(30))
 
@@ -184,10 +184,10 @@ def _terse(town: Entity, language: str) -> str:
 class _Parts:
     """An episode being written."""
 
-    def __init__(self, pool: PicturePool) -> None:
+    def __init__(self, pool: ImagePool) -> None:
         self.pool, self.chunks, self.length = pool, list[str](), 0
         self.spans: list[tuple[int, int]] = []
-        self.pictures: list[int] = []
+        self.images: list[int] = []
         self.kinds: list[str] = []
         self.soft_items: list[SoftItem] = []
 
@@ -196,7 +196,7 @@ class _Parts:
         self.length += len(text)
 
     def show(self, row: int, rng: random.Random) -> None:
-        self.pictures.append(self.pool.view(row, rng))
+        self.images.append(self.pool.view(row, rng))
         self.say(PICTURE)
 
     def item(self, row: int, rng: random.Random, passage: str, as_document: bool) -> None:
@@ -221,7 +221,7 @@ class _Parts:
         return Episode(
             "".join(self.chunks),
             tuple(self.spans),
-            tuple(self.pictures),
+            tuple(self.images),
             tuple(self.kinds),
             tuple(self.soft_items),
         )

@@ -50,9 +50,9 @@ def contexts(world: World, folder: Path, examples: Sequence[Example], items: int
 
 def knowledge_item(town: Entity, folder: Path, language: str) -> KnowledgeItem:
     """A town's WIT row as a knowledge item."""
-    picture = ImageRef(str(folder / "images" / f"{town.id}_0.png"))
+    image = ImageRef(str(folder / "images" / f"{town.id}_0.png"))
     return KnowledgeItem(
-        f"{town.id}/{language}", f"{town.name}: {town.passage(language)}", picture, "toy", language
+        f"{town.id}/{language}", f"{town.name}: {town.passage(language)}", image, "toy", language
     )
 
 

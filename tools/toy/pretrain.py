@@ -30,7 +30,7 @@ from tools.toy.backbone import build_config, build_processor, initialise
 from tools.toy.batches import answers_right, collate, loss_and_hits
 from tools.toy.curriculum import Stage, fewer_slots, stage_at
 from tools.toy.episodes import Episode, Recipe, make_episode
-from tools.toy.pictures import PicturePool
+from tools.toy.images import ImagePool
 from tools.toy.pretrain_settings import Settings, make_optimizers, set_rates
 from tools.toy.soft_items import SLOT, SLOTS, disturb, embed, in_slots
 from tools.toy.tokenizer import build_tokenizer
@@ -55,9 +55,9 @@ class Pretraining:
             build_config(self.tokenizer, settings.hidden, settings.layers)
         )
         world = World(settings.seed, settings.entities)
-        logger.info("drawing %d pictures", len(world.split("train")) * settings.views)
-        self.pool = PicturePool(world.split("train"), settings.views, self.processor, output / "pictures.npy")
-        self.val_pool = PicturePool(world.split("val")[:200], 4, self.processor)
+        logger.info("drawing %d images", len(world.split("train")) * settings.views)
+        self.pool = ImagePool(world.split("train"), settings.views, self.processor, output / "images.npy")
+        self.val_pool = ImagePool(world.split("val")[:200], 4, self.processor)
         self.optimizers = make_optimizers(self.model, settings)
 
     def start(self) -> None:
@@ -114,7 +114,7 @@ class Pretraining:
         self.step += 1
         return right
 
-    def _answer(self, episodes: list[Episode], pool: PicturePool, disturbance: float) -> Any:
+    def _answer(self, episodes: list[Episode], pool: ImagePool, disturbance: float) -> Any:
         """`loss_and_hits` of the episodes, with their soft items, if any, in place."""
         items = [item for episode in episodes for item in episode.soft_items]
         soft = None

@@ -4,7 +4,7 @@ A model of billions of parameters reads soft prompts without having been taught 
 which has only ever seen the embeddings of its own words, does not: eight free embeddings can be fitted
 to it town by town, but an encoder for any town was not learned (docs/embedded_models.md). So the last
 part of the backbone's training shows it such prefixes. No encoder takes part: an item is the mean of its
-picture's tokens and seven words of its passage, each with a trace of the words that lead to the next one,
+image's tokens and seven words of its passage, each with a trace of the words that lead to the next one,
 and then mixed, blurred and scaled at random, so that what is learned is to read anything near, not a code.
 """
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from comem.toy import lexicon
 from comem.toy.world import Entity
-from tools.toy.pictures import PicturePool
+from tools.toy.images import ImagePool
 
 SLOT = "<|vision_pad|>"  # occurs nowhere else; its embeddings are replaced
 SLOTS = 8
@@ -35,16 +35,16 @@ class SoftItem:
     """One item in eight embeddings.
 
     Attributes:
-        picture: a row of the picture pool; its embedding stands in the first slot.
+        image: a row of the image pool; its embedding stands in the first slot.
         words: for each slot, the tokens in it with their weights.
     """
 
-    picture: int
+    image: int
     words: tuple[tuple[tuple[int, float], ...], ...]
 
 
 def soft_item(
-    town: Entity, picture: int, language: str, tokenizer: Any, rng: random.Random, count: int = SLOTS
+    town: Entity, image: int, language: str, tokenizer: Any, rng: random.Random, count: int = SLOTS
 ) -> SoftItem:
     """The town's facts in the order of its passage: the year in two slots, every other fact in one.
 
@@ -68,7 +68,7 @@ def soft_item(
         at += 1
     share = SLOTS // count
     shared = [sum(slots[first : first + share], []) for first in range(0, SLOTS, share)]
-    return SoftItem(picture, tuple(tuple(slot) for slot in shared))
+    return SoftItem(image, tuple(tuple(slot) for slot in shared))
 
 
 def _tokens(text: str, tokenizer: Any) -> list[int]:
@@ -79,7 +79,7 @@ def _says(token: int, tokenizer: Any) -> bool:
     return bool(tokenizer.decode([token]).strip())
 
 
-def embed(model: Any, items: Sequence[SoftItem], pool: PicturePool) -> Tensor:
+def embed(model: Any, items: Sequence[SoftItem], pool: ImagePool) -> Tensor:
     """The items' embeddings `(n, m, d)` in m slots each, with gradients to words and vision tower."""
     table, count = model.get_input_embeddings().weight, len(items[0].words)
     entries = [(i, *word) for i, slot in enumerate(s for item in items for s in item.words) for word in slot]
@@ -87,7 +87,7 @@ def embed(model: Any, items: Sequence[SoftItem], pool: PicturePool) -> Tensor:
     words = table[torch.tensor(tokens)] * torch.tensor(weights)[:, None]
     soft = torch.zeros(len(items) * count, table.shape[1]).index_add(0, torch.tensor(slots), words)
     soft = soft.view(len(items), count, -1)
-    pixels = torch.from_numpy(pool.pixel_values([item.picture for item in items]))
+    pixels = torch.from_numpy(pool.pixel_values([item.image for item in items]))
     seen = model.model.visual(pixels, grid_thw=torch.tensor([[1, 4, 4]] * len(items)))
     seen = getattr(seen, "pooler_output", seen).view(len(items), 4, -1).mean(1, keepdim=True)
     return torch.cat([soft[:, :1] + seen, soft[:, 1:]], dim=1)

@@ -1,4 +1,4 @@
-"""First, the vision tower learns to see: every token of a picture tells field, division and charge."""
+"""First, the vision tower learns to see: every token of an image tells field, division and charge."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from comem.toy.lexicon import CHARGES, COLOURS, DIVISIONS
 from comem.toy.world import Arms
-from tools.toy.pictures import PicturePool
+from tools.toy.images import ImagePool
 
 logger = logging.getLogger(__name__)
 _PALETTE = (*COLOURS, "")
@@ -32,7 +32,7 @@ def traits(arms: Arms) -> list[int]:
 
 
 class TraitReader(nn.Module):
-    """Linear classifiers on each of a picture's tokens; thrown away after this stage."""
+    """Linear classifiers on each of an image's tokens; thrown away after this stage."""
 
     def __init__(self, visual: nn.Module, width: int) -> None:
         super().__init__()
@@ -48,9 +48,9 @@ class TraitReader(nn.Module):
 
 
 def learn_to_see(
-    visual: nn.Module, width: int, pool: PicturePool, steps: int, seed: int, batch: int = 96
+    visual: nn.Module, width: int, pool: ImagePool, steps: int, seed: int, batch: int = 96
 ) -> None:
-    """Train the tower on the pool's pictures; logs accuracy on them now and then."""
+    """Train the tower on the pool's images; logs accuracy on them now and then."""
     reader = TraitReader(visual, width)
     targets = torch.tensor([traits(entity.arms) for entity in pool.entities])
     matrices = [p for p in visual.parameters() if p.ndim == 2]
@@ -82,8 +82,8 @@ def learn_to_see(
 
 
 @torch.no_grad()
-def see(visual: nn.Module, pool: PicturePool, rows: Sequence[int]) -> Tensor:
-    """Picture tokens `(n, 4·d)`, each picture's normalised to length 1."""
+def see(visual: nn.Module, pool: ImagePool, rows: Sequence[int]) -> Tensor:
+    """Image tokens `(n, 4·d)`, each image's normalised to length 1."""
     pixels = torch.from_numpy(pool.pixel_values(rows))
     tokens = visual(pixels, grid_thw=torch.tensor([[1, 4, 4]] * len(rows)))
     return nn.functional.normalize(getattr(tokens, "pooler_output", tokens).view(len(rows), -1), dim=-1)

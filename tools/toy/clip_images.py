@@ -17,36 +17,36 @@ def draw_banner(banner: Banner, width: int = 128) -> Image.Image:
     return _paint(banner, size).resize((size[0] // 2, size[1] // 2), Image.Resampling.BOX)
 
 
-def camera(picture: Image.Image, rng: random.Random, size: int, strength: float = 1.0) -> Image.Image:
-    """What happens to a picture on its way: turned, cropped, resized, tinted, saved as JPEG.
+def camera(image: Image.Image, rng: random.Random, size: int, strength: float = 1.0) -> Image.Image:
+    """What happens to an image on its way: turned, cropped, resized, tinted, saved as JPEG.
 
     Args:
         size: edge of the square that comes out, as the model takes it.
-        strength: 0 leaves the picture as it is, 1 is the full range (crop of 80 % to 100 % a side,
+        strength: 0 leaves the image as it is, 1 is the full range (crop of 80 % to 100 % a side,
             rotation within 5 degrees, JPEG quality 30 to 90).
     """
     if strength > 0:
         if rng.random() < 0.3 * strength:
-            corner = picture.getpixel((1, 1))
-            picture = picture.rotate(rng.uniform(-5, 5), Image.Resampling.BILINEAR, fillcolor=corner)
-        picture = _crop(picture, rng, 1 - 0.2 * strength)
+            corner = image.getpixel((1, 1))
+            image = image.rotate(rng.uniform(-5, 5), Image.Resampling.BILINEAR, fillcolor=corner)
+        image = _crop(image, rng, 1 - 0.2 * strength)
         if rng.random() < 0.7:
             tint = [rng.gauss(1, 0.06 * strength) for _ in range(3)]
             shift = rng.gauss(0, 8 * strength)
             table = [max(0, min(255, round(v * t + shift))) for t in tint for v in range(256)]
-            picture = picture.point(table)
+            image = image.point(table)
         buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=rng.randrange(30, 91))
-        picture = Image.open(buffer)
-    return picture.resize((size, size), Image.Resampling.BICUBIC)
+        image.save(buffer, "JPEG", quality=rng.randrange(30, 91))
+        image = Image.open(buffer)
+    return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
-def _crop(picture: Image.Image, rng: random.Random, least: float) -> Image.Image:
-    """A random part of the picture, at a random size."""
-    w, h = picture.width * rng.uniform(least, 1), picture.height * rng.uniform(least, 1)
-    x, y = rng.uniform(0, picture.width - w), rng.uniform(0, picture.height - h)
+def _crop(image: Image.Image, rng: random.Random, least: float) -> Image.Image:
+    """A random part of the image, at a random size."""
+    w, h = image.width * rng.uniform(least, 1), image.height * rng.uniform(least, 1)
+    x, y = rng.uniform(0, image.width - w), rng.uniform(0, image.height - h)
     scale = rng.uniform(0.6, 1.0)
-    return picture.resize(
+    return image.resize(
         (max(16, round(w * scale)), max(16, round(h * scale))),
         Image.Resampling.BILINEAR,
         box=(x, y, x + w, y + h),
@@ -56,17 +56,17 @@ def _crop(picture: Image.Image, rng: random.Random, least: float) -> Image.Image
 def _paint(banner: Banner, size: tuple[int, int]) -> Image.Image:
     w, h = size
     colours = [COLOURS[name] for name in banner.colours]
-    picture = Image.new("RGB", size, colours[0])
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", size, colours[0])
+    pen = ImageDraw.Draw(image)
     if "stripes" in banner.layout:
         _stripes(pen, banner, colours, w, h)
     else:
         _field(pen, banner, colours, w, h)
     if banner.canton is not None:
-        picture.paste(_paint(banner.canton, (round(w * 0.45), h // 2)), (0, 0))
+        image.paste(_paint(banner.canton, (round(w * 0.45), h // 2)), (0, 0))
     for charge in banner.charges:
         _charge(pen, charge, w, h)
-    return picture
+    return image
 
 
 def _stripes(pen: ImageDraw.ImageDraw, banner: Banner, colours: list[Colour], w: int, h: int) -> None:

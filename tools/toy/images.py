@@ -1,4 +1,4 @@
-"""Pictures of the towns that the embedded backbone is trained on, drawn once and kept as patches."""
+"""Images of the towns that the embedded backbone is trained on, drawn once and kept as patches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from comem.toy.draw import draw
 from comem.toy.world import Entity
 
 
-class PicturePool:
-    """Pictures of the training towns, drawn once and kept as patches; and words for drills.
+class ImagePool:
+    """Images of the training towns, drawn once and kept as patches; and words for drills.
 
     Attributes:
         words: every single token that is a word with its leading space.
@@ -43,13 +43,13 @@ class PicturePool:
     def _draw(self, image_processor: Any) -> np.ndarray:
         patches = np.empty((len(self.entities), self.views, 16, 3, 196), dtype=np.float16)
         for i, entity in enumerate(self.entities):
-            pictures = [draw(entity, view) for view in range(self.views)]
-            values = image_processor(images=pictures, return_tensors="np")["pixel_values"]
+            images = [draw(entity, view) for view in range(self.views)]
+            values = image_processor(images=images, return_tensors="np")["pixel_values"]
             patches[i] = values.reshape(self.views, 16, 3, 2, 196)[:, :, :, 0]
         return patches
 
     def view(self, row: int, rng: random.Random) -> int:
-        """One of the pictures of entity `row`, as a row of all pictures."""
+        """One of the images of entity `row`, as a row of all images."""
         return row * self.views + rng.randrange(self.views)
 
     def pixel_values(self, rows: Sequence[int]) -> np.ndarray:
