@@ -21,15 +21,18 @@ run() { # TREE ROUND SCRIPT ARGUMENT…
     || { tail -5 "$to.log"; exit 1; }
 }
 
+both() { # ROUND SCRIPT ARGUMENT…
+  run "$old" "$@"
+  run "$new" "$@"
+}
+
 rm -f "$out"/*.json
 for round in $(seq "${ROUNDS:-2}"); do
-  for tree in "$old" "$new"; do
-    run "$tree" "$round" encode_batching --repeat 12
-    run "$tree" "$round" answer_bank_vs_rag --items 10 --new-tokens 16 --repeat 3 --threads 1
-    run "$tree" "$round" train_step --shape toy --steps 12 --ways "one copy, packed" checkpointing
-    run "$tree" "$round" bank_reads --items 4000 --reads 400
-    run "$tree" "$round" score_million --count 100000
-  done
+  both "$round" encode_batching --repeat 12
+  both "$round" train_step --shape toy --steps 12 --ways "one copy, packed" checkpointing
+  both "$round" score_million --count 100000
+  both "$round" bank_reads --items 4000 --reads 400
+  both "$round" answer_bank_vs_rag --items 10 --new-tokens 16 --repeat 3 --threads 1
 done
 
 "$python" - "$out" "$(basename "$old")" "$(basename "$new")" << 'PYTHON'
