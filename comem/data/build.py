@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,37 +26,6 @@ TRANSLATED, ENGLISH, MIXED = "translated", "english", "mixed"
 _FREE = ("device", "batch_size")
 
 
-@dataclass(frozen=True)
-class SourceSettings:
-    """Questions of one benchmark's training split; what is empty or 0 is left to `comem data synthesise`.
-
-    Attributes:
-        benchmark: a row of BENCHMARKS.
-        data: its file or folder.
-        images: where its images lie.
-        split: only this split.
-        question_types: if the benchmark has such a file.
-        prompt: a prompt style.
-        candidates: questions to try (0: all).
-        target: records wanted (0: all that are right).
-        min_score: of the benchmark's scorer, from which an answer is right.
-    """
-
-    benchmark: str
-    data: str = ""
-    images: str = ""
-    split: str = ""
-    question_types: str = ""
-    prompt: str = ""
-    candidates: int = 0
-    target: int = 0
-    min_score: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.candidates < 0 or self.target < 0:
-            raise ValueError(f"candidates {self.candidates}, target {self.target}: give 0 (all) or more")
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataPlan:
     """A training set, complete: a YAML file as in configs/data/, whose values may be set anew.
@@ -65,7 +35,8 @@ class DataPlan:
 
     Attributes:
         output: the training set's folder; mixed/train.jsonl is trained on.
-        sources: questions to answer, by name.
+        sources: by name, what `comem data synthesise` is told of a benchmark's questions; where a source says
+            nothing, the plan's own settings hold (candidates, target: all).
         model: the backbone that answers.
         index: the knowledge base.
         items: knowledge items a question.
@@ -78,7 +49,7 @@ class DataPlan:
     """
 
     output: Path = option(Path("runs/data"), metavar="DIR")
-    sources: dict[str, SourceSettings]
+    sources: dict[str, Any]
     model: str = "toy"
     index: str = ""
     items: int = 3
@@ -97,13 +68,22 @@ class DataPlan:
                 f"sources {', '.join(self.sources)}: no '/' in a name, and none called {TRANSLATED!r}, "
                 f"{ENGLISH!r} or {MIXED!r}"
             )
-        parts = {
-            name: each
-            if isinstance(each, SourceSettings)
-            else from_values(SourceSettings, each, f"sources.{name}")
-            for name, each in self.sources.items()
-        }
-        object.__setattr__(self, "sources", parts)
+        _ = self.jobs  # each source is checked with the plan
+
+    @cached_property
+    def jobs(self) -> dict[str, SynthesiseSettings]:
+        """How the questions of each source are answered."""
+        shared = {
+            "index": self.index, "k": self.items, "model": self.model, "dtype": self.dtype,
+            "device": self.device, "batch_size": self.batch_size, "max_new_tokens": self.max_new_tokens,
+        }  # fmt: skip
+        jobs = {}
+        for name, source in self.sources.items():
+            if isinstance(source, Mapping):  # 0 and nothing leave a setting as it is
+                said = {key: value for key, value in {**shared, **source}.items() if value not in ("", 0)}
+                source = {"seed": self.seed, **said, "output": self.output / name}
+            jobs[name] = from_values(SynthesiseSettings, source, f"sources.{name}")
+        return jobs
 
     @property
     def translations(self) -> int:
@@ -113,21 +93,8 @@ class DataPlan:
     @property
     def total(self) -> int | None:
         """Records wanted in all; None where a source gives all that are right."""
-        targets = [part.target for part in self.sources.values()]
+        targets = [job.target or 0 for job in self.jobs.values()]
         return None if 0 in targets else sum(targets) + self.translations
-
-    def synthesis(self, name: str) -> SynthesiseSettings:
-        """How the questions of a source are answered."""
-        part = self.sources[name]
-        return SynthesiseSettings(
-            benchmark=part.benchmark, data=_path(part.data), images=_path(part.images),
-            split=part.split or None, question_types=_path(part.question_types), prompt=part.prompt or None,
-            index=_path(self.index), k=self.items, model=self.model, dtype=self.dtype,
-            device=self.device or None,
-            batch_size=self.batch_size, seed=self.seed, max_new_tokens=self.max_new_tokens,
-            candidates=part.candidates or None, target=part.target or None, min_score=part.min_score,
-            output=self.output / name,
-        )  # fmt: skip
 
     def translation(self) -> TranslateSettings | None:
         """How the share is translated that is to be."""
@@ -140,10 +107,6 @@ class DataPlan:
         )  # fmt: skip
 
 
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
 def build(plan: DataPlan, progress: Progress = quiet) -> dict[str, Any]:
     """Synthesise from each source, translate, mix; what is done is kept.
 
@@ -154,14 +117,13 @@ def build(plan: DataPlan, progress: Progress = quiet) -> dict[str, Any]:
         ValueError: a name or file that is not there, or a folder of another plan.
     """
     _check(plan)
-    settle(plan.output / SETTINGS, _decisive(plan), free=_FREE)
+    decisive = {key: value for key, value in as_dict(plan).items() if key != "output"}
+    settle(plan.output / SETTINGS, decisive, free=_FREE)
     made: dict[str, dict[str, Any]] = {}
-    for name in plan.sources:
+    for name, job in plan.jobs.items():
         logger.info("synthesising from %s", name)
-        made[name] = synthesise(plan.synthesis(name), progress)
-    parts = {
-        name: Part(plan.output / name / TRAIN, part.target or None) for name, part in plan.sources.items()
-    }
+        made[name] = synthesise(job, progress)
+    parts = {name: Part(plan.output / name / TRAIN, job.target) for name, job in plan.jobs.items()}
     if translation := plan.translation():
         mix_parts(parts, plan.output / ENGLISH, plan.seed, progress=progress)
         logger.info("translating into %s", ", ".join(translation.languages))
@@ -174,23 +136,14 @@ def build(plan: DataPlan, progress: Progress = quiet) -> dict[str, Any]:
     return mix_parts(parts, plan.output / MIXED, plan.seed, about=about, progress=progress)
 
 
-def _decisive(plan: DataPlan) -> dict[str, Any]:
-    """What decides the records: of the sources what is not left to the defaults, as a plan says it."""
-    usual = as_dict(SourceSettings(""))
-    values = {key: value for key, value in as_dict(plan).items() if key != "output"}
-    sources = values["sources"].items()
-    values["sources"] = {name: {k: v for k, v in each.items() if v != usual[k]} for name, each in sources}
-    return values
-
-
 def _check(plan: DataPlan) -> None:
     """Names and files, before the first model is loaded."""
-    for name, part in plan.sources.items():
-        BENCHMARKS.check(part.benchmark)
-        for key in ("data", "images", "question_types"):
-            if (path := getattr(part, key)) and not Path(path).exists():
+    for name, job in plan.jobs.items():
+        BENCHMARKS.check(job.benchmark)
+        for key, path in (("data", job.data), ("images", job.images), ("question_types", job.question_types)):
+            if path and not path.exists():
                 raise ValueError(
-                    f"sources.{name}.{key} is {path!r}, which is not there; fetch it, or set another"
+                    f"sources.{name}.{key} is {str(path)!r}, which is not there; fetch it, or set another"
                 )
     if not (Path(plan.index) / "index.json").is_file():
         raise ValueError(f"index is {plan.index!r}, which is no index; comem index build makes one")
@@ -199,10 +152,10 @@ def _check(plan: DataPlan) -> None:
 def build_plan(plan: DataPlan, options: DryRun = DryRun()) -> list[str]:  # noqa: B008 (frozen)
     """What `build` would do, as lines: commands in their order, and how many records each gives."""
     lines = []
-    for name, part in plan.sources.items():
-        asked = f"{part.candidates:,} questions" if part.candidates else "all questions"
-        lines.append(f"{name}: {part.benchmark}: {asked}, {part.target or 'all right'} records")
-        lines.append(f"  comem data synthesise {shlex.join(_words(plan.synthesis(name)))}")
+    for name, job in plan.jobs.items():
+        asked = f"{job.candidates:,} questions" if job.candidates else "all questions"
+        lines.append(f"{name}: {job.benchmark}: {asked}, {job.target or 'all right'} records")
+        lines.append(f"  comem data synthesise {shlex.join(_words(job))}")
     if translation := plan.translation():
         each = f"{len(translation.languages)} languages × {translation.samples} records"
         lines.append(f"{TRANSLATED}: {each} = {plan.translations:,}")

@@ -29,15 +29,15 @@ def test_every_plan_loads_and_names_what_is_there(path: Path) -> None:
 
     plan = load_config(DataPlan, path)
     assert plan.model in BACKBONES
-    for part in plan.sources.values():
+    for part in plan.jobs.values():
         row = BENCHMARKS[part.benchmark]
         assert not (row.splits and part.split) or part.split.partition(":")[0] in row.splits
 
 
 def test_the_papers_size() -> None:
     plan = load_config(DataPlan, ROOT / "configs/data/paper.yaml")
-    assert set(plan.sources) == {"infoseek", "evqa", "okvqa"} and plan.items == 3
-    assert sum(part.target for part in plan.sources.values()) == 13_800
+    assert set(plan.jobs) == {"infoseek", "evqa", "okvqa"} and plan.items == 3
+    assert sum(part.target or 0 for part in plan.jobs.values()) == 13_800
     assert plan.translations == 1_800 and plan.total == 15_600
     for factor in (2, 4):
         larger = load_config(DataPlan, ROOT / f"configs/data/paper_{factor}x.yaml")
