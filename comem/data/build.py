@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.config import DryRun, as_dict, from_values, option
+from comem.config import DryRun, as_dict, from_values, option, take_paths
 from comem.data.mix import Part, mix_parts, mixture_lines
 from comem.data.records import SETTINGS, TRAIN
 from comem.data.synthesis import SynthesiseSettings, synthesise
@@ -61,6 +61,7 @@ class DataPlan:
     max_new_tokens: int = 64
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if not self.sources:
             raise ValueError("a plan needs sources: NAME: {benchmark: …, target: …}")
         if {TRANSLATED, ENGLISH, MIXED} & self.sources.keys() or any("/" in name for name in self.sources):

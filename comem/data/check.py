@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.io.console import Progress, print_facts, print_line, print_table, quiet
 from comem.io.files import write_atomic
 from comem.io.images import ImageError, open_image
@@ -49,6 +49,7 @@ class CheckSettings:
     images: bool = option(True, also=("--pictures",))
 
     def __post_init__(self) -> None:
+        take_paths(self)
         if self.samples < 0:
             raise ValueError(f"samples {self.samples}: give 0 or more")
 
@@ -114,7 +115,7 @@ def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
         ValueError: the file holds no record.
         OSError: it cannot be read.
     """
-    result, seen = Check(Path(settings.file)), {}  # type: Check, dict[str, int]
+    result, seen = Check(settings.file), {}  # type: Check, dict[str, int]
     length = _tokens_of(settings.model) if settings.model else len
     table = load_knowledge(settings.knowledge) if settings.knowledge else None
     opened: dict[str, str | None] = {}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.io.console import Progress, print_facts, print_line, quiet
 from comem.io.files import RecordError, read_json, read_jsonl, write_atomic
 from comem.training.data import parse_example
@@ -154,6 +154,9 @@ class ConvertSettings:
     images: Path | None = option(None, metavar="DIR")
     skip_faults: bool = False
 
+    def __post_init__(self) -> None:
+        take_paths(self)
+
 
 class Converted(NamedTuple):
     """The number of records written, and by "record N" why others were not."""
@@ -168,11 +171,11 @@ def convert(settings: ConvertSettings, progress: Progress = quiet) -> Converted:
     Raises:
         ValueError: a source that is none of these, or a record that cannot be converted (its number).
     """
-    source, output = Path(settings.source), Path(settings.output)
+    source, output = settings.source, settings.output
     if source.resolve() == output.resolve():
         raise ValueError(f"{output} is the source itself; choose another output")
     root = settings.images or (source if source.is_dir() else source.parent)
-    files, lines, faults = ImageFiles(Path(root), output), [], {}  # type: ImageFiles, list[str], dict[str, str]
+    files, lines, faults = ImageFiles(root, output), [], {}  # type: ImageFiles, list[str], dict[str, str]
     with progress("converting", unit="records") as advance:
         for number, row in enumerate(_read(source), start=1):
             try:

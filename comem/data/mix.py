@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.config import option
+from comem.config import option, take_paths
 from comem.data.records import MANIFEST, SETTINGS, TRAIN, read_records, rebased, write_records
 from comem.io.console import Progress, print_facts, quiet
 from comem.io.files import sha256_of
@@ -56,6 +56,9 @@ class MixSettings:
     output: Path = option(metavar="DIR")
     seed: int = 0
     knowledge: Path | None = option(None, metavar="FILE")
+
+    def __post_init__(self) -> None:
+        take_paths(self)
 
 
 def mix(settings: MixSettings, progress: Progress = quiet) -> dict[str, Any]:

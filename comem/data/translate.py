@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comem.config import DryRun, option
+from comem.config import DryRun, option, take_paths
 from comem.data.records import SETTINGS, kept_lines, read_records, write_records
 from comem.data.translation import LANGUAGES, PROMPT, Sample, Translator, eligible, order, prompt, sample
 from comem.io.console import Progress, print_facts, quiet
@@ -81,6 +81,10 @@ class TranslateSettings(TranslatorSettings):
     batch_size: int = option(8, group=_MODEL)
     device: str | None = option(None, group=_MODEL)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        take_paths(self)
+
 
 @dataclass(frozen=True)
 class LocalModel:
@@ -145,7 +149,7 @@ def translate(
     Raises:
         ValueError: no record to translate, a folder of other settings, or requests without an answer.
     """
-    source, folder, languages = Path(settings.file), Path(settings.output), settings.languages
+    source, folder, languages = settings.file, settings.output, settings.languages
     records = _eligible(source)
     if not records:
         raise ValueError(f"{source} holds no English question with one answer; there is nothing to translate")
@@ -220,7 +224,7 @@ def requests(settings: TranslateSettings, options: DryRun = DryRun()) -> list[tu
     Raises:
         ValueError: the source cannot be read.
     """
-    records, path = _eligible(Path(settings.file)), Path(settings.output) / REPLIES
+    records, path = _eligible(settings.file), settings.output / REPLIES
     kept = {row["id"] for row in read_jsonl(path, tolerate_torn_tail=True)} if path.exists() else set()
     wanted = {
         f"{name}:{code}": len(prompt(records[name], code))

@@ -75,10 +75,10 @@ def show_merge(result: TrainableEncoder | list[tuple[str, str]], settings: Merge
 
 def _settled(settings: MergeSettings) -> tuple[Path, TrainSettings]:
     """The checkpoint and its run's settings; refuses what cannot be merged before a weight is read."""
-    out = Path(settings.out)
+    out = settings.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
-    checkpoint, root = _checkpoint(Path(settings.run))
+    checkpoint, root = _checkpoint(settings.run)
     run = recorded(root)
     if settings.adapter and run.quantization:
         raise ValueError(f"{root} was trained on a {run.quantization} base; merge it without --adapter")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from comem.config import DryRun, option
+from comem.config import DryRun, option, take_paths
 from comem.memory.settings import LoraSettings, QFormerSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
@@ -219,3 +219,6 @@ class MergeSettings:
     out: Path = option(positional=True)
     adapter: bool = False
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    def __post_init__(self) -> None:
+        take_paths(self)
