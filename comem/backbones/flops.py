@@ -2,8 +2,9 @@
 
 A multiplication with its addition is two operations, as everywhere in the literature and in torch's
 `FlopCounterMode`; norms, activations and rotations are left out (below 1 % at 7B). Nothing is measured here
-and no model is built: a config of transformers and lengths are enough. Supported are decoders with gated
-MLPs (Qwen2, Qwen2.5, Llama…) and the vision towers of Qwen2-VL and Qwen2.5-VL, window attention included.
+and no model is built: a config of transformers and lengths are enough. Torch's counter needs a forward pass,
+which a plan does not have; the tests hold both side by side. Supported are decoders with gated MLPs (Qwen2,
+Qwen2.5, Llama…) and the vision towers of Qwen2-VL and Qwen2.5-VL, window attention included.
 """
 
 from __future__ import annotations
