@@ -169,7 +169,7 @@ def _words(settings: Any) -> Iterator[str]:
     """Settings as options of their command, those that are not the defaults."""
     for each in fields(settings):
         value = getattr(settings, each.name)
-        if value != each.default and not each.metadata.get("positional"):
+        if value != each.default and not each.metadata.get("positional") and not isinstance(value, dict):
             yield f"--{each.name.replace('_', '-')}"
             yield from map(str, value if isinstance(value, tuple) else (value,))
 

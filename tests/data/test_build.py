@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from comem.cli import main
+from comem.command_line import parse
 from comem.config import load_config
 from comem.data import build
 from comem.data.build import DataPlan
@@ -114,6 +116,10 @@ def test_a_dry_run_prints_the_commands(
     shown = capsys.readouterr().out
     assert "comem data synthesise --benchmark toy" in shown and "comem data translate" in shown
     assert "2 languages × 2 records = 4" in shown and not called and not (tmp_path / "out").exists()
+    commands = [shlex.split(line)[3:] for line in shown.splitlines() if line.startswith("  comem data")]
+    jobs = load_config(DataPlan, plan, [f"output={tmp_path / 'out'}"]).jobs
+    assert [parse(SynthesiseSettings, words)[0] for words in commands[:2]] == list(jobs.values())
+    assert parse(TranslateSettings, commands[2])[0].languages == ("fr", "ja")
 
 
 @pytest.mark.parametrize(
