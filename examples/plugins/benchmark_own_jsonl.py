@@ -9,7 +9,7 @@ comem evaluate own_jsonl --plugin examples/plugins/benchmark_own_jsonl.py --refe
 from difflib import SequenceMatcher
 
 from comem.benchmarks import BENCHMARKS, Benchmark, per_example
-from comem.io.jsonl import read_jsonl, unique
+from comem.io.files import read_jsonl, unique
 from comem.types import Example, ImageRef
 
 

@@ -8,8 +8,7 @@ import hashlib
 import torch
 
 from comem.memory.bank import MemoryBank
-from comem.memory.encoder import ENCODERS, EncoderKind, MemoryEncoder
-from comem.memory.fingerprint import base_digest
+from comem.memory.encoder import ENCODERS, EncoderKind, MemoryEncoder, base_digest
 from comem.memory.items import KnowledgeFormat, item_inputs
 from comem.memory.lora import adapters_off
 

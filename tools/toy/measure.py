@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks import BENCHMARKS
 from comem.io.files import write_json
-from comem.io.manifest import run_manifest
+from comem.io.run_folder import run_manifest
 from comem.toy.dataset import DataSettings, build
 from comem.toy.dialogues import likeness
 from comem.toy.lexicon import LANGUAGES
