@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from comem.bank.serve import open_bank
     from comem.bank.settings import EncodeSettings
     from comem.benchmarks import BENCHMARKS, Benchmark
-    from comem.eval.evaluate import EvaluateSettings, evaluate
     from comem.eval.predict import PredictSettings, predict
+    from comem.eval.report import ReportSettings, report
+    from comem.eval.score import EvaluateSettings, evaluate
     from comem.memory.bank import Bank, MemoryBank
     from comem.memory.encoder import ENCODERS, EncoderKind, MemoryEncoder, load_encoder
     from comem.memory.injection import INJECTIONS
@@ -57,7 +58,8 @@ _PLACES = {
     "comem.bank.settings": ("EncodeSettings",),
     "comem.bank.serve": ("open_bank",),
     "comem.benchmarks": ("BENCHMARKS", "Benchmark"),
-    "comem.eval.evaluate": ("EvaluateSettings", "evaluate"),
+    "comem.eval.report": ("ReportSettings", "report"),
+    "comem.eval.score": ("EvaluateSettings", "evaluate"),
     "comem.eval.predict": ("PredictSettings", "predict"),
     "comem.memory.bank": ("Bank", "MemoryBank"),
     "comem.memory.encoder": ("ENCODERS", "EncoderKind", "MemoryEncoder", "load_encoder"),

@@ -376,9 +376,9 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "evaluate": Command(
             "score predictions by the benchmark's official definition, or as the paper's code did",
-            settings="comem.eval.evaluate:EvaluateSettings",
-            run="comem.eval.evaluate:evaluate",
-            show="comem.eval.evaluate:show_evaluation",
+            settings="comem.eval.score:EvaluateSettings",
+            run="comem.eval.score:evaluate",
+            show="comem.eval.score:show_evaluation",
             examples=(
                 "comem evaluate infoseek --predictions answers.jsonl --references infoseek_val.jsonl",
                 "comem evaluate viquae --predictions a.jsonl --references test.jsonl --compare b.jsonl",
@@ -420,9 +420,9 @@ COMMANDS: Registry[Command] = Registry(
         ),
         "report": Command(
             "runs beside the paper's numbers: HTML page and figure",
-            settings="comem.report.page:ReportSettings",
-            run="comem.report.page:report",
-            show="comem.report.page:show_report",
+            settings="comem.eval.report:ReportSettings",
+            run="comem.eval.report:report",
+            show="comem.eval.report:show_report",
             examples=(
                 "comem report runs/infoseek-baseline runs/infoseek-comem --output runs/report",
                 "comem report runs --output runs/report",

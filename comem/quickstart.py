@@ -666,9 +666,9 @@ def score_oven(folder: Path, mode: str) -> None:
 
 def all_outcome(folder: Path, modes: Sequence[str] = ()) -> Outcome:
     """OVEN's official score, the report, and what a question cost, each benchmark counting alike."""
+    from comem.eval.report import FIGURE, PAGE, write_report
+    from comem.eval.results import NONE, overview
     from comem.modes import MODES
-    from comem.report.page import FIGURE, PAGE, write_report
-    from comem.report.results import NONE, overview
 
     modes, answers = modes or tuple(MODES), folder / "answers"
     if all((answers / f"oven_{part}").is_dir() for part in OVEN):

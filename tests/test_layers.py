@@ -24,7 +24,6 @@ RANKS = {
     3.0: {"modes", "training", "toy"},
     3.5: {"engine"},
     4.0: {"eval"},
-    4.1: {"report"},
     4.2: {"profiling"},
     5.1: {"data", "quickstart"},
     5.2: {"command_line", "commands"},

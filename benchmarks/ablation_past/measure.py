@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.ablation_past.questions import RETRIEVALS, USUAL, Case
-from comem.backbones.base import GenerationConfig
-from comem.backbones.chat import item_turns
+from comem.backbones.base import GenerationConfig, item_turns
 from comem.backbones.hf import HFBackbone
 from comem.memory.bank import MemoryBank
 from comem.memory.lora import adapters_off

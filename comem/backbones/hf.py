@@ -18,8 +18,15 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from comem.backbones.base import GREEDY, Answer, GenerationConfig, Injection, RowMemories
-from comem.backbones.chat import ChatProcessor, Conversations
+from comem.backbones.base import (
+    GREEDY,
+    Answer,
+    ChatProcessor,
+    Conversations,
+    GenerationConfig,
+    Injection,
+    RowMemories,
+)
 from comem.backbones.positions import fresh_positions, with_token_types
 from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone

@@ -11,8 +11,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor
 
-from comem.backbones.base import GREEDY, Answer, GenerationConfig, Injection, RowMemories
-from comem.backbones.chat import Conversations
+from comem.backbones.base import GREEDY, Answer, Conversations, GenerationConfig, Injection, RowMemories
 from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.types import ImageRef, Message

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from comem.compat.checkpoint import QFORMER_PREFIX, current_name, qformer_config
 from comem.compat.inspect import REST, missing_qformer, part_of
 from comem.io.files import read_json
-from comem.io.tensors import read_tensors
-from comem.memory.items import KnowledgeFormat
+from comem.memory.bank import read_tensors
 from comem.memory.lora import LoraSettings, add_lora, load_lora_state
 from comem.memory.qformer import QFormer
 from comem.memory.qformer_encoder import QFormerEncoder
+from comem.memory.settings import KnowledgeFormat
 
 log = logging.getLogger(__name__)
 

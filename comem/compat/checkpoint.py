@@ -18,7 +18,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 
 from comem.io.files import read_json
-from comem.io.tensors import stream_tensors, tensor_files, tensor_shapes
+from comem.memory.bank import stream_tensors, tensor_files, tensor_shapes
 from comem.memory.qformer import QFormer, QFormerConfig
 
 

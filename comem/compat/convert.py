@@ -16,8 +16,8 @@ from comem.compat.checkpoint import load_authors_checkpoint
 from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.inspect import Findings, inspect_checkpoint
 from comem.io.files import new_folder
-from comem.memory.items import KnowledgeFormat
 from comem.memory.qformer_encoder import QFormerEncoder
+from comem.memory.settings import KnowledgeFormat
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from comem.compat.checkpoint import QFORMER_PREFIX, READER_PREFIX, current_name, read_model_config
-from comem.io.tensors import open_tensors, tensor_files
+from comem.memory.bank import open_tensors, tensor_files
 
 WRAPPED = "base_model.model."
 TRAINED_COPY = ("modules_to_save.default.", "modules_to_save.")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from comem.compat.checkpoint import load_authors_checkpoint
-from comem.io.tensors import read_tensors
+from comem.memory.bank import read_tensors
 from comem.memory.injection import PREFIX
 from comem.memory.qformer_encoder import QFormerEncoder
 

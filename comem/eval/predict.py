@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from comem.benchmarks import BENCHMARKS, Benchmark
 from comem.benchmarks.prompts import PROMPTS
 from comem.config import option
-from comem.eval.evaluate import show
 from comem.eval.run_folder import CONTEXTS, Merged, Processes, RunFolder, Shard, is_complete, merge_shards
-from comem.eval.score import score_answers, write_metrics
+from comem.eval.score import score_answers, show, write_metrics
 from comem.io.console import Progress, print_facts, print_line, quiet
 from comem.io.files import StorageError
 from comem.retrieval.settings import RetrieverSettings

@@ -8,7 +8,6 @@ memory depends on its item alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,67 +16,10 @@ from torch import Tensor
 
 from comem.backbones.positions import pinned
 from comem.io.images import ImageError, open_image
+from comem.memory.settings import KnowledgeFormat
 from comem.types import ImageRef, KnowledgeItem
 
-PROMPT = " Similar image and text knowledge for reference"
-PICTURE_PROMPT = " Image of the question"
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
-PAPER_PIXELS = (16 * 28 * 28, 64 * 28 * 28)  # 16 to 64 visual tokens (authors_code.md, section 2)
-
-
-@dataclass(frozen=True)
-class KnowledgeFormat:
-    """How an item is written for the encoder; part of the encoder's identity.
-
-    Attributes:
-        prompt: what the user turn says after the image.
-        max_chars: longer passages are cut.
-        min_pixels, max_pixels: limits for the image. None for the paper's 16·28² and 64·28², kept
-            inside the processor's own limits. (Released weights were in effect trained with 4·28²
-            and 16384·28²: authors_code.md M4.)
-        picture_prompt: what the user turn says after a question's own image, which then becomes a memory
-            behind the items': for readers that see no images. None: such images are not encoded.
-    """
-
-    prompt: str = PROMPT
-    max_chars: int = 5000
-    min_pixels: int | None = None
-    max_pixels: int | None = None
-    picture_prompt: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.max_chars < 1:
-            raise ValueError(f"max_chars={self.max_chars}: must be at least 1")
-        low, high = self.min_pixels, self.max_pixels
-        if (low is not None and low < 1) or (high is not None and high < 1):
-            raise ValueError(f"pixel limits {low}..{high}: must be positive")
-        if low is not None and high is not None and low > high:
-            raise ValueError(f"min_pixels={low} is above max_pixels={high}")
-
-    @property
-    def reads_images(self) -> bool:
-        """Whether questions' own images become memories, too."""
-        return self.picture_prompt is not None
-
-    def of_question_image(self) -> KnowledgeFormat:
-        """How a question's own image is written: as an item without passage, with its own prompt.
-
-        Raises:
-            ValueError: the encoder was not trained to read them.
-        """
-        if self.picture_prompt is None:
-            raise ValueError(
-                "this encoder does not read questions' images: train one for a text-only `reader`"
-            )
-        return replace(self, prompt=self.picture_prompt)
-
-    def pixel_limits(self, image_processor: Any) -> tuple[int, int]:
-        """The limits in effect with this image processor, in pixels."""
-        own = (image_processor.size["shortest_edge"], image_processor.size["longest_edge"])
-        low, high = (min(max(limit, own[0]), own[1]) for limit in PAPER_PIXELS)
-        low = low if self.min_pixels is None else self.min_pixels
-        high = high if self.max_pixels is None else self.max_pixels
-        return min(low, high), max(low, high)
 
 
 def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequence[str] = ()) -> str:

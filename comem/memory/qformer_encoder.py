@@ -23,8 +23,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from comem.backbones.base import Backbone
 from comem.backbones.positions import with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
-from comem.io.tensors import open_tensors, read_tensors, tensor_files, write_tensors
-from comem.memory.bank import MemoryBank
+from comem.memory.bank import MemoryBank, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import (
     CONFIG,
     EncoderKind,
@@ -38,7 +37,7 @@ from comem.memory.encoder import (
     weights_version,
     write_about,
 )
-from comem.memory.items import KnowledgeFormat, item_inputs, to_device
+from comem.memory.items import item_inputs, to_device
 from comem.memory.lora import (
     LoraSettings,
     adapters_on,
@@ -51,7 +50,7 @@ from comem.memory.lora import (
     trainable_count,
 )
 from comem.memory.qformer import QFormer, QFormerConfig, token_embedding_scale
-from comem.memory.settings import QFormerSettings
+from comem.memory.settings import KnowledgeFormat, QFormerSettings
 from comem.types import ImageRef, KnowledgeItem
 
 QFORMER = "qformer.safetensors"

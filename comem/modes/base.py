@@ -9,8 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from comem.backbones.base import GREEDY, Answer, Backbone, GenerationConfig, Injection, RowMemories
-from comem.backbones.chat import Conversations
+from comem.backbones.base import (
+    GREEDY,
+    Answer,
+    Backbone,
+    Conversations,
+    GenerationConfig,
+    Injection,
+    RowMemories,
+)
 from comem.memory.bank import Bank
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import adapters_off

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from comem.backbones.base import Answer
-from comem.backbones.chat import Conversations
+from comem.backbones.base import Answer, Conversations
 from comem.modes.base import Contexts, Mode
 from comem.types import Example
 

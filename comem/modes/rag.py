@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar
 
-from comem.backbones.base import Answer
-from comem.backbones.chat import Conversations, item_turns
+from comem.backbones.base import Answer, Conversations, item_turns
 from comem.modes.base import Contexts, Mode, item_lists
 from comem.types import Example
 

@@ -8,8 +8,7 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from comem.backbones.base import Answer, Injection
-from comem.backbones.chat import item_parts
+from comem.backbones.base import Answer, Injection, item_parts
 from comem.backbones.prepared import evaluating
 from comem.memory.injection.keys_values import (
     KeysValues,

@@ -17,7 +17,7 @@ from comem.bank.forms import PLAIN_FORMS
 from comem.bank.reader import MemoryStore
 from comem.bank.serve import LiveBank
 from comem.bank.writer import StoreWriter, create_store
-from comem.engine.decoder import Decoder
+from comem.engine.engine import Decoder
 from comem.memory.encoder import hidden_size
 from comem.memory.injection import Prefix
 from comem.memory.lora import LoraSettings, adapters_off, lora_layers

@@ -21,7 +21,8 @@ from comem.io.run_folder import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import ENCODERS, TrainableEncoder
 from comem.memory.injection import INJECTIONS
-from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
+from comem.memory.items import item_inputs
+from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select

@@ -9,8 +9,9 @@ import torch
 
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import ENCODERS, EncoderKind, MemoryEncoder, base_digest
-from comem.memory.items import KnowledgeFormat, item_inputs
+from comem.memory.items import item_inputs
 from comem.memory.lora import adapters_off
+from comem.memory.settings import KnowledgeFormat
 
 
 class MeanPooled(MemoryEncoder):

@@ -3,7 +3,7 @@
 comem predict --plugin examples/plugins/mode_best_raw.py --mode best_raw --encoder toy …
 """
 
-from comem.backbones.chat import item_turns
+from comem.backbones.base import item_turns
 from comem.modes import MODES
 from comem.modes.base import item_lists
 from comem.modes.comem import ComemMode

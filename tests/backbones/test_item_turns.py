@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from comem.backbones.chat import item_turns
+from comem.backbones.base import item_turns
 from comem.backbones.specs import IMAGE_PASSAGE, PASSAGE_IMAGE, PASSAGES, RagFormat
 from comem.types import ImageRef, KnowledgeItem, Message
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from comem.backbones.positions import with_positions
 from comem.backbones.prepared import ATTENTION, Prepared, Segments, pack, packed_attention
-from comem.memory.items import KnowledgeFormat, item_inputs
+from comem.memory.items import item_inputs
+from comem.memory.settings import KnowledgeFormat
 from comem.types import KnowledgeItem
 from tests.conftest import build_tiny_qwen2, build_tiny_qwen2_5_vl, build_tiny_qwen2_vl
 

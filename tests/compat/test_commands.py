@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from comem.backbones.hf import load_backbone
 from comem.cli import main
-from comem.io.tensors import read_tensors
+from comem.memory.bank import read_tensors
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem
 from tests.compat.authors_layouts import merged, run_folder, their_qformer

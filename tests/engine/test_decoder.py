@@ -10,7 +10,7 @@ from torch import Tensor
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone
-from comem.engine.decoder import Decoder, NewTokens
+from comem.engine.engine import Decoder, NewTokens
 from comem.engine.prefill import SlotCache
 from comem.memory.injection import PREFIX
 from comem.types import Message
@@ -74,7 +74,7 @@ def test_large_buffers_do_not_pile_up(
     for rows in (1, 2, 3):
         decode(decoder, backbone, conversations[:rows], [None] * rows, tokens=2)
     assert len(decoder._steps) == 3
-    monkeypatch.setattr("comem.engine.decoder._KEPT_TOKENS", 4 * 256)
+    monkeypatch.setattr("comem.engine.engine._KEPT_TOKENS", 4 * 256)
     decode(decoder, backbone, conversations, [None] * 4, tokens=2)
     assert list(decoder._steps) == [(4, 256)]  # the others went, the one in use stays
 
@@ -162,7 +162,7 @@ def test_recorded_passes_at_fixed_addresses_give_the_same_tokens(
 ) -> None:  # fmt: skip
     """Prompts filled up to a recorded length, rows to a power of two, pictures by a recorded tower."""
     expected = decode(decoder_for(backbone), backbone, conversations, memories).tokens
-    monkeypatch.setattr("comem.engine.decoder.GraphPool", ReplayPool)
+    monkeypatch.setattr("comem.engine.engine.GraphPool", ReplayPool)
     decoder = decoder_for(backbone, graphs=True)
     pool: Any = decoder.pool
     for _ in range(3):  # as it is, recorded, replayed

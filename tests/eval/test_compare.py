@@ -8,7 +8,7 @@ import random
 import pytest
 
 from comem.benchmarks.scoring import Bootstrap
-from comem.eval.compare import compare, mcnemar
+from comem.eval.score import compare, mcnemar
 from comem.types import Score
 
 

@@ -77,10 +77,10 @@ def test_an_adapter_on_the_same_weights_shares_them(model: Path) -> None:
 def test_a_text_only_reader(world: Path, model: Path, tmp_path: Path) -> None:
     """Pictures reach it as memories, as the encoder's folder says; or as the authors lay them out."""
     from comem.backbones.hf import load_backbone
-    from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat
     from comem.memory.lora import LoraSettings
     from comem.memory.qformer import QFormerConfig
     from comem.memory.qformer_encoder import QFormerEncoder
+    from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 
     assert main(["toy", "text-reader", str(tmp_path / "text"), "--model", str(model)]) == 0
     base = load_backbone(model)

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory.items import KnowledgeFormat
 from comem.memory.lora import LoraSettings, adapter_switch, lora_state
 from comem.memory.qformer import QFormer, QFormerConfig
 from comem.memory.qformer_encoder import QFormerEncoder, qformer_config
-from comem.memory.settings import QFormerSettings
+from comem.memory.settings import KnowledgeFormat, QFormerSettings
 from comem.types import KnowledgeItem
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from comem.io.files import new_folder
-from comem.io.tensors import tensor_files
+from comem.memory.bank import tensor_files
 from comem.memory.lora import adapter_switch, lora_layers
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.types import KnowledgeItem

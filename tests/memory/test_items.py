@@ -14,7 +14,8 @@ from PIL import Image
 
 from comem.backbones.positions import with_positions
 from comem.io.images import ImageError
-from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs, render_item
+from comem.memory.items import item_inputs, render_item
+from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 from comem.types import ImageRef, KnowledgeItem
 
 FORM = KnowledgeFormat()

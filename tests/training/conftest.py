@@ -85,9 +85,10 @@ def training_model(tiny_processor: Any) -> MemoryTrainingModel:
 def collator(tiny_processor: Any, tiny_backbone_folder: Path) -> Collator:
     from functools import partial
 
-    from comem.backbones.chat import ChatProcessor
+    from comem.backbones.base import ChatProcessor
     from comem.backbones.specs import resolve_backbone
-    from comem.memory.items import KnowledgeFormat, item_inputs
+    from comem.memory.items import item_inputs
+    from comem.memory.settings import KnowledgeFormat
 
     return Collator(
         process=partial(

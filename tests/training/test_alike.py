@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from comem.memory.items import PICTURE_PROMPT, KnowledgeFormat, item_inputs
+from comem.memory.items import item_inputs
+from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 from comem.training.collator import IGNORED, Collator, TrainingBatch
 from comem.training.data import (
     IMAGE,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from comem.config import ConfigError, load_config
-from comem.io.tensors import read_tensors
+from comem.memory.bank import read_tensors
 from comem.memory.qformer_encoder import read_folder
 from comem.training.collator import Collator
 from comem.training.data import Lessons, TrainingExample

@@ -21,7 +21,7 @@ from comem.backbones.positions import text_positions
 from comem.backbones.text_reader import text_reader_of
 from comem.memory.encoder import load_encoder
 from comem.memory.injection import PREFIX, prefix_for
-from comem.memory.items import PICTURE_PROMPT
+from comem.memory.settings import PICTURE_PROMPT
 from comem.modes.comem import ComemMode
 from comem.training.collator import IGNORED, TrainingBatch
 from comem.training.data import TrainingExample, load_examples

@@ -8,7 +8,7 @@ from statistics import fmean
 import pytest
 
 from comem.benchmarks import BENCHMARKS
-from comem.report.paper_numbers import ALL, PRINTED, E, Q, printed
+from comem.eval.paper_numbers import ALL, PRINTED, E, Q, printed
 
 #: Table 3's last column, the mean of the eight before it.
 AVERAGES = {

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from comem.cli import main
+from comem.eval.report import write_report
+from comem.eval.results import Measure, cell, find_results, measures, overview, sections
 from comem.io.files import RecordError
-from comem.report.page import write_report
-from comem.report.results import Measure, cell, find_results, measures, overview, sections
 
 SPLITS = {"unseen_question_score": {"score": 33.0}, "unseen_entity_score": {"score": 31.0}}
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
+from comem.eval.paper_numbers import Printed, printed
 from comem.io.files import RecordError, read_json
-from comem.report.paper_numbers import Printed, printed
 
 _METRICS, _RUN = "metrics*.json", "run.json"
 #: The order in which modes are shown; others follow.

@@ -1,1 +1,0 @@
-"""The report: runs over benchmarks and modes beside the paper's printed numbers."""
