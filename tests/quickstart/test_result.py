@@ -7,9 +7,8 @@ import re
 
 import pytest
 from PIL import Image
-from rich.console import Console
 
-from comem.io.console import make_table
+from comem.io.console import print_table
 from comem.quickstart import Answered, Case, Row, draw_figure, row, table, worked_examples
 from comem.types import Answer, Example, ImageRef, KnowledgeItem
 
@@ -44,11 +43,10 @@ def test_worked_examples_show_each_pattern_the_usual_one_first() -> None:
     assert worked_examples([]) == []
 
 
-def test_table_has_a_line_a_mode() -> None:
-    console = Console(width=120, file=io.StringIO(), record=True)
+def test_table_has_a_line_a_mode(capsys: pytest.CaptureFixture[str]) -> None:
     title, headings, rows = table("unseen towns", ROWS)
-    console.print(make_table(headings, rows, title))
-    text = console.export_text()
+    print_table(headings, rows, title)
+    text = capsys.readouterr().out
     assert "unseen towns (200 questions)" in text
     assert re.search(r"baseline\W+3\.0 %\W+0\W+–\W+0\.010", text)
     assert re.search(r"rag\W+90\.0 %\W+330\W+110\W+0\.050", text)
