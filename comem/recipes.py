@@ -45,7 +45,7 @@ class Recipe:
 def recipes(kind: str = "") -> tuple[Recipe, ...]:
     """All recipes by name, or those of one kind.
 
-    Example:
+    Examples:
         >>> [each.name for each in recipes("retrieval")]
         ['retrieval/laptop', 'retrieval/paper', 'retrieval/toy']
     """
@@ -69,7 +69,7 @@ def find_recipe(name: str | Path, kind: str = "") -> Path:
     Raises:
         RecipeError: neither a file nor a recipe (the nearest are offered), or the name of several recipes.
 
-    Example:
+    Examples:
         >>> find_recipe("paper", "train").name
         'paper.yaml'
     """
@@ -92,9 +92,10 @@ def copy_recipe(name: str | Path, folder: str | Path, kind: str = "") -> tuple[P
     """Copy a recipe, and those that it extends, to change them.
 
     Args:
-        name, kind: as of `find_recipe`.
+        name: as of `find_recipe`.
         folder: where to; made if it is missing. Files keep their places to each other, as `extends` needs it:
             `ablations/queries_4.yaml` beside `paper.yaml`.
+        kind: as of `find_recipe`.
 
     Returns:
         The files, the recipe first.
