@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
-from comem.config import find_config, load_config
+from comem.config import load_config
+from comem.recipes import find_recipe
 from comem.registry import Registry, locate, nearest
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def parse(
     alone = bool(recipes) and not any(option.positional for option in everything)
     given = _parse_words(everything, rest, alone)
     config = given.pop(_CONFIG, None)
-    path = find_config(config, recipes) if config is not None else None
+    path = find_recipe(config, recipes) if config is not None else None
     mine = {each.key: given.pop(each.key) for each in known if each.key in given}
     if path is None and not overrides:
         _require(known, mine)

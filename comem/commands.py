@@ -441,6 +441,20 @@ COMMANDS: Registry[Command] = Registry(
                 "comem profile --backbone qwen2_5_vl_7b --device cuda --out runs/profile-7b --resume",
             ),
         ),
+        "configs": Command(
+            "the recipes that come with the package: list them, copy one",
+            settings="comem.recipes:ListSettings",
+            run="comem.recipes:list_recipes",
+            show="comem.recipes:show_recipes",
+            examples=("comem configs", "comem configs --kind train", "comem configs copy train/paper mine"),
+        ),
+        "configs copy": Command(
+            "copy a recipe, and those that it extends",
+            settings="comem.recipes:CopySettings",
+            run="comem.recipes:copy",
+            show="comem.recipes:show_copies",
+            examples=("comem configs copy train/paper mine", "comem configs copy accelerate/multi_gpu"),
+        ),
         "parity": Command(
             "compare our modules with recorded outputs of the authors'",
             settings="comem.compat.commands:ParitySettings",

@@ -99,40 +99,6 @@ def load_config(
     return _build(cls, values, f"{source}{changed}", "")
 
 
-def recipes() -> dict[str, Path]:
-    """The configurations that come with the package, by name: "train/paper" is recipes/train/paper.yaml."""
-    roots = (Path(__file__).parent / "recipes", Path(__file__).parents[1] / "configs")
-    root = next((each for each in roots if each.is_dir()), roots[0])
-    return {path.relative_to(root).with_suffix("").as_posix(): path for path in sorted(root.rglob("*.yaml"))}
-
-
-def find_config(name: str | Path, folder: str = "") -> Path:
-    """A config file as given, or else the recipe of that name.
-
-    Args:
-        name: a path, or a recipe's name ("train/paper").
-        folder: where recipes are looked for whose name is given without one ("paper").
-
-    Raises:
-        ConfigError: neither is there; the nearest recipes are offered.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.exists():
-        return path
-    known = recipes()
-    for each in (str(name), f"{folder}/{name}"):
-        if each in known:
-            return known[each]
-    raise ConfigError(
-        f"{name}: no such config file, nor a recipe; {nearest(str(name), _short(known, folder))}"
-    )
-
-
-def _short(known: Mapping[str, Path], folder: str) -> list[str]:
-    """The names of recipes, those of the folder without it."""
-    return [each.removeprefix(f"{folder}/") for each in known if not folder or each.startswith(f"{folder}/")]
-
-
 def from_values(cls: type[C], values: Any, source: str) -> C:
     """A `cls` from plain values, checked as those of a file.
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
+from comem.config import EXTENDS, ConfigError, option
+from comem.io.console import print_line, print_table
 from comem.io.files import write_atomic
-from comem.tables import nearest
+from comem.registry import nearest
 
 _PACKAGE = Path(__file__).resolve().parent
 _ENDINGS = (".yaml", ".yml")
 
 
-class RecipeError(ValueError):
+class RecipeError(ConfigError):
     """No such recipe, several of that name, or a file in the way of a copy."""
 
 
@@ -76,7 +79,8 @@ def find_recipe(name: str | Path, kind: str = "") -> Path:
     if Path(name).is_file():
         return Path(name)
     words = Path(name).as_posix().removeprefix("configs/")
-    short = words.removesuffix(next((each for each in _ENDINGS if words.endswith(each)), ""))
+    ending = next((each for each in _ENDINGS if words.endswith(each)), "")
+    short = words.removesuffix(ending)
     known = recipes(kind)
     for rule in (_whole, _behind_the_kind, _last_part):
         found = [each for each in known if rule(each) == short]
@@ -84,8 +88,10 @@ def find_recipe(name: str | Path, kind: str = "") -> Path:
             return found[0].path
         if found:
             raise RecipeError(f"{name}: which recipe? {' or '.join(each.name for each in found)}")
+    if ending:
+        raise RecipeError(f"{name}: no such config file")
     names = [_behind_the_kind(each) if kind else each.name for each in known]
-    raise RecipeError(f"{name}: no such file, and no recipe; {nearest(short, names)}")
+    raise RecipeError(f"{name}: no such config file, nor a recipe; {nearest(short, names)}")
 
 
 def copy_recipe(name: str | Path, folder: str | Path, kind: str = "") -> tuple[Path, ...]:
@@ -104,7 +110,7 @@ def copy_recipe(name: str | Path, folder: str | Path, kind: str = "") -> tuple[P
         RecipeError: as `find_recipe`; or another file is in the way.
     """
     chain = [find_recipe(name, kind)]
-    while base := yaml.safe_load(chain[-1].read_text(encoding="utf-8")).get("extends"):
+    while base := yaml.safe_load(chain[-1].read_text(encoding="utf-8")).get(EXTENDS):
         chain.append((chain[-1].parent / base).resolve())
     top = min((path.resolve().parent for path in chain), key=lambda path: len(path.parts))
     copies = {path: Path(folder) / path.resolve().relative_to(top) for path in chain}
@@ -115,6 +121,53 @@ def copy_recipe(name: str | Path, folder: str | Path, kind: str = "") -> tuple[P
         copy.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(copy, path.read_text(encoding="utf-8"))
     return tuple(copies.values())
+
+
+@dataclass(frozen=True)
+class ListSettings:
+    """Listing the recipes that come with the package.
+
+    Attributes:
+        kind: only those of one kind.
+    """
+
+    kind: Literal["train", "data", "retrieval", "accelerate"] | None = None
+
+
+def list_recipes(settings: ListSettings) -> tuple[Recipe, ...]:
+    """The recipes of a kind, or all of them."""
+    return recipes(settings.kind or "")
+
+
+def show_recipes(found: tuple[Recipe, ...], settings: ListSettings) -> None:
+    """Print a line for each."""
+    print_table(("recipe", "what it is"), [(each.name, each.summary) for each in found])
+
+
+@dataclass(frozen=True)
+class CopySettings:
+    """Copying a recipe, and those that it extends, to change them.
+
+    Nothing is overwritten.
+
+    Attributes:
+        name: a recipe, as `comem configs` lists them.
+        folder: where to.
+    """
+
+    name: str = option(positional=True)
+    folder: Path = option(Path("."), positional=True, metavar="DIR")
+
+
+def copy(settings: CopySettings) -> tuple[Path, ...]:
+    """Copy a recipe; see `copy_recipe`."""
+    return copy_recipe(settings.name, settings.folder)
+
+
+def show_copies(copies: tuple[Path, ...], settings: CopySettings) -> None:
+    """Print the new files."""
+    for path in copies:
+        print_line(str(path))
 
 
 def _root() -> Path:

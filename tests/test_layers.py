@@ -16,8 +16,8 @@ PACKAGE = ROOT / "comem"
 RANKS = {
     0.0: {"types", "registry"},
     0.1: {"io"},
-    0.2: {"recipes"},
-    0.3: {"config"},
+    0.2: {"config"},
+    0.3: {"recipes"},
     1.0: {"backbones", "benchmarks", "retrieval"},
     1.1: {"linking"},
     2.0: {"memory"},

@@ -12,25 +12,27 @@ from pathlib import Path
 import pytest
 
 from comem import command_line
-from comem.cli import COMMANDS
+from comem.cli import COMMANDS, _command, _common
 from comem.command_help import COMMON
 from comem.registry import locate
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("patch/*.md")])
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def blocks(text: str, kind: str) -> list[str]:
     return [body for language, body in FENCE.findall(text) if language == kind]
 
 
-def commands(text: str) -> Iterator[list[str]]:
+def commands(text: str, inline: bool = True) -> Iterator[list[str]]:
     """The words of every shell line in a page: blocks without a language or with a shell's, and `code`."""
     plain = "\n".join(body for kind in ("", "bash", "sh") for body in blocks(text, kind))
-    inline = re.findall(r"`((?:\w+=\S* )*(?:comem|bash|python) [^`\n]+)`", FENCE.sub("", text))
-    for line in [*plain.replace("\\\n", " ").splitlines(), *inline]:
+    lines = plain.replace("\\\n", " ").splitlines()
+    if inline:
+        lines += re.findall(r"`((?:\w+=\S* )*(?:comem|bash|python) [^`\n]+)`", FENCE.sub("", text))
+    for line in lines:
         with contextlib.suppress(ValueError):  # an apostrophe in a comment
             words = shlex.split(line, comments=True)
             while words and re.fullmatch(r"\w+=\S*", words[0]):  # OMP_NUM_THREADS=2 python …
@@ -77,6 +79,33 @@ def test_commands_exist(page: Path) -> None:
             for word in words[2:]:
                 if re.match(r"--?[a-z]", word):
                     assert word.split("=")[0] in known, f"{page.name}: {shlex.join(words)}: {word}"
+
+
+def placeholder(word: str) -> bool:
+    """DIR, …, SOURCES: a word that stands for another."""
+    return "…" in word or (word.isupper() and word.isalpha())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_commands_parse(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands in a block is a whole command: nothing is missing, and its values are of the right kind."""
+    monkeypatch.chdir(ROOT)  # recipes may be given by their path
+    for words in commands(page.read_text(encoding="utf-8"), inline=False):
+        if words[0] != "comem" or "--plugin" in words or any(map(placeholder, words)):
+            continue
+        rest, _ = _common(words[1:])
+        name, rest = _command(rest)
+        assert name is not None, shlex.join(words)
+        row = COMMANDS[name]
+        try:
+            if row.module:
+                _old_parser(name, row).parse_args(rest)
+            elif row.settings:
+                command_line.parse(
+                    locate(row.settings), rest, row.recipes, locate(row.extra) if row.extra else None
+                )
+        except (SystemExit, ValueError) as error:
+            raise AssertionError(f"{page.name}: {shlex.join(words)}: {error}") from error
 
 
 def options(command: str, action: str) -> set[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from comem import recipes as module
+from comem.cli import main
 from comem.config import load_config
 from comem.recipes import RecipeError, copy_recipe, find_recipe, recipes
 from comem.training.settings import TrainSettings
@@ -56,10 +57,10 @@ def test_a_file_goes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     ("name", "kind", "said"),
     [
         ("paper", "", "which recipe? data/paper or retrieval/paper or train/paper"),
-        ("papr", "train", "papr: no such file, and no recipe; did you mean paper?"),
+        ("papr", "train", "papr: no such config file, nor a recipe; did you mean paper?"),
         ("train/papr", "", "did you mean train/paper"),
-        ("mine/recipe.yaml", "data", "mine/recipe.yaml: no such file, and no recipe"),
-        ("multi_gpu", "train", "no recipe"),  # accelerate's, which comem train does not take
+        ("mine/recipe.yaml", "data", "mine/recipe.yaml: no such config file"),
+        ("multi_gpu", "train", "nor a recipe"),  # accelerate's, which comem train does not take
     ],
 )
 def test_what_is_not_there_is_refused(name: str, kind: str, said: str) -> None:
@@ -96,3 +97,13 @@ def test_a_package_without_recipes_says_so(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "comem" / "configs" / "train").mkdir(parents=True)
     (tmp_path / "comem" / "configs" / "train" / "own.yaml").write_text("# Our own. More.\n")
     assert [(each.name, each.summary) for each in recipes()] == [("train/own", "Our own")]
+
+
+def test_the_command_lists_and_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs", "--kind", "retrieval"]) == 0
+    shown = capsys.readouterr().out
+    assert "retrieval/laptop" in shown and "train/paper" not in shown
+    assert main(["configs", "copy", "queries_4", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == [str(path) for path in copy_recipe("queries_4", tmp_path)]
+    assert main(["configs", "copy", "papr", str(tmp_path)]) == 2
+    assert "papr: no such config file, nor a recipe; did you mean" in capsys.readouterr().err

@@ -63,10 +63,11 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_is_in_it(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    ours = {path.relative_to(ROOT).as_posix() for path in (ROOT / "comem").rglob("*.py")}
-    weights = {path.relative_to(ROOT).as_posix() for path in (ROOT / "comem/toy/weights").rglob("*.*")}
+    files = [path for path in (ROOT / "comem").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    ours = {path.relative_to(ROOT).as_posix() for path in files}
     configs = {f"comem/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
-    assert weights and configs and ours | weights | configs | {"comem/py.typed"} <= names
+    assert configs and ours | configs <= names
+    assert {Path(name).suffix for name in ours} >= {".py", ".typed", ".html", ".safetensors", ".jsonl"}
     assert {name.split("/")[0].split("-")[0] for name in names} == {"comem"}, "nothing but the package"
     metadata = zipfile.ZipFile(wheel).read(next(name for name in names if name.endswith("METADATA"))).decode()
     assert "License-Expression: Apache-2.0" in metadata and "Requires-Dist: torch<2.16,>=2.11" in metadata
@@ -85,6 +86,8 @@ def test_the_package_is_the_wheels(comem: Path, desk: Path) -> None:
 def test_help(comem: Path, desk: Path) -> None:
     shown = run(comem, "--help", cwd=desk)
     assert shown.returncode == 0 and "quickstart" in shown.stdout
+    shown = run(comem, "configs", cwd=desk)
+    assert shown.returncode == 0 and "train/ablations/queries_4" in shown.stdout
 
 
 ONE_AFTER_ANOTHER = """
@@ -100,13 +103,11 @@ for words in json.load(sys.stdin):
 @pytest.mark.slow
 def test_from_nothing_to_a_trained_memory(comem: Path, desk: Path) -> None:
     """The embedded world, its index, one training step by a recipe, an encoder, and a scored answer."""
-    (site,) = comem.parents[1].glob("lib/python*/site-packages")
-    recipe = str(site / "comem/configs/train/toy.yaml")
     steps = [
         ["toy", "build", "world", *SMALL],
         ["toy", "dialogues", "dialogues", "--entities", "8", "--count", "12", "--languages", "en"],
         ["index", "build", "--corpus", "world/wit.tsv.gz", "--embedder", "toy", "--output", "world/index"],
-        ["train", "--config", recipe, "data=dialogues/dialogues.jsonl", "output=run", "max_steps=1"],
+        ["train", "--config", "toy", "data=dialogues/dialogues.jsonl", "output=run", "max_steps=1"],
         ["merge", "run", "encoder", "--adapter"],
         [
             "predict", "--benchmark", "toy", "--data", "world/test.jsonl", "--mode", "comem", "--limit", "2",
