@@ -19,6 +19,10 @@ export HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 status=0
 echo "test: ruff"
 "$bin/ruff" check . || status=1
+# To be switched on with the commit that formats the whole tree:
+# "$bin/ruff" format --check . || status=1
+# echo "test: codespell"
+# "$bin/codespell" || status=1
 echo "test: mypy"
 "$bin/mypy" || status=1
 echo "test: pytest"

@@ -80,6 +80,16 @@ def test_the_site_builds(tmp_path: Path) -> None:
     assert (tmp_path / "site" / "api" / "memory" / "index.html").is_file()
 
 
+def test_lines_are_wrapped() -> None:
+    """By `python scripts/dev/wrap_docs.py`."""
+    checked = subprocess.run(
+        [sys.executable, "scripts/dev/wrap_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, (
+        f"run python scripts/dev/wrap_docs.py; too long lines in\n{checked.stdout}"
+    )
+
+
 def test_every_page_is_in_the_menu() -> None:
     menu = set(re.findall(r"[\w/]+\.md", (ROOT / "mkdocs.yml").read_text(encoding="utf-8")))
     assert menu == {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}

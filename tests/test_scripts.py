@@ -68,7 +68,7 @@ def project(tmp_path: Path) -> Path:
     """A copy of the scripts whose `.venv/bin/comem` prints its arguments, one a line."""
     for part in ("scripts", ".ci"):
         shutil.copytree(ROOT / part, tmp_path / part)
-    for name in ("comem", "ruff", "mypy", "python", "accelerate"):
+    for name in ("comem", "ruff", "mypy", "codespell", "python", "accelerate"):
         tool = tmp_path / ".venv" / "bin" / name
         tool.parent.mkdir(parents=True, exist_ok=True)
         code = f"${{{name.upper()}_CODE:-0}}"
