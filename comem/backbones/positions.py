@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -113,6 +115,25 @@ _CHANGING_ROPE = ("dynamic", "longrope")
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The language model's layers."""
     return model.get_decoder().layers
+
+
+def cache_name(names: Container[str]) -> str:
+    """What a forward calls its cache: `cache` since transformers 5.24, `past_key_values` before.
+
+    Args:
+        names: of its arguments.
+    """
+    return "cache" if "cache" in names else "past_key_values"
+
+
+def cache_argument(model: Any) -> str:
+    """`cache_name` for the forward of a model."""
+    return cache_name(_arguments(type(model).forward))
+
+
+@functools.cache
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def attention(model: Any, layer: int) -> nn.Module:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from comem.backbones.base import Answer, Backbone, Conversations, GenerationConfig, Injection, RowMemories
 from comem.backbones.hf import HFBackbone
-from comem.backbones.positions import pinned, with_positions
+from comem.backbones.positions import cache_argument, pinned, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.bank.serve import LiveBank
 from comem.engine.prefill import GraphPool, PackedPrompt, Passes, Prefill, Recorded, SlotCache, WorkCounts
@@ -190,7 +190,8 @@ class _Step:
         self.mask.scatter_(1, self.cache.at[:, None], True)
         out = self.decoder.model(
             input_ids=self.token[:, None], position_ids=self.position[:, :, None],
-            attention_mask=self.mask[:, None, None, :], past_key_values=self.cache, use_cache=True,
+            attention_mask=self.mask[:, None, None, :], use_cache=True,
+            **{cache_argument(self.decoder.model): self.cache},
         )  # fmt: skip
         self.cache.at.add_(1)
         self.position.add_(1)

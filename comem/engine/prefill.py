@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.backbones.positions import forget_positions
+from comem.backbones.positions import cache_argument, forget_positions
 from comem.backbones.prepared import Segments
 from comem.memory.injection.prefix import memory_at
 
@@ -319,8 +319,8 @@ class Prefill:
             cache.filling(segments),
         ):
             out = self.model(
-                **inputs, segments=segments, past_key_values=cache, use_cache=True, logits_to_keep=last,
-                attention_mask=any_mask(self.device),
+                **inputs, segments=segments, use_cache=True, logits_to_keep=last,
+                attention_mask=any_mask(self.device), **{cache_argument(self.model): cache},
             )  # fmt: skip
         return out.logits[0]  # type: ignore[no-any-return]
 
@@ -400,7 +400,8 @@ class Pass:
         with self.cache.filling_at(self.row, self.slot):
             out = self.model(
                 inputs_embeds=self.embedded, position_ids=self.positions, attention_mask=self.mask,
-                segments=segments, past_key_values=self.cache, use_cache=True, logits_to_keep=self.last,
+                segments=segments, use_cache=True, logits_to_keep=self.last,
+                **{cache_argument(self.model): self.cache},
             )  # fmt: skip
         logits: Tensor = out.logits
         return logits

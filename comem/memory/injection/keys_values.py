@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from comem.backbones.base import Backbone, Injection
 from comem.backbones.positions import (
     attention,
+    cache_name,
     decoder_layers,
     fresh_positions,
     memory_layers,
@@ -172,7 +173,7 @@ def _swap_cache(record: _Record) -> Callable[..., tuple[Any, dict[str, Any]]]:
     """A pre-hook that puts a record in the place of an attention layer's cache."""
 
     def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return args, {**kwargs, "past_key_values": record}
+        return args, {**kwargs, cache_name(kwargs): record}
 
     return hook
 
@@ -324,10 +325,11 @@ def _prefix_hook(layer: int, keys: Tensor, values: Tensor, shown: Tensor) -> Cal
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]  # (b, l, d)
         if len(hidden) != len(shown):
             raise ValueError(f"{len(shown)} memories for a batch of {len(hidden)} rows: give one per row")
-        cache = kwargs.get("past_key_values")
+        name = cache_name(kwargs)
+        cache = kwargs.get(name)
         past = 0 if cache is None else int(cache.get_seq_length(layer))
         mask = _widened(kwargs.get("attention_mask"), shown, hidden.shape[1], past)
-        return args, {**kwargs, "attention_mask": mask, "past_key_values": _InFront(cache, keys, values)}
+        return args, {**kwargs, "attention_mask": mask, name: _InFront(cache, keys, values)}
 
     return hook
 
