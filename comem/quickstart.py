@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.scoring import ScoreFiles
-from comem.config import find_config, load_config, option
+from comem.config import load_config, option
 from comem.eval.run_folder import CONTEXTS, METRICS, PREDICTIONS, RUN, read_answers
 from comem.io.console import Progress, print_line, print_table, quiet
 from comem.io.files import RecordError, read_json, read_jsonl, write_atomic, write_json
 from comem.io.page import render
 from comem.io.run_folder import differences, run_manifest
+from comem.recipes import find_recipe
 from comem.toy.benchmark_files import FOLDERS, FilesSettings, build_files
 from comem.toy.dataset import DataSettings, build, write_lines
 from comem.toy.dialogues import DialogueSettings, build_dialogues
@@ -123,7 +124,7 @@ class QuickSettings:
 
         own = {"data": str(dialogues), "output": str(output), "seed": self.seed, "shuffle": False}
         own |= {"epochs": 2.0, "max_seconds": self.train_seconds, "max_items": ITEMS}
-        return load_config(TrainSettings, find_config("train/toy"), given=own)
+        return load_config(TrainSettings, find_recipe("train/toy"), given=own)
 
 
 #: Title, headings, rows.
@@ -346,7 +347,8 @@ def _asking(
 
 def index(corpus: Path, output: Path, progress: Progress) -> None:
     """Knowledge base and CLIP index of a WIT table."""
-    from comem.retrieval.index import IndexSettings, build_index
+    from comem.retrieval.index import build_index
+    from comem.retrieval.settings import IndexSettings
 
     build_index(IndexSettings(corpus=(str(corpus),), output=output, embedder=TOY), progress)
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import comem
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
@@ -88,6 +90,11 @@ def test_lines_are_wrapped() -> None:
     assert checked.returncode == 0, (
         f"run python scripts/dev/wrap_docs.py; too long lines in\n{checked.stdout}"
     )
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    listed = re.findall(r"\[`(\w+)`\]\[comem[\w.]+\]", (DOCS / "api/index.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(comem.__all__)
 
 
 def test_every_page_is_in_the_menu() -> None:

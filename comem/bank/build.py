@@ -68,9 +68,9 @@ def encode(settings: EncodeSettings, progress: Progress = quiet) -> BuildCounts:
 def _open_items(settings: EncodeSettings) -> tuple[Iterable[KnowledgeItem], int | None]:
     """The items and, where it is known ahead, their number; corpora are indexed first."""
     from comem.retrieval.corpus.sources import find_sources, read_corpus
-    from comem.retrieval.index import IndexSettings, build_index, is_current
+    from comem.retrieval.index import build_index, is_current
     from comem.retrieval.knowledge import KnowledgeBase
-    from comem.retrieval.settings import DEFAULT_EMBEDDER
+    from comem.retrieval.settings import DEFAULT_EMBEDDER, IndexSettings
 
     images, embedder = settings.images, settings.embedder
     if settings.items is not None:
