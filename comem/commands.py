@@ -283,7 +283,7 @@ COMMANDS: Registry[Command] = Registry(
             "the authors' checkpoints: what is in one, and our encoder folder of it",
             settings="comem.compat.commands:ConvertCheckpointSettings",
             run="comem.compat.convert:convert",
-            show="comem.compat.commands:show_converted",
+            show="comem.compat.convert:show_converted",
             examples=(
                 "comem convert continuous-memory-qwen2.5-vl      # shows what is in it",
                 "comem convert continuous-memory-qwen2.5-vl models/encoder --base qwen2_5_vl_7b \\",

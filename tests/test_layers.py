@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,24 @@ def test_a_fault_is_found() -> None:
 def test_relative_imports_are_refused() -> None:
     with pytest.raises(AssertionError, match="in full"):
         faults(ast.parse("from . import x"), PACKAGE / "memory" / "bank.py")
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def modules_of(path: Path) -> set[str]:
+    """Our modules that a module imports, wherever in it the import stands."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("comem."):
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if (ROOT / f"{full.replace('.', '/')}.py").exists() else str(node.module))
+    return found - {module_name(path)}
+
+
+def test_no_circles_not_even_inside_a_package() -> None:
+    """Imports inside functions and those for type checkers count, too."""
+    TopologicalSorter({module_name(path): modules_of(path) for path in MODULES}).prepare()

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from comem.config import option
-from comem.io.console import print_facts, print_line, print_table
+from comem.io.console import print_line, print_table
 
 if TYPE_CHECKING:
-    from comem.compat.convert import ConvertedCheckpoint
     from comem.compat.parity import Difference
 
 
@@ -43,23 +42,6 @@ class ConvertCheckpointSettings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-
-
-def show_converted(result: ConvertedCheckpoint, settings: ConvertCheckpointSettings) -> None:
-    """Print what was found and written.
-
-    Raises:
-        ValueError: it cannot be converted; says why, and what to do.
-    """
-    print_facts(result.found.lines())
-    if result.found.refusal:
-        raise ValueError(result.found.refusal)
-    if settings.out is None:
-        return
-    reader = [("reader", str(settings.reader))] if settings.reader else []
-    print_facts([("written", str(settings.out)), *reader])
-    for note in result.notes:
-        print_line(f"note: {note}")
 
 
 @dataclass(frozen=True)

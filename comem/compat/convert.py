@@ -15,6 +15,7 @@ from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import load_authors_checkpoint
 from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.inspect import Findings, inspect_checkpoint
+from comem.io.console import print_facts, print_line
 from comem.io.files import new_folder
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.memory.settings import KnowledgeFormat
@@ -91,3 +92,20 @@ def _processor(source: Path, base: str) -> Any:
     if (source / "preprocessor_config.json").is_file() or (source / "processor_config.json").is_file():
         return AutoProcessor.from_pretrained(source)
     return AutoProcessor.from_pretrained(resolve_backbone(base).source) if base else None
+
+
+def show_converted(result: ConvertedCheckpoint, settings: ConvertCheckpointSettings) -> None:
+    """Print what was found and written.
+
+    Raises:
+        ValueError: it cannot be converted; says why, and what to do.
+    """
+    print_facts(result.found.lines())
+    if result.found.refusal:
+        raise ValueError(result.found.refusal)
+    if settings.out is None:
+        return
+    reader = [("reader", str(settings.reader))] if settings.reader else []
+    print_facts([("written", str(settings.out)), *reader])
+    for note in result.notes:
+        print_line(f"note: {note}")
