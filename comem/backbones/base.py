@@ -13,7 +13,8 @@ from torch import Tensor, device, dtype
 
 from comem.backbones.specs import BackboneError, BackboneSpec, RagFormat
 from comem.io.images import open_image
-from comem.types import Answer, ImageRef, KnowledgeItem, Message
+from comem.types import Answer as Answer
+from comem.types import ImageRef, KnowledgeItem, Message
 
 Conversations = Sequence[Sequence[Message]]
 

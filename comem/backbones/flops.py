@@ -73,7 +73,8 @@ def decoder(config: Any, tokens: int, past: int = 0, rank: int = 0, causal: bool
     shapes += [(width, inner), (width, inner), (inner, width)]
     layer = sum((linear(*shape, tokens, rank) for shape in shapes), Flops())
     pairs = tokens * past + (tokens * (tokens + 1) / 2 if causal else tokens * tokens)
-    return (layer + _attention(pairs, heads * size)) * config.num_hidden_layers
+    layers: int = config.num_hidden_layers
+    return (layer + _attention(pairs, heads * size)) * layers
 
 
 def output_layer(config: Any, rows: int) -> Flops:
@@ -101,7 +102,7 @@ def vision_tower(config: Any, grid: Grid, rank: int = 0) -> Flops:
     patches, merged = math.prod(grid), config.spatial_merge_size**2
     shapes = [(width, 3 * width), (width, width), (width, inner), (inner, width)]
     shapes += [(width, inner)] if gated else []
-    blocks = sum((linear(*shape, patches, rank) for shape in shapes), Flops()) * config.depth
+    blocks: Flops = sum((linear(*shape, patches, rank) for shape in shapes), Flops()) * config.depth
     full = len(config.fullatt_block_indexes) if gated else config.depth
     pairs = full * grid[0] * (grid[1] * grid[2]) ** 2
     pairs += (config.depth - full) * _window_pairs(config, grid) if gated else 0
@@ -129,7 +130,7 @@ def _attention(pairs: float, width: int) -> Flops:
 def _window_pairs(config: Any, grid: Grid) -> int:
     """Pairs of patches that see each other under window attention; windows at the edge are smaller."""
     merge = config.spatial_merge_size
-    side = config.window_size // merge // config.patch_size  # merged cells a window
+    side: int = config.window_size // merge // config.patch_size  # merged cells a window
 
     def squares(cells: int) -> int:
         whole, rest = divmod(cells, side)

@@ -12,7 +12,7 @@ from functools import cached_property
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from safetensors import SafetensorError
@@ -97,7 +97,7 @@ class HFBackbone:
     @property
     def _table(self) -> Tensor:
         """Input embeddings `(v, d)`."""
-        return self.model.get_input_embeddings().weight
+        return cast(Tensor, self.model.get_input_embeddings().weight)
 
     @property
     def hidden_size(self) -> int:
@@ -242,7 +242,7 @@ def load_backbone(
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if spec.adapter:  # a `Backbone` without tensors: it answers, and takes no memory
-        return import_module(spec.adapter).load(
+        return import_module(spec.adapter).load(  # type: ignore[no-any-return]
             spec, _DTYPES.get(str(dtype), dtype), device, trust_remote_code
         )
     quantized = quantization_config(quantization)

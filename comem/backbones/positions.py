@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ def reserved_id(model: nn.Module, used: Tensor, special: Sequence[int] = ()) -> 
     Raises:
         ValueError: if every row is in use.
     """
-    taken = set(used.unique().tolist()) | set(special) | _config_ids(getattr(model, "config", None))
+    distinct = used.unique()  # type: ignore[no-untyped-call]
+    taken = set(distinct.tolist()) | set(special) | _config_ids(getattr(model, "config", None))
     rows = id_rows(model)
     for candidate in range(rows - 1, -1, -1):
         if candidate not in taken:
@@ -114,7 +115,7 @@ _CHANGING_ROPE = ("dynamic", "longrope")
 
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The language model's layers."""
-    return model.get_decoder().layers
+    return cast(nn.ModuleList, model.get_decoder().layers)
 
 
 def cache_name(names: Container[str]) -> str:
@@ -138,7 +139,7 @@ def _arguments(function: Callable[..., Any]) -> frozenset[str]:
 
 def attention(model: Any, layer: int) -> nn.Module:
     """A layer's self-attention."""
-    return model.get_decoder().layers[layer].self_attn
+    return cast(nn.Module, model.get_decoder().layers[layer].self_attn)
 
 
 def memory_layers(model: Any) -> tuple[int, ...]:
@@ -167,7 +168,7 @@ def rotary_frequencies(model: Any, layer: int) -> Tensor:
         kind, frequencies = rotary.rope_type[name], getattr(rotary, f"{name}_inv_freq")
     if kind in _CHANGING_ROPE:
         raise ValueError(f"rotary embeddings of type {kind!r} change with the length: keys cannot be moved")
-    return frequencies
+    return cast(Tensor, frequencies)
 
 
 def text_positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
@@ -188,7 +189,7 @@ def forget_positions(model: nn.Module) -> None:
     """Drop what Qwen-VL models remember between calls (`rope_deltas`), so that no call sees another's."""
     for module in (model, model.base_model, *model.children()):  # where transformers' models have it
         if "rope_deltas" in vars(module):
-            module.rope_deltas = None  # type: ignore[assignment, union-attr]
+            module.rope_deltas = None  # type: ignore[union-attr]
 
 
 @contextmanager

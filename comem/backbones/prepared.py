@@ -178,7 +178,8 @@ def _right_padded(q: Tensor, k: Tensor, v: Tensor, rows: Segments, scale: float 
 
 def _one_token(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float | None) -> Tensor:
     """A decoding step with grouped heads: the heads of a group are its rows, so that no key is copied."""
-    rows = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # (b, kv_heads, heads of a group, w)
+    # (b, kv_heads, heads of a group, w)
+    rows = q.unflatten(1, (k.shape[1], -1)).squeeze(3)  # type: ignore[no-untyped-call]
     out = F.scaled_dot_product_attention(rows, k, v, attn_mask=mask, scale=scale)
     return out.flatten(1, 2)[:, None]  # (b, 1, heads, w)
 
@@ -192,7 +193,8 @@ def _by_length(q: Tensor, k: Tensor, v: Tensor, cumulative: Tensor, scale: float
             by_length.setdefault(end - start, []).append(start)
     if len(by_length) == 1:  # rows of one length lie side by side as they are
         (length,) = by_length
-        rows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]  # (n, heads, length, w)
+        # (n, heads, length, w)
+        rows = [x.unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v)]  # type: ignore[no-untyped-call]
         attended = F.scaled_dot_product_attention(rows[0], rows[1], rows[2], scale=scale)
         return attended.transpose(1, 2).flatten(0, 1)
     out = torch.empty_like(q)
@@ -210,7 +212,7 @@ def _transformers_sdpa(
 ) -> tuple[Tensor, None]:  # fmt: skip
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    return sdpa_attention_forward(
+    return sdpa_attention_forward(  # type: ignore[no-any-return]
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
     )
 

@@ -6,7 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -47,11 +47,11 @@ class RemoteBackbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(iter(self.model.parameters())).device
+        return cast(torch.device, next(iter(self.model.parameters())).device)
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(iter(self.model.parameters())).dtype
+        return cast(torch.dtype, next(iter(self.model.parameters())).dtype)
 
     @property
     def process(self) -> NoReturn:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from safetensors import SafetensorError
@@ -86,7 +86,7 @@ class Int8(Float32):
     def unpack(self, rows: np.ndarray) -> np.ndarray:
         scales = _numbers(rows[:, : 4 * self.queries], "<f4").reshape(-1, self.queries, 1)
         codes = _numbers(rows[:, 4 * self.queries :], "i1").reshape(-1, self.queries, self.width)
-        return codes.astype(np.float32) * scales
+        return cast(np.ndarray, codes.astype(np.float32) * scales)
 
 
 #: Forms that need nothing but the sizes. The product-quantised ones (pq, prq) bring a trained codec.
@@ -166,7 +166,7 @@ class Quantized:
         codes = rows.reshape(len(rows) * self.queries, splits, stages).transpose(1, 2, 0)
         summed = sum((self._chosen(codes, stage) for stage in range(stages)), np.float32(0))
         flat = np.asarray(summed).transpose(1, 0, 2).reshape(len(rows), self.queries, self.width)
-        return flat + self.mean
+        return cast(np.ndarray, flat + self.mean)
 
     def _chosen(self, codes: np.ndarray, stage: int) -> np.ndarray:
         """`(splits, m, part)`: the centroids that codes `(splits, stages, m)` name in one stage."""
@@ -175,7 +175,8 @@ class Quantized:
     def _nearest(self, rest: np.ndarray, stage: int) -> np.ndarray:
         """uint8 `(splits, m)`: the centroid nearest to rest `(splits, m, part)`."""
         products = rest @ self.codebooks[:, stage].transpose(0, 2, 1)  # (splits, m, 256)
-        return (self._norms[:, stage, None] - 2 * products).argmin(-1).astype(np.uint8)
+        nearest: np.ndarray = (self._norms[:, stage, None] - 2 * products).argmin(-1)
+        return nearest.astype(np.uint8)
 
 
 Form = Float32 | Quantized

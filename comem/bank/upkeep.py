@@ -106,7 +106,7 @@ def _named(store: MemoryStore, slot: int) -> bool:
     """Whether the entry still says of which item it is."""
     entry = store.table.entry(slot)
     try:
-        return id_hash(store.table.id_of(entry)) == entry["id_hash"].tobytes()
+        return bool(id_hash(store.table.id_of(entry)) == entry["id_hash"].tobytes())
     except (UnicodeDecodeError, OverflowError, OSError, MemoryError):  # lengths and offsets of any size
         return False
 

@@ -103,7 +103,7 @@ class StoreWriter:
             return
         with storage_errors(self.folder):
             self._write_rows(np.ascontiguousarray(rows))
-            crcs = [zlib.crc32(row) for row in rows]  # type: ignore[arg-type]
+            crcs = [zlib.crc32(row) for row in rows]
             self._commit(ids, contents, crcs, flags=0)
 
     def remove(self, ids: Sequence[str]) -> None:

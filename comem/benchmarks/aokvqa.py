@@ -73,7 +73,7 @@ def earned(answer: str, row: Row, task: str) -> float:
     """What an answer earns in a task, between 0 and 1."""
     if task == "multiple_choice":
         return float(answer == row["choices"][row["correct_choice_idx"]])
-    return min(1.0, sum(answer == human for human in row["direct_answers"]) / 3.0)
+    return min(1.0, sum(bool(answer == human) for human in row["direct_answers"]) / 3.0)
 
 
 def evaluate_as_authors(outputs: Answers, rows: Rows, benchmark: str = "aokvqa") -> Report:

@@ -56,7 +56,7 @@ def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any
             return part
         return {key: move(value) if key in _IMAGES else value for key, value in part.items()}
 
-    found = moved(row)
+    found: dict[str, Any] = moved(row)
     for key in ("conversations", "knowledge"):
         if isinstance(row.get(key), list):
             found[key] = [moved(part) for part in row[key]]

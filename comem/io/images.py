@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -57,7 +57,7 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
         ImageError: the file is missing, empty, truncated, too large, or not a raster image.
     """
     if isinstance(ref, ImageRef) and ref.pixels is not None:
-        return ref.pixels
+        return cast(Image.Image, ref.pixels)
     name, data = _read(ref)
     _refuse_markup(name, data)
     try:

@@ -159,4 +159,5 @@ def okapi_idf(occurrences: NDArray[np.int64], count: int) -> Scores:
         count: the number of titles.
     """
     idf = np.log(count - occurrences + 0.5) - np.log(occurrences + 0.5)
-    return np.where(idf < 0, max(EPSILON * idf.mean(), 0.0), idf)
+    scores: Scores = np.where(idf < 0, max(EPSILON * idf.mean(), 0.0), idf)
+    return scores

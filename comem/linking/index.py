@@ -164,7 +164,7 @@ class TitleIndex:
 def _checked_manifest(folder: Path) -> Mapping[str, Any]:
     if not (folder / MANIFEST).is_file():
         raise TitleIndexError(f"{folder}: no index of titles here; make one with comem oven index")
-    manifest = read_json(folder / MANIFEST)
+    manifest: Mapping[str, Any] = read_json(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise TitleIndexError(f"{folder}: format {manifest.get('format')!r}, this version reads {FORMAT!r}")
     for name, size in manifest["bytes"].items():

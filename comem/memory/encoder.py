@@ -96,7 +96,7 @@ def add_tensors(digest: hashlib._Hash, tensors: Mapping[str, Tensor]) -> None:
     """Count tensors in full: names, shapes, and values rounded to bfloat16."""
     for name in sorted(tensors):
         digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
-        for part in tensors[name].detach().flatten().split(_CHUNK):
+        for part in tensors[name].detach().flatten().split(_CHUNK):  # type: ignore[no-untyped-call]
             digest.update(_bytes(part))
 
 
@@ -299,7 +299,7 @@ def read_about(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ValueError(_not_an_encoder(Path(folder)))
-    about = read_json(path)
+    about: dict[str, Any] = read_json(path)
     if about.get("format") != "comem-encoder":
         raise ValueError(f"{path}: does not describe a memory encoder; save the encoder again")
     if about["version"] > VERSION:

@@ -19,7 +19,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
-from comem.memory.settings import LoraSettings
+from comem.memory.settings import LoraSettings as LoraSettings
 
 ADAPTER = "default"
 #: Where a LoRA layer carries its model's switch.
@@ -131,7 +131,7 @@ def fold_lora(model: nn.Module) -> nn.Module:
         if type(layer) is Linear:
             layer.merge(safe_merge=True)
         else:  # of a quantised layer, which is none any more
-            layer.get_base_layer().weight.data += layer.get_delta_weight(ADAPTER).to(layer.weight.dtype)  # type: ignore[attr-defined]
+            layer.get_base_layer().weight.data += layer.get_delta_weight(ADAPTER).to(layer.weight.dtype)
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())
     # Left by peft's injection; with it, transformers saves an adapter instead of the model.
@@ -211,7 +211,7 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class DirectLora(LoraVariant):
+class DirectLora(LoraVariant):  # type: ignore[misc]
     """Vanilla LoRA as a variant of peft's, whose forward is all that differs."""
 
     @staticmethod
@@ -233,7 +233,8 @@ class DirectLora(LoraVariant):
             return result.addmm_(hidden, b, alpha=scale)
         if result.ndim == 3:
             return result.baddbmm_(hidden, b.expand(len(hidden), -1, -1), alpha=scale)
-        return result + (hidden @ b) * scale
+        added: Tensor = result + (hidden @ b) * scale
+        return added
 
 
 def add_directly(layer: LoraLayer, adapter: str) -> None:

@@ -9,6 +9,7 @@ all iterations of a shared block, are computed once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -102,10 +103,11 @@ class CrossAttention(nn.Module):
         logits = logits.masked_fill(~mask, -torch.finfo(logits.dtype).max)
         weights = logits.float().softmax(dim=-1).to(logits.dtype)
         out = (weights @ v).transpose(1, 2).flatten(2)
-        return self.to_out(out)
+        return cast(Tensor, self.to_out(out))
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)
+        parts: Tensor = x.unflatten(-1, (self.heads, self.dim_head))  # type: ignore[no-untyped-call]
+        return parts.transpose(1, 2)
 
 
 def _feed_forward(config: QFormerConfig) -> nn.Sequential:
@@ -162,7 +164,7 @@ class QFormer(nn.Module):
                 cached = attention.read(x)  # type: ignore[operator]
             latents = attention(latents, cached, keys) + latents
             latents = mlp(latents) + latents
-        memory = self.norm_out(self.proj_out(latents))
+        memory: Tensor = self.norm_out(self.proj_out(latents))
         if self.config.output_scale is not None:
             memory = memory * self.output_scale.to(memory.dtype)
         return memory

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, device, nn
@@ -146,10 +146,10 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         with self.prepared:
             if not self.prepared.packs:
                 hidden = self._hidden(inputs)  # (n, l, d)
-                return self.qformer(hidden.to(self.dtype), inputs["attention_mask"].bool())
+                return cast(Tensor, self.qformer(hidden.to(self.dtype), inputs["attention_mask"].bool()))
             packed, rows = pack(inputs)
             hidden = self._hidden({**packed, "segments": rows})[0]  # (tokens, d)
-            return self.qformer(rows.padded(hidden.to(self.dtype)), rows.real)
+            return cast(Tensor, self.qformer(rows.padded(hidden.to(self.dtype)), rows.real))
 
     def _hidden(self, inputs: dict[str, Any]) -> Tensor:
         """The last hidden states after the final norm `(b, l, d)`; no logits, no other layer's, no cache."""

@@ -276,7 +276,7 @@ def _rag(bench: Bench, cell: Cell) -> Answer:
 def _comem(bench: Bench, cell: Cell) -> Answer:
     """The encoder in the loop: every question's items are encoded, then it is answered."""
     items = bench.item_batches(cell.batch * cell.k)
-    read = {"encode": lambda: list(bench.encode(items).split(cell.k))}
+    read = {"encode": lambda: list(bench.encode(items).split(cell.k))}  # type: ignore[no-untyped-call]
     bench.encoder()
     return _answering(bench, cell, bench.maker.prompts(cell.batch), read)
 

@@ -63,7 +63,8 @@ def cell_bytes(cell: Cell, lengths: Lengths, config: Any, size: int) -> int:
     pixels = 4 * images * tower.in_channels * tower.temporal_patch_size * tower.patch_size**2
     head = text.hidden_size // text.num_attention_heads
     kept = tokens * 2 * text.num_hidden_layers * text.num_key_value_heads * head
-    return size * (pixels + kept + 3 * tokens * text.intermediate_size)
+    total: int = size * (pixels + kept + 3 * tokens * text.intermediate_size)
+    return total
 
 
 def vision(image_tokens: int, config: Any, rank: int = 0) -> float:

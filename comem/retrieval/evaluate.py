@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -89,7 +90,7 @@ def relevance(contexts: str | Path, relevant: str | Path, ks: Sequence[int] = KS
     return Quality(len(ranks), {k: float(np.mean(recalls[k])) for k in ks}, float(np.mean(ranks)))
 
 
-def _rows(path: str | Path, field: str) -> list[dict]:
+def _rows(path: str | Path, field: str) -> list[dict[str, Any]]:
     rows = list(read_jsonl(path))
     for number, row in enumerate(rows, start=1):
         if "example_id" not in row or not isinstance(row.get(field), list):
@@ -222,7 +223,7 @@ class RawPixels:
         size = (self.edge, self.edge)
         rows = [np.asarray(pixels(image).resize(size, Image.Resampling.BOX), np.float32) for image in images]
         flat = np.stack(rows).reshape(len(rows), -1) - 127.5
-        return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+        return cast(np.ndarray, flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6))
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
         """Pixels have no words.

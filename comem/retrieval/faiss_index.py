@@ -181,7 +181,8 @@ class FaissIndex:
     ) -> tuple[np.ndarray, np.ndarray]:
         """When few places are allowed, an approximate search may miss them: look everywhere instead."""
         if self._kind != "hnsw":
-            return self.index.search(queries, k, params=self._filter(allowed, everywhere=True))
+            scores, places = self.index.search(queries, k, params=self._filter(allowed, everywhere=True))
+            return scores, places
         places = np.flatnonzero(allowed)
         scores = np.concatenate(
             [

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from comem.io.files import read_json, sha256_of
 from comem.types import ImageRef, KnowledgeItem
@@ -146,7 +146,7 @@ class KnowledgeBase:
         return os.path.normpath(self.folder / image)
 
     def _column(self, name: str) -> list[str]:
-        return self._file.read(columns=[name]).column(name).to_pylist()
+        return cast(list[str], self._file.read(columns=[name]).column(name).to_pylist())
 
     def _read_group(self, group: int) -> pa.Table:
         return self._file.read_row_group(group, columns=list(COLUMNS))

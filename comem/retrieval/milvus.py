@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -203,4 +203,4 @@ def _connect(uri: str, token: str) -> Any:
 def _milvus_exception() -> type[Exception]:
     from pymilvus.exceptions import MilvusException
 
-    return MilvusException
+    return cast(type[Exception], MilvusException)

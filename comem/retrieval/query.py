@@ -36,8 +36,9 @@ def query_vector(
         return embedder.embed_images([image])  # type: ignore[list-item]
     if image is None:
         return embedder.embed_texts([text])
-    both = weight * embedder.embed_images([image]) + (1 - weight) * embedder.embed_texts([text])
-    return both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+    both: np.ndarray = weight * embedder.embed_images([image]) + (1 - weight) * embedder.embed_texts([text])
+    unit: np.ndarray = both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+    return unit
 
 
 def search_index(settings: QuerySettings) -> RetrievedContext:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -90,6 +91,6 @@ def load_array(path: str | Path, mapped: bool = False) -> np.ndarray:
         ValueError: for a file that is cut or holds objects.
     """
     try:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        return cast(np.ndarray, np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
     except (ValueError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a whole .npy file ({error}); remove it and run again") from error

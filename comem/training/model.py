@@ -32,7 +32,7 @@ def summed_cross_entropy(
     """
     if not chunk or len(targets) <= chunk:
         return _summed(head, hidden, targets)
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)  # type: ignore[no-untyped-call]
     losses = [checkpoint(_summed, head, *part, use_reentrant=False) for part in parts]
     return torch.stack(losses).sum()
 

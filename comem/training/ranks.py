@@ -101,7 +101,7 @@ def largest(values: Sequence[float]) -> list[float]:
         return list(values)
     tensor = torch.tensor(values, dtype=torch.float64, device=state().device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return tensor.tolist()  # type: ignore[no-any-return]
+    return tensor.tolist()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
@@ -118,7 +118,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         for bucket in _buckets(gradients):
             summed = torch.cat([gradient.flatten() for gradient in bucket])
             dist.all_reduce(summed)
-            for gradient, part in zip(bucket, summed.split([g.numel() for g in bucket]), strict=True):
+            parts = summed.split([g.numel() for g in bucket])  # type: ignore[no-untyped-call]
+            for gradient, part in zip(bucket, parts, strict=True):
                 gradient.copy_(part.view_as(gradient))
 
 

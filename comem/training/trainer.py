@@ -234,7 +234,7 @@ class Trainer:
         loader = DataLoader(
             steps,
             batch_size=None,
-            sampler=rest,  # type: ignore[arg-type]
+            sampler=rest,
             num_workers=self.settings.workers,
             worker_init_fn=ignore_signals,
         )
@@ -282,7 +282,7 @@ class Trainer:
         """Gradients of the mean over all answer tokens of the step, on all processes; and that mean."""
         accelerator, device = self.accelerator, self.accelerator.device
         own = torch.tensor(sum(batch.answer_tokens for batch in batches), device=device)
-        tokens = int(accelerator.reduce(own, "sum"))  # type: ignore[arg-type]
+        tokens = int(accelerator.reduce(own, "sum"))
         total = torch.zeros((), device=device)
         for batch in batches:
             with self._autocast():
@@ -290,7 +290,7 @@ class Trainer:
             (loss / max(tokens, 1)).backward()
             total += loss.detach()
         sum_gradients(self.trainable)
-        return accelerator.reduce(total, "sum") / max(tokens, 1), tokens  # type: ignore[operator, return-value]
+        return accelerator.reduce(total, "sum") / max(tokens, 1), tokens
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
@@ -329,7 +329,7 @@ class Trainer:
         self.state = ckpt.RunState(self.state.step, self.state.elapsed, True, self.state.metrics)
         self._save()
         own = torch.tensor(self.skipped, device=self.accelerator.device)
-        skipped = int(self.accelerator.reduce(own, "sum"))  # type: ignore[arg-type]
+        skipped = int(self.accelerator.reduce(own, "sum"))
         if self.accelerator.is_main_process:
             summary = {"steps": self.state.step, "seconds": self.state.elapsed, "skipped": skipped}
             write_json(self.folder / "metrics.json", {**summary, **self.state.metrics})

@@ -221,7 +221,8 @@ def rotate(keys: Tensor, shift: int, frequencies: Tensor) -> Tensor:
     angle = shift * frequencies.double().cpu()  # large shifts: float32 loses 1e-4 rad
     cos, sin = angle.cos().float().to(keys.device), angle.sin().float().to(keys.device)
     half = len(frequencies)
-    first, second, rest = keys.float().split([half, half, keys.shape[-1] - 2 * half], dim=-1)
+    sizes = [half, half, keys.shape[-1] - 2 * half]
+    first, second, rest = keys.float().split(sizes, dim=-1)  # type: ignore[no-untyped-call]
     turned = torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
     return turned.to(keys.dtype)
 
