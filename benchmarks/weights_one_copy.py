@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 WAYS = ("one copy", "two copies")
 
@@ -95,7 +96,7 @@ def _step(way: str, million: int) -> dict[str, float]:
     return {"peak_mib": peak_mib() - start, "weights_mib": weights, "loss": float(loss)}
 
 
-def _model(million: int, build: bool):  # type: ignore[no-untyped-def]
+def _model(million: int, build: bool) -> Any:
     """A Qwen2.5-VL with about that many parameters, float32; without `build`, only its imports."""
     import torch
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration

@@ -229,7 +229,9 @@ def _required(field: dataclasses.Field[Any]) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _convert(value: Any, hint: Any, source: str, key: str, partial: bool) -> Any:
+def _convert(  # noqa: C901, PLR0911 (a branch a type)
+    value: Any, hint: Any, source: str, key: str, partial: bool
+) -> Any:
     """The value as the field's type, or a ConfigError."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:

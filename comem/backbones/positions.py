@@ -42,8 +42,11 @@ def id_rows(model: nn.Module) -> int:
 
 
 def free_ids(model: nn.Module, processor: Any) -> list[int]:
-    """Ids that no text yields, best first: a spare row of the table, else special tokens without a part in
-    prompts (`ChatProcessor` cleans texts of special tokens). A processor may still write some of them."""
+    """Ids that no text yields, best first: a spare row of the table, else special tokens.
+
+    Of those only the ones without a part in prompts (`ChatProcessor` cleans texts of special tokens). A
+    processor may still write some of them.
+    """
     tokenizer = getattr(processor, "tokenizer", processor)
     rows = id_rows(model)
     if len(tokenizer) < rows:

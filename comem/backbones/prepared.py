@@ -121,7 +121,7 @@ def pack(inputs: Mapping[str, Any], sizes: Sequence[int] | None = None) -> tuple
     return result, Segments.of(lengths, mask.device)
 
 
-def packed_attention(
+def packed_attention(  # noqa: PLR0913, PLR0917 (as transformers calls)
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
     scaling: float | None = None, dropout: float = 0.0, segments: Segments | None = None,
     cu_seq_lens_q: Tensor | None = None, max_length_q: int | None = None, **kwargs: Any,

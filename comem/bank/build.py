@@ -88,7 +88,7 @@ def _given(path: Path | None) -> Path:
     return path
 
 
-def build_store(
+def build_store(  # noqa: PLR0913 (each one optional)
     encoder: MemoryEncoder, items: Iterable[KnowledgeItem], folder: str | Path, form: str = "bf16",
     batch_size: int = 16, commit_items: int = 256, *, skip_faults: bool = False, by_id: bool = False,
     progress: Advance | None = None,
@@ -272,8 +272,8 @@ def build_file(
     counts.items, counts.unchanged = counts.items + passed, counts.unchanged + passed
     bank = held[0] if held else empty
     for more in [*held[1:], bank_of(parts)]:
-        more = more.select([item_id for item_id in more.ids if item_id not in bank])
-        bank = bank.append(MemoryBank(more.embeddings, more.ids, bank.fingerprint))  # equally accepted
+        added = more.select([item_id for item_id in more.ids if item_id not in bank])
+        bank = bank.append(MemoryBank(added.embeddings, added.ids, bank.fingerprint))  # equally accepted
     wanted = [item_id for item_id in order if item_id in bank]
     wanted += [item_id for item_id in bank.ids if item_id not in order]
     if not path.exists() or tuple(wanted) != held[0].ids:
@@ -282,7 +282,7 @@ def build_file(
     return counts
 
 
-def build_divided(
+def build_divided(  # noqa: PLR0913 (each one optional)
     base: KnowledgeBase, loader: Loader, output: str | Path, form: str = "bf16", batch_size: int = 16, *,
     part_items: int = 4096, skip_faults: bool = False, engine: Engine = "ray", workers: int = 2,
     gpus: float = 0.0, progress: Advance | None = None,

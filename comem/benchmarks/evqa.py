@@ -1,5 +1,6 @@
-"""Encyclopedic-VQA (EVQA): detailed properties of species and landmarks; the paper synthesises from its
-training split and does not evaluate on it.
+"""Encyclopedic-VQA (EVQA): detailed properties of species and landmarks.
+
+The paper synthesises from its training split and does not evaluate on it.
 
 `train.csv`, `val.csv`, `test.csv`, a row a question: question, answer (alternatives separated by "|", the
 parts of a list by "&&"), question_type (templated, automatic, multi_answer, 2_hop), dataset_name

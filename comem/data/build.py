@@ -80,10 +80,11 @@ class DataPlan:
         }  # fmt: skip
         jobs = {}
         for name, source in self.sources.items():
+            wanted: Any = source
             if isinstance(source, Mapping):  # 0 and nothing leave a setting as it is
                 said = {key: value for key, value in {**shared, **source}.items() if value not in ("", 0)}
-                source = {"seed": self.seed, **said, "output": self.output / name}
-            jobs[name] = from_values(SynthesiseSettings, source, f"sources.{name}")
+                wanted = {"seed": self.seed, **said, "output": self.output / name}
+            jobs[name] = from_values(SynthesiseSettings, wanted, f"sources.{name}")
         return jobs
 
     @property

@@ -93,7 +93,9 @@ def order(names: Sequence[str], language: str, seed: int) -> list[str]:
     return random.Random(f"{seed}/{language}").sample(sorted(names), len(names))
 
 
-def judge(record: Mapping[str, Any], language: str, reply: str) -> dict[str, Any] | str:
+def judge(  # noqa: PLR0911 (one a reason)
+    record: Mapping[str, Any], language: str, reply: str
+) -> dict[str, Any] | str:
     """The translated record, or why the reply is refused."""
     found = _object(reply)
     if isinstance(found, str):

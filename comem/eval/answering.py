@@ -57,7 +57,7 @@ class Run:
     answers: Mapping[str, Answer] = field(default_factory=dict, repr=False)
 
 
-def answer(
+def answer(  # noqa: PLR0913 (each one optional)
     benchmark: Benchmark,
     examples: Sequence[Example],
     mode: Mode,

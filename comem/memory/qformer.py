@@ -187,7 +187,7 @@ class QFormer(nn.Module):
         for weight in ways:
             if weight.shape[0] != weight.shape[1]:
                 raise ValueError(f"a start near the identity needs square weights, not {tuple(weight.shape)}")
-            weight += torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
+            weight.add_(torch.eye(len(weight), dtype=weight.dtype, device=weight.device))
 
     def _key_mask(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
         """`(n, 1, 1, l + q)`: the given mask over the item, always True over the queries themselves."""

@@ -223,7 +223,7 @@ class Bench:
         self._engines.clear()
 
     def memories(self, count: int) -> LiveBank:
-        """A bank on disk with at least so many random memories of norm √d, named "0", "1" …
+        """A bank on disk with at least so many random memories of norm √d, named "0", "1", and so on.
 
         Nothing is cached in RAM beyond the system's page cache: every read copies out of the mapped files.
         """

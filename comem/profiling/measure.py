@@ -99,7 +99,7 @@ class Limits:
 
 
 def run_cells(
-    bench: Bench, cells: Sequence[Cell], results: Results, limits: Limits = Limits(),  # noqa: B008 (frozen)
+    bench: Bench, cells: Sequence[Cell], results: Results, limits: Limits = Limits(),
     ways: Mapping[str, Way] = WAYS, done: Callable[[Cell, dict[str, Any]], object] = lambda cell, row: None,
 ) -> None:  # fmt: skip
     """Measure what is not finished, writing after every cell.

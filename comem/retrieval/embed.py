@@ -169,7 +169,7 @@ class EmbeddedInputs:
         return np.concatenate([np.zeros((0, self.dimension), np.float32), *parts])
 
 
-def embed_inputs(
+def embed_inputs(  # noqa: PLR0913 (each one optional)
     inputs: Sequence[str], made_by: Embedder | Loader, folder: Path, kind: Kind = "img", *,
     captions: Sequence[str] | None = None, shard_size: int = 4096, batch_size: int = 64, half: bool = False,
     progress: Progress = quiet, engine: Engine = "local", workers: int = 2, gpus: float = 0.0,

@@ -106,7 +106,7 @@ def list_count(count: int) -> int:
 
 
 def _vector_bytes(factory: str, width: int) -> int:
-    last = factory.split(",")[-1]
+    last = factory.rsplit(",", maxsplit=1)[-1]
     if found := re.match(r"PQ(\d+)(?:x(\d+))?", last):
         return -(-int(found.group(1)) * int(found.group(2) or 8) // 8)
     if found := re.match(r"SQ(\d+|fp16|bf16)", last):

@@ -96,7 +96,7 @@ def compare(folder: Path, encoder: TrainableEncoder, optimizer: torch.optim.Opti
 
 
 def clean(folder: Path) -> None:
-    """Remove what a crash left half-written; version 0.1 called it .writing-…"""
+    """Remove what a crash left half-written; version 0.1 named it `.writing-…`."""
     sweep(folder)
     for path in folder.glob(".*writing-*"):
         shutil.rmtree(path, ignore_errors=True)

@@ -65,7 +65,7 @@ def answer_states(
             return _packed(model, question, memories, injection)
         with injection.attach(model, question, memories) as extended:
             labels = extended.pop("labels")  # (b, L)
-            extended |= text_positions(model, extended["attention_mask"])
+            extended.update(text_positions(model, extended["attention_mask"]))
             hidden = model.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED
     return hidden[:, :-1][learned], labels[:, 1:][learned], learned.nonzero()[:, 0]

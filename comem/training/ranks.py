@@ -40,7 +40,7 @@ class MainProcessError(ValueError):
 
 def state() -> PartialState:
     """The process group, joined on the first call: NCCL, or gloo where the launcher finds no accelerator."""
-    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not (alone or torch.accelerator.is_available())
     return PartialState(cpu=cpu)
 
@@ -159,7 +159,7 @@ def check_launch() -> None:
             )
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         _check_fsdp()
-    world = int(os.environ.get("WORLD_SIZE", 1))
+    world = int(os.environ.get("WORLD_SIZE", "1"))
     if world != state().num_processes:
         raise ValueError(
             f"WORLD_SIZE={world}, but accelerate sees {state().num_processes} process(es): each would train "

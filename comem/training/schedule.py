@@ -115,7 +115,7 @@ def lr_factor(at: float, settings: OptimSettings) -> float:
 
 def _part(name: str) -> str:
     """Which learning rate a parameter follows: latents, lora or qformer."""
-    if name.split(".")[-1] == "latents":
+    if name.rsplit(".", maxsplit=1)[-1] == "latents":
         return "latents"
     return "lora" if ".lora_" in name else "qformer"
 

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Wraps the paragraphs of Markdown pages at 100 columns: python scripts/dev/wrap_docs.py [--check] [PAGE…]
+"""Wraps the paragraphs of Markdown pages at 100 columns.
+
+Usage: python scripts/dev/wrap_docs.py [--check] [PAGE…]
 
 Tables, code, headings and comments stay as they are, and so does a paragraph whose lines are short enough.
 Code in backticks is not torn apart. Without pages: all of them.

@@ -85,7 +85,9 @@ def _stripes(pen: ImageDraw.ImageDraw, banner: Banner, colours: list[Colour], w:
             pen.rectangle((edges[i] * w, 0, edges[i + 1] * w, h), fill=colour)
 
 
-def _field(pen: ImageDraw.ImageDraw, banner: Banner, colours: list[Colour], w: int, h: int) -> None:
+def _field(  # noqa: C901 (a branch a layout)
+    pen: ImageDraw.ImageDraw, banner: Banner, colours: list[Colour], w: int, h: int
+) -> None:
     layout, thick = banner.layout, (0.1, 0.14, 0.2, 0.28)[banner.widths] * h
     inner = [(thick, colours[1])] + ([(thick / 2, colours[2])] if banner.stripes > 2 else [])
     if layout in ("cross", "nordic cross"):
@@ -129,7 +131,9 @@ def _charge(pen: ImageDraw.ImageDraw, charge: Charge, w: int, h: int) -> None:
             _figure(pen, charge, x + (i - (charge.count - 1) / 2) * r * 0.8, y, r / 2.5)
 
 
-def _figure(pen: ImageDraw.ImageDraw, charge: Charge, x: float, y: float, r: float) -> None:
+def _figure(  # noqa: C901, PLR0912 (a branch a kind)
+    pen: ImageDraw.ImageDraw, charge: Charge, x: float, y: float, r: float
+) -> None:
     rng, kind = random.Random(charge.seed), charge.kind
     colour, second = COLOURS[charge.colour], COLOURS[charge.second]
     box = (x - r, y - r, x + r, y + r)

@@ -116,7 +116,7 @@ _counter: Any = None  # rows read by all workers of a pool
 
 
 def _start_worker(counter: Any) -> None:
-    global _counter
+    global _counter  # noqa: PLW0603 (one a process)
     _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once, without a traceback
 

@@ -182,7 +182,9 @@ def find_sources(
     return found
 
 
-def _sources(word: str, images: str | None, columns: dict[str, str], titles: bool) -> list[Source]:
+def _sources(  # noqa: C901 (a branch a kind)
+    word: str, images: str | None, columns: dict[str, str], titles: bool
+) -> list[Source]:
     def source(name: str, kind: str, beside: str, split: str = "train", titles: bool = False) -> list[Source]:
         return [Source(name, kind, images or beside, images is not None, split, columns, titles)]
 
