@@ -80,6 +80,7 @@ class Option:
 
     @property
     def required(self) -> bool:
+        """Whether it has no default."""
         return self.default is dataclasses.MISSING
 
     @property

@@ -92,6 +92,7 @@ class QuickSettings:
 
     @property
     def real_flags(self) -> Path | None:
+        """The folder of real flags, or None: not wanted, or not there."""
         return None if self.no_flags else self.flags or (FLAGS if FLAGS.is_dir() else None)
 
     @property
@@ -103,6 +104,7 @@ class QuickSettings:
 
     @property
     def files(self) -> FilesSettings:
+        """Settings of the benchmarks' files, smaller in a fast run."""
         sizes = {} if self.fast else {"size": 240, "questions": 48}
         return FilesSettings(self.folder / "data", **sizes)
 
@@ -116,6 +118,7 @@ class QuickSettings:
 
     @property
     def train_seconds(self) -> float:
+        """Seconds of training."""
         return 20.0 if self.fast else 280.0
 
     def training(self, dialogues: Path, output: Path) -> TrainSettings:

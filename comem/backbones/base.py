@@ -46,6 +46,7 @@ class ChatProcessor:
 
     @property
     def tokenizer(self) -> Any:
+        """The processor's tokenizer, or the processor itself where it is one."""
         return getattr(self.processor, "tokenizer", self.processor)
 
     @property
@@ -284,22 +285,34 @@ class Backbone(Protocol):
     accelerates: ClassVar[bool] = False
 
     @property
-    def spec(self) -> BackboneSpec: ...
+    def spec(self) -> BackboneSpec:
+        """Its row in `BACKBONES`."""
+        ...
 
     @property
-    def model(self) -> Any: ...
+    def model(self) -> Any:
+        """The causal model, frozen."""
+        ...
 
     @property
-    def processor(self) -> Any: ...
+    def processor(self) -> Any:
+        """The model's processor, or its tokenizer where it has no other."""
+        ...
 
     @property
-    def hidden_size(self) -> int: ...
+    def hidden_size(self) -> int:
+        """Width `d` of the input embeddings."""
+        ...
 
     @property
-    def device(self) -> device: ...
+    def device(self) -> device:
+        """Where the model takes its inputs."""
+        ...
 
     @property
-    def dtype(self) -> dtype: ...
+    def dtype(self) -> dtype:
+        """Of the weights, and of a memory's embeddings."""
+        ...
 
     @property
     def process(self) -> ChatProcessor:

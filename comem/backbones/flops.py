@@ -41,6 +41,7 @@ class Flops:
 
     @property
     def forward(self) -> float:
+        """Operations of the forward pass alone."""
         return self.frozen + self.trained + self.attention + self.inputs
 
     def training(self, recompute: bool = False) -> float:

@@ -101,14 +101,17 @@ class HFBackbone:
 
     @property
     def hidden_size(self) -> int:
+        """Width `d` of the input embeddings."""
         return self._table.shape[1]
 
     @property
     def device(self) -> torch.device:
+        """Where the input embeddings lie, and so where inputs are to go."""
         return self._table.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the input embeddings."""
         return self._table.dtype
 
     def place(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

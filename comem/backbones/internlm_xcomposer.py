@@ -31,6 +31,7 @@ class InternLMXComposer(RemoteBackbone):
     """The processor is the tokenizer."""
 
     def reply(self, conversation: Sequence[Message], config: GenerationConfig) -> tuple[str, int]:
+        """As `RemoteBackbone.reply`; images pass through files, which the model's `chat` reads."""
         with tempfile.TemporaryDirectory() as folder, self._autocast():
             files = [str(Path(folder) / f"{i}.png") for i, _ in enumerate(images_of(conversation))]
             for file, ref in zip(files, images_of(conversation), strict=True):
@@ -40,6 +41,7 @@ class InternLMXComposer(RemoteBackbone):
         return answer, self.prompt_length(conversation)
 
     def prompt_length(self, conversation: Sequence[Message]) -> int:
+        """Tokens of the query as text, image placeholders in it."""
         return len(self.processor(query(conversation))["input_ids"])
 
     def _autocast(self) -> torch.autocast:

@@ -27,6 +27,7 @@ class MplugOwl3(RemoteBackbone):
     tokenizer: Any
 
     def reply(self, conversation: Sequence[Message], config: GenerationConfig) -> tuple[str, int]:
+        """As `RemoteBackbone.reply`, by the model's own `generate`, which decodes the text itself."""
         inputs = self._inputs(conversation)
         tokens = int(inputs["input_ids"].shape[-1])
         inputs.to(self.device)
@@ -35,6 +36,7 @@ class MplugOwl3(RemoteBackbone):
         return (answer if isinstance(answer, str) else answer[0]), tokens
 
     def prompt_length(self, conversation: Sequence[Message]) -> int:
+        """As `RemoteBackbone.prompt_length`; opens the images."""
         return int(self._inputs(conversation)["input_ids"].shape[-1])
 
     def _inputs(self, conversation: Sequence[Message]) -> Any:

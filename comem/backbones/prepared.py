@@ -52,10 +52,12 @@ class Segments:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest row."""
         return max(self.lengths)
 
     @property
     def total(self) -> int:
+        """Tokens of all rows."""
         return sum(self.lengths)
 
     @cached_property

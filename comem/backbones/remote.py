@@ -43,21 +43,26 @@ class RemoteBackbone(ABC):
 
     @property
     def hidden_size(self) -> int:
+        """As the model's config says."""
         return int(self.model.config.hidden_size)
 
     @property
     def device(self) -> torch.device:
+        """Of the model's first parameter."""
         return cast(torch.device, next(iter(self.model.parameters())).device)
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the model's first parameter."""
         return cast(torch.dtype, next(iter(self.model.parameters())).dtype)
 
     @property
     def process(self) -> NoReturn:
+        """Always raises BackboneError: such a model builds its inputs itself."""
         raise self._no_tensors()
 
     def place(self, inputs: Mapping[str, Tensor]) -> NoReturn:
+        """Always raises BackboneError, as `process`."""
         raise self._no_tensors()
 
     def _no_tensors(self) -> BackboneError:

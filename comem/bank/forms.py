@@ -32,12 +32,15 @@ class Float32:
 
     @property
     def stride(self) -> int:
+        """Bytes of an item."""
         return np.dtype(self.stored).itemsize * self.queries * self.width
 
     def pack(self, memories: np.ndarray) -> np.ndarray:
+        """float32 `(n, q, d)` to bytes `(n, stride)`."""
         return _rows(memories.astype(self.stored, copy=False))
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
+        """Bytes `(n, stride)` to float32 `(n, q, d)`."""
         found = _numbers(rows, self.stored).astype(np.float32, copy=False)
         return found.reshape(-1, self.queries, self.width)
 
@@ -48,6 +51,7 @@ class Float16(Float32):
     name, stored = "fp16", "<f2"
 
     def pack(self, memories: np.ndarray) -> np.ndarray:
+        """As `Float32.pack`; a ValueError where a number is beyond float16."""
         largest = float(np.abs(memories).max(initial=0.0))
         if largest > 65504:
             raise ValueError(f"a memory holds {largest:g}, beyond float16 (65,504); store it as bf16")
@@ -60,10 +64,12 @@ class BFloat16(Float32):
     name, stored = "bf16", "<u2"
 
     def pack(self, memories: np.ndarray) -> np.ndarray:
+        """As `Float32.pack`, each number rounded to its upper 16 bits."""
         bits = np.ascontiguousarray(memories, dtype=np.float32).view(np.uint32)
         return super().pack((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16)
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
+        """As `Float32.unpack`; exact."""
         bits = _numbers(rows, self.stored).astype(np.uint32) << 16
         return bits.view(np.float32).reshape(-1, self.queries, self.width)
 
@@ -75,15 +81,18 @@ class Int8(Float32):
 
     @property
     def stride(self) -> int:
+        """Bytes of an item, scales included."""
         return self.queries * (4 + self.width)
 
     def pack(self, memories: np.ndarray) -> np.ndarray:
+        """As `Float32.pack`: an item's scales, then its codes."""
         scales = (np.abs(memories).max(axis=-1, keepdims=True) / 127).astype("<f4")  # (n, q, 1)
         steps = np.rint(memories / np.maximum(scales, np.finfo(np.float32).tiny))
         codes = np.clip(steps, -127, 127).astype(np.int8)
         return np.concatenate([_rows(scales), _rows(codes)], axis=1)
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
+        """As `Float32.unpack`: each code times its vector's scale."""
         scales = _numbers(rows[:, : 4 * self.queries], "<f4").reshape(-1, self.queries, 1)
         codes = _numbers(rows[:, 4 * self.queries :], "i1").reshape(-1, self.queries, self.width)
         return cast(np.ndarray, codes.astype(np.float32) * scales)
@@ -137,14 +146,17 @@ class Quantized:
 
     @property
     def queries(self) -> int:
+        """Vectors of an item, `q`."""
         return int(self.mean.shape[0])
 
     @property
     def width(self) -> int:
+        """Width `d` of a vector."""
         return int(self.mean.shape[1])
 
     @property
     def stride(self) -> int:
+        """Bytes of an item: one a code."""
         splits, stages = self.codebooks.shape[:2]
         return int(self.queries * splits * stages)
 
@@ -162,6 +174,7 @@ class Quantized:
         return np.ascontiguousarray(codes.transpose(2, 0, 1)).reshape(n, self.stride)
 
     def unpack(self, rows: np.ndarray) -> np.ndarray:
+        """Codes uint8 `(n, stride)` to float32 `(n, q, d)`: the chosen centroids' sum, and the mean."""
         splits, stages = self.codebooks.shape[:2]
         codes = rows.reshape(len(rows) * self.queries, splits, stages).transpose(1, 2, 0)
         summed = sum((self._chosen(codes, stage) for stage in range(stages)), np.float32(0))

@@ -87,14 +87,17 @@ class LiveBank(Bank):
 
     @property
     def fingerprint(self) -> str:
+        """Of the store's encoder; without a store, of the encoder in use."""
         return self.store.info.encoder.fingerprint if self.store is not None else self._maker.fingerprint()
 
     @property
     def width(self) -> int:
+        """`d`, that of the store; without a store, of the encoder in use."""
         return self.store.info.width if self.store is not None else self._maker.width
 
     @property
     def counts(self) -> Counts:
+        """How many memories were read, cached and encoded so far."""
         return self._counts
 
     @property
@@ -111,6 +114,7 @@ class LiveBank(Bank):
             self.store.close()
 
     def describe(self) -> str:
+        """As `Bank.describe`, with the number of encoder calls."""
         counts = self._counts
         stored = self.store is not None
         known = f"{counts.read:,} read, {counts.cached:,} cached" if stored else f"{counts.cached:,} kept"

@@ -218,4 +218,5 @@ class StoreReport:
 
     @property
     def good(self) -> bool:
+        """Whether nothing is damaged or nameless."""
         return not self.damaged and not self.nameless

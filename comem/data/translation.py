@@ -59,7 +59,9 @@ class Translator(Protocol):
     """Anything that answers prompts; `about` is what decides the replies, for the manifest."""
 
     @property
-    def about(self) -> Mapping[str, Any]: ...
+    def about(self) -> Mapping[str, Any]:
+        """What decides the replies, for the manifest."""
+        ...
 
     def replies(self, prompts: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str | None]]:
         """Ids with replies, as they come; None where there is none."""

@@ -49,7 +49,9 @@ LOG_SECONDS = 10.0  # between two lines of progress where there is no terminal
 class Advance(Protocol):
     """Called by a job with the number of units just finished, and figures to show beside (`loss=0.3`)."""
 
-    def __call__(self, count: int = 1, /, **figures: float) -> None: ...
+    def __call__(self, count: int = 1, /, **figures: float) -> None:
+        """Take note of `count` more units, and of figures to show beside them."""
+        ...
 
 
 class Progress(Protocol):
@@ -65,7 +67,9 @@ class Progress(Protocol):
 
     def __call__(
         self, title: str, total: int | None = None, *, done: int = 0, unit: str = "items"
-    ) -> AbstractContextManager[Advance]: ...
+    ) -> AbstractContextManager[Advance]:
+        """Begin a stage of `total` units, or of an unknown number; `done` of them are behind it."""
+        ...
 
 
 @contextmanager

@@ -25,11 +25,18 @@ class Tokenizer(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
-    @property
-    def vocabulary(self) -> Path | None: ...
+    def name(self) -> str:
+        """Its key in `TOKENIZERS`."""
+        ...
 
-    def __call__(self, texts: Sequence[str]) -> Iterable[list[str]]: ...
+    @property
+    def vocabulary(self) -> Path | None:
+        """The file that it needs, or None."""
+        ...
+
+    def __call__(self, texts: Sequence[str]) -> Iterable[list[str]]:
+        """The tokens of each text, in order."""
+        ...
 
 
 def plain(text: str) -> str:
@@ -48,6 +55,7 @@ class Words:
     vocabulary: Path | None = None
 
     def __call__(self, texts: Sequence[str]) -> Iterator[list[str]]:
+        """As `Tokenizer.__call__`, one text after the other."""
         for text in texts:
             simple = plain(text)
             yield _WORD.findall(simple) or simple.split()
@@ -82,6 +90,7 @@ class WordPieces:
         object.__setattr__(self, "_model", BertWordPieceTokenizer(str(self.vocabulary), lowercase=True))
 
     def __call__(self, texts: Sequence[str]) -> list[list[str]]:
+        """As `Tokenizer.__call__`, all texts at once, without special tokens."""
         encoded = self._model.encode_batch(list(texts), add_special_tokens=False)
         return [each.tokens for each in encoded]
 

@@ -219,10 +219,12 @@ class MemoryBank:
 
     @property
     def counts(self) -> Counts:
+        """As `Bank.counts`: all zero, for everything is in RAM."""
         return Counts()
 
     @property
     def opens_images(self) -> bool:
+        """Never: the memories are there."""
         return False
 
     def ahead(self, items: Sequence[KnowledgeItem]) -> None:

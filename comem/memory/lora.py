@@ -164,6 +164,7 @@ class AdapterSwitch:
 
     @property
     def on(self) -> bool:
+        """Whether the adapters are on; False for a model without any."""
         return bool(self.layers) and not self.layers[0].disable_adapters
 
     def set(self, on: bool) -> None:

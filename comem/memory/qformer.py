@@ -54,10 +54,12 @@ class QFormerConfig:
 
     @property
     def head_width(self) -> int:
+        """Width of an attention head."""
         return self.dim_head or self.hidden_size // self.heads
 
     @property
     def width_out(self) -> int:
+        """Width of a memory's embeddings."""
         return self.output_size or self.hidden_size
 
 

@@ -124,10 +124,12 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     @property
     def device(self) -> device:
+        """Of the Q-Former."""
         return self.qformer.latents.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the Q-Former, and of the memories."""
         return self.qformer.latents.dtype
 
     def forward(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -166,6 +168,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
     def encode(
         self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: InputsOf | None = None
     ) -> MemoryBank:
+        """As `MemoryEncoder.encode`; items of like length share a batch."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         ids = tuple(item.id for item in items)
@@ -180,6 +183,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageRef], batch_size: int = 16) -> Tensor:
+        """As `MemoryEncoder.encode_images`, in batches."""
         parts = []
         with self.prepared, evaluating(self):
             for start in range(0, len(images), batch_size):
@@ -189,6 +193,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         return torch.cat(parts)
 
     def item_format(self) -> dict[str, Any]:
+        """As `MemoryEncoder.item_format`; without a processor the pixel limits are None."""
         low = high = None
         if self.processor is not None:
             low, high = self.form.pixel_limits(self.processor.image_processor)

@@ -18,8 +18,10 @@ class BaselineMode(Mode):
     grounded: ClassVar[bool] = False
 
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        """The question's turn alone, for each example."""
         return [[self.question_turn(example, False)] for example in examples]
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        """As `Mode.answer_batch`; no tokens are context."""
         answers = self.generate(self.conversations(examples, contexts))
         return [replace(answer, context_tokens=0) for answer in answers]

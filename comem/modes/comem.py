@@ -32,6 +32,7 @@ class ComemMode(Mode):
     name: ClassVar[str] = "comem"
 
     def check(self) -> None:
+        """As `Mode.check`: a bank or an encoder, of the backbone's width, and an injection of vectors."""
         encoder, bank = self.settings.encoder, self.settings.bank
         if encoder is None and bank is None:
             raise ValueError("the comem mode needs an encoder or a memory bank")
@@ -56,15 +57,18 @@ class ComemMode(Mode):
         return self.settings.injection or prefix_for(self.backbone)
 
     def record(self) -> dict[str, Any]:
+        """How many embeddings of an item are used, if not all."""
         count = self.settings.embeddings
         return {} if count is None else {"embeddings": count}
 
     @property
     def opens_item_images(self) -> bool:
+        """Whether the bank opens them; an encoder without a bank does."""
         return self.settings.bank is None or self.settings.bank.opens_images
 
     @property
     def opens_question_images(self) -> bool:
+        """As `Mode.opens_question_images`, or because the encoder reads them."""
         return self._reads_images or super().opens_question_images
 
     @property
@@ -77,11 +81,13 @@ class ComemMode(Mode):
         return items
 
     def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
+        """As `Mode.ahead`; the bank prepares the memories, too."""
         super().ahead(examples, contexts)
         if self.settings.bank is not None:
             self.settings.bank.ahead(_distinct(self._rows(examples, contexts)))
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        """As `Mode.answer_batch`; the context counts a memory's embeddings."""
         start = time.perf_counter()
         memories = self.memories(self._rows(examples, contexts))
         with_images = self._with_images(memories, examples)

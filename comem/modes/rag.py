@@ -21,9 +21,11 @@ class RagMode(Mode):
 
     @property
     def opens_item_images(self) -> bool:
+        """Whether the backbone's form of RAG shows images."""
         return self.backbone.spec.rag.images
 
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
+        """The items' turns, then the question's, for each example."""
         form = self.backbone.spec.rag
         return [
             [*item_turns(form, self.ordered(items)), self.question_turn(example, bool(items))]
@@ -31,6 +33,7 @@ class RagMode(Mode):
         ]
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        """As `Mode.answer_batch`; the context counts the tokens that items add to the question's prompt."""
         conversations = self.conversations(examples, contexts)
         answers = self.generate(conversations)
         with_items = [row for row, items in enumerate(item_lists(examples, contexts)) if items]

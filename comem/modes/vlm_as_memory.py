@@ -36,6 +36,7 @@ class VlmAsMemoryMode(Mode):
     name: ClassVar[str] = "vlm_as_memory"
 
     def check(self) -> None:
+        """As `Mode.check`: an injection of keys and values, and layers that the model has."""
         self.injection.check(self.backbone.spec)
         if self.injection.takes != "keys_values":
             raise ValueError(f"the injection {self.injection.name} takes memory as embeddings only")
@@ -47,6 +48,7 @@ class VlmAsMemoryMode(Mode):
         return self.settings.injection or KeysValues()
 
     def record(self) -> dict[str, Any]:
+        """The settings of keys and values."""
         return {"kv": asdict(self.settings.kv)}
 
     @cached_property
@@ -57,9 +59,11 @@ class VlmAsMemoryMode(Mode):
 
     @property
     def opens_item_images(self) -> bool:
+        """Whether the backbone sees images."""
         return self.backbone.spec.sees_images
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
+        """As `Mode.answer_batch`; reading the items counts as time of the answers."""
         start = time.perf_counter()
         memories = self.memories(examples, item_lists(examples, contexts))
         return self.generate(self.conversations(examples, contexts), memories, start)

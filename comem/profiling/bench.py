@@ -64,6 +64,7 @@ class TransformersDecoding(Decoding):
     def __call__(
         self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
     ) -> Run:
+        """As `Decoding.__call__`."""
         from transformers import StoppingCriteriaList
 
         device = self.model.get_input_embeddings().weight.device
@@ -99,6 +100,7 @@ class EngineDecoding(Decoding):
     def __call__(
         self, inputs: Mapping[str, Tensor], prefixes: Sequence[Tensor | None], new_tokens: int
     ) -> Run:
+        """As `Decoding.__call__`."""
         device = self.decoder.device
         start = now(device)
         sizes = [0 if prefix is None else len(prefix) for prefix in prefixes]
@@ -167,11 +169,13 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
+        """Of the model's input embeddings."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Of the model's input embeddings."""
         dtype: torch.dtype = self.model.get_input_embeddings().weight.dtype
         return dtype
 

@@ -152,6 +152,7 @@ class FaissIndex:
 
     @property
     def dimension(self) -> int:
+        """Width `d` of the vectors."""
         return int(self.index.d)
 
     def search(

@@ -81,9 +81,17 @@ class SearchedIndex(Protocol):
     base: KnowledgeBase
     kind: str
 
-    def check(self, embedder: Embedder) -> None: ...
-    def search(self, queries: np.ndarray, k: int, languages: Collection[str] | None = None) -> Hits: ...
-    def describe(self) -> dict[str, Any]: ...
+    def check(self, embedder: Embedder) -> None:
+        """Refuse an embedder that did not make the index's vectors."""
+        ...
+
+    def search(self, queries: np.ndarray, k: int, languages: Collection[str] | None = None) -> Hits:
+        """The k nearest items of each query, float32 `(b, d)`; `languages` restricts them."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the results, for a manifest."""
+        ...
 
 
 class VectorRetriever(Retriever):

@@ -64,16 +64,20 @@ class Asked:
 
     @property
     def image_id(self) -> str:
+        """The image's name: town and view."""
         return f"{self.town.id}_{self.view}"
 
     @property
     def seen(self) -> bool:
+        """Whether the town is of the training split."""
         return self.town.split == "train"
 
     def text(self, language: str = "en") -> str:
+        """The question."""
         return lexicon.QUESTIONS[language][self.fact][self.wording]
 
     def answer(self, language: str = "en") -> str:
+        """The right answer."""
         return self.town.value(self.fact, language)
 
     def options(self, language: str, rng: random.Random) -> list[str]:
@@ -95,6 +99,7 @@ class Files:
 
     @cached_property
     def world(self) -> World:
+        """The world that the questions are about."""
         return World(self.settings.seed, self.settings.size)
 
     def draw(self, purpose: str, facts: Sequence[str] = tuple(lexicon.FACTS)) -> list[Asked]:
@@ -119,6 +124,7 @@ class Files:
         return {"bytes": png(town, view, self.settings.image_size), "path": f"{town.id}_{view}.png"}
 
     def lines(self, name: str, rows: Iterable[Row]) -> None:
+        """Write rows as the lines of a JSON Lines file."""
         write_lines(self.settings.output / name, rows)
 
     def parquet(self, folder: str, split: str, rows: Sequence[Row]) -> None:

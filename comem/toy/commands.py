@@ -37,7 +37,9 @@ class Written(Protocol):
     """Settings of a job that writes a folder."""
 
     @property
-    def output(self) -> Path: ...
+    def output(self) -> Path:
+        """The folder."""
+        ...
 
 
 def show_counts(counts: Mapping[str, int], settings: Written) -> None:

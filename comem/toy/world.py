@@ -49,10 +49,12 @@ class Entity:
 
     @property
     def id(self) -> str:
+        """The town's id: T and five digits."""
         return f"T{self.index:05d}"
 
     @property
     def split(self) -> Split:
+        """Seven towns of ten are for training, one for validation, two for the test."""
         return "train" if self.index % 10 < 7 else "val" if self.index % 10 == 7 else "test"
 
     def value(self, fact: str, language: str = "en") -> str:

@@ -120,6 +120,7 @@ class Plan:
 
     @property
     def trainable(self) -> int:
+        """Parameters that are trained: LoRA's and the Q-Former's."""
         return self.lora_parameters + self.qformer_parameters
 
     @property

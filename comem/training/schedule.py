@@ -30,6 +30,7 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Steps of one pass, a smaller last one included."""
         return math.ceil(self.count / self.batch_size)
 
     def total_steps(self, epochs: float, max_steps: int = 0) -> int:

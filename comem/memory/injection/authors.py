@@ -134,9 +134,11 @@ class AuthorsLayout(Injection):
 
     @property
     def name(self) -> str:
+        """That of its layout."""
         return self.layout
 
     def check(self, spec: BackboneSpec) -> None:
+        """As `Prefix.check`."""
         self.prefix.check(spec)
 
     def reader(self, backbone: Backbone) -> Backbone:

@@ -51,6 +51,7 @@ class KVMemory:
 
     @property
     def layers(self) -> tuple[int, ...]:
+        """The layers that it is for."""
         return tuple(self.keys)
 
 
@@ -258,9 +259,11 @@ class KeysValues(Injection):
 
     @property
     def name(self) -> str:
+        """Its row in `INJECTIONS`."""
         return "keys_values"
 
     def check(self, spec: BackboneSpec) -> None:
+        """Refuse, with a BackboneError, a model whose keys and values cannot be reached."""
         if not spec.kv_memory:
             raise BackboneError(f"{spec.name}: its keys and values cannot be reached; use rag")
 

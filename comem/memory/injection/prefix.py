@@ -57,9 +57,11 @@ class Prefix(Injection):
 
     @property
     def name(self) -> str:
+        """Its row in `INJECTIONS`."""
         return "prefix"
 
     def check(self, spec: BackboneSpec) -> None:
+        """Refuse, with a BackboneError, a model that takes no embeddings."""
         if not spec.soft_prefix:
             raise BackboneError(f"{spec.name} takes no memory; use the baseline or rag mode with it")
 
@@ -97,6 +99,7 @@ class Prefix(Injection):
     def room(
         self, model: Any, inputs: Mapping[str, Any], sizes: Sequence[int]
     ) -> tuple[dict[str, Any], Tensor, int]:
+        """As `Injection.room`; the id is the first free one that the inputs do not contain."""
         ids = _ids(inputs)
         free = (free for free in self.free_ids if not bool((ids == free).any()))
         found = next(free, None)
