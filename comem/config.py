@@ -46,7 +46,8 @@ def option(
     """A dataclass field with what the command line is to know beyond its name, type and docstring.
 
     Args:
-        default, factory: as of `dataclasses.field`; a field without either is required.
+        default: as of `dataclasses.field`; a field without it and without `factory` is required.
+        factory: makes the default, as `default_factory` of `dataclasses.field`.
         positional: given by its place instead of by its name.
         also: more names, "-b" or "--backbone".
         metavar: what stands for the value in the help.
@@ -103,6 +104,7 @@ def from_values(cls: type[C], values: Any, source: str) -> C:
     """A `cls` from plain values, checked as those of a file.
 
     Args:
+        cls: a dataclass.
         values: a mapping.
         source: where they stand, for messages.
 
@@ -136,6 +138,7 @@ def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The file's mapping, over that of the file which it extends; empty for an empty file.
 
     Args:
+        path: the file.
         seen: the files that led here.
 
     Raises:

@@ -211,7 +211,10 @@ def run_steps(steps: Sequence[Step], folder: Path, since: float | None = None, s
     others, the outputs of it and of all steps after it are removed first.
 
     Args:
+        steps: in order.
+        folder: the run's; keeps the state.
         since: `time.monotonic()` of the start; the elapsed times count from it.
+        say: prints a line.
 
     Raises:
         ValueError: the folder holds something else than such a run.

@@ -255,6 +255,8 @@ class Injection(Protocol):
         """What `attach` yields, for memories that are not there yet; asked for only if `packs`.
 
         Args:
+            model: as of `attach`.
+            inputs: as of `attach`.
             sizes: embeddings of each row's memory.
 
         Returns:

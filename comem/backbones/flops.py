@@ -87,6 +87,7 @@ def vision_tower(config: Any, grid: Grid, rank: int = 0) -> Flops:
     """One image through the vision tower (`config.vision_config`), its merger included.
 
     Args:
+        config: the vision tower's.
         grid: (t, h, w) in patches, a row of `image_grid_thw`.
         rank: of LoRA on every linear layer; 0 for none.
 

@@ -146,8 +146,10 @@ class HFBackbone:
         """Answer a batch of conversations, each with its own memory or none.
 
         Args:
+            conversations: the batch, any number of them.
             memories: what the injection takes; embeddings are converted to the model's dtype and device
                 here, their width is not.
+            config: how answers are generated.
             injection: how they reach the model.
 
         Raises:
@@ -229,7 +231,8 @@ def load_backbone(
         dtype: "auto" as stored, or "float32", "bfloat16", "float16".
         device: "cpu", "cuda", "cuda:1", or "auto" (spread over all GPUs); by default a GPU if there is one.
         attn: "sdpa", "eager", "flash_attention_2"; None lets transformers choose.
-        min_pixels, max_pixels: limits for images; None as in the processor.
+        min_pixels: least size of an image; None as in the processor.
+        max_pixels: largest size of an image; None as in the processor.
         trust_remote_code: run the code in the model's repository, which a few rows need.
         quantization: "4bit" holds the weights in NF4 (`comem.backbones.hf`).
 

@@ -93,6 +93,7 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
     for the device.
 
     Args:
+        model: a Qwen-VL model, or one with LoRA on it; its `get_rope_index` counts.
         inputs: `input_ids`, `attention_mask` `(n, l)`, and `image_grid_thw` `(images, 3)` if there are any.
     """
     if "position_ids" in inputs:
@@ -181,6 +182,7 @@ def text_positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
     of ids and mask (M-RoPE).
 
     Args:
+        model: that is to generate.
         mask: `(b, l)`, 0 at padding.
     """
     if hasattr(model.base_model, "get_rope_index"):

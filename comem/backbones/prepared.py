@@ -131,8 +131,17 @@ def packed_attention(  # noqa: PLR0913, PLR0917 (as transformers calls)
     """Attention as transformers' models call it: `q (b, heads, l, w)`, `k`, `v (b, kv_heads, l, w)`.
 
     Args:
+        module: the attention layer.
+        query: as above; in a packed batch b is 1.
+        key: as above.
+        value: as above.
+        attention_mask: of a batch that is not packed; None for none.
+        scaling: of the products; None for transformers' default, 1 / √w.
+        dropout: of a batch that is not packed.
         segments: rows of a packed batch (b = 1), causal; given to the model's forward, which passes it on.
         cu_seq_lens_q: windows or images of a vision tower `(n + 1,)`, not causal.
+        max_length_q: tokens of the longest window or image.
+        kwargs: passed on to transformers' own attention.
 
     Returns:
         `(b, l, heads, w)`.

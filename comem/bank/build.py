@@ -96,6 +96,7 @@ def build_store(  # noqa: PLR0913 (each one optional)
     """Encode items into a store.
 
     Args:
+        encoder: makes the memories.
         items: read once, in order.
         folder: a new one, or a store of the same encoder, whose form then stays.
         form: of a new store: fp32, bf16, fp16 or int8 (pq and prq need training: `export_store`).
@@ -293,8 +294,15 @@ def build_divided(  # noqa: PLR0913 (each one optional)
     merged. A second call goes on with those that are not. What the output holds as it is now is not encoded.
 
     Args:
+        base: whose items are encoded.
         loader: makes the encoder, once in each worker.
+        output: the store's folder.
+        form: of a new store, as in `build_store`.
+        batch_size: items per forward.
         part_items: items a task; a multiple of the batch size, so that the batches are those of one process.
+        skip_faults: go on without items that cannot be read.
+        engine: "ray", or "local": in this process.
+        workers: of Ray.
         gpus: of each worker.
         progress: called with the number of items of each part that is finished.
 

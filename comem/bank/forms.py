@@ -229,7 +229,10 @@ def train_codec(name: str, memories: np.ndarray, seed: int = 0, iterations: int 
     """Train a codec on a sample by k-means, stage after stage on what the stages before leave.
 
     Args:
+        name: "pq" or "prq".
         memories: float32 `(n, q, d)`; `n · q` of at least 256 (better 10,000).
+        seed: of k-means.
+        iterations: of k-means, in each stage.
 
     Raises:
         StoreError: too few memories, or too narrow ones.

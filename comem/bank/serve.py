@@ -40,6 +40,7 @@ def open_bank(
         >>> bank.of(items).prefix()  # (8·n, d), in front of a question
 
     Args:
+        path: the store's folder, or the file.
         encoder: in use; memories of another one are refused. A store asks it for what is missing.
         width: the reader's embedding width `d`; None takes any.
         cache_items: memories of a store kept in RAM.

@@ -71,6 +71,7 @@ def verify_store(folder: str | Path, progress: Advance | None = None) -> StoreRe
     """As `verify`, of a folder.
 
     Args:
+        folder: of the store.
         progress: called with the number of items just checked.
     """
     with MemoryStore(folder) as store:
@@ -167,10 +168,14 @@ def export_store(
     Run again after an interruption, it goes on.
 
     Args:
+        source: the store to be copied.
+        output: a new folder, or one that an interrupted export began.
         form: fp32, bf16, fp16, int8, pq or prq; None keeps the source's.
         ids: only these, in this order; None takes all.
         sample: memories (of all, whatever `ids` says) on which pq and prq are trained; an export without
             ids makes an empty store with a trained codec, into which other stores can be merged.
+        seed: of the training of pq and prq.
+        progress: called with the number of items just written.
 
     Raises:
         StoreError: an id is not there, or the output is a store of something else.

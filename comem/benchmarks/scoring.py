@@ -315,7 +315,8 @@ def mean_report(
         metric: the metric's name; with `_missing_wrong` behind it, the mean over all questions.
         values: what each answered question earned, by id.
         names: the ids of all questions, in order.
-        group, language: from an id to its group and language.
+        group: from an id to its group.
+        language: from an id to its language.
         more: further metrics.
     """
     total = sum(values.values())

@@ -96,7 +96,9 @@ class Decoder:
         """Answer a prepared batch.
 
         Args:
+            prompt: what `prepare` gives.
             memories: per row its memory `(m, d)`, as many embeddings as `prepare` made room for, or None.
+            max_new_tokens: the most tokens of an answer.
             stop: token ids that end a row.
 
         Raises:

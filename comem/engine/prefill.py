@@ -74,7 +74,9 @@ class SlotCache:
         """Store a layer's new keys and values, and return those that attention needs.
 
         Args:
-            key, value: `(1, kv_heads, total, w)` while filling, then `(b, kv_heads, 1, w)`.
+            key: `(1, kv_heads, total, w)` while filling, then `(b, kv_heads, 1, w)`.
+            value: the same.
+            layer_idx: the layer's number.
         """
         keys, values = self._of_layer(layer_idx, key)
         if self._filling is not None:
@@ -302,6 +304,9 @@ class Prefill:
         """Logits of each row's last token `(n, v)`, for use before the next pass.
 
         Args:
+            prompt: the packed batch.
+            memories: per row its memory `(m, d)`, or None.
+            cache: where keys and values go.
             passes: recorded ones over this cache, which belong to its owner.
         """
         self.counts.add(prefills=1, prompt_tokens=prompt.segments.total)

@@ -101,6 +101,8 @@ def lock_file(fd: int, path: Path, holder: str = "") -> None:
     """Lock a file for this process; the system lets go when the process ends, however it ends.
 
     Args:
+        fd: the open file.
+        path: its path, for messages.
         holder: the number of the process that holds it, where that is known.
 
     Raises:

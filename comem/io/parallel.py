@@ -35,8 +35,10 @@ def run_shards(
     Args:
         job: number → what is to be done for this shard, with all that it needs: it may travel, so a
             function of a module with its arguments (`functools.partial`). Asked for just before it begins.
+        numbers: of the shards.
         engine: "local": in this process, in order; "ray": by the cluster at RAY_ADDRESS, else by `workers`
             processes of this machine.
+        workers: processes of Ray, where no cluster is given.
         gpus: of each worker; a fraction lets several share one.
         retries: how often a shard is begun again whose worker was killed.
 

@@ -81,7 +81,10 @@ def settle(
 
     Args:
         path: the JSON file that keeps them.
-        free: as in `check_same`; so are `place` (by default the file's folder) and `lead`.
+        settings: those of today.
+        free: as in `check_same`.
+        place: as in `check_same`; by default the file's folder.
+        lead: as in `check_same`.
 
     Returns:
         Whether the run was begun before.
@@ -108,6 +111,7 @@ def check_same(
         now: those of today.
         free: names that may differ, with all that lies below them.
         lead: what the message says of the place.
+        remedy: what the message advises.
 
     Raises:
         ValueError: they differ; names the settings that do, with both values.
@@ -144,6 +148,7 @@ def check_inputs(place: str | Path, there: Mapping[str, Any], now: Mapping[str, 
     """Refuse input files whose content has changed.
 
     Args:
+        place: the folder or file, which begins the message.
         there: `checksums` when the run was begun; inputs that are not in both are passed over.
         now: those of today.
 

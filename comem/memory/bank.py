@@ -296,6 +296,7 @@ class MemoryBank:
         """Read a bank.
 
         Args:
+            path: a .safetensors file.
             expect_fingerprint: of the encoder in use (or those it accepts); None takes any bank.
             width: the reader's embedding width `d`; None takes any.
 

@@ -139,6 +139,7 @@ class MemoryEncoder(Protocol):
         """Memories of items, whatever their order and number, as a bank in the given order.
 
         Args:
+            items: each id once.
             batch_size: items in one call of the model.
             inputs: makes the model's inputs, where they were prepared ahead; None makes them now.
 
@@ -313,6 +314,7 @@ def write_about(
     """Write an encoder folder as a whole, or leave what was there.
 
     Args:
+        folder: the encoder's.
         about: what comem_encoder.json says beside format and version; `encoder` names the kind.
         write: puts the other files into the folder.
 

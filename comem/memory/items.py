@@ -26,6 +26,8 @@ def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequ
     """The chat text of one item.
 
     Args:
+        item: with a text, an image or both.
+        form: how items are written.
         special_tokens: removed from the passage, which could otherwise end its own turn or claim an image.
 
     Raises:
@@ -50,6 +52,7 @@ def item_inputs(
     Args:
         items: at least one, or an image.
         processor: of the encoder's model; expands the image slot to the image's grid.
+        form: how items are written.
         question_images: of questions, for a reader that sees none.
 
     Returns:

@@ -225,6 +225,7 @@ class DirectLora(LoraVariant):  # type: ignore[misc]
             x: the layer's input `(…, in)`.
             result: what the adapted layer has made of it; nothing else holds it, and its own backward does
                 not need it.
+            kwargs: of PEFT, which are not needed.
         """
         a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight  # (r, in), (out, r)
         dtype, scale = result.dtype, module.scaling[active_adapter]
@@ -272,6 +273,7 @@ def cheaper_order(model: nn.Module, tokens: int) -> Iterator[None]:
     Nothing happens where it could be seen: with gradients, in training (dropout), in half precision.
 
     Args:
+        model: with LoRA layers, or without.
         tokens: the most rows that any layer will see; layers for which they are too few stay as they are.
     """
     layers = [] if torch.is_grad_enabled() or model.training else _worth_it(model, tokens)

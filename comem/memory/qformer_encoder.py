@@ -116,7 +116,11 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         """An untrained encoder on a base model, which gets LoRA and is frozen otherwise.
 
         Args:
+            model: the base model.
+            processor: the model's.
+            lora: where LoRA goes, and its sizes.
             qformer: None for the paper's sizes with the model's width.
+            form: how items are written.
         """
         config = qformer or QFormerConfig(hidden_size(model))
         add_lora(model, lora)  # first, as in 0.1: a seed draws the same weights
@@ -503,6 +507,11 @@ def build_encoder(
     """A new encoder on a backbone's own weights, to be trained.
 
     Args:
+        backbone: whose model reads the items.
+        lora: where LoRA goes, and its sizes.
+        qformer: the Q-Former's sizes.
+        form: how items are written.
+        elastic: numbers of embeddings of which each is to be a usable memory; empty for all or none.
         reader: the model that answers, if it is not the backbone's.
     """
     config = qformer_config(qformer, backbone.model, reader)

@@ -171,6 +171,8 @@ class Mode(ABC):
         """Answers of the backbone as reader: adapters of an encoder that shares its weights are off.
 
         Args:
+            conversations: one per example.
+            memories: per conversation its memory, or None.
             start: when work for these answers began (`time.perf_counter`): it counts as theirs.
         """
         spent = 0.0 if start is None else (time.perf_counter() - start) / max(1, len(conversations))

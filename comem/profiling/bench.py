@@ -122,6 +122,8 @@ def open_model(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any
 
     Args:
         name: a row of `SHAPES` (random weights; no processor: None), else a backbone or a model folder.
+        device: where it goes.
+        dtype: of its weights.
 
     Raises:
         ValueError: the name is in no table, or the backbone is of another family.

@@ -53,6 +53,9 @@ def cell_bytes(cell: Cell, lengths: Lengths, config: Any, size: int) -> int:
     """About what a batch needs beside the weights: pixels, keys and values, one layer's activations.
 
     Args:
+        cell: what is measured: mode, batch and number of items.
+        lengths: tokens of questions, items and images.
+        config: the model's.
         size: bytes of a number.
     """
     text, tower = config.get_text_config(), config.vision_config

@@ -105,6 +105,10 @@ def run_cells(
     """Measure what is not finished, writing after every cell.
 
     Args:
+        bench: the model, and what is measured on it.
+        cells: what is measured, in order.
+        results: what is finished, and where new rows go.
+        limits: of operations and of time.
         ways: how each mode is answered.
         done: called after each cell with its row.
     """

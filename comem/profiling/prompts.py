@@ -158,6 +158,7 @@ def preprocess_seconds(process: Any, lengths: Lengths) -> dict[str, float]:
 
     Args:
         process: the backbone's `ChatProcessor`.
+        lengths: tokens of questions, items and images.
     """
     return {
         "question": _seconds(process, lengths.question, lengths.question_image),

@@ -34,6 +34,7 @@ def hot_paths(bench: Bench, k: int, engine: str) -> dict[str, HotPath]:
     """What is traced, by name.
 
     Args:
+        bench: the model, and what runs on it.
         k: items: their memory stands in front of the prefill, and as many are encoded.
         engine: that answers.
     """
@@ -52,7 +53,9 @@ def trace(hot: HotPath, path: Path, device: torch.device) -> dict[str, Any]:
     """Profile one call after a warm-up, write its trace, and say which operations took longest.
 
     Args:
+        hot: what is called.
         path: of the trace, `.json.gz`, for chrome://tracing or ui.perfetto.dev.
+        device: where it runs.
 
     Returns:
         `total_milliseconds` of all operations on the device, and the longest `operations`: name, calls and

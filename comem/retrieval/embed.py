@@ -179,9 +179,17 @@ def embed_inputs(  # noqa: PLR0913 (each one optional)
     Shards of another embedder, or of another list of inputs, are not used.
 
     Args:
+        inputs: image files, or texts.
         made_by: the embedder, or what makes it: in each of Ray's workers, which cannot be sent one.
+        folder: where the vectors go.
+        kind: "img" for image files, "text" for texts.
         captions: the text of each image, for the metadata.
+        shard_size: inputs of a shard.
+        batch_size: inputs in one call of the model.
         half: store float16 (half the size).
+        progress: shows how far it is.
+        engine: "local": in this process; "ray": in Ray's workers.
+        workers: of Ray.
         gpus: of each Ray worker.
 
     Raises:
@@ -298,6 +306,8 @@ def embed_shown(
     """Embeds the images that items show, each once.
 
     Args:
+        base: whose items they are.
+        embedder: makes the vectors.
         options: of `embed_inputs`.
 
     Returns:
@@ -327,6 +337,8 @@ def embed_corpus(
     second call goes on; `comem index build` takes the finished images over.
 
     Args:
+        settings: the corpus, and how it is embedded.
+        progress: shows how far it is.
         loader: makes the embedder in each worker, instead of `settings.embedder`.
 
     Raises:

@@ -68,6 +68,7 @@ def relevance(contexts: str | Path, relevant: str | Path, ks: Sequence[int] = KS
     Args:
         contexts: lines of `comem retrieve` (`example_id`, `ids`).
         relevant: lines of `example_id` and `relevant` (ids); questions without any do not count.
+        ks: the k of each recall@k.
 
     Raises:
         RecordError: a line without these fields, or a question that was not retrieved.

@@ -53,6 +53,7 @@ class HalfVectors:
         Args:
             queries: float32 `(b, d)`.
             places: int64 `(b, m)`; -1 for none.
+            k: of each query.
 
         Returns:
             float32 scores and int64 places, both `(b, k)`.
@@ -92,7 +93,12 @@ def build_files(
     What was trained by an interrupted call for the same plan is used again.
 
     Args:
+        vectors: to be indexed.
+        plan: the factory string, and whether vectors are kept for a second look.
+        folder: where the files go.
         budget: bytes that the vectors in work may take beside the index.
+        seed: of the training.
+        progress: shows how far it is.
 
     Raises:
         ValueError: FAISS does not know the factory string, or there are too few vectors to train it.
@@ -162,6 +168,7 @@ class FaissIndex:
 
         Args:
             queries: float32 `(b, d)`.
+            k: of each query.
             allowed: bool `(n,)`: only these places.
 
         Returns:

@@ -219,6 +219,8 @@ def build_index(
     A second call goes on where the first was interrupted.
 
     Args:
+        settings: the corpora, and what index is built.
+        progress: shows how far it is.
         embedder: use this one instead of loading `settings.embedder`.
         announce: told which index will be built, and its size, before the building.
 
@@ -328,7 +330,10 @@ def is_current(
     Tables are compared by their bytes; folders of images by names, sizes and times.
 
     Args:
+        corpora: files, folders or data sets, as in `IndexSettings`.
+        output: the index folder.
         embedder: the name it must have been built with; None takes any.
+        images: where relative image paths start, as in `find_sources`.
     """
     output = Path(output)
     if not (output / MANIFEST).is_file():

@@ -80,6 +80,8 @@ class MilvusIndex:
 
         Args:
             queries: float32 (b, d), each row of length 1.
+            k: of each query.
+            languages: only items in these; None takes all.
         """
         if k < 1:
             raise ValueError(f"k = {k}: at least 1 item must be asked for")
@@ -128,7 +130,15 @@ def push(
     its name only when it is whole; searches go on in the old one until then.
 
     Args:
+        base: the knowledge base.
+        embedder: makes the vectors that are not there yet.
+        uri: of the server, or a file of milvus-lite.
+        collection: its name.
+        token: of the server; empty for none.
         index_type: of Milvus: AUTOINDEX, FLAT, HNSW, IVF_FLAT, … (milvus-lite: AUTOINDEX and FLAT).
+        settings: sizes of shards and batches, and whether vectors are kept in half precision; None for the
+            defaults.
+        progress: shows how far it is.
 
     Returns:
         How many items can be found there.

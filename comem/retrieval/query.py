@@ -23,6 +23,9 @@ def query_vector(
     """float32 `(1, d)` of length 1: the image's vector, the text's, or their weighted sum.
 
     Args:
+        embedder: makes the vectors.
+        image: the image, if there is one.
+        text: the text, if there is one.
         weight: share of the image where both are given, 0 to 1.
 
     Raises:

@@ -59,6 +59,8 @@ class Retriever(ABC):
         """A context for each example, by its id, with at most k items, best first.
 
         Args:
+            examples: the questions.
+            k: the most items of a question.
             languages: only items in these languages; `OWN`: in the language of each question.
         """
 
@@ -263,7 +265,13 @@ def retrieve_all(
     """Retrieves for all examples, in batches.
 
     Args:
+        retriever: finds the items.
+        examples: the questions.
+        k: the most items of a question.
+        languages: as in `Retriever.retrieve`.
         cache: a file that gets a line for each example as it is retrieved; those in it are taken from there.
+        batch_size: questions in one call.
+        progress: shows how far it is.
 
     Raises:
         ValueError: k below 1, or a cache that was made with other settings.

@@ -22,6 +22,7 @@ def draw(entity: Entity, view: int, size: int = 112) -> Image.Image:
     """One image of an entity's arms.
 
     Args:
+        entity: whose arms.
         view: which image; the same (entity, view) always gives the same pixels.
         size: edge length in pixels.
 

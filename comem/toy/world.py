@@ -80,6 +80,7 @@ class Entity:
         vary from town to town.
 
         Args:
+            language: of the text.
             fillers: sentences without a fact; None draws 1 to 5.
         """
         rng = random.Random(f"{self.seed}/{self.index}/{language}")

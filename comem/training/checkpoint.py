@@ -49,6 +49,8 @@ def save_checkpoint(
 
     Args:
         folder: the run's `checkpoints` folder.
+        state: of the run; its step names the folder.
+        optimizer: whose state is kept.
         save_encoder: writes the encoder's files into the folder that it is given.
         check: looks at the written folder before it gets its name (`compare`).
 

@@ -152,6 +152,7 @@ class Collator:
         """The batch of these examples; without questions if none can be read.
 
         Args:
+            examples: of the batch, in order.
             held: the kinds that it has to hold, whatever can be read (`comem.training.data`).
         """
         try:
@@ -190,6 +191,7 @@ class Collator:
         """The questions that learn what the reader says without items; None if none does.
 
         Args:
+            examples: of the batch, in order.
             real: so many of the examples are no fillers.
         """
         rows = tuple(row for row, example in enumerate(examples) if example.lesson.plain)

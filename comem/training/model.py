@@ -27,6 +27,8 @@ def summed_cross_entropy(
 
     Args:
         head: hidden states to logits over the vocabulary `(a, v)`.
+        hidden: `(a, d)`.
+        targets: token ids `(a,)`.
         chunk: tokens whose logits exist at a time, forward and backward: each chunk's are computed again for
             the backward pass. At 7B a token's logits, their float32 copy and gradient take 1.5 MB. 0: all.
     """
@@ -159,6 +161,8 @@ class MemoryTrainingModel(nn.Module):
         """Each question's memory `(k·q, d)` in its items' order, or None.
 
         Args:
+            items: the encoder's inputs of all items; empty for none.
+            rows: per question the places of its items among them.
             embeddings: per question how many of an item's embeddings it gets, the first ones; 0: all.
         """
         if not items:
@@ -179,7 +183,11 @@ def answer_loss(
     """Summed next-token cross-entropy over the labelled positions, and their number.
 
     Args:
-        chunk: as `summed_cross_entropy`; the others as `answer_states`.
+        reader: as `answer_states`.
+        question: as `answer_states`.
+        memories: as `answer_states`.
+        injection: as `answer_states`.
+        chunk: as `summed_cross_entropy`.
     """
     hidden, targets, _ = answer_states(reader, question, memories, injection)
     head: Any = reader.model
@@ -200,7 +208,8 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(teacher ‖ student) of each token's distributions.
 
     Args:
-        student, teacher: logits `(a, v)`.
+        student: logits `(a, v)`.
+        teacher: logits `(a, v)`.
 
     Returns:
         `(a,)`, in nats; 0 where the logits are equal.

@@ -33,7 +33,9 @@ def batch_flops(
     The reader's own images are seen without a backward pass, and so is what it reads without items.
 
     Args:
-        encoder, reader: configs of transformers; the same one where one model is both.
+        batch: the batch.
+        encoder: config of transformers.
+        reader: config of transformers; the same one where one model is both.
         sizes: the Q-Former's.
         rank: LoRA's.
         recompute: whether activation checkpointing repeats the layers' forward pass.

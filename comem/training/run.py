@@ -46,6 +46,9 @@ def build_encoder(
     What is trained is held in float32, also beside a bf16 base: steps of 5e-5 vanish in bf16.
 
     Args:
+        settings: of the run.
+        backbone: whose model reads the items.
+        checkpoint: its folder, which goes before `init`; None for none.
         reader: the model that answers, if it is not the backbone.
 
     Raises:

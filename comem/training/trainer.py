@@ -49,7 +49,11 @@ def evaluate(
     """Loss (mean over answer tokens) and accuracy of generated answers.
 
     Args:
+        model: encoder and reader; in training mode again afterwards, if it was.
         backbone: generates; None leaves the accuracy out.
+        collator: makes the batches.
+        examples: held out from training.
+        batch_size: examples of a batch.
 
     Returns:
         `eval_loss`, `eval_accuracy`, `eval_examples`.

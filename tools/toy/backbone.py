@@ -84,6 +84,7 @@ def initialise(model: Any, pixels: Tensor, generator: torch.Generator) -> None:
     Args:
         model: the backbone, its vision tower trained (`learn_to_see`).
         pixels: some images `(16·n, 1176)`, to bring image tokens to the size of words.
+        generator: of the random projections.
     """
     language: Any = model.model.language_model
     width = language.config.hidden_size

@@ -73,7 +73,9 @@ def evaluate_towns(embedder: Embedder, count: int = 500, seed: int = 0) -> dict[
     """Recall of other views of towns from the test split.
 
     Args:
+        embedder: that is measured.
         count: how many towns; the gallery holds view 0 of each, the queries are view 1.
+        seed: of the world.
 
     Returns:
         {k: recall@k}.
@@ -90,6 +92,7 @@ def write_card(folder: Path, flags: Path | None = None) -> dict[str, object]:
     """Measures the model in `folder` and writes README.md and evaluation.json beside it.
 
     Args:
+        folder: of the model.
         flags: a folder of real flags; without it that part of the card is left out.
     """
     from tools.toy.clip_model import SIZE, VOCABULARY

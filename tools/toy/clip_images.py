@@ -21,6 +21,8 @@ def camera(image: Image.Image, rng: random.Random, size: int, strength: float = 
     """What happens to an image on its way: turned, cropped, resized, tinted, saved as JPEG.
 
     Args:
+        image: as it was made.
+        rng: draws what happens.
         size: edge of the square that comes out, as the model takes it.
         strength: 0 leaves the image as it is, 1 is the full range (crop of 80 % to 100 % a side,
             rotation within 5 degrees, JPEG quality 30 to 90).

@@ -49,6 +49,11 @@ def soft_item(
     """The town's facts in the order of its passage: the year in two slots, every other fact in one.
 
     Args:
+        town: whose facts.
+        image: a row of the image pool.
+        language: of the words.
+        tokenizer: cuts the words into tokens.
+        rng: draws how much of the leading words is left.
         count: of slots; with fewer than eight, neighbours share one.
     """
     trace = 0.0 if rng.random() < PLAIN else rng.uniform(0.1, 0.7) * count / SLOTS

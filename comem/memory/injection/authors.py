@@ -77,7 +77,9 @@ def arrange(
     """The reader's ids and mask `(b, l)`, and what comes in front of each row.
 
     Args:
+        prompt: the questions as the encoder has read them.
         memories: per question `(m, d)` or None.
+        layout: "authors_llm" or "authors_llm_training".
         vision_end: the id of `<|vision_end|>`.
     """
     ids, mask = prompt.inputs["input_ids"], prompt.inputs["attention_mask"].bool()
@@ -165,6 +167,7 @@ class AuthorsLayout(Injection):
         """Put memories and what the encoder has read before the model; see `Injection.attach`.
 
         Args:
+            model: the reader.
             inputs: of the encoder's processor, images among them.
             memories: per row `(m, d)` or None.
         """

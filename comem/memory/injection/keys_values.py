@@ -275,6 +275,7 @@ class KeysValues(Injection):
 
         Args:
             model: the model that read the items, with sdpa or eager attention.
+            inputs: of the model's processor, `(b, l)`.
             memories: per row of the batch a memory, or None.
 
         Raises:

@@ -69,7 +69,8 @@ class Prefix(Injection):
         """The column of each row before which its memory goes: its first real token.
 
         Args:
-            ids, mask: `(b, l)`.
+            ids: `(b, l)`.
+            mask: `(b, l)`, 0 at padding.
         """
         return _first_real(mask)
 
@@ -83,6 +84,8 @@ class Prefix(Injection):
         longer ones (without a cache) are filled again.
 
         Args:
+            model: a causal model of transformers.
+            inputs: of its processor, `(b, l)`.
             memories: per row `(m, d)` in the dtype of the model's embeddings, or None.
 
         Yields:
@@ -213,8 +216,10 @@ def memory_at(
     Qwen-VL's remembered `rope_deltas` are dropped before and after, so that no call sees another's.
 
     Args:
+        model: whose input embeddings are filled.
         memories: per row `(m, d)`, or None.
         positions: `(b, L)` of `make_room`, or `(1, total)` of a packed batch.
+        placeholder_id: the id that the inputs hold at these positions.
 
     Raises:
         ValueError: on a memory of another width or dtype.

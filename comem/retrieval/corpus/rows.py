@@ -226,6 +226,8 @@ def folder_rows(path: Path, stats: CorpusStats, names_as_titles: bool = False) -
     Beside `a.jpg` may stand `a.txt` (the text) or `a.json` (an object with text, title, language, …).
 
     Args:
+        path: the folder.
+        stats: counts files of text that cannot be read.
         names_as_titles: an image's file name, without `_` and `-`, is its title where it has none.
 
     Raises:

@@ -220,6 +220,9 @@ def make_item(
     Args:
         where: where the row stands.
         row: with columns under our names.
+        rules: what is kept, and how it is written.
+        stats: counts what is kept and dropped.
+        places: where images are.
 
     Raises:
         CorpusError: for a row without an id, or a filter on a column that the corpus does not have.

@@ -79,6 +79,7 @@ class Source:
         """What the rules keep of the rows.
 
         Args:
+            rules: what is kept, and how it is written.
             stats: filled in while streaming.
             store: the corpus folder that is being written, if one is.
 
@@ -165,6 +166,8 @@ def find_sources(
             files or of images, and data sets: `hf:NAME` or `hf:NAME:SPLIT`.
         images: where relative image paths start, and downloaded images may lie under the last part of their
             URL; by default beside each file.
+        columns: our name → the name in these files.
+        names_as_titles: an image's file name is its title where it has none; of folders of images.
 
     Raises:
         CorpusError: for a word that means nothing, or a folder that may not be read.

@@ -68,6 +68,8 @@ def write_part(items: Iterable[tuple[CorpusItem, int]], path: Path, folder: Path
     What came before an error of the stream is written; the error goes on to the caller.
 
     Args:
+        items: with their row keys.
+        path: of the part.
         folder: of the corpus.
     """
     import pyarrow as pa
@@ -148,6 +150,9 @@ def join_parts(
     The table appears when it is whole, and the manifest after it: it says that all is there.
 
     Args:
+        parts: files of `write_part`, in order.
+        masks: per part which of its rows are taken, bool.
+        folder: of the knowledge base.
         about: for the manifest.
 
     Raises:

@@ -159,7 +159,11 @@ async def fetch(
     """Fetches and checks one image; what goes wrong is in the result, not raised.
 
     Args:
+        session: makes the requests.
+        url: of the image, as the corpus has it.
         width: of the original, if known (0).
+        hosts: keep the rate to each host.
+        settings: of the download.
 
     Returns:
         What became of it, and the bytes to store (empty unless the reason is "ok").

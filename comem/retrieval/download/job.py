@@ -47,8 +47,11 @@ def download_corpus(
     and failures that are final are not asked for again; what may pass is, in the next run.
 
     Args:
+        folder: of the corpus.
+        settings: of the download.
         engine: "ray" divides the shards among workers, and the rate to each host with them.
         workers: of Ray.
+        progress: shows how far it is.
 
     Returns:
         How many URLs ended how ("ok", "status 404", …), in all runs so far.
