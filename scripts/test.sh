@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the project: ruff, mypy, then the tests. Further arguments go to pytest.
+# Checks the project: ruff, codespell, mypy, then the tests. Further arguments go to pytest.
 #
 # Usage: bash scripts/test.sh [PYTEST ARGUMENT…]       e.g. bash scripts/test.sh tests/memory -k bank
 #
@@ -19,10 +19,9 @@ export HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 status=0
 echo "test: ruff"
 "$bin/ruff" check . || status=1
-# To be switched on with the commit that formats the whole tree:
-# "$bin/ruff" format --check . || status=1
-# echo "test: codespell"
-# "$bin/codespell" || status=1
+"$bin/ruff" format --check . || status=1
+echo "test: codespell"
+"$bin/codespell" || status=1
 echo "test: mypy"
 "$bin/mypy" || status=1
 echo "test: pytest"
