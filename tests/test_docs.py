@@ -74,7 +74,7 @@ def test_walk(name: str, tmp_path: Path) -> None:
 def test_the_site_builds(tmp_path: Path) -> None:
     if find_spec("mkdocs") is None or find_spec("mkdocstrings") is None:
         pytest.skip('the site\'s tools are not installed: pip install -e ".[docs]"')
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir"]
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir"]
     built = subprocess.run(
         [*words, str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True, timeout=600
     )
