@@ -45,6 +45,7 @@ from comem.backbones.prepared import liger
 from comem.io.files import write_json
 from comem.io.run_folder import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
+from comem.memory.encoder import EncoderPlan
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormerConfig
 from comem.memory.qformer_encoder import QFormerEncoder
@@ -332,7 +333,9 @@ class Bench:
 
     def flops(self, batch: TrainingBatch, recompute: bool) -> float:
         """Operations of a step."""
-        config, sizes = self.network.config, self.encoder.qformer.config
+        config = self.network.config
+        own = self.encoder.qformer.config
+        sizes = EncoderPlan({}, own.num_queries, own.flops)
         return batch_flops(batch, config, config, sizes, self.lora.rank, recompute)
 
 

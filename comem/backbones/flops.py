@@ -1,4 +1,4 @@
-"""Floating point operations of encoder, Q-Former and reader, counted from their configs alone.
+"""Floating point operations of models, counted from their configs alone.
 
 A multiplication with its addition is two operations, as everywhere in the literature and in torch's
 `FlopCounterMode`; norms, activations and rotations are left out (below 1 % at 7B). Nothing is measured here
@@ -75,7 +75,7 @@ def decoder(config: Any, tokens: int, past: int = 0, rank: int = 0, causal: bool
     layer = sum((linear(*shape, tokens, rank) for shape in shapes), Flops())
     pairs = tokens * past + (tokens * (tokens + 1) / 2 if causal else tokens * tokens)
     layers: int = config.num_hidden_layers
-    return (layer + _attention(pairs, heads * size)) * layers
+    return (layer + attention_flops(pairs, heads * size)) * layers
 
 
 def output_layer(config: Any, rows: int) -> Flops:
@@ -111,20 +111,10 @@ def vision_tower(config: Any, grid: Grid, rank: int = 0) -> Flops:
     pixels = config.in_channels * config.temporal_patch_size * config.patch_size**2
     merger = linear(width * merged, width * merged, patches / merged, rank)
     merger += linear(width * merged, out, patches / merged, rank)
-    return Flops(inputs=2.0 * pixels * width * patches) + blocks + _attention(pairs, width) + merger
+    return Flops(inputs=2.0 * pixels * width * patches) + blocks + attention_flops(pairs, width) + merger
 
 
-def qformer(config: Any, tokens: int) -> Flops:
-    """The Q-Former over one item of `tokens` hidden states (`QFormerConfig`); all of it is trained."""
-    d, q, depth = config.hidden_size, config.num_queries, config.depth
-    inner = config.heads * config.head_width
-    read = 2 * d * inner * tokens * (1 if config.shared else depth)  # keys and values of the item
-    step = q * (d * inner + 2 * d * inner + inner * d + 2 * d * d * config.ff_mult)
-    products = d * d * tokens + read + depth * step + q * d * config.width_out
-    return Flops(trained=2.0 * products) + _attention(depth * q * (tokens + q), inner)
-
-
-def _attention(pairs: float, width: int) -> Flops:
+def attention_flops(pairs: float, width: int) -> Flops:
     """Scores and weighted sums for that many pairs of query and key, heads side by side."""
     return Flops(attention=4.0 * pairs * width)
 

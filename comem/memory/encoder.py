@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, device, nn
 
+from comem.backbones.flops import Flops
 from comem.backbones.prepared import Prepared
 from comem.backbones.specs import TOY_FOLDER
 from comem.io.files import new_folder, read_json, write_json
@@ -223,11 +224,27 @@ Load = Callable[[Path, Mapping[str, Any], "Backbone | None", "str | device | Non
 
 
 @dataclass(frozen=True)
+class EncoderPlan:
+    """What a new encoder would be, told from sizes alone.
+
+    Attributes:
+        parameters: trained numbers by part, LoRA and the compressor.
+        num_vectors: of an item's memory.
+        flops: operations of the compressor over an item of so many tokens; the model's own are not its.
+    """
+
+    parameters: Mapping[str, int]
+    num_vectors: int
+    flops: Callable[[int], Flops]
+
+
+@dataclass(frozen=True)
 class EncoderKind:
     """A row of `ENCODERS`.
 
     Attributes:
         build: a new encoder on a backbone, with the kind's settings by name.
+        plan: the same arguments to an `EncoderPlan`, the backbone's model on the meta device.
         load: from a folder, what its comem_encoder.json says, a backbone whose weights it may share (or
             None), and the device for weights of its own. None builds it anew on the backbone.
         trained: whether a new one knows nothing until it has been trained.
@@ -236,6 +253,7 @@ class EncoderKind:
     build: Callable[..., Any]
     load: Load | None = None
     trained: bool = False
+    plan: Callable[..., EncoderPlan] | None = None
 
 
 ENCODERS: Registry[EncoderKind] = Registry("encoder", {"qformer": "comem.memory.qformer_encoder:ROW"})

@@ -14,6 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from comem.backbones.flops import Flops, attention_flops
+
 
 @dataclass(frozen=True)
 class QFormerConfig:
@@ -61,6 +63,15 @@ class QFormerConfig:
     def width_out(self) -> int:
         """Width of a memory's embeddings."""
         return self.output_size or self.hidden_size
+
+    def flops(self, tokens: int) -> Flops:
+        """Operations over one item of `tokens` hidden states; all of it is trained."""
+        d, q = self.hidden_size, self.num_queries
+        inner = self.heads * self.head_width
+        read = 2 * d * inner * tokens * (1 if self.shared else self.depth)  # keys and values of the item
+        step = q * (d * inner + 2 * d * inner + inner * d + 2 * d * d * self.ff_mult)
+        products = d * d * tokens + read + self.depth * step + q * d * self.width_out
+        return Flops(trained=2.0 * products) + attention_flops(self.depth * q * (tokens + q), inner)
 
 
 class CrossAttention(nn.Module):

@@ -21,12 +21,14 @@ from torch import Tensor, device, nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from comem.backbones.base import Backbone
+from comem.backbones.flops import Flops
 from comem.backbones.positions import with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.memory.bank import MemoryBank, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import (
     CONFIG,
     EncoderKind,
+    EncoderPlan,
     InputsOf,
     MemoryEncoder,
     add_tensors,
@@ -75,6 +77,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
     """
 
     kind = "qformer"
+    num_vectors: int | None
     prepares = True
 
     def __init__(
@@ -522,6 +525,38 @@ def build_encoder(
     return encoder
 
 
+def paper_encoder(model: Any) -> QFormerEncoder:
+    """The paper's encoder, untrained, without a processor: its speed and size are those of a trained one."""
+    with device(_table(model).device):
+        return QFormerEncoder.new(model, None)
+
+
+def paper_flops(width: int, tokens: int) -> Flops:
+    """Operations of the paper's Q-Former over one item of so many hidden states of a width."""
+    return QFormerConfig(width).flops(tokens)
+
+
+def plan_encoder(
+    backbone: Backbone,
+    *,
+    lora: LoraSettings = LoraSettings(),  # noqa: B008 (frozen)
+    qformer: QFormerSettings = QFormerSettings(),  # noqa: B008 (frozen)
+    reader: Any = None,
+    **_: Any,
+) -> EncoderPlan:
+    """What `build_encoder` would make; the backbone's model gets its LoRA."""
+    if qformer.output_scale == "auto":  # is read off weights, which are not there
+        qformer = replace(qformer, output_scale=1.0)
+    config = qformer_config(qformer, backbone.model, reader)
+    with device("meta"):
+        former = QFormer(config)
+        add_lora(backbone.model, lora)
+    own = sum(parameter.numel() for parameter in former.parameters())
+    return EncoderPlan(
+        {"LoRA": trainable_count(backbone.model), "Q-Former": own}, config.num_queries, config.flops
+    )
+
+
 def _load(
     folder: Path, about: Mapping[str, Any], backbone: Backbone | None, target: str | device | None
 ) -> QFormerEncoder:
@@ -533,4 +568,4 @@ def _load(
     return encoder.to(target or (backbone.device if backbone is not None else "cpu"))
 
 
-ROW = EncoderKind(build_encoder, _load, trained=True)
+ROW = EncoderKind(build_encoder, _load, trained=True, plan=plan_encoder)

@@ -18,11 +18,10 @@ from comem.bank.reader import MemoryStore
 from comem.bank.serve import LiveBank
 from comem.bank.writer import StoreWriter, create_store
 from comem.engine.engine import Decoder
-from comem.memory.encoder import hidden_size
+from comem.memory.encoder import TrainableEncoder, hidden_size
 from comem.memory.injection import Prefix
-from comem.memory.lora import LoraSettings, adapters_off, lora_layers
-from comem.memory.qformer import QFormerConfig
-from comem.memory.qformer_encoder import QFormerEncoder
+from comem.memory.lora import adapters_off, lora_layers
+from comem.memory.qformer_encoder import paper_encoder
 from comem.profiling.prompts import FAMILIES, Lengths, PromptMaker
 from comem.profiling.shapes import SHAPES, random_model
 from comem.profiling.timing import QUERIES, Cell, Run, now
@@ -163,7 +162,7 @@ class Bench:
             raise ValueError(f"encode_batch={encode_batch}: must be at least 1")
         self.model, self.lengths, self.encode_batch = model, lengths, encode_batch
         self.maker = PromptMaker(model, lengths)
-        self._encoder: QFormerEncoder | None = None
+        self._encoder: TrainableEncoder | None = None
         self._swap: list[tuple[nn.Module, str, nn.Module, nn.Module]] = []  # parent, name, bare, with LoRA
         self._engines: dict[str, Decoding] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -191,13 +190,11 @@ class Bench:
             setattr(parent, name, bare)
         return self.model
 
-    def encoder(self) -> QFormerEncoder:
+    def encoder(self) -> TrainableEncoder:
         """The paper's encoder, untrained, on the same weights; the model has its LoRA from here on."""
         if self._encoder is None:
-            with torch.device(self.device):
-                qformer = QFormerConfig(hidden_size(self.model), num_queries=QUERIES)
-                self._encoder = QFormerEncoder.new(self.model, None, LoraSettings(), qformer)
-            self._encoder.eval().requires_grad_(False)
+            self._encoder = encoder = paper_encoder(self.model)
+            encoder.eval().requires_grad_(False)
             for path, layer in lora_layers(self.model).items():
                 parent, _, name = path.rpartition(".")
                 bare = layer.get_base_layer()

@@ -6,7 +6,7 @@ from typing import Any
 
 from comem.backbones import flops
 from comem.memory.lora import LoraSettings
-from comem.memory.qformer import QFormerConfig
+from comem.memory.qformer_encoder import paper_flops
 from comem.profiling.prompts import Lengths, patches
 from comem.profiling.timing import QUERIES, Cell
 
@@ -41,11 +41,11 @@ def cell_flops(cell: Cell, lengths: Lengths, config: Any) -> dict[str, float]:
 
 
 def item_flops(lengths: Lengths, config: Any) -> float:
-    """Operations to encode one item: vision tower, language model with LoRA, Q-Former."""
+    """Operations to encode one item: vision tower, language model with LoRA, compressor."""
     rank = LoraSettings().rank
     text = config.get_text_config()
     reading = flops.decoder(text, lengths.item, rank=rank, causal=True)
-    reading += flops.qformer(QFormerConfig(text.hidden_size, num_queries=QUERIES), lengths.item)
+    reading += paper_flops(text.hidden_size, lengths.item)
     return reading.forward + vision(lengths.item_image, config, rank)
 
 

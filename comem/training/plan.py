@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from comem.backbones.flops import Flops, decoder, output_layer, qformer, vision_tower
+from comem.backbones.flops import Flops, decoder, output_layer, vision_tower
 from comem.backbones.hf import HFBackbone
 from comem.backbones.specs import BackboneSpec, resolve_backbone
 from comem.io.console import print_facts
-from comem.memory.lora import add_lora, trainable_count
-from comem.memory.qformer import QFormer, QFormerConfig
-from comem.memory.qformer_encoder import qformer_config
+from comem.memory.encoder import ENCODERS, EncoderPlan
 from comem.training.collator import TrainingBatch
 from comem.training.data import TrainingExample, load_examples, select
 from comem.training.ranks import state, use_bf16
@@ -26,9 +24,9 @@ from comem.training.trainer import TrainResult
 
 
 def batch_flops(
-    batch: TrainingBatch, encoder: Any, reader: Any, sizes: QFormerConfig, rank: int, recompute: bool
+    batch: TrainingBatch, encoder: Any, reader: Any, sizes: EncoderPlan, rank: int, recompute: bool
 ) -> float:
-    """Operations of forward and backward: encoder with LoRA, Q-Former, reader; padding not counted.
+    """Operations of forward and backward: encoder with LoRA, compressor, reader; padding not counted.
 
     The reader's own images are seen without a backward pass, and so is what it reads without items.
 
@@ -36,7 +34,7 @@ def batch_flops(
         batch: the batch.
         encoder: config of transformers.
         reader: config of transformers; the same one where one model is both.
-        sizes: the Q-Former's.
+        sizes: the encoder's beyond its model.
         rank: LoRA's.
         recompute: whether activation checkpointing repeats the layers' forward pass.
 
@@ -46,10 +44,10 @@ def batch_flops(
     layers, rest = _images(encoder, batch.items, rank), Flops()
     for length in _lengths(batch.items):
         layers += decoder(encoder.get_text_config(), length, rank=rank)
-        rest += qformer(sizes, length)
+        rest += sizes.flops(length)
     embeddings = batch.embeddings or (0,) * len(batch.rows)
     memory = [
-        len(row) * (count or sizes.num_queries) for row, count in zip(batch.rows, embeddings, strict=True)
+        len(row) * (count or sizes.num_vectors) for row, count in zip(batch.rows, embeddings, strict=True)
     ]
     for length, more in zip(_lengths(batch.question), memory, strict=True):
         layers += decoder(reader.get_text_config(), length + more)
@@ -95,6 +93,7 @@ class Plan:
 
     Attributes:
         examples, items: in the data.
+        trained_parameters: by part of the encoder.
         questions: that the run takes in all its passes.
         weight_bytes: weights, gradients and AdamW's moments.
         token_bytes: activations kept for each token of a micro-batch of `micro_batch` questions.
@@ -109,8 +108,7 @@ class Plan:
     base_parameters: int
     reader: str
     reader_parameters: int
-    lora_parameters: int
-    qformer_parameters: int
+    trained_parameters: Mapping[str, int]
     precision: str
     weight_bytes: int
     token_bytes: int
@@ -122,8 +120,8 @@ class Plan:
 
     @property
     def trainable(self) -> int:
-        """Parameters that are trained: LoRA's and the Q-Former's."""
-        return self.lora_parameters + self.qformer_parameters
+        """How many parameters are trained."""
+        return sum(self.trained_parameters.values())
 
     @property
     def _reader(self) -> str:
@@ -140,8 +138,7 @@ class Plan:
             ("reader", self._reader),
             ("data", f"{self.examples:,} questions, {self.items:,} knowledge items"),
             ("steps", f"{self.steps:,}"),
-            ("LoRA", f"{self.lora_parameters / 1e6:,.2f} M"),
-            ("Q-Former", f"{self.qformer_parameters / 1e6:,.2f} M"),
+            *((part, f"{count / 1e6:,.2f} M") for part, count in self.trained_parameters.items()),
             ("trainable", f"{self.trainable / 1e6:,.2f} M = {share:.2f} % of the model"),
             ("memory", f"{gigabytes:,.2f} GiB for weights, gradients and AdamW (estimate)"),
             ("", f"+ {self.token_bytes / 2**20:,.3f} MiB for each token of a micro-batch (estimate)"),
@@ -170,8 +167,7 @@ def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> 
     backbone = _backbone(settings.model)
     reader = _backbone(settings.reader) if settings.reader else None
     base, apart = _parameters(backbone.model), _parameters(reader.model) if reader else 0
-    sizes = _qformer_sizes(settings, backbone, reader)
-    lora, qformer = _count(settings, backbone.model, sizes)
+    sizes = _encoder(settings, backbone, reader)
     tokens, flops = _work(settings, examples, backbone, reader, sizes)
     text = [each.model.config.get_text_config() for each in (backbone, reader) if each]
     layer_widths = max(config.num_hidden_layers * config.hidden_size for config in text)
@@ -186,10 +182,9 @@ def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> 
         base_parameters=base,
         reader=reader.spec.name if reader else "",
         reader_parameters=apart,
-        lora_parameters=lora,
-        qformer_parameters=qformer,
+        trained_parameters=sizes.parameters,
         precision=("4-bit, bf16" if settings.quantization else "bf16" if half else "fp32"),
-        weight_bytes=int((base + apart) * weight + (lora + qformer) * TRAINABLE_BYTES),
+        weight_bytes=int((base + apart) * weight + sum(sizes.parameters.values()) * TRAINABLE_BYTES),
         token_bytes=layer_widths * kept * (1 if half else 2),
         questions=_questions(order, settings),
         micro_batch=min(settings.micro_batch_size or settings.batch_size, max(len(examples), 1)),
@@ -211,7 +206,7 @@ def _work(
     examples: Sequence[TrainingExample],
     backbone: HFBackbone,
     reader: HFBackbone | None,
-    sizes: QFormerConfig,
+    sizes: EncoderPlan,
 ) -> tuple[float, float]:
     """Tokens and operations of a question, by some of the data; zeros where nothing of it can be read."""
     sample = examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE]
@@ -247,20 +242,19 @@ def _parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def _qformer_sizes(settings: TrainSettings, backbone: HFBackbone, reader: HFBackbone | None) -> QFormerConfig:
-    """The Q-Former's; the value of an "auto" output scale is read off weights, which are not there."""
-    sizes = settings.qformer
-    if sizes.output_scale == "auto":
-        sizes = replace(sizes, output_scale=1.0)
-    return qformer_config(sizes, backbone.model, reader.model if reader else None)
+def _encoder(settings: TrainSettings, backbone: HFBackbone, reader: HFBackbone | None) -> EncoderPlan:
+    """What would be trained.
 
-
-def _count(settings: TrainSettings, model: Any, sizes: QFormerConfig) -> tuple[int, int]:
-    """Parameters of LoRA and Q-Former; the model gets its LoRA."""
-    with torch.device("meta"):
-        qformer = _parameters(QFormer(sizes))
-        add_lora(model, settings.lora)
-    return trainable_count(model), qformer
+    Raises:
+        ValueError: the kind of encoder is not one that says so in advance.
+    """
+    plan = ENCODERS[settings.encoder].plan
+    if plan is None:
+        raise ValueError(f"encoder={settings.encoder}: this kind has no plan; train without --dry-run")
+    return plan(
+        backbone, lora=settings.lora, qformer=settings.qformer, elastic=settings.elastic,
+        reader=reader.model if reader else None,
+    )  # fmt: skip
 
 
 def show_train(result: TrainResult | Plan, settings: TrainSettings) -> None:

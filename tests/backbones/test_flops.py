@@ -12,7 +12,7 @@ from conftest import build_tiny_qwen2, build_tiny_qwen2_5_vl, build_tiny_qwen2_v
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from comem.backbones.flops import Flops, decoder, linear, output_layer, qformer, vision_tower
+from comem.backbones.flops import Flops, decoder, linear, output_layer, vision_tower
 from comem.memory.lora import LoraSettings
 from comem.memory.qformer import QFormer, QFormerConfig
 from comem.memory.qformer_encoder import QFormerEncoder
@@ -63,7 +63,7 @@ def test_training_an_encoder(model: Any) -> None:
     encoder = QFormerEncoder.new(model, None, LoraSettings(RANK, 8, 0.0), config)
     grid, tokens = [1, 12, 20], 90
     text, vision = model.config.get_text_config(), model.config.vision_config
-    parts = (decoder(text, tokens, rank=RANK), vision_tower(vision, grid, RANK), qformer(config, tokens))
+    parts = (decoder(text, tokens, rank=RANK), vision_tower(vision, grid, RANK), config.flops(tokens))
     found = counted(lambda: encoder(picture(grid, tokens)).sum().backward())
     first = linear(32, 96, 240)  # which needs no gradient of its inputs
     expected = sum(part.training() for part in parts) - first.frozen
@@ -84,7 +84,7 @@ def test_decoding_a_token_from_a_cache() -> None:
 def test_the_qformer(shared: bool) -> None:
     config = QFormerConfig(64, num_queries=4, depth=3, heads=4, shared=shared, output_size=32)
     module, hidden = QFormer(config), torch.randn(1, 30, 64)
-    assert counted(lambda: module(hidden)) == pytest.approx(qformer(config, 30).forward, rel=1e-6)
+    assert counted(lambda: module(hidden)) == pytest.approx(config.flops(30).forward, rel=1e-6)
 
 
 def test_recomputation_repeats_the_forward() -> None:

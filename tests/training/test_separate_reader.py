@@ -171,9 +171,11 @@ def test_the_plan_counts_the_reader(run: Make, settings: Make, reader_folder: Pa
     alone, apart = make_plan(settings()), make_plan(run())
     assert (alone.reader, alone.reader_parameters) == ("", 0)
     assert apart.reader_parameters == sum(p.numel() for p in load_backbone(reader_folder).model.parameters())
-    assert apart.lora_parameters == alone.lora_parameters
+    assert apart.trained_parameters["LoRA"] == alone.trained_parameters["LoRA"]
     # projection and norm of the Q-Former: 64 → 96 instead of 64 → 64
-    assert apart.qformer_parameters - alone.qformer_parameters == (64 + 1 + 2) * (WIDTH - 64)
+    assert apart.trained_parameters["Q-Former"] - alone.trained_parameters["Q-Former"] == (64 + 1 + 2) * (
+        WIDTH - 64
+    )
     assert apart.weight_bytes > alone.weight_bytes + 4 * apart.reader_parameters
     assert "reader" in dict(apart.lines()) and str(reader_folder.name) in dict(apart.lines())["reader"]
 
