@@ -78,23 +78,43 @@ class ChatProcessor:
         if len(self.groups(conversations)) > 1:
             raise BackboneError(f"{self.spec.name}: conversations with and without images do not go together")
         images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
-        texts = [
-            self.processor.apply_chat_template(
-                self._render(chat), tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-            for chat in conversations
-        ]
+        texts = [self.text(chat, add_generation_prompt) for chat in conversations]
         kwargs: dict[str, Any] = {"images": images} if any(images) else {}
         if any(images) and self._limited:
             low, high = self._edges()
             kwargs["images_kwargs"] = {"size": {"shortest_edge": low, "longest_edge": high}}
-        bos = self.tokenizer.bos_token
-        if bos is not None and texts[0].startswith(bos):  # the template wrote it: not once more
-            kwargs["add_special_tokens"] = False
+        kwargs |= self.special_tokens(texts[0])
         batch = self.processor(
             text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
         )
         return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+    def text(self, chat: Sequence[Message], add_generation_prompt: bool = True) -> str:
+        """A conversation as the chat template writes it, a mark where an image goes.
+
+        Models that can think before they answer are asked not to: what counts here are short answers.
+
+        Raises:
+            BackboneError: there is no chat template, or it refuses the conversation.
+        """
+        template = getattr(self.processor, "chat_template", None)
+        template = template or getattr(self.tokenizer, "chat_template", None)
+        if not template:
+            raise BackboneError(
+                f"{self.spec.name} has no chat template, so it was not made for dialogues: take its instruct "
+                "version, or save a template with its tokenizer (tokenizer.chat_template = …)"
+            )
+        quiet = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
+        return str(
+            self.processor.apply_chat_template(
+                self._render(chat), tokenize=False, add_generation_prompt=add_generation_prompt, **quiet
+            )
+        )
+
+    def special_tokens(self, text: str) -> dict[str, bool]:
+        """Arguments that keep the tokenizer from writing a start token that the template wrote already."""
+        bos = self.tokenizer.bos_token
+        return {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
 
     def groups(self, conversations: Conversations) -> list[list[int]]:
         """Which conversations can go in one call, as positions: all, or those with and without images."""

@@ -179,13 +179,14 @@ def text_positions(model: Any, mask: Tensor) -> dict[str, Tensor]:
     """The `position_ids` `(b, l)` that `generate` gives a left-padded batch, as a keyword.
 
     Without them a text model's forward counts padding as positions. Empty for models that make their own
-    of ids and mask (M-RoPE).
+    of ids and mask (M-RoPE), or know no positions (state-space models).
 
     Args:
         model: that is to generate.
         mask: `(b, l)`, 0 at padding.
     """
-    if hasattr(model.base_model, "get_rope_index"):
+    base = model.base_model
+    if hasattr(base, "get_rope_index") or "position_ids" not in _arguments(type(base).forward):
         return {}
     return {"position_ids": (mask.long().cumsum(dim=-1) - 1).clamp(min=0)}
 

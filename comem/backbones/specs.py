@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from comem.registry import Registry, nearest
 
@@ -54,10 +55,13 @@ class BackboneSpec:
             follow each other are then written as one.
         mixed_batches: whether its processor takes rows with and without images in one call.
         rag: how retrieved items enter its context.
+        items: how an encoder on it writes an item: "paper", the authors' text in Qwen-VL's marks, or
+            "template", its own chat template.
         model_class: the transformers Auto class that loads the model.
         processor_class: the transformers Auto class that loads processor or tokenizer.
         adapter: module with its own `load`, for models whose code lies in their hub repository.
         needs: a package beyond this project's, by its name at the package index.
+        declared: False for a row that nobody wrote: what it can do is looked up in the loaded model.
     """
 
     name: str
@@ -71,16 +75,18 @@ class BackboneSpec:
     alternates: bool = False
     mixed_batches: bool = True
     rag: RagFormat = RagFormat()
+    items: Literal["paper", "template"] = "template"
     model_class: str = "AutoModelForImageTextToText"
     processor_class: str = "AutoProcessor"
     adapter: str = ""
     needs: str = ""
+    declared: bool = True
 
 
 #: The committed model of `comem.toy`, an ordinary model folder.
 TOY_FOLDER = Path(__file__).parent.parent / "toy" / "weights" / "backbone"
 
-_qwen_vl = partial(BackboneSpec, pixel_limits=True, rag=PASSAGE_IMAGE)
+_qwen_vl = partial(BackboneSpec, pixel_limits=True, rag=PASSAGE_IMAGE, items="paper")
 _text = partial(
     BackboneSpec, sees_images=False, several_images=False, rag=PASSAGES,
     model_class="AutoModelForCausalLM", processor_class="AutoTokenizer",
@@ -137,7 +143,7 @@ _ROWS = (
         "mistral_small_3", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistral3", alternates=True
     ),
     # embedded: needs no download
-    BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl", pixel_limits=True, rag=IMAGE_PASSAGE),
+    BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl", pixel_limits=True, rag=IMAGE_PASSAGE, items="paper"),
 )  # fmt: skip
 
 BACKBONES: Registry[BackboneSpec] = Registry("backbone", {row.name: row for row in _ROWS})
@@ -146,52 +152,109 @@ BACKBONES: Registry[BackboneSpec] = Registry("backbone", {row.name: row for row 
 def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
     """The row for a name of the table, a local model folder, or a hub repository that a row names.
 
-    A folder takes the abilities of a row with the same `model_type`: the one whose repository's name is
-    part of the path (LLaVA-1.6 and LLaVA-NeXT-LLaMA3 share a type), else the first.
+    A folder or repository takes the abilities of a row with the same `model_type`: the one whose
+    repository's name is part of the path (LLaVA-1.6 and LLaVA-NeXT-LLaMA3 share a type), else the first.
+    Any other family that transformers' Auto classes load gets a row whose abilities are found by looking at
+    the model once it is loaded (`comem.backbones.probe`).
 
     Raises:
         UnknownNameError: the name is in no row and is no folder.
-        BackboneError: the folder has no readable config.json, or holds a family without a row.
+        BackboneError: there is no readable config.json, or it names a family that transformers loads neither
+            as image-text model nor as causal language model.
     """
     name = str(name_or_path)
     if name in BACKBONES:
         return BACKBONES[name]
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _spec_of_family(folder.resolve().name, str(folder), _model_type(folder))
+        return _spec_of_family(folder.resolve().name, str(folder), _read_config(folder))
     for spec in BACKBONES.values():
         if spec.source == name:
             return spec
     if folder.is_absolute() or name.startswith((".", "~")):
         known = ", ".join(BACKBONES)
         raise BackboneError(f"{name}: no such model folder; give one with config.json, or one of {known}")
+    if name.count("/") == 1 and (config := _hub_config(name)) is not None:
+        return _spec_of_family(name.rpartition("/")[2], name, config)
     return BACKBONES[name]  # raises, with the nearest names
 
 
-def _model_type(folder: Path) -> str:
+def _hub_config(name: str) -> dict[str, Any] | None:
+    """A repository's config.json, from the cache or the hub; None if there is none to be had."""
+    from transformers import PreTrainedConfig
+
+    try:
+        return PreTrainedConfig.get_config_dict(name)[0] or None
+    except (OSError, ValueError):
+        return None
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     try:
         config: Any = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
+        if any(folder.glob("*.gguf")):
+            raise BackboneError(f"{folder}: {_GGUF}") from error
         raise BackboneError(f"{folder}: no config.json, so not a model folder") from error
     except (OSError, ValueError) as error:
         raise BackboneError(f"{path}: cannot be read ({error}); copy the model folder again") from error
-    model_type = config.get("model_type") if isinstance(config, dict) else None
-    if not isinstance(model_type, str):
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise BackboneError(f"{path}: names no model_type, so not the config of a transformers model")
-    return model_type
+    return config
 
 
-def _spec_of_family(name: str, source: str, family: str) -> BackboneSpec:
+_GGUF = (
+    "holds GGUF weights only; make an ordinary model folder of them: pip install gguf, then transformers' "
+    "from_pretrained(folder, gguf_file=NAME), and save_pretrained of model and tokenizer"
+)
+
+
+def _spec_of_family(name: str, source: str, config: Mapping[str, Any]) -> BackboneSpec:
+    family = str(config.get("model_type"))
     rows = [spec for spec in BACKBONES.values() if spec.family == family]
     if not rows:
-        families = sorted({spec.family for spec in BACKBONES.values()})
-        raise BackboneError(
-            f"{source}: model_type {family!r} has no backbone row; {nearest(family, families)}"
-        )
-    path = str(Path(source).resolve()).lower()
+        return _undeclared(name, source, family, config.get("architectures") or ())
+    path = str(Path(source).resolve()).lower() if Path(source).is_dir() else source.lower()
     named = (spec for spec in rows if spec.source.rpartition("/")[2].lower() in path)
     return replace(next(named, rows[0]), name=name, source=source)
 
 
-__all__ = ["BACKBONES", "TOY_FOLDER", "BackboneError", "BackboneSpec", "RagFormat", "resolve_backbone"]
+def auto_class(family: str, architectures: Sequence[str] = ()) -> str | None:
+    """Which of transformers' Auto classes loads a family with all that it sees; None: neither.
+
+    Args:
+        family: a config's `model_type`.
+        architectures: of the config: a checkpoint of a family that is in both mappings may be text alone.
+    """
+    from transformers.models.auto import modeling_auto as auto
+
+    sees = auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.get(family)
+    reads = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(family)
+    if reads and (not sees or (reads != sees and reads in architectures)):
+        return "AutoModelForCausalLM"
+    return "AutoModelForImageTextToText" if sees else None
+
+
+def _undeclared(name: str, source: str, family: str, architectures: Sequence[str]) -> BackboneSpec:
+    """A row for a family that the table does not know."""
+    loads = auto_class(family, architectures)
+    if loads is None:
+        families = sorted({spec.family for spec in BACKBONES.values()})
+        raise BackboneError(
+            f"{source}: model_type {family!r} is neither an image-text model nor a causal language model of "
+            f"this transformers version; {nearest(family, families)}"
+        )
+    make = _text if loads == "AutoModelForCausalLM" else BackboneSpec
+    return make(name, source, family, declared=False)
+
+
+__all__ = [
+    "BACKBONES",
+    "TOY_FOLDER",
+    "BackboneError",
+    "BackboneSpec",
+    "RagFormat",
+    "auto_class",
+    "resolve_backbone",
+]

@@ -3,21 +3,27 @@
 An item is a two-turn chat without a system turn (authors_code.md 1.2): the user shows the image and
 says what it is, the assistant "answers" with the passage. The question is never part of it, so a
 memory depends on its item alone.
+
+For Qwen-VL models the text is the authors', mark for mark; for every other model its own chat template
+writes the same two turns (`KnowledgeFormat.style`). A model that sees no images reads an item's text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from comem.backbones.base import ChatProcessor
 from comem.backbones.positions import pinned
+from comem.backbones.specs import BackboneSpec
 from comem.io.images import ImageError, open_image
 from comem.memory.settings import KnowledgeFormat
-from comem.types import ImageRef, KnowledgeItem
+from comem.types import ImageRef, KnowledgeItem, Message
 
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
 
@@ -37,8 +43,7 @@ def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequ
     for token in special_tokens:
         passage = passage.replace(token, "")
     passage = passage[: form.max_chars]
-    if item.image is None and not passage.strip():
-        raise ValueError(f"knowledge item {item.id!r} has neither text nor image: nothing to remember")
+    _refuse_empty(item, item.image is not None, passage)
     image = IMAGE_SLOT if item.image is not None else ""
     return f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
 
@@ -57,21 +62,27 @@ def item_inputs(
 
     Returns:
         `input_ids`, `attention_mask`, `mm_token_type_ids`, each `(n, l)`, and, if any item has an
-        image, `pixel_values` and `image_grid_thw` `(images, 3)`.
+        image, `pixel_values` and `image_grid_thw` `(images, 3)`; of other models than Qwen-VL what their
+        processor returns.
 
     Raises:
         ValueError: no items, an item without anything, or an image that cannot be read; names the item.
     """
     if not items and not question_images:
         raise ValueError("no knowledge items to encode")
-    special = _special_tokens(processor.tokenizer)
     shown = [KnowledgeItem("image of the question", "", image) for image in question_images]
+    if form.style == "template":
+        written = [(item, form) for item in items]
+        written += [(item, form.of_question_image()) for item in shown]
+        return _by_template(written, processor)
+    special = _special_tokens(processor.tokenizer)
     texts = [render_item(item, form, special) for item in items]
     texts += [render_item(item, form.of_question_image()) for item in shown]
     images = [_pixels(item) for item in (*items, *shown) if item.image is not None]
-    low, high = form.pixel_limits(processor.image_processor)
+    limits = form.pixel_limits(processor.image_processor)
     kwargs: dict[str, Any] = {}
-    if images:
+    if images and limits:
+        low, high = limits
         kwargs = {"images": images, "images_kwargs": {"size": {"shortest_edge": low, "longest_edge": high}}}
     batch = processor(
         text=texts, text_kwargs={"padding": True, "padding_side": "left"}, return_tensors="pt", **kwargs
@@ -80,6 +91,43 @@ def item_inputs(
     if "mm_token_type_ids" not in inputs:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).int()
     return inputs
+
+
+def _by_template(
+    written: Sequence[tuple[KnowledgeItem, KnowledgeFormat]], processor: Any
+) -> dict[str, Tensor]:
+    """Items, each with its form, as dialogues of the model's own chat template."""
+    chat = ChatProcessor(item_spec(processor), processor)
+    return chat([_turns(item, form, chat.spec) for item, form in written], add_generation_prompt=False)
+
+
+def item_spec(processor: Any) -> BackboneSpec:
+    """What a processor alone shows of the row that items are written by."""
+    sees = getattr(processor, "image_processor", None) is not None
+    return BackboneSpec(type(processor).__name__, "", "", sees_images=sees)
+
+
+def _turns(item: KnowledgeItem, form: KnowledgeFormat, spec: BackboneSpec) -> list[Message]:
+    """An item as a dialogue: the user shows what it is, the assistant answers with the passage."""
+    if item.image is None or not spec.sees_images:
+        image: tuple[ImageRef, ...] = ()
+    else:
+        image = (replace(item.image, pixels=_pixels(item)),)
+    passage = item.text[: form.max_chars]
+    _refuse_empty(item, bool(image), passage)
+    asked = Message("user", (*image, form.prompt.strip()))
+    return [asked, Message("assistant", (passage,))]
+
+
+def _refuse_empty(item: KnowledgeItem, shown: bool, passage: str) -> None:
+    if shown or passage.strip():
+        return
+    if item.image is not None:
+        raise ValueError(
+            f"knowledge item {item.id!r} has an image alone, and the encoder's model sees none: give it a "
+            "text, or take an encoder that sees images"
+        )
+    raise ValueError(f"knowledge item {item.id!r} has neither text nor image: nothing to remember")
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

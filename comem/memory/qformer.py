@@ -233,4 +233,8 @@ def token_embedding_scale(embeddings: nn.Embedding) -> float:
     that of what the reader knows (design.md, "It learns at tiny size").
     """
     weight = embeddings.weight.detach().float()
-    return float(weight.norm(dim=-1).mean() / weight.shape[-1] ** 0.5)
+    scale = float(weight.norm(dim=-1).mean() / weight.shape[-1] ** 0.5)
+    if type(embeddings) is nn.Embedding:
+        return scale
+    ids = torch.arange(min(64, len(weight)), device=weight.device)  # a table that scales its rows (Gemma 3)
+    return scale * float(embeddings(ids).detach().float().norm() / weight[ids].norm())

@@ -18,12 +18,13 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, device, nn
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from comem.backbones.base import Backbone
 from comem.backbones.flops import Flops
-from comem.backbones.positions import with_positions
+from comem.backbones.positions import text_positions, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
+from comem.backbones.specs import auto_class
 from comem.memory.bank import MemoryBank, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import (
     CONFIG,
@@ -151,7 +152,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         Returns:
             `(n, q, d)`.
         """
-        inputs = with_positions(self.model, dict(inputs))
+        inputs = self._positioned(dict(inputs))
         with self.prepared:
             if not self.prepared.packs:
                 hidden = self._hidden(inputs)  # (n, l, d)
@@ -159,6 +160,12 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             packed, rows = pack(inputs)
             hidden = self._hidden({**packed, "segments": rows})[0]  # (tokens, d)
             return cast(Tensor, self.qformer(rows.padded(hidden.to(self.dtype)), rows.real))
+
+    def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs with positions that do not count padding."""
+        if self.form.style == "paper":
+            return with_positions(self.model, inputs)
+        return {**text_positions(self.model, inputs["attention_mask"]), **inputs}
 
     def _hidden(self, inputs: dict[str, Any]) -> Tensor:
         """The last hidden states after the final norm `(b, l, d)`; no logits, no other layer's, no cache."""
@@ -201,13 +208,16 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     def item_format(self) -> dict[str, Any]:
         """As `MemoryEncoder.item_format`; without a processor the pixel limits are None."""
-        low = high = None
-        if self.processor is not None:
-            low, high = self.form.pixel_limits(self.processor.image_processor)
+        low, high = self._limits() or (None, None)
         return {
             "prompt": self.form.prompt, "max_chars": self.form.max_chars,
             "min_pixels": low, "max_pixels": high,
         }  # fmt: skip
+
+    def _limits(self) -> tuple[int, int] | None:
+        """Pixel limits in effect; None without a processor, or one whose limits are not pixels."""
+        images = getattr(self.processor, "image_processor", None)
+        return None if images is None else self.form.pixel_limits(images)
 
     def fingerprint(self) -> str:
         """SHA-256 over all that a memory depends on.
@@ -225,18 +235,17 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         return self._known[1]
 
     def _fingerprint(self) -> str:
-        limits = None
-        if self.processor is not None:
-            limits = self.form.pixel_limits(self.processor.image_processor)
         facts = {
             "version": _FINGERPRINT_VERSION,
             "prompt": self.form.prompt,
             "max_chars": self.form.max_chars,
-            "pixels": limits,
+            "pixels": self._limits(),
             "qformer": asdict(self.qformer.config),
             "lora": None if self.lora is None else [self.lora.rank, self.lora.alpha],
             "base": self.base_digest(),
         }
+        if self.form.style == "template":
+            facts |= {"style": self.form.style, "template": _template(self.processor)}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for tensors in (lora_state(self.model), self.qformer.state_dict()):
             add_tensors(digest, tensors)
@@ -337,7 +346,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         about, trained = read_folder(folder)
         if about["kind"] == "merged":
             _refuse_cut_weights(folder)
-            model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto")
+            model: Any = _open_model(folder)
             processor = processor or _processor(folder)
         else:
             base = _resolve(folder, about["base"]["name"])
@@ -458,11 +467,27 @@ def _base_model(folder: Path, base: str) -> Any:
     if os.path.isdir(base):
         _refuse_cut_weights(base)
     try:
-        return AutoModelForImageTextToText.from_pretrained(base, dtype="auto")
+        return _open_model(base)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{folder / CONFIG}: its base model {base!r} cannot be loaded ({error}): give `reader`"
         ) from error
+
+
+def _open_model(source: str | Path) -> Any:
+    """A model of whichever kind its config names."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source)
+    loads = auto_class(config.model_type, config.architectures or ())
+    loader: Any = getattr(transformers, loads or "AutoModelForImageTextToText")
+    return loader.from_pretrained(source, dtype="auto")
+
+
+def _template(processor: Any) -> str:
+    """The chat template that items are written by; nothing without a processor."""
+    own = getattr(processor, "chat_template", None)
+    return str(own or getattr(getattr(processor, "tokenizer", None), "chat_template", None) or "")
 
 
 def _processor(source: str | Path) -> Any:
@@ -518,6 +543,7 @@ def build_encoder(
         reader: the model that answers, if it is not the backbone's.
     """
     config = qformer_config(qformer, backbone.model, reader)
+    form = replace(form, style=backbone.spec.items)
     encoder = QFormerEncoder.new(backbone.model, backbone.processor, lora, config, form)
     encoder.elastic = elastic
     if qformer.near_identity:

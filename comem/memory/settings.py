@@ -96,6 +96,8 @@ class KnowledgeFormat:
             and 16384·28²: authors_code.md M4.)
         picture_prompt: what the user turn says after a question's own image, which then becomes a memory
             behind the items': for readers that see no images. None: such images are not encoded.
+        style: "paper" is the authors' text, in Qwen-VL's marks; "template" is the model's own chat template
+            (`comem.memory.items`). It follows from the model (`BackboneSpec.items`).
     """
 
     prompt: str = PROMPT
@@ -103,6 +105,7 @@ class KnowledgeFormat:
     min_pixels: int | None = None
     max_pixels: int | None = None
     picture_prompt: str | None = None
+    style: Literal["paper", "template"] = "paper"
 
     def __post_init__(self) -> None:
         if self.max_chars < 1:
@@ -130,8 +133,10 @@ class KnowledgeFormat:
             )
         return replace(self, prompt=self.picture_prompt)
 
-    def pixel_limits(self, image_processor: Any) -> tuple[int, int]:
-        """The limits in effect with this image processor, in pixels."""
+    def pixel_limits(self, image_processor: Any) -> tuple[int, int] | None:
+        """The limits in effect with this image processor, in pixels; None where it knows no such limits."""
+        if self.style == "template":
+            return None
         own = (image_processor.size["shortest_edge"], image_processor.size["longest_edge"])
         low, high = (min(max(limit, own[0]), own[1]) for limit in PAPER_PIXELS)
         low = low if self.min_pixels is None else self.min_pixels

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from comem.io.images import ImageError, open_image
 from comem.training.data import TrainingExample, fillers, kinds
+from comem.training.labels import IGNORED as IGNORED
 from comem.types import ImageRef, KnowledgeItem, Message
 
-IGNORED = -100
 _HEADER, _END, _NEWLINE = "<|im_start|>assistant\n", "<|im_end|>", "\n"
 
 
@@ -135,6 +135,7 @@ class Collator:
         tokenizer: for the labels.
         max_items: items per question.
         max_tokens: longest dialogue, in tokens.
+        labels: dialogues and their ids → labels; None: Qwen's ChatML (`answer_labels`).
         image_memory: the images of a question become memories behind its items' (all in front of the
             dialogue), because the reader sees none.
     """
@@ -145,6 +146,7 @@ class Collator:
     max_items: int = 3
     max_tokens: int = 32768
     image_memory: bool = False
+    labels: Callable[[Sequence[Sequence[Message]], Tensor], Tensor] | None = None
 
     def __call__(
         self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
@@ -173,9 +175,8 @@ class Collator:
         count = len(order)
         shown = [_places(order, example.images if self.image_memory else ()) for example in examples]
         read = list(order)
-        question = dict(self.process([example.messages() for example in examples]))
+        question = self._question(examples)
         self._check_length(ids, question)
-        question["labels"] = answer_labels(question["input_ids"], self.tokenizer)
         question["labels"][len(ids) :] = IGNORED
         return TrainingBatch(
             ids=ids,
@@ -187,6 +188,16 @@ class Collator:
             plain=self._plain(examples, len(ids)),
         )
 
+    def _question(self, examples: Sequence[TrainingExample]) -> Tensors:
+        """The reader's inputs, `labels` among them."""
+        chats = [example.messages() for example in examples]
+        inputs = dict(self.process(chats))
+        if self.labels is None:
+            inputs["labels"] = answer_labels(inputs["input_ids"], self.tokenizer)
+        else:
+            inputs["labels"] = self.labels(chats, inputs["input_ids"])
+        return inputs
+
     def _plain(self, examples: Sequence[TrainingExample], real: int) -> Plain | None:
         """The questions that learn what the reader says without items; None if none does.
 
@@ -197,8 +208,7 @@ class Collator:
         rows = tuple(row for row, example in enumerate(examples) if example.lesson.plain)
         if not rows:
             return None
-        inputs = dict(self.process([examples[row].messages() for row in rows]))
-        inputs["labels"] = answer_labels(inputs["input_ids"], self.tokenizer)
+        inputs = self._question([examples[row] for row in rows])
         inputs["labels"][sum(row < real for row in rows) :] = IGNORED
         return Plain(inputs, rows)
 

@@ -53,7 +53,7 @@ def answer_states(
     reader's attention and the injection allow it, the questions are packed: no layer computes padding.
 
     Args:
-        reader: of a causal model with `.model` (the trunk) and an output embedding.
+        reader: of a causal model with a trunk (`base_model`) and an output embedding.
         question: its inputs with `labels (b, l)`, -100 where nothing is learned.
         memories: per row `(m, d)` or None.
         injection: how they reach the reader.
@@ -68,7 +68,7 @@ def answer_states(
         with injection.attach(model, question, memories) as extended:
             labels = extended.pop("labels")  # (b, L)
             extended.update(text_positions(model, extended["attention_mask"]))
-            hidden = model.model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
+            hidden = model.base_model(**extended, use_cache=False).last_hidden_state  # (b, L, d)
     learned = labels[:, 1:] != IGNORED
     return hidden[:, :-1][learned], labels[:, 1:][learned], learned.nonzero()[:, 0]
 
@@ -82,7 +82,7 @@ def _packed(
     packed, rows = pack({**with_positions(model, extended), "_memory": where})
     labels, where = packed.pop("labels")[0], packed.pop("_memory")  # (total,), (1, total)
     with memory_at(model, memories, where, free):
-        hidden = model.model(**packed, segments=rows, use_cache=False).last_hidden_state[0]  # (total, d)
+        hidden = model.base_model(**packed, segments=rows, use_cache=False).last_hidden_state[0]  # (total, d)
     learned = labels[1:] != IGNORED
     numbers = torch.arange(len(rows.lengths), device=labels.device)
     question_of = numbers.repeat_interleave((rows.cumulative[1:] - rows.cumulative[:-1]).long())

@@ -211,7 +211,7 @@ def _work(
     """Tokens and operations of a question, by some of the data; zeros where nothing of it can be read."""
     sample = examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE]
     answering = reader or backbone
-    form = knowledge_format(settings, answering)
+    form = knowledge_format(settings, backbone, reader)
     batch = build_collator(settings, backbone, form, reader)(sample) if sample else None
     if batch is None or not batch.ids:
         return 0.0, 0.0

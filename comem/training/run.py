@@ -26,6 +26,7 @@ from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
+from comem.training.labels import template_labels
 from comem.training.model import MemoryTrainingModel
 from comem.training.ranks import check_launch, on_main, shard, sharded, use_bf16
 from comem.training.run_folder import settle
@@ -58,7 +59,7 @@ def build_encoder(
     torch.manual_seed(settings.seed)
     encoder: TrainableEncoder = ENCODERS[settings.encoder].build(
         backbone, lora=settings.lora, qformer=settings.qformer, elastic=settings.elastic,
-        form=knowledge_format(settings, reader or backbone), reader=reader.model if reader else None,
+        form=knowledge_format(settings, backbone, reader), reader=reader.model if reader else None,
     )  # fmt: skip
     for parameter in encoder.trainable_parameters():
         parameter.data = parameter.data.float()
@@ -68,13 +69,25 @@ def build_encoder(
     return encoder
 
 
-def knowledge_format(settings: TrainSettings, reader: HFBackbone) -> KnowledgeFormat:
-    """How the encoder reads; questions' images, too, if the reader sees none or if asked to."""
-    wanted = {"auto": not reader.spec.sees_images, "memory": True, "none": False}[settings.question_picture]
+def knowledge_format(
+    settings: TrainSettings, backbone: HFBackbone, reader: HFBackbone | None = None
+) -> KnowledgeFormat:
+    """How the encoder reads; questions' images, too, if the reader sees none or if asked to.
+
+    Raises:
+        ValueError: questions' images are to be read by a model that sees none.
+    """
+    sees, blind = backbone.spec.sees_images, not (reader or backbone).spec.sees_images
+    if settings.question_picture == "memory" and not sees:
+        raise ValueError(
+            f"question_picture=memory: {backbone.spec.name} sees no images; set question_picture=none"
+        )
+    wanted = {"auto": blind and sees, "memory": True, "none": False}[settings.question_picture]
     return KnowledgeFormat(
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         picture_prompt=PICTURE_PROMPT if wanted else None,
+        style=backbone.spec.items,
     )
 
 
@@ -104,6 +117,7 @@ def build_collator(
         process=partial(chat, add_generation_prompt=False),
         process_items=partial(item_inputs, processor=backbone.processor, form=form),
         tokenizer=chat.tokenizer,
+        labels=None if chat.spec.items == "paper" else partial(template_labels, chat),
         max_items=settings.max_items,
         max_tokens=min(settings.max_tokens, _context(reader or backbone)),
         image_memory=form.reads_images,
@@ -159,7 +173,7 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
         injection = INJECTIONS[settings.injection](reader, encoder)
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)
-        collator = build_collator(settings, backbone, knowledge_format(settings, reader), answering)
+        collator = build_collator(settings, backbone, knowledge_format(settings, backbone, reader), answering)
         return Trainer(settings, model, collator, examples, asked, answering, resume).run(progress)
 
 
