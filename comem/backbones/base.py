@@ -105,11 +105,20 @@ class ChatProcessor:
                 "version, or save a template with its tokenizer (tokenizer.chat_template = …)"
             )
         quiet = {"enable_thinking": False} if "enable_thinking" in str(template) else {}
-        return str(
-            self.processor.apply_chat_template(
-                self._render(chat), tokenize=False, add_generation_prompt=add_generation_prompt, **quiet
+        turns = self._render(chat)
+        try:
+            return str(
+                self.processor.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=add_generation_prompt, **quiet
+                )
             )
-        )
+        except Exception as error:  # a template is a program out of the model's folder
+            roles = ", ".join(dict.fromkeys(message.role for message in chat))
+            raise BackboneError(
+                f"{self.spec.source or self.spec.name}: its chat template cannot write a conversation of"
+                f" {roles} ({str(error) or type(error).__name__}): repair chat_template.jinja, or ask another"
+                " model"
+            ) from error
 
     def special_tokens(self, text: str) -> dict[str, bool]:
         """Arguments that keep the tokenizer from writing a start token that the template wrote already."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from comem.backbones.base import (
@@ -27,6 +26,7 @@ from comem.backbones.base import (
     Injection,
     RowMemories,
 )
+from comem.backbones.loading import check_attention, load_model, load_processor
 from comem.backbones.positions import fresh_positions, with_token_types
 from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
@@ -240,8 +240,6 @@ def load_backbone(
         UnknownNameError: the name is in no row.
         BackboneError: weights that cannot be reached, or are incomplete.
     """
-    import transformers
-
     spec = resolve_backbone(name_or_path)
     if isinstance(dtype, str) and dtype != "auto" and dtype not in _DTYPES:
         raise BackboneError(f"dtype {dtype!r}: give auto, {', '.join(_DTYPES)}")
@@ -251,53 +249,16 @@ def load_backbone(
         return import_module(spec.adapter).load(  # type: ignore[no-any-return]
             spec, _DTYPES.get(str(dtype), dtype), device, trust_remote_code
         )
-    quantized = quantization_config(quantization)
-    try:
-        processor = getattr(transformers, spec.processor_class).from_pretrained(spec.source)
-        model, info = getattr(transformers, spec.model_class).from_pretrained(
-            spec.source,
-            dtype=_DTYPES.get(str(dtype), dtype),
-            attn_implementation=attn,
-            quantization_config=quantized,
-            use_safetensors=True,
-            output_loading_info=True,
-            device_map=None if str(device) == "cpu" else str(device),
+    if spec.name == "toy" and not Path(spec.source).is_dir():
+        raise BackboneError(
+            f"{spec.source}: the embedded model is missing; clone again, or train it with scripts/toy"
         )
-    except torch.OutOfMemoryError:
-        raise
-    except (OSError, RuntimeError, ValueError, ImportError, SafetensorError) as error:
-        raise BackboneError(_unreachable(spec, error)) from error
-    _check_complete(spec, info, processor)
+    options = {
+        "dtype": _DTYPES.get(str(dtype), dtype), "quantization_config": quantization_config(quantization),
+        "device_map": None if str(device) == "cpu" else str(device),
+    }  # fmt: skip
+    check_attention(attn)  # before anything is read
+    processor = load_processor(spec.source, spec.processor_class, needs=spec.needs)
+    model = load_model(spec.source, spec.model_class, attn, needs=spec.needs, **options)
     logger.info("loaded %s from %s (%s, %s)", spec.name, spec.source, model.dtype, device)
     return HFBackbone(spec, model.eval().requires_grad_(False), processor, min_pixels, max_pixels)
-
-
-def _unreachable(spec: BackboneSpec, error: Exception) -> str:
-    """Why a model is not to be had, and what helps."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, ImportError):
-        extra = f": pip install {spec.needs}" if spec.needs else ""
-        extra = ": pip install flash-attn, or take attn=sdpa" if "FlashAttention" in reason else extra
-        return f"{spec.source}: a package is missing ({reason}){extra}"
-    if Path(spec.source).is_dir():
-        return f"{spec.source}: the model folder is incomplete or damaged ({reason}); copy it again"
-    if spec.name == "toy":
-        return f"{spec.source}: the embedded model is missing; clone again, or train it with scripts/toy"
-    return (
-        f"{spec.source} cannot be loaded ({reason}). Remedies: download it once with "
-        f"`hf download {spec.source}` and set HF_HOME to the folder that holds its cache; give the path "
-        "of a local model folder; or use the embedded model 'toy', which needs no download"
-    )
-
-
-def _check_complete(spec: BackboneSpec, info: dict[str, Any], processor: Any) -> None:
-    """transformers fills missing weights with random ones and a missing vocabulary with none, and goes on."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    if not tokenizer("a b", add_special_tokens=False)["input_ids"]:
-        raise BackboneError(f"{spec.source}: the tokenizer knows no text: tokenizer.json is missing")
-    faults = sorted(map(str, [*info["missing_keys"], *info.get("mismatched_keys", ())]))
-    if faults:
-        raise BackboneError(
-            f"{spec.source}: {len(faults)} weights are missing or have another shape, {faults[0]} for one; "
-            "the folder is half-written or belongs to another config: copy it again"
-        )

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from comem.backbones.base import GREEDY, Answer, Conversations, GenerationConfig, Injection, RowMemories
+from comem.backbones.loading import refuse_adapter
 from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.io.hub import hub_or_cache
 from comem.types import ImageRef, Message
 
 
@@ -136,10 +138,12 @@ def load_remote(
     import transformers
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, trust_remote_code=True)
-        model = getattr(transformers, spec.model_class).from_pretrained(
-            spec.source, dtype=dtype, use_safetensors=True, trust_remote_code=True, **options
-        )
+        with hub_or_cache(spec.source):
+            refuse_adapter(spec.source)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(spec.source, trust_remote_code=True)
+            model = getattr(transformers, spec.model_class).from_pretrained(
+                spec.source, dtype=dtype, use_safetensors=True, trust_remote_code=True, **options
+            )
     except (OSError, ValueError, ImportError, AttributeError, TypeError) as error:
         raise BackboneError(
             f"{spec.source} cannot be loaded ({error}). Its code was written for transformers 4, and weights "

@@ -17,6 +17,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
+from comem.backbones.loading import load_model_config
 from comem.io.files import read_json
 from comem.memory.bank import stream_tensors, tensor_files, tensor_shapes
 from comem.memory.qformer import QFormer, QFormerConfig
@@ -138,7 +139,7 @@ def read_model_config(folder: Path) -> PretrainedConfig:
     if family not in FAMILIES:
         raise ValueError(f"{path}: unknown model family {family!r}; allowed are {', '.join(FAMILIES)}")
     if "family" not in raw:
-        return AutoConfig.from_pretrained(folder)
+        return load_model_config(folder)  # type: ignore[no-any-return]
     text = dict(raw["text"])
     text["rope_parameters"] = {
         "rope_type": "default",

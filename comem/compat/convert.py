@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoProcessor
 
 from comem.backbones.hf import load_backbone
+from comem.backbones.loading import load_processor
 from comem.backbones.specs import resolve_backbone
 from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import load_authors_checkpoint
@@ -90,8 +90,8 @@ def _merged(settings: ConvertCheckpointSettings, out: Path, form: KnowledgeForma
 def _processor(source: Path, base: str) -> Any:
     """The processor that lies beside the checkpoint, else the base's, else none."""
     if (source / "preprocessor_config.json").is_file() or (source / "processor_config.json").is_file():
-        return AutoProcessor.from_pretrained(source)
-    return AutoProcessor.from_pretrained(resolve_backbone(base).source) if base else None
+        return load_processor(source)
+    return load_processor(resolve_backbone(base).source) if base else None
 
 
 def show_converted(result: ConvertedCheckpoint, settings: ConvertCheckpointSettings) -> None:

@@ -143,11 +143,10 @@ def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
 
 def _tokens_of(model: str) -> Callable[[str], int]:
     """How many tokens of a backbone a text has."""
-    from transformers import AutoTokenizer
-
+    from comem.backbones.loading import load_processor
     from comem.backbones.specs import resolve_backbone
 
-    tokenizer = AutoTokenizer.from_pretrained(resolve_backbone(model).source)
+    tokenizer = load_processor(resolve_backbone(model).source, "AutoTokenizer")
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -318,9 +318,13 @@ def read_about(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ValueError(_not_an_encoder(Path(folder)))
-    about: dict[str, Any] = read_json(path)
-    if about.get("format") != "comem-encoder":
+    about: Any = read_json(path)
+    if not isinstance(about, dict) or about.get("format") != "comem-encoder":
         raise ValueError(f"{path}: does not describe a memory encoder; save the encoder again")
+    if not isinstance(about.get("version"), int) or not isinstance(about.get("fingerprint"), str):
+        raise ValueError(f"{path}: has no version or no fingerprint; copy the folder again")
+    if not isinstance(about.get("encoder", ""), str):
+        raise ValueError(f"{path}: encoder is {about['encoder']!r}; expected the name of a kind")
     if about["version"] > VERSION:
         raise ValueError(f"{path}: version {about['version']}, known is {VERSION}: update comem")
     return about
@@ -348,6 +352,11 @@ def write_about(
 def _not_an_encoder(folder: Path) -> str:
     if not folder.is_dir():
         return f"{folder}: no such folder; check the path"
+    if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
+        return (
+            f"{folder}: a training's folder: comem merge {folder} DIR makes an encoder of it, or give one of"
+            " its checkpoints"
+        )
     if (folder / "model.safetensors").is_file() or (folder / "model.safetensors.index.json").is_file():
         return (
             f"{folder}: has no {CONFIG}: a model without Q-Former (the authors' plain merge drops it) cannot "

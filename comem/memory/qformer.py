@@ -48,6 +48,9 @@ class QFormerConfig:
         for name in ("hidden_size", "num_queries", "depth", "heads", "ff_mult"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Q-Former {name}={getattr(self, name)}: must be at least 1")
+        for name in ("dim_head", "output_size"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"Q-Former {name}={value}: must be at least 1, or None")
         if self.dim_head is None and self.hidden_size % self.heads:
             raise ValueError(
                 f"Q-Former hidden_size={self.hidden_size} is not a multiple of heads={self.heads}: "

@@ -12,19 +12,20 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor, device, nn
-from transformers import AutoProcessor
 
 from comem.backbones.base import Backbone
 from comem.backbones.flops import Flops
+from comem.backbones.loading import load_model, load_model_config, load_processor
 from comem.backbones.positions import text_positions, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.backbones.specs import auto_class
+from comem.config import from_values
 from comem.memory.bank import MemoryBank, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import (
     CONFIG,
@@ -345,7 +346,6 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         folder = Path(folder)
         about, trained = read_folder(folder)
         if about["kind"] == "merged":
-            _refuse_cut_weights(folder)
             model: Any = _open_model(folder)
             processor = processor or _processor(folder)
         else:
@@ -403,11 +403,45 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str,
     folder, about = Path(folder), read_about(folder)
     if about.get("kind") not in ("adapter", "merged"):
         raise ValueError(f"{folder / CONFIG}: does not describe a memory encoder; save the encoder again")
+    _check_about(folder / CONFIG, about)
     names = (ADAPTER, QFORMER) if about["kind"] == "adapter" else (QFORMER,)
     for name in reversed(names):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: missing, no memory can be computed: copy or save it again")
     return about, {name: read_tensors(folder / name) for name in names}
+
+
+@dataclass(frozen=True)
+class _Base:
+    """What comem_encoder.json says of the base model."""
+
+    name: str
+    hidden_size: int
+    digest: str
+    model_type: str = ""
+
+
+@dataclass(frozen=True)
+class _About:
+    """What comem_encoder.json has to say, and of which types."""
+
+    base: _Base
+    qformer: QFormerConfig
+    form: KnowledgeFormat
+    accepts: tuple[str, ...]
+    lora: LoraSettings | None = None
+    elastic: tuple[int, ...] = ()
+
+
+def _check_about(path: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a description that lacks something, or whose values are of other types or impossible."""
+    known = {each.name for each in fields(_About)}
+    try:
+        found = from_values(_About, {key: value for key, value in about.items() if key in known}, str(path))
+        if (about["kind"] == "adapter") == (found.lora is None):
+            raise ValueError(f"{path}: lora is {about.get('lora')!r} in a folder of kind {about['kind']!r}")
+    except ValueError as error:
+        raise ValueError(f"{error}; copy the folder again, or save the encoder anew") from error
 
 
 def _load_qformer(qformer: QFormer, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -456,32 +490,24 @@ def _resolve(folder: Path, name: str) -> str:
     return local if os.path.isdir(local) else name
 
 
-def _refuse_cut_weights(folder: str | Path) -> None:
-    """Name a weight file that is missing or half-written; transformers' own error names none."""
-    for path in tensor_files(folder):
-        with open_tensors(path):
-            pass
-
-
 def _base_model(folder: Path, base: str) -> Any:
-    if os.path.isdir(base):
-        _refuse_cut_weights(base)
     try:
         return _open_model(base)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{folder / CONFIG}: its base model {base!r} cannot be loaded ({error}): give `reader`"
         ) from error
 
 
 def _open_model(source: str | Path) -> Any:
-    """A model of whichever kind its config names."""
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(source)
+    """A model of whichever kind its config names; a weight file that is missing or cut is named."""
+    if os.path.isdir(source):
+        for path in tensor_files(source):
+            with open_tensors(path):
+                pass
+    config = load_model_config(source)
     loads = auto_class(config.model_type, config.architectures or ())
-    loader: Any = getattr(transformers, loads or "AutoModelForImageTextToText")
-    return loader.from_pretrained(source, dtype="auto")
+    return load_model(source, loads or "AutoModelForImageTextToText", dtype="auto")
 
 
 def _template(processor: Any) -> str:
@@ -495,8 +521,8 @@ def _processor(source: str | Path) -> Any:
     if not str(source):
         return None
     try:
-        return AutoProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        return load_processor(source)
+    except ValueError as error:
         raise ValueError(f"{source}: no processor there ({error}): give `processor`") from error
 
 

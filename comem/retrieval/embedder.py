@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 import comem
+from comem.io.hub import hub_or_cache
 from comem.io.images import open_image
 from comem.registry import nearest
 from comem.retrieval.settings import DEFAULT_EMBEDDER
@@ -150,23 +152,92 @@ def load_embedder(
     """
     import open_clip
     import torch
-    from safetensors import SafetensorError
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = TOY_CLIP if name == "toy" else Path(name.removeprefix("local-dir:"))
     if name == "toy" or folder.is_dir() or name.startswith("local-dir:"):
-        check_folder(folder)
-        source, pretrained = f"local-dir:{folder}", None
+        where = _Weights(f"local-dir:{folder}", folder)
     else:
-        source, pretrained = _hub_names(name, open_clip)
+        where = _on_hub(name, open_clip)
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            source, pretrained=pretrained, device=device
+        if where.folder is not None:
+            check_folder(where.folder)
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                f"local-dir:{where.folder}", device=device
+            )
+        else:
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                where.source, pretrained=str(where.file), device=device, **where.images
+            )
+        with hub_or_cache(str(where.folder or name)):
+            tokenizer = open_clip.get_tokenizer(where.source)
+        embedder = OpenClipEmbedder(name, model, preprocess, tokenizer, device, precision)
+    except (torch.OutOfMemoryError, EmbedderError):
+        raise
+    except Exception as error:  # open_clip's, of all kinds
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EmbedderError(f"open_clip cannot load {name!r} ({said}); {_REMEDY}") from error
+    return embedder
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """Where open_clip is to read: a folder, or an architecture of its own with one file of weights.
+
+    Attributes:
+        source: the model by open_clip's name, whose tokenizer it is.
+        folder: with config and weights.
+        file: safetensors.
+        images: how images are prepared.
+    """
+
+    source: str
+    folder: Path | None = None
+    file: Path | None = None
+    images: Mapping[str, Any] = field(default_factory=dict)
+
+
+_REMEDY = (
+    f"give a folder with {CONFIG_NAME} and {WEIGHTS_NAME}, or 'toy', which is embedded and needs no download"
+)
+
+
+def _on_hub(name: str, open_clip: Any) -> _Weights:
+    """The safetensors of a model that open_clip knows, downloaded; its own ways fall back to pickles."""
+    if name.startswith("hf-hub:"):
+        repository = name.removeprefix("hf-hub:")
+        _downloaded(name, repository, CONFIG_NAME)
+        return _Weights(name, _downloaded(name, repository, WEIGHTS_NAME).parent)
+    architecture, tag = _known_names(name, open_clip)
+    about = open_clip.get_pretrained_cfg(architecture, tag)
+    repository, _, file = about.get("hf_hub", "").rpartition("/")
+    if not repository:
+        raise EmbedderError(
+            f"embedder {name!r}: its weights are published as a pickle only, which can run code when opened"
+            f" and is never loaded; {_REMEDY}"
         )
-        tokenizer = open_clip.get_tokenizer(source)
-    except (RuntimeError, OSError, ValueError, SafetensorError) as error:
-        raise EmbedderError(f"open_clip cannot load {name!r}: {error}") from error
-    return OpenClipEmbedder(name, model, preprocess, tokenizer, device, precision)
+    path = _downloaded(
+        name, repository, str(Path(file).with_suffix(".safetensors")) if file else WEIGHTS_NAME
+    )
+    keys = {"mean": "image_mean", "std": "image_std", "interpolation": "image_interpolation",
+            "resize_mode": "image_resize_mode"}  # fmt: skip
+    images = {ours: about[theirs] for theirs, ours in keys.items() if about.get(theirs) is not None}
+    return _Weights(architecture, None, path, images)
+
+
+def _downloaded(name: str, repository: str, file: str) -> Path:
+    """A file of a hub repository, from the cache where it is there."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        with hub_or_cache(repository):
+            return Path(hf_hub_download(repository, file))
+    except Exception as error:  # of the hub's client, whichever it is
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EmbedderError(
+            f"embedder {name!r}: {file} of {repository} is not to be had ({said}); pickled weights are not"
+            f" taken in its place; {_REMEDY}"
+        ) from error
 
 
 def check_folder(folder: Path) -> None:
@@ -189,10 +260,8 @@ def check_folder(folder: Path) -> None:
         raise EmbedderError(f"{folder / CONFIG_NAME}: no model_cfg in it; is it an open_clip config?")
 
 
-def _hub_names(name: str, open_clip: Any) -> tuple[str, str | None]:
-    """(`architecture`, `pretrained`) for open_clip, checked before anything is downloaded."""
-    if name.startswith("hf-hub:"):
-        return name, None
+def _known_names(name: str, open_clip: Any) -> tuple[str, str]:
+    """(`architecture`, `pretrained`) as open_clip names them, checked before anything is downloaded."""
     architecture, _, pretrained = name.partition(":")
     if architecture not in open_clip.list_models():
         raise EmbedderError(

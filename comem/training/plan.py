@@ -11,6 +11,7 @@ from torch import Tensor
 
 from comem.backbones.flops import Flops, decoder, output_layer, vision_tower
 from comem.backbones.hf import HFBackbone
+from comem.backbones.loading import load_model_config, load_processor
 from comem.backbones.specs import BackboneSpec, resolve_backbone
 from comem.io.console import print_facts
 from comem.memory.encoder import ENCODERS, EncoderPlan
@@ -222,18 +223,15 @@ def _work(
 
 def _backbone(name: str) -> HFBackbone:
     """A backbone whose model has no weights."""
-    import transformers
-
     spec = resolve_backbone(name)
-    processor = getattr(transformers, spec.processor_class).from_pretrained(spec.source)
-    return HFBackbone(spec, on_meta(spec), processor)
+    return HFBackbone(spec, on_meta(spec), load_processor(spec.source, spec.processor_class))
 
 
 def on_meta(spec: BackboneSpec) -> Any:
     """The model without its weights."""
     import transformers
 
-    config: Any = transformers.AutoConfig.from_pretrained(spec.source)
+    config = load_model_config(spec.source)
     with torch.device("meta"):
         return getattr(transformers, spec.model_class).from_config(config)
 
