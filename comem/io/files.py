@@ -10,6 +10,7 @@ import errno
 import fcntl
 import gzip
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -18,7 +19,8 @@ import shutil
 import stat
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -28,7 +30,9 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 _NO_SPACE_TEXT = os.strerror(errno.ENOSPC)  # how FAISS and Arrow report it
 #: Names of unfinished files and folders; those of version 0.1 had no tag, or no process, or ended in .part.
-_UNFINISHED = re.compile(r"\.(?P<name>.+?)(\.(?P<pid>\d+))?(\.\w+)?\.(?P<kind>tmp|part|old)")
+_UNFINISHED = re.compile(r"\.(?P<name>.+?)(\.(?P<pid>\d+))?(\.(?P<tag>\w+))?\.(?P<kind>tmp|part|old)")
+_TAG = secrets.token_hex(4)  # of this process: in a container, the next one often has the same number
+_NUMBERS = itertools.count()
 
 
 class StorageError(OSError):
@@ -65,7 +69,8 @@ def storage_errors(path: Path) -> Iterator[None]:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A name beside `path` to write a file under, with whatever library; on success it takes the name `path`.
 
-    On an error what was there stays. A reader never sees half of it, nor does a power cut leave half.
+    On an error what was there stays. A reader never sees half of it, nor does a power cut leave half. What
+    killed processes had not finished of it goes.
 
     Raises:
         StorageError: no space is left.
@@ -73,6 +78,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in _left_in(os.path.abspath(path.parent)).pop(path.name, ()):
+            left.unlink(missing_ok=True)
         temporary = _unfinished(path, "tmp")
         try:
             yield temporary
@@ -189,7 +196,7 @@ def sweep(folder: Path, name: str | None = None, *, recursive: bool = False) -> 
         found = _UNFINISHED.fullmatch(path.name)
         if found is None or name not in (None, found["name"]):
             continue
-        if _alive(int(found["pid"])) if found["pid"] else name is not None:
+        if _alive(found) if found["pid"] else name is not None:
             continue
         if found["kind"] == "old" and not (final := path.with_name(found["name"])).exists():
             os.replace(path, final)
@@ -199,19 +206,37 @@ def sweep(folder: Path, name: str | None = None, *, recursive: bool = False) -> 
             path.unlink(missing_ok=True)
 
 
+@lru_cache(maxsize=1024)
+def _left_in(folder: str) -> dict[str, list[Path]]:
+    """By name, what dead processes had not finished in a folder when this one first wrote there.
+
+    Listed once: a folder may hold a million images, each written by itself.
+    """
+    left: dict[str, list[Path]] = {}
+    with suppress(PermissionError), os.scandir(folder) as entries:  # one may write where one may not list
+        for each in entries:
+            found = _UNFINISHED.fullmatch(each.name) if each.name.startswith(".") else None
+            if found and found["pid"] and found["kind"] == "tmp" and each.is_file() and not _alive(found):
+                left.setdefault(found["name"], []).append(Path(each.path))
+    return left
+
+
 def _unfinished(path: Path, kind: str) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.{kind}")
+    return path.with_name(f".{path.name}.{os.getpid()}.{_TAG}{next(_NUMBERS)}.{kind}")
 
 
-def _alive(pid: int) -> bool:
-    """Whether another process of this number lives."""
+def _alive(unfinished: re.Match[str]) -> bool:
+    """Whether the process that is writing under this name lives."""
+    pid = int(unfinished["pid"])
+    if pid == os.getpid():
+        return (unfinished["tag"] or "").startswith(_TAG)
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:  # somebody else's
         pass
-    return pid != os.getpid()
+    return True
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:

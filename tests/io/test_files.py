@@ -109,6 +109,24 @@ def test_one_sweep_removes_what_killed_processes_left(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted((*kept, "deep"))
 
 
+def test_the_next_write_of_a_file_removes_what_killed_processes_left_of_it(tmp_path: Path) -> None:
+    """12 GB each for the items of all of WIT; in a container the next process often has the same number."""
+    dead, ours, alive = 999_999_999, os.getpid(), os.getppid()
+    left = [f".items.parquet.{pid}.0badf00d.tmp" for pid in (dead, ours)]
+    other = f".other.parquet.{dead}.0badf00d.tmp"
+    theirs = f".items.parquet.{alive}.0badf00d.tmp"
+    for name in (*left, other, theirs):
+        (tmp_path / name).touch()
+    with whole_file(tmp_path / "items.parquet") as outer:
+        outer.write_text("one")
+        with whole_file(tmp_path / "items.parquet") as inner:  # of another thread, say
+            inner.write_text("two")
+        assert outer.exists()
+        sweep(tmp_path, "items.parquet")
+        assert outer.exists(), "it is being written"
+    assert {path.name for path in tmp_path.iterdir()} == {"items.parquet", other, theirs}
+
+
 def test_who_is_refused_is_told_by_whom(tmp_path: Path) -> None:
     code = "import sys, pathlib, comem.io.files as f\nwith f.one_writer(pathlib.Path(sys.argv[1])):"
     code += "\n    print(flush=True)\n    sys.stdin.read()"
