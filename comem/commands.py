@@ -142,6 +142,16 @@ COMMANDS: Registry[Command] = Registry(
             ),
             recipes="retrieval",
         ),
+        "index import": Command(
+            "another group's FAISS index over Wikipedia's images (EchoSight, ReflectiVA) as an index",
+            settings="comem.retrieval.exchange:ImportSettings",
+            run="comem.retrieval.exchange:import_index",
+            show="comem.retrieval.commands:show_imported",
+            examples=(
+                "comem index import --vectors kb_index.faiss --ids kb_index_ids.pkl \\",
+                "    --knowledge encyclopedic_kb_wiki.json --embedder eva-clip-8b --output evqa-index",
+            ),
+        ),
         "index search": Command(
             "the items nearest to an image or a text",
             settings="comem.retrieval.settings:QuerySettings",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from comem.retrieval.corpus.sources import CorpusSettings
     from comem.retrieval.embed import EmbeddedInputs
     from comem.retrieval.evaluate import RecallReport
+    from comem.retrieval.exchange import ImportSettings
     from comem.retrieval.index import VectorIndex
     from comem.types import RetrievedContext
 
@@ -95,6 +96,15 @@ def show_index(index: VectorIndex, settings: IndexSettings) -> None:
     dropped = ", ".join(f"{count} {reason}" for reason, count in rows["dropped"].items()) or "none"
     print_line(f"{rows['read']} rows read, {rows['kept']} kept, dropped: {dropped}")
     print_line(f"{len(index)} items indexed over {index.manifest['images']} images: {settings.output}")
+
+
+def show_imported(index: VectorIndex, settings: ImportSettings) -> None:
+    """What was taken over, and of how many vectors it is known which picture they stand for."""
+    unknown = sum(index.base.ids[row].endswith("#article") for row in index.found_rows())
+    print_facts([
+        ("index", str(settings.output)), ("items", f"{len(index.base):,}"), ("vectors", f"{len(index):,}"),
+        ("picture known", f"{len(index) - unknown:,}"), ("embedder", settings.embedder),
+    ])  # fmt: skip
 
 
 def show_hits(found: RetrievedContext, settings: QuerySettings) -> None:

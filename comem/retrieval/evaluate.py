@@ -13,12 +13,13 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from comem.io.files import RecordError, read_jsonl, write_json
+from comem.io.files import RecordError, read_json, read_jsonl, write_json
 from comem.io.images import open_image
 from comem.io.run_folder import run_manifest
 from comem.registry import Registry
 from comem.retrieval.embedder import Embedder, ImageLike, load_embedder, pixels
 from comem.retrieval.index import VectorIndex
+from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import RecallSettings
 from comem.retrieval.vectors import Vectors
 
@@ -271,12 +272,31 @@ def evaluate_retrieval(settings: RecallSettings) -> dict[str, RecallReport | flo
         return dict(reports)
     if settings.index is not None:
         numbers = _index_recall(settings.index, settings.queries, settings.seed)
+    elif settings.relevant is not None and settings.relevant.suffix == ".csv":
+        numbers = _article_recall(settings.contexts or Path(), settings.relevant, settings.knowledge)
     else:
         quality = relevance(settings.contexts or "", settings.relevant or "")
         numbers = {"questions": float(quality.count), "mrr": quality.mrr}
         numbers |= {f"recall@{k}": value for k, value in quality.recall.items()}
     _write(settings, {"numbers": numbers}, {})
     return dict(numbers)
+
+
+def _article_recall(contexts: Path, questions: Path, knowledge: Path | None) -> dict[str, float]:
+    """Recall by the articles' URLs: of EchoSight's results, or of lines of ids whose items name them."""
+    from comem.retrieval.exchange import article_recall
+
+    if contexts.suffix == ".json":
+        found = {name: row["retrieved_entries"] for name, row in read_json(contexts).items()}
+    elif knowledge is None:
+        raise ValueError(f"{contexts}: lines of ids; give --knowledge DIR, whose items name their articles")
+    else:
+        base = KnowledgeBase(knowledge)
+        found = {
+            str(row["example_id"]): [item.source for item in base.by_ids(row["ids"])]
+            for row in _rows(contexts, "ids")
+        }
+    return article_recall(found, questions)
 
 
 def _write(settings: RecallSettings, found: dict[str, object], about: dict[str, object]) -> None:

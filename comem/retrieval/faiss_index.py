@@ -222,6 +222,18 @@ class FaissIndex:
         return params
 
 
+def read_flat(path: Path) -> tuple[int, int]:
+    """How many vectors a FAISS file of inner products holds, and how wide they are.
+
+    Raises:
+        ValueError: FAISS cannot read it, or it ranks by another measure.
+    """
+    index = _open(path)
+    if index.metric_type != _faiss().METRIC_INNER_PRODUCT:
+        raise ValueError(f"{path}: not an index of inner products; build one (IndexFlatIP) over unit vectors")
+    return int(index.ntotal), int(index.d)
+
+
 def _faiss() -> Any:
     """The library; its own type hints lack much of it."""
     import faiss

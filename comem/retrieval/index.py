@@ -52,13 +52,17 @@ class Hits:
 def check_embedder(place: object, manifest: Mapping[str, Any], embedder: Embedder, remedy: str) -> None:
     """Refuses an embedder that did not make the vectors of a manifest: its own mean something else.
 
+    Vectors that were imported know their embedder by name alone.
+
     Raises:
         IndexFolderError: naming both.
     """
     made_by = manifest["embedder"]
+    if made_by["fingerprint"] is None and made_by["name"] == embedder.name:
+        return
     if made_by["fingerprint"] != embedder.fingerprint:
         raise IndexFolderError(
-            f"{place}: made by the embedder {made_by['name']!r} ({made_by['fingerprint'][:8]}), not by"
+            f"{place}: made by the embedder {made_by['name']!r} ({str(made_by['fingerprint'])[:8]}), not by"
             f" {embedder.name!r} ({embedder.fingerprint[:8]}); query with that one, or {remedy}"
         )
 
@@ -113,6 +117,11 @@ class VectorIndex:
         """Refuses an embedder that did not make this index."""
         check_embedder(self.folder, self.manifest, embedder, "build the index again")
 
+    def found_rows(self) -> list[int]:
+        """The knowledge base's row of each vector."""
+        rows: list[int] = self._rows.tolist()
+        return rows
+
     def describe(self) -> dict[str, Any]:
         """What decides the results of a search."""
         return {"index_sha256": self.manifest["sha256"], "ids_sha256": self.manifest["ids_sha256"]}
@@ -161,10 +170,12 @@ class VectorIndex:
             asked = len(places)
             keep = places >= 0  # FAISS pads with -1
             rows, values = np.asarray(self._rows[places[keep]]), np.round(scores[keep], DECIMALS)
-            settled = len(rows) >= k and np.sort(values)[::-1][k - 1] > values.min()
+            order = np.lexsort((rows, -values))
+            # Several vectors may lead to one item (imported indexes): its best counts.
+            order = order[np.sort(np.unique(rows[order], return_index=True)[1])]
+            settled = len(order) >= k and values[order[k - 1]] > values.min()
             if settled or asked >= len(self) or len(values) < asked:
-                order = np.lexsort((rows, -values))[:k]
-                return rows[order], values[order]
+                return rows[order[:k]], values[order[:k]]
             wider = self.vectors.search(query[None], min(len(self), 4 * asked), allowed)
             scores, places = (part[0] for part in wider)
 

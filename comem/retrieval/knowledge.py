@@ -110,6 +110,24 @@ class KnowledgeBase:
         """Row by id."""
         return {item_id: row for row, item_id in enumerate(self.ids)}
 
+    def rows_of(self, source: str) -> list[int]:
+        """The rows of all items of a source, as of an article; none where there is no such source."""
+        codes, order, bounds = self._sources
+        code = codes.get(source)
+        return [] if code is None else order[bounds[code] : bounds[code + 1]].tolist()
+
+    @cached_property
+    def _sources(self) -> tuple[dict[str, int], Any, Any]:
+        """Number by source; rows sorted by that number `(n,)`; where each number's rows begin there."""
+        import numpy as np
+
+        column = self._file.read(columns=["source"]).column("source").combine_chunks().dictionary_encode()
+        numbers = column.indices.to_numpy()  # (n,)
+        names = column.dictionary.to_pylist()
+        bounds = np.concatenate([[0], np.cumsum(np.bincount(numbers, minlength=len(names)))])
+        order = np.argsort(numbers, kind="stable")
+        return {name: code for code, name in enumerate(names)}, order, bounds
+
     def items(self, rows: Sequence[int]) -> list[KnowledgeItem]:
         """The items of these rows, in the order asked for."""
         return [self._item(int(row)) for row in rows]

@@ -182,7 +182,7 @@ def _words(text: str) -> list[str]:
 
 
 class PrecomputedRetriever(Retriever):
-    """Results made before, by `comem retrieve` or by another system: `{"example_id", "ids", "scores"}` lines.
+    """Results made before: lines of `comem retrieve` (`example_id`, `ids`, `scores`), or EchoSight's JSON.
 
     Raises:
         RecordError: for a broken line or a repeated example.
@@ -194,7 +194,7 @@ class PrecomputedRetriever(Retriever):
     def __init__(self, path: str | Path, base: KnowledgeBase) -> None:
         super().__init__(base)
         self.path = Path(path)
-        self._rows = {row["example_id"]: row for row in _context_rows(self.path)}
+        self._rows = {row["example_id"]: row for row in _result_rows(self.path, base)}
 
     def retrieve(
         self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
@@ -317,15 +317,20 @@ def retrieve(settings: RetrieveSettings, progress: Progress = quiet) -> dict[str
     Raises:
         ValueError: no index, a faulty file of questions, or an output made with other settings.
     """
-    return retrieve_all(
+    found = retrieve_all(
         open_retriever(settings), list(read_queries(settings.questions, settings.images)), settings.k,
         settings.languages or None, cache=settings.output, batch_size=settings.batch_size, progress=progress,
     )  # fmt: skip
+    if settings.entries is not None:
+        from comem.retrieval.exchange import write_entries
+
+        write_entries(settings.entries, found)
+    return found
 
 
 def load_contexts(path: str | Path, base: KnowledgeBase) -> dict[str, RetrievedContext]:
     """All contexts of a results file by example id."""
-    return {row["example_id"]: _known_context(row, base) for row in _context_rows(Path(path))}
+    return {row["example_id"]: _known_context(row, base) for row in _result_rows(Path(path), base)}
 
 
 def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator[Example]:
@@ -349,6 +354,16 @@ def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator
 def _known_context(row: Mapping[str, Any], base: KnowledgeBase) -> RetrievedContext:
     scores = tuple(float(score) for score in row.get("scores") or ())
     return RetrievedContext(row["example_id"], tuple(base.by_ids(row["ids"])), scores)
+
+
+def _result_rows(path: Path, base: KnowledgeBase) -> Iterator[dict[str, Any]]:
+    """Lines of `comem retrieve`, or one JSON object of retrieved articles as EchoSight writes it."""
+    if path.suffix != ".json":
+        yield from _context_rows(path)
+        return
+    from comem.retrieval.exchange import entry_rows
+
+    yield from entry_rows(path, base)
 
 
 def _context_rows(path: Path) -> Iterator[dict[str, Any]]:

@@ -237,8 +237,9 @@ class RecallSettings:
         distortions: of --images: crop, resize, jpeg, combined, colour, rotation (all).
         index: an index, against exact search over it.
         queries: of --index.
-        contexts: made by comem retrieve.
-        relevant: lines of example_id, relevant (ids).
+        contexts: made by comem retrieve, or EchoSight's .json of retrieved articles.
+        relevant: lines of example_id, relevant (ids); or the questions as EchoSight's .csv: recall by URL.
+        knowledge: the index or corpus folder of contexts, where recall is by URL.
         embedder: as in index build.
         seed: of distortions and of the sample of an index.
         output: write the numbers as JSON, too.
@@ -251,6 +252,7 @@ class RecallSettings:
     queries: int = 200
     contexts: Path | None = option(None, metavar="FILE")
     relevant: Path | None = option(None, metavar="FILE")
+    knowledge: Path | None = option(None, metavar="DIR")
     embedder: str = "toy"
     seed: int = 0
     output: Path | None = option(None, metavar="FILE")
@@ -353,6 +355,7 @@ class RetrieveSettings(RetrieverSettings):
         images: where relative image paths start; beside the file by default.
         k: items a question, as in the paper.
         output: JSONL; a second run goes on.
+        entries: write the articles found as one JSON object too, as EchoSight and OMGM exchange them.
         languages: only items in these; own: in each question's language.
         temperature: turn scores into a softmax over the items, with this temperature.
         batch_size: questions a call.
@@ -362,6 +365,7 @@ class RetrieveSettings(RetrieverSettings):
     images: Path | None = option(None, metavar="DIR")
     k: int = 10
     output: Path | None = option(None, metavar="FILE")
+    entries: Path | None = option(None, metavar="FILE")
     languages: tuple[str, ...] = option((), metavar="CODE")
     temperature: float | None = None
     batch_size: int = 64

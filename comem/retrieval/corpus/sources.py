@@ -11,6 +11,7 @@ from typing import Any
 
 from comem.config import option, take_paths
 from comem.io.files import sha256_of
+from comem.retrieval.corpus.articles import article_rows, is_articles
 from comem.retrieval.corpus.rows import (
     SAVED,
     RawRows,
@@ -39,6 +40,7 @@ KINDS = {
 }  # fmt: skip
 READERS = {
     "wit": wit_rows, "jsonl": jsonl_rows, "csv": csv_rows, "parquet": parquet_rows, "corpus": parquet_rows,
+    "articles": article_rows,
 }  # fmt: skip
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as in datasets' ImageFolder
 #: The names under which people store what we call otherwise; the first that a row has counts.
@@ -59,7 +61,7 @@ class Source:
 
     Attributes:
         name: the file or folder, absolute, or the name of the data set.
-        kind: wit, jsonl, csv, parquet, folder, dataset or corpus.
+        kind: wit, jsonl, csv, parquet, articles, folder, dataset or corpus.
         folder: where relative image paths start, absolute.
         named: whether the user named that folder.
         split: of a data set.
@@ -162,8 +164,8 @@ def find_sources(
     """The sources that the user's words mean, in their order; all paths become absolute here.
 
     Args:
-        words: files (`.tsv`, `.jsonl`, `.csv`, each with or without `.gz`, `.parquet`), folders of such
-            files or of images, and data sets: `hf:NAME` or `hf:NAME:SPLIT`.
+        words: files (`.tsv`, `.jsonl`, `.csv`, each with or without `.gz`, `.parquet`; a `.json` of articles
+            by URL), folders of such files or of images, and data sets: `hf:NAME` or `hf:NAME:SPLIT`.
         images: where relative image paths start, and downloaded images may lie under the last part of their
             URL; by default beside each file.
         columns: our name → the name in these files.
@@ -207,7 +209,7 @@ def _sources(  # noqa: C901 (a branch a kind)
         kind = _kind(path.name)
         if kind is None:
             raise CorpusError(
-                f"{word}: unknown corpus format; known: {', '.join(KINDS)} (with or without .gz)"
+                f"{word}: unknown corpus format; known: {', '.join(KINDS)}, .json (with or without .gz)"
             )
         # With columns of one's own a TSV is tab-separated too, but not WIT's.
         return source(str(path), "csv" if kind == "wit" and columns else kind, str(path.parent))
@@ -224,7 +226,8 @@ def _sources(  # noqa: C901 (a branch a kind)
 
 
 def _kind(name: str) -> str | None:
-    return KINDS.get(Path(name.removesuffix(".gz")).suffix.lower())
+    kind = KINDS.get(Path(name.removesuffix(".gz")).suffix.lower())
+    return kind or ("articles" if is_articles(name) else None)
 
 
 def _listing(folder: Path) -> str:
@@ -267,7 +270,7 @@ class CorpusSettings(CorpusRules):
     """Read WIT, tables, folders or data sets into a corpus folder; run again, it goes on.
 
     Attributes:
-        sources: WIT .tsv[.gz], .jsonl, .csv, .parquet, a folder, hf:NAME[:SPLIT].
+        sources: WIT .tsv[.gz], .jsonl, .csv, .parquet, .json of articles, a folder, hf:NAME[:SPLIT].
         output: the corpus folder.
         images: where relative image paths start; beside each file by default.
         columns: columns of your own, each as OURS=THEIRS: id, text, title, image, language, licence, …

@@ -199,7 +199,7 @@ def _groups(parts: Sequence[Path], masks: Sequence[np.ndarray], columns: pa.Sche
 
 
 def write_knowledge_base(
-    items: Iterable[KnowledgeItem], folder: str | Path, extra: Mapping[str, Any] | None = None
+    items: Iterable[KnowledgeItem | CorpusItem], folder: str | Path, extra: Mapping[str, Any] | None = None
 ) -> KnowledgeBase:
     """Writes items of whatever origin as a knowledge base, which appears only when it is whole.
 
@@ -230,7 +230,9 @@ def write_knowledge_base(
     return base
 
 
-def _as_row(item: KnowledgeItem) -> CorpusItem:
+def _as_row(item: KnowledgeItem | CorpusItem) -> CorpusItem:
+    if isinstance(item, CorpusItem):
+        return item
     if item.image is not None and item.image.path is None:
         raise KnowledgeBaseError(f"item {item.id!r}: its image is in memory; save it to a file first")
     return CorpusItem(item.id, item.text, str(item.image or ""), item.source, item.language)

@@ -1,0 +1,151 @@
+"""Knowledge bases of the field, one JSON object of articles by URL, streamed: no more than one is in memory.
+
+- Encyclopedic-VQA's `encyclopedic_kb_wiki.json` (2 M articles), and EchoSight's InfoSeek-100K in the same
+  form: `url → {title, image_urls[], image_reference_descriptions[], image_section_indices[],
+  section_titles[], section_texts[]}`; images hang on sections by index.
+- ReflectiVA's `Wiki100k_ver_1_0-all.json`: `url → {wikipedia_content, …}`.
+
+An article becomes an item for each of its images, with the text of the image's section, and one for each
+section without any (kept with `text_only`); all name the article as their `source`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from comem.retrieval.corpus.rules import CorpusError, CorpusStats, CutShardError
+
+Row = tuple[str, Mapping[str, Any]]
+
+
+def is_articles(name: str) -> bool:
+    """Whether a file's name is that of such a knowledge base: `.json`, also packed."""
+    return name.lower().endswith((".json", ".json.gz", ".zip"))
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Any]:
+    """The JSON, of a `.gz` or the one `.json` of a `.zip`, too."""
+    with ExitStack() as stack:
+        if path.suffix.lower() == ".gz":
+            yield stack.enter_context(gzip.open(path, "rb"))
+        elif path.suffix.lower() == ".zip":
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            names = [name for name in archive.namelist() if name.endswith(".json")]
+            if len(names) != 1:
+                raise CorpusError(f"{path}: holds {len(names)} JSON files, one is expected; unpack it")
+            yield stack.enter_context(archive.open(names[0]))
+        else:
+            yield stack.enter_context(open(path, "rb"))
+
+
+def read_articles(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """URL and article, one after the other.
+
+    Raises:
+        CorpusError: no file of articles; names it.
+        CutShardError: the file ends too early, after its whole articles were delivered.
+    """
+    try:
+        import ijson
+    except ImportError as error:
+        raise CorpusError(f"{path}: to stream it, pip install 'comem[articles]' (ijson)") from error
+    path, count = Path(path), 0
+    try:
+        with _unpacked(path) as file:
+            for count, pair in enumerate(ijson.kvitems(file, "", use_float=True), start=1):  # noqa: B007
+                yield pair
+    except (ijson.JSONError, zipfile.BadZipFile, EOFError, OSError, UnicodeDecodeError) as error:
+        if not count:
+            raise CorpusError(
+                f"{path}: no knowledge base of articles by URL ({error}); items of your own are JSONL"
+            ) from error
+        raise CutShardError(
+            f"{path}: damaged or cut after article {count:,} ({error}); fetch it again, or go on with what "
+            "was read: --keep-partial"
+        ) from error
+    if not count:
+        raise CorpusError(f"{path}: holds no articles by URL (one JSON object); items of your own are JSONL")
+
+
+def article_rows(path: Path, stats: CorpusStats) -> Iterator[Row]:
+    """Rows of all articles; those of another form are counted and passed over.
+
+    Raises:
+        CorpusError: as `read_articles`; or no article has sections or content.
+        CutShardError: as `read_articles`.
+    """
+    good = False
+    for number, (url, article) in enumerate(read_articles(path), start=1):
+        where = f"{path}: article {number} ({url})"
+        try:
+            rows = list(rows_of(url, article))
+        except (TypeError, AttributeError, ValueError) as error:
+            stats.broken(f"article ({error})", where)
+            continue
+        good = True
+        yield from ((where, row) for row in rows)
+    if not good:
+        raise CorpusError(f"{path}: no entry is an article with section_texts or wikipedia_content")
+
+
+def rows_of(url: str, article: Any) -> Iterator[dict[str, Any]]:
+    """The rows of an article, section by section.
+
+    Raises:
+        ValueError: it has neither sections nor content, or lists of different lengths.
+        TypeError, AttributeError: it is no object, or its lists are none.
+    """
+    title = article.get("title") or unquote(url.rsplit("/", 1)[-1]).replace("_", " ")
+    shared = {"page_url": url, "page_title": title, "language": article.get("language")}
+    if "section_texts" not in article:
+        if not isinstance(article.get("wikipedia_content"), str):
+            raise ValueError("no section_texts")
+        yield {**shared, "id": url, "text": article["wikipedia_content"], "image": ""}
+        return
+    texts = [str(text or "") for text in article["section_texts"]]
+    titles = list(article.get("section_titles") or [""] * len(texts))
+    images = image_rows(article)
+    if len(titles) != len(texts):
+        raise ValueError(f"{len(titles)} section_titles, {len(texts)} section_texts")
+    first = next((number for number, text in enumerate(texts) if text.strip()), 0)
+    shown = {}
+    for number, (image, section, description) in enumerate(images):
+        at = section if 0 <= section < len(texts) and texts[section].strip() else first
+        shown[section] = True
+        text = _section(title, titles[at], texts[at]) if texts else ""
+        yield {
+            **shared, "id": f"{url}#image{number}", "image_url": image, "text": text or description,
+            "caption_reference_description": description,
+        }  # fmt: skip
+    for number, text in enumerate(texts):
+        if number not in shown and text.strip():
+            yield {
+                **shared, "id": f"{url}#section{number}", "image": "",
+                "text": _section(title, titles[number], text),
+            }  # fmt: skip
+
+
+def image_rows(article: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """URL, section and description of an article's images, in their order.
+
+    Raises:
+        ValueError: lists of different lengths.
+    """
+    urls = list(article.get("image_urls") or ())
+    sections = list(article.get("image_section_indices") or [0] * len(urls))
+    words = [str(each or "") for each in article.get("image_reference_descriptions") or [""] * len(urls)]
+    if not len(urls) == len(sections) == len(words):
+        raise ValueError(f"{len(urls)} image_urls, {len(sections)} image_section_indices, {len(words)} texts")
+    return [(str(url), int(at), text) for url, at, text in zip(urls, sections, words, strict=True)]
+
+
+def _section(title: str, name: str, text: str) -> str:
+    """A section's text; its name stands before it where it says more than the article's title."""
+    return f"{name}: {text}" if name and name != title else text
