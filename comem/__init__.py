@@ -4,6 +4,12 @@ What a user needs is here, and nothing else; each name is imported when it is fi
 `import comem` costs nothing.
 
     >>> import comem
+    >>> memory = comem.Memory("trip")
+    >>> memory.add("The mill, built in 1204.", image="mill.jpg")
+    >>> memory.ask("When was this built?", image="photo.jpg").text
+
+The parts that it is made of:
+
     >>> backbone = comem.load_backbone("toy")                     # or a model folder, or a hub id
     >>> encoder = comem.load_encoder("toy", backbone)             # or what `comem.merge` wrote
     >>> mode = comem.MODES["comem"](backbone, comem.ModeSettings(encoder=encoder))
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from comem.retrieval.index import build_index, open_index
     from comem.retrieval.retriever import Retriever, open_retriever, retrieve
     from comem.retrieval.settings import RETRIEVERS, IndexSettings, RetrieverSettings, RetrieveSettings
+    from comem.store.memory import Memory
     from comem.training.merge import merge
     from comem.training.run import train
     from comem.training.settings import MergeSettings, TrainSettings
@@ -72,6 +79,7 @@ _PLACES = {
     "comem.retrieval.index": ("build_index", "open_index"),
     "comem.retrieval.retriever": ("Retriever", "open_retriever", "retrieve"),
     "comem.retrieval.settings": ("IndexSettings", "RETRIEVERS", "RetrieveSettings", "RetrieverSettings"),
+    "comem.store.memory": ("Memory",),
     "comem.training.merge": ("merge",),
     "comem.training.run": ("train",),
     "comem.training.settings": ("MergeSettings", "TrainSettings"),

@@ -63,7 +63,8 @@ class Example:
     """One question of a benchmark.
 
     `answers` are the accepted strings; what a scorer needs beyond them (ranges, question types,
-    official ids) is in `meta`, untouched, under the names of the published file.
+    official ids) is in `meta`, untouched, under the names of the published file. `turns` are those of the
+    conversation before the question; benchmarks have none.
     """
 
     id: str
@@ -74,6 +75,7 @@ class Example:
     language: str = "en"
     group: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)

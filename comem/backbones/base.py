@@ -236,6 +236,37 @@ class GenerationConfig:
         }
 
 
+class Watch(Protocol):
+    """Sees each new token of a batch as it is made, and may end rows: streams, stop words, lost clients."""
+
+    def __call__(self, tokens: Sequence[int]) -> Sequence[bool]:
+        """Take each row's new token; which rows end with it. Rows that have ended go on being shown."""
+        ...
+
+
+@dataclass(frozen=True)
+class WatchRows(Watch):
+    """A watch of a whole batch for some of its rows, which are decoded by themselves.
+
+    Attributes:
+        watch: of the batch; is shown -1 in the other rows.
+        rows: the positions of these rows.
+        count: rows of the batch.
+    """
+
+    watch: Watch
+    rows: Sequence[int]
+    count: int
+
+    def __call__(self, tokens: Sequence[int]) -> Sequence[bool]:
+        """As `Watch`, of these rows."""
+        shown = [-1] * self.count
+        for row, token in zip(self.rows, tokens, strict=True):
+            shown[row] = token
+        ended = self.watch(shown)
+        return [ended[row] for row in self.rows]
+
+
 GREEDY = GenerationConfig()
 #: What the authors' CoMEM inference uses (authors' public code; ../shared/reference/authors_code.md 4).
 PAPER_SAMPLING = GenerationConfig(max_new_tokens=1000, temperature=0.1, top_p=0.001, repetition_penalty=1.05)
@@ -368,6 +399,7 @@ class Backbone(Protocol):
         memories: RowMemories | None = None,
         config: GenerationConfig = GREEDY,
         injection: Injection | None = None,
+        watch: Watch | None = None,
     ) -> list[Answer]:
         """Answer a batch, each conversation with its memory, which the injection puts before the model."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +25,8 @@ from comem.backbones.base import (
     GenerationConfig,
     Injection,
     RowMemories,
+    Watch,
+    WatchRows,
 )
 from comem.backbones.loading import check_attention, load_model, load_processor
 from comem.backbones.positions import fresh_positions, with_token_types
@@ -142,6 +144,7 @@ class HFBackbone:
         memories: RowMemories | None = None,
         config: GenerationConfig = GREEDY,
         injection: Injection | None = None,
+        watch: Watch | None = None,
     ) -> list[Answer]:
         """Answer a batch of conversations, each with its own memory or none.
 
@@ -151,6 +154,7 @@ class HFBackbone:
                 here, their width is not.
             config: how answers are generated.
             injection: how they reach the model.
+            watch: sees every token as it is made.
 
         Raises:
             BackboneError: the model takes no such memories.
@@ -161,7 +165,8 @@ class HFBackbone:
         answers: dict[int, Answer] = {}
         for rows in self.process.groups(conversations) if conversations else ():
             some = [conversations[row] for row in rows], [given[row] for row in rows]
-            answers |= zip(rows, self._answer(*some, config, injection), strict=True)
+            seen = None if watch is None else WatchRows(watch, rows, len(conversations))
+            answers |= zip(rows, self._answer(*some, config, injection, seen), strict=True)
         return [answers[row] for row in range(len(conversations))]
 
     def _checked(self, rows: int, memories: RowMemories | None, injection: Injection | None) -> RowMemories:
@@ -178,12 +183,14 @@ class HFBackbone:
 
     def _answer(
         self, conversations: Conversations, memories: RowMemories, config: GenerationConfig,
-        injection: Injection | None,
+        injection: Injection | None, watch: Watch | None = None,
     ) -> list[Answer]:  # fmt: skip
         """One call of the model's `generate`."""
         start = time.perf_counter()
         inputs = self.place(self.process(conversations))
         decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
+        if watch is not None:
+            decoding["stopping_criteria"] = [_criterion(watch)]
         with ExitStack() as stack:
             stack.enter_context(self._alone)
             stack.enter_context(torch.no_grad())
@@ -211,6 +218,16 @@ class HFBackbone:
         """Vectors as the model has them."""
         vectors = memory is not None and injection.takes == "vectors"
         return memory.to(self.device, self.dtype, non_blocking=True) if vectors else memory
+
+
+def _criterion(watch: Watch) -> Callable[..., Tensor]:
+    """A watch as a stopping criterion of transformers' `generate`."""
+
+    def ends(ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Which rows `(b,)` end."""
+        return torch.tensor(list(watch(ids[:, -1].tolist())), dtype=torch.bool, device=ids.device)
+
+    return ends
 
 
 def load_backbone(

@@ -11,7 +11,15 @@ from typing import Any, ClassVar, NoReturn, cast
 import torch
 from torch import Tensor
 
-from comem.backbones.base import GREEDY, Answer, Conversations, GenerationConfig, Injection, RowMemories
+from comem.backbones.base import (
+    GREEDY,
+    Answer,
+    Conversations,
+    GenerationConfig,
+    Injection,
+    RowMemories,
+    Watch,
+)
 from comem.backbones.loading import refuse_adapter
 from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec
@@ -86,8 +94,9 @@ class RemoteBackbone(ABC):
         memories: RowMemories | None = None,
         config: GenerationConfig = GREEDY,
         injection: Injection | None = None,
+        watch: Watch | None = None,
     ) -> list[Answer]:
-        """Answer one after the other: these chat calls take no batches.
+        """Answer one after the other: these chat calls take no batches, and show nobody their tokens.
 
         Raises:
             BackboneError: a memory, or more images than the model takes.

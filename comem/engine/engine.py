@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from comem.backbones.base import Answer, Backbone, Conversations, GenerationConfig, Injection, RowMemories
+from comem.backbones.base import (
+    Answer,
+    Backbone,
+    Conversations,
+    GenerationConfig,
+    Injection,
+    RowMemories,
+    Watch,
+)
 from comem.backbones.hf import HFBackbone
 from comem.backbones.positions import cache_argument, pinned, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
@@ -91,7 +99,7 @@ class Decoder:
     @torch.no_grad()
     def generate(
         self, prompt: PackedPrompt, memories: Sequence[Tensor | None], max_new_tokens: int,
-        stop: Sequence[int] = (),
+        stop: Sequence[int] = (), watch: Watch | None = None,
     ) -> NewTokens:  # fmt: skip
         """Answer a prepared batch.
 
@@ -100,6 +108,7 @@ class Decoder:
             memories: per row its memory `(m, d)`, as many embeddings as `prepare` made room for, or None.
             max_new_tokens: the most tokens of an answer.
             stop: token ids that end a row.
+            watch: sees every token as it is made, which on a GPU means to wait for each.
 
         Raises:
             ValueError: the model takes no packed batches, or too many stop tokens.
@@ -107,11 +116,11 @@ class Decoder:
         if not self.prepared.packs:
             raise ValueError("the engine's decoder needs a model whose attention can be packed")
         with self.prepared:
-            return self._generate(prompt, memories, max_new_tokens, stop)
+            return self._generate(prompt, memories, max_new_tokens, stop, watch)
 
     def _generate(
         self, prompt: PackedPrompt, memories: Sequence[Tensor | None], max_new_tokens: int,
-        stop: Sequence[int],
+        stop: Sequence[int], watch: Watch | None,
     ) -> NewTokens:  # fmt: skip
         start = time.perf_counter()
         step = self._step_for(len(prompt.segments.lengths), prompt.segments.longest + max_new_tokens + 1)
@@ -120,10 +129,12 @@ class Decoder:
         self._wait()
         first_seconds = time.perf_counter() - start
         done = 1
-        every = _LOOK_EVERY if self.device.type == "cuda" else 1
+        every = _LOOK_EVERY if self.device.type == "cuda" and watch is None else 1
+        step.show(watch, len(prompt.segments.lengths))
         while done < max_new_tokens and (done % every or not step.all_ended()):
             step.advance()
             done += 1
+            step.show(watch, len(prompt.segments.lengths))
         self.counts.add(forward_passes=done)
         tokens = step.tokens[: len(prompt.segments.lengths), :done].to("cpu", copy=True)
         return NewTokens(_trimmed(tokens, self.pad_id), first_seconds, time.perf_counter() - start)
@@ -186,6 +197,12 @@ class _Step:
 
     def all_ended(self) -> bool:
         return bool(self.ended.all())
+
+    def show(self, watch: Watch | None, rows: int) -> None:
+        """The newest token of each row to whoever watches; rows that it ends get padding from here on."""
+        if watch is not None:
+            ended = torch.tensor(list(watch(self.token[:rows].tolist())), dtype=torch.bool)
+            self.ended[:rows].logical_or_(ended.to(self.ended.device))
 
     def _run(self) -> Tensor:
         """One more token a row."""
@@ -255,18 +272,18 @@ class EngineBackbone(HFBackbone):
 
     def _answer(
         self, conversations: Conversations, memories: RowMemories, config: GenerationConfig,
-        injection: Injection | None,
+        injection: Injection | None, watch: Watch | None = None,
     ) -> list[Answer]:  # fmt: skip
         """The same tokens as transformers' `generate`, errors as there."""
         start, decoder, injection = time.perf_counter(), self.decoder, injection or PREFIX
         greedy = config.temperature == 0 and config.repetition_penalty == 1
         if decoder is None or not greedy or not injection.packs:
-            return super()._answer(conversations, memories, config, injection)
+            return super()._answer(conversations, memories, config, injection, watch)
         inputs = self._processed.take(_key(conversations))
         vectors = [self._placed(memory, injection) for memory in memories]
         prompt = decoder.prepare(inputs, [0 if m is None else len(m) for m in vectors], injection)
         with self._alone, evaluating(self.model):
-            made = decoder.generate(prompt, vectors, config.max_new_tokens, self._stop)
+            made = decoder.generate(prompt, vectors, config.max_new_tokens, self._stop, watch)
         texts = self.process.tokenizer.batch_decode(made.tokens, skip_special_tokens=True)
         seconds = (time.perf_counter() - start) / len(texts)
         return [

@@ -17,6 +17,7 @@ from comem.backbones.base import (
     GenerationConfig,
     Injection,
     RowMemories,
+    Watch,
 )
 from comem.memory.bank import Bank
 from comem.memory.encoder import MemoryEncoder
@@ -54,6 +55,7 @@ class ModeSettings:
         kv: what is kept of an item (vlm_as_memory).
         embeddings: how many of an item's embeddings are read, the first ones; None for all (comem). For
             memories trained so (`elastic`).
+        watch: sees every token as it is made, and may end rows.
     """
 
     encoder: MemoryEncoder | None = None
@@ -64,6 +66,7 @@ class ModeSettings:
     item_order: ItemOrder = "retrieval"
     kv: KVSettings = KVSettings()
     embeddings: int | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         if self.item_order not in get_args(ItemOrder):
@@ -130,7 +133,9 @@ class Mode(ABC):
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
         """What the backbone reads of each example, memory apart."""
         rows = item_lists(examples, contexts)
-        return [[self.question_turn(ex, bool(items))] for ex, items in zip(examples, rows, strict=True)]
+        return [
+            [*ex.turns, self.question_turn(ex, bool(items))] for ex, items in zip(examples, rows, strict=True)
+        ]
 
     def ahead(self, examples: Sequence[Example], contexts: Contexts) -> None:
         """Do what an `answer_batch` to come needs and the model has no part in; in any thread."""
@@ -177,7 +182,10 @@ class Mode(ABC):
         """
         spent = 0.0 if start is None else (time.perf_counter() - start) / max(1, len(conversations))
         with adapters_off(self.backbone.model):
-            answers = self.reader.generate(conversations, memories, self.settings.generation, self.injection)
+            more = {} if self.settings.watch is None else {"watch": self.settings.watch}
+            answers = self.reader.generate(
+                conversations, memories, self.settings.generation, self.injection, **more
+            )
         return [replace(answer, seconds=answer.seconds + spent) for answer in answers]
 
 

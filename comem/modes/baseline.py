@@ -19,7 +19,7 @@ class BaselineMode(Mode):
 
     def conversations(self, examples: Sequence[Example], contexts: Contexts) -> Conversations:
         """The question's turn alone, for each example."""
-        return [[self.question_turn(example, False)] for example in examples]
+        return [[*example.turns, self.question_turn(example, False)] for example in examples]
 
     def answer_batch(self, examples: Sequence[Example], contexts: Contexts) -> list[Answer]:
         """As `Mode.answer_batch`; no tokens are context."""

@@ -28,7 +28,12 @@ class RagMode(Mode):
         """The items' turns, then the question's, for each example."""
         form = self.backbone.spec.rag
         return [
-            [*item_turns(form, self.ordered(items)), self.question_turn(example, bool(items))]
+            [
+                *(turn for turn in example.turns if turn.role == "system"),
+                *item_turns(form, self.ordered(items)),
+                *(turn for turn in example.turns if turn.role != "system"),
+                self.question_turn(example, bool(items)),
+            ]
             for example, items in zip(examples, item_lists(examples, contexts), strict=True)
         ]
 
@@ -37,7 +42,9 @@ class RagMode(Mode):
         conversations = self.conversations(examples, contexts)
         answers = self.generate(conversations)
         with_items = [row for row, items in enumerate(item_lists(examples, contexts)) if items]
-        alone = self.reader.prompt_lengths([[conversations[row][-1]] for row in with_items])
+        alone = self.reader.prompt_lengths(
+            [[*examples[row].turns, conversations[row][-1]] for row in with_items]
+        )
         plain = dict(zip(with_items, alone, strict=True))
         return [
             replace(answer, context_tokens=answer.prompt_tokens - plain.get(row, answer.prompt_tokens))

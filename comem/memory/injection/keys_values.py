@@ -155,7 +155,7 @@ def _run(
             stack.callback(attention(model, layer).register_forward_pre_hook(hook, with_kwargs=True).remove)
         for layer in scored:
             stack.callback(attention(model, layer).register_forward_hook(look).remove)
-            stack.enter_context(_eager(model))
+            stack.enter_context(eager_attention(model))
         stack.callback(blocks[max(*layers, *scored, -1)].register_forward_hook(stop).remove)
         rotary = model.get_decoder().rotary_emb
         stack.callback(rotary.register_forward_pre_hook(note, with_kwargs=True).remove)
@@ -180,7 +180,7 @@ def _swap_cache(record: _Record) -> Callable[..., tuple[Any, dict[str, Any]]]:
 
 
 @contextmanager
-def _eager(model: Any) -> Iterator[None]:
+def eager_attention(model: Any) -> Iterator[None]:
     """Attention that returns its weights, while the context is open."""
     config = model.get_decoder().config
     before = config._attn_implementation

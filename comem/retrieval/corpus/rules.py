@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
 from comem.config import option
@@ -125,6 +125,9 @@ class CorpusRules:
         on_duplicate: what happens to a repeated id.
     """
 
+    #: Keep images without a text, too. No option of a corpus, whose passages are what is read.
+    image_only: ClassVar[bool] = False
+
     languages: tuple[str, ...] = option((), metavar="CODE")
     licences: tuple[str, ...] = option((), metavar="NAME")
     main_image: bool = False
@@ -232,7 +235,7 @@ def make_item(
     reason = _unwanted(row, rules, where)
     text = passage(row, rules.max_chars, rules.descriptions, rules.title)
     image, url, data = ("", "", b"") if reason else places.locate(row.get("image_url") or row.get("image"))
-    if not reason and not text:
+    if not reason and not text and not (rules.image_only and (image or data)):
         reason = "no text"
     if not reason and not (image or data) and not rules.text_only:
         reason = "no image" if places.store else "no local image"

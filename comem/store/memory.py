@@ -1,0 +1,969 @@
+"""`comem.Memory`: a folder that remembers images and texts, and answers from them."""
+
+from __future__ import annotations
+
+import io
+import queue
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+
+from comem.backbones.base import GenerationConfig
+from comem.bank.format import content_hash
+from comem.io.console import Progress, quiet
+from comem.io.files import read_jsonl, whole_file, write_json
+from comem.io.images import ImageError, open_image
+from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
+from comem.retrieval.corpus.sources import find_sources, read_corpus
+from comem.store.index import Index, Query, conditions_of, words_of
+from comem.store.models import Models, form_of
+from comem.store.table import SCOPES, Found, MemoryFolderError, Row, Scope, Table, count_words
+from comem.store.watching import Spoken, Watched, end_ids
+from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from comem.backbones.base import Backbone
+    from comem.memory.bank import MemoryBank
+    from comem.memory.encoder import MemoryEncoder
+    from comem.retrieval.embedder import Embedder
+
+    ImageLike = str | Path | bytes | ImageRef | Image.Image
+
+#: An image file of more bytes than this is not kept.
+MAX_IMAGE_BYTES = 64_000_000
+#: Characters of a text that are kept; a book is several items.
+MAX_TEXT = 200_000
+ITEMS, ABOUT = "items.jsonl", "about.json"  # of an export
+BATCH = 32  # items that are read at once, and that one transaction adds
+By = Literal["auto", "image", "text", "both"]
+
+
+@dataclass(frozen=True)
+class MemoryItem:
+    """What a memory keeps of one thing.
+
+    Attributes:
+        id: unique in the memory.
+        text: the passage, or "".
+        image: as it was given, or None; `comem.io.images.open_image` opens it.
+        user_id: whose it is, as are `agent_id` and `run_id`.
+        agent_id: see `user_id`.
+        run_id: see `user_id`.
+        metadata: what was given with it.
+        created_at: seconds since 1970.
+        updated_at: seconds since 1970.
+        score: how well it fits what was looked for, 1 at the best; None if nothing was.
+        attention: the share of the answer's attention that its memory got; None if that was not measured.
+    """
+
+    id: str
+    text: str
+    image: ImageRef | None = field(default=None, repr=False)
+    user_id: str | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    score: float | None = None
+    attention: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values in the shape of mem0's memories; the image apart."""
+        found = {"id": self.id, "memory": self.text, "has_image": self.image is not None}
+        found |= {name: value for name in ("user_id", "agent_id", "run_id") if (value := getattr(self, name))}
+        found |= {"metadata": dict(self.metadata)}
+        found |= {name: _iso(getattr(self, name)) for name in ("created_at", "updated_at")}
+        shown = ((name, getattr(self, name)) for name in ("score", "attention"))
+        return found | {name: round(value, 6) for name, value in shown if value is not None}
+
+
+@dataclass(frozen=True)
+class MemoryAnswer:
+    """An answer, and where it comes from.
+
+    Attributes:
+        text: the answer.
+        items: what was put before the model, best first, with scores and, where measured, attention.
+        seconds: from the question to the answer, the search included.
+        mode: how it was asked.
+        prompt_tokens: positions that the model read, memories included.
+        context_tokens: of these, what the items took.
+        completion_tokens: made by the model.
+        ending: "stop", "length" (of the most tokens), or "cancelled".
+    """
+
+    text: str
+    items: tuple[MemoryItem, ...] = ()
+    seconds: float = 0.0
+    mode: str = ""
+    prompt_tokens: int = 0
+    context_tokens: int = 0
+    completion_tokens: int = 0
+    ending: str = "stop"
+
+
+@dataclass(frozen=True)
+class Added:
+    """What `add` did.
+
+    Attributes:
+        ids: of the items that are new or changed, in order.
+        unchanged: items of a folder that were there already.
+        skipped: what could not be added, each with the reason.
+    """
+
+    ids: tuple[str, ...] = ()
+    unchanged: int = 0
+    skipped: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Of the first item; ValueError if nothing was added."""
+        if not self.ids:
+            raise ValueError(f"nothing was added: {self.skipped[0] if self.skipped else 'all was there'}")
+        return self.ids[0]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question with everything that decides its answer; what `Memory.ask_many` takes.
+
+    Attributes:
+        question: the text.
+        image: shown with it, and searched with.
+        turns: of the conversation before it.
+        mode: a row of `comem.MODES`; "" for comem, or rag where no embeddings are kept.
+        k: items at most; 0 asks without.
+        by: what the items are searched by: the image if there is one, else the text ("auto"), or both.
+        scope: whose items.
+        filters: conditions on the metadata (`Memory.search`).
+        threshold: items that score less are left out.
+        max_tokens: the longest answer.
+        temperature: 0 is greedy.
+        top_p: as usual.
+        repetition_penalty: 1 is none.
+        seed: of sampling.
+        stop: texts before which the answer ends.
+        attention: measure how much each memory was attended to, in one more pass.
+        on_text: is given the answer piece by piece.
+        cancelled: asked at each token whether nobody waits any longer.
+    """
+
+    question: str
+    image: ImageRef | None = None
+    turns: tuple[Message, ...] = ()
+    mode: str = ""
+    k: int = 3
+    by: By = "auto"
+    scope: Scope = Scope()
+    filters: Mapping[str, Any] | None = None
+    threshold: float | None = None
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    attention: bool = False
+    on_text: Callable[[str], object] | None = None
+    cancelled: Callable[[], bool] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.question.strip() and self.image is None:
+            raise ValueError("an empty question: give a text, an image, or both")
+        if self.by not in ("auto", "image", "text", "both"):
+            raise ValueError(f"by={self.by!r}: search by auto, image, text or both")
+        if self.by in ("image", "both") and self.image is None:
+            raise ValueError(f"by={self.by!r}, but the question has no image")
+        _ = self.generation
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """How it is decoded."""
+        return GenerationConfig(
+            self.max_tokens, self.temperature, self.top_p, self.repetition_penalty, self.seed
+        )
+
+    @property
+    def batch(self) -> tuple[Any, ...]:
+        """Questions of which this is equal can be answered in one batch; sampled ones go alone."""
+        greedy = self.temperature == 0
+        return (self.mode, greedy, self.repetition_penalty, None if greedy else id(self))
+
+
+class Memory:
+    """A folder that remembers: images and texts go in, answers come out.
+
+    What is added can be asked about at once, what is deleted is gone from every file at once, and a process
+    that is killed leaves no change half done. One process writes, others may read.
+
+    Example:
+        >>> memory = comem.Memory("trip")
+        >>> memory.add("The mill, built in 1204.", image="mill.jpg", user_id="ann")
+        >>> answer = memory.ask("When was this built?", image="photo.jpg")
+        >>> answer.text, [item.text for item in answer.items], answer.seconds
+
+    Args:
+        folder: made when missing.
+        backbone: what answers: a name, a folder, or one that is loaded; the embedded model by default.
+        encoder: what makes a memory of an item (`comem.load_encoder`); "none" keeps texts and images only.
+        embedder: what makes vectors to search by: "toy", a folder, or ARCHITECTURE:PRETRAINED of open_clip.
+        device: for models that are loaded here.
+        form: how memories are written: bf16, fp32, fp16 or int8. Decided by the first item.
+        must_exist: refuse a folder without a memory, instead of making one.
+
+    Raises:
+        ValueError: a folder of other things, of a newer version, or made by other models.
+        StorageError: no space left.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        backbone: Backbone | str | Path | None = None,
+        encoder: MemoryEncoder | str | Path | None = None,
+        embedder: Embedder | str | None = None,
+        *,
+        device: str | None = None,
+        form: str = "bf16",
+        must_exist: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self._table = Table(folder, must_exist=must_exist)
+        try:
+            self.models = Models.choose(backbone, encoder, embedder, self._table.about(), device)
+        except ValueError:
+            self._table.close()
+            raise
+        self._index, self._form = Index(self._table), form
+        self._adding, self._checked, self._searched = threading.RLock(), False, False
+
+    def __enter__(self) -> Memory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def close(self) -> None:
+        """Close the folder, so that another process may write to it."""
+        self._table.close()
+
+    # --- adding ---
+
+    def add(
+        self,
+        content: str | Path | Mapping[str, Any] | KnowledgeItem | Iterable[Any] | None = None,
+        image: ImageLike | None = None,
+        *,
+        user_id: str | None = None,
+        agent_id: str | None = None,
+        run_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        progress: Progress = quiet,
+    ) -> Added:
+        """Remember something; when this returns it is on the disk and can be asked about.
+
+        Args:
+            content: a text; a `KnowledgeItem`; a mapping with text, image, metadata; messages of a
+                conversation (`{"role", "content"}`); several of these; or the path of a folder of images, of
+                an export, or of any corpus that `comem corpus build` reads. A folder that is added again
+                brings what is new or changed.
+            image: a path, the encoded bytes, a Pillow image.
+            user_id: whose it is, as are `agent_id` and `run_id`.
+            agent_id: see `user_id`.
+            run_id: see `user_id`.
+            metadata: any JSON, to filter by.
+            id: of your own; by default one is made.
+            progress: shows how far a folder is.
+
+        Returns:
+            The ids, and what was left out. Several things are added 32 at a time, each of these whole.
+
+        Raises:
+            ValueError: nothing to remember, an image that cannot be opened, or an id that is there already.
+            StorageError: no space left, or another process writes.
+        """
+        scope, facts = Scope(user_id, agent_id, run_id), dict(metadata or {})
+        folder = _source(content) if image is None else None
+        if folder is not None:
+            return self._add_folder(folder, scope, facts, progress)
+        items = _several(content) if image is None else None
+        if items is None:
+            items = [_item(content, image, facts, id)]
+        elif id is not None:
+            raise MemoryFolderError("one id for several things: leave it out, or give each its own")
+        made = [
+            replace(each, metadata={**facts, **each.metadata}, id=each.id or str(uuid.uuid4()))
+            for each in items
+        ]
+        for start in range(0, len(made), BATCH):
+            self._insert(made[start : start + BATCH], scope)
+        return Added(tuple(each.id for each in made))
+
+    def _add_folder(self, path: Path, scope: Scope, facts: dict[str, Any], progress: Progress) -> Added:
+        """What a folder or table holds; what cannot be read is left out and reported."""
+        ids: list[str] = []
+        skipped: list[str] = []
+        unchanged = 0
+        with progress(f"adding {path.name}", unit="items") as advance:
+            for batch in _batches(_things(path, scope, facts, skipped), BATCH):
+                known = self._table.known([each.id for each in batch])
+                fresh = [each for each in batch if each.id not in known]
+                changed = [each for each in batch if each.id in known and known[each.id] != each.digest]
+                if fresh:
+                    self._insert(fresh, scope)
+                for each in changed:
+                    self._replace(each, scope)
+                ids += [each.id for each in (*fresh, *changed)]
+                unchanged += len(batch) - len(fresh) - len(changed)
+                advance(len(batch))
+        return Added(tuple(ids), unchanged, tuple(skipped))
+
+    def _insert(self, items: Sequence[_Pending], scope: Scope) -> None:
+        self._table.begin_writing()  # refused before the work
+        with self._adding:
+            self._prepare()
+            self._table.insert(self._rows(items, scope))
+
+    def _replace(self, item: _Pending, scope: Scope) -> None:
+        self._table.begin_writing()
+        with self._adding:
+            self._prepare()
+            self._table.replace(self._rows([item], scope)[0])
+
+    def _prepare(self) -> None:
+        """Note the models with the first item; refuse others afterwards."""
+        if self._checked:
+            return
+        known = self._table.about()
+        if "embedder_fingerprint" in known:
+            self.models.check(known)
+        else:
+            self._table.note(self.models.facts(self._form))
+        self._checked = True
+
+    def _rows(self, items: Sequence[_Pending], scope: Scope) -> list[Row]:
+        """What is written of items: vectors and memories are made here."""
+        images = self._vectors([each.opened for each in items], self.models.embedder.embed_images)
+        texts = self._vectors([each.text or None for each in items], self.models.embedder.embed_texts)
+        memories = self._memories(items)
+        return [
+            Row(
+                each.id, each.text, each.data, each.scope or scope, each.metadata, each.digest,
+                (image, text), memory, count_words(each.text),
+            )
+            for each, image, text, memory in zip(items, images, texts, memories, strict=True)
+        ]  # fmt: skip
+
+    def _vectors(
+        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray]
+    ) -> list[np.ndarray | None]:
+        given = [value for value in values if value is not None]
+        made = iter(embed(given)) if given else iter(())
+        return [None if value is None else next(made) for value in values]
+
+    def _memories(self, items: Sequence[_Pending]) -> list[bytes | None]:
+        encoder = self.models.encoder
+        if encoder is None:
+            return [None] * len(items)
+        # Ids of the batch, not of the memory: an item that is changed may come beside others.
+        asked = [KnowledgeItem(str(n), each.text, each.reference) for n, each in enumerate(items)]
+        with self.models.alone:
+            made = encoder.encode(asked).embeddings.float().cpu().numpy()  # (n, q, d)
+        return [row.tobytes() for row in form_of(self._table.about()).pack(made)]
+
+    # --- changing ---
+
+    def update(
+        self, id: str, text: str | None = None, image: ImageLike | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> MemoryItem:  # fmt: skip
+        """Change an item; what is not given stays.
+
+        Args:
+            id: of the item.
+            text: the new text; the old one stays in the history.
+            image: the new image.
+            metadata: replaces all of it.
+
+        Raises:
+            ValueError: no such item, or an image that cannot be opened.
+            StorageError: no space left, or another process writes.
+        """
+        self._table.begin_writing()
+        with self._adding:
+            old = self.get(id)
+            pending = _item(
+                old.text if text is None else text, old.image if image is None else image,
+                old.metadata if metadata is None else metadata, id,
+            )  # fmt: skip
+            self._replace(pending, Scope(old.user_id, old.agent_id, old.run_id))
+        return self.get(id)
+
+    def delete(self, id: str) -> None:
+        """Delete an item: text, image, vectors and memory are overwritten in the file.
+
+        Raises:
+            ValueError: no such item.
+            StorageError: another process writes.
+        """
+        self._table.remove([id])
+        self._index.refresh()
+
+    def delete_all(
+        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None, everything: bool = False,
+    ) -> int:  # fmt: skip
+        """Delete all items of somebody, or under filters; how many they were.
+
+        Args:
+            user_id: whose, as are `agent_id` and `run_id`.
+            agent_id: see `user_id`.
+            run_id: see `user_id`.
+            filters: as of `search`.
+            everything: delete all items of the memory, where nobody is named.
+
+        Raises:
+            ValueError: nobody is named, no filter is given, and `everything` is not.
+            StorageError: another process writes.
+        """
+        conditions, values = conditions_of(Scope(user_id, agent_id, run_id), filters)
+        if not conditions and not everything:
+            raise MemoryFolderError(
+                "delete_all: whose? Name a user_id, agent_id, run_id or filters, or say everything=True"
+            )
+        with self._adding:
+            ids = self._table.ids(conditions, values)
+            if ids:
+                self._table.remove(ids)
+        self._index.refresh()
+        return len(ids)
+
+    # --- reading ---
+
+    def get(self, id: str) -> MemoryItem:
+        """An item; ValueError if there is none of this id."""
+        (found,) = self._table.get([id])
+        return _shown(found, self._table.image(id))
+
+    def get_all(
+        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None,
+        filters: Mapping[str, Any] | None = None, limit: int = 100, offset: int = 0, images: bool = True,
+    ) -> list[MemoryItem]:  # fmt: skip
+        """Items, the newest first.
+
+        Args:
+            user_id: only of this user, as are `agent_id` and `run_id`.
+            agent_id: see `user_id`.
+            run_id: see `user_id`.
+            filters: as of `search`.
+            limit: at most so many.
+            offset: how many to pass over.
+            images: read the images, too; without, `image` says only by being there that there is one.
+        """
+        conditions, values = conditions_of(Scope(user_id, agent_id, run_id), filters)
+        found = self._table.page(conditions, values, limit, offset)
+        if images:
+            return [
+                _shown(each, image) for each, image, _ in self._table.read([each.number for each in found])
+            ]
+        pictured = self._table.pictured([each.number for each in found])
+        return [_shown(each, b" " if each.number in pictured else None) for each in found]
+
+    def count(
+        self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
+    ) -> int:
+        """How many items there are, of somebody or of all."""
+        return self._table.count(*Scope(user_id, agent_id, run_id).where())
+
+    def history(self, id: str) -> list[dict[str, Any]]:
+        """What happened to an item, the oldest first: event, time, old and new text (gone with the item)."""
+        return self._table.history(id)
+
+    def search(
+        self,
+        query: str | None = None,
+        image: ImageLike | None = None,
+        *,
+        k: int = 10,
+        filters: Mapping[str, Any] | None = None,
+        threshold: float | None = None,
+        weight: float = 0.5,
+        **whose: str | None,
+    ) -> list[MemoryItem]:
+        """The items nearest to a text, an image, or both, best first.
+
+        Args:
+            query: a text.
+            image: as of `add`.
+            k: at most so many.
+            filters: on metadata: `{"year": {"gte": 1200}, "OR": [{"place": "Oslo"}, {"place": "Bergen"}]}`.
+            threshold: leave out what scores less.
+            weight: the image's share where both are given.
+            whose: user_id, agent_id, run_id: only theirs.
+
+        Raises:
+            ValueError: neither text nor image, or a filter that means nothing.
+        """
+        reference = None if image is None else reference_of(image)
+        looked_for = self._query(query, reference, weight)
+        conditions, values = conditions_of(Scope(**whose), filters)
+        hits = dict(self._index.search(looked_for, k, conditions, values, threshold))
+        return [_shown(each, data, hits[each.number]) for each, data, _ in self._table.read(list(hits))]
+
+    def _query(self, text: str | None, image: ImageRef | None, weight: float = 0.5) -> Query:
+        if not (text and text.strip()) and image is None:
+            raise ValueError("an empty search: give a text, an image, or both")
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight={weight}: the image's share must be 0 to 1")
+        if not self._searched:
+            self.models.check_embedder(self._table.about())
+            self._searched = True
+        embedder = self.models.embedder
+        return Query(
+            None if image is None else embedder.embed_images([image])[0],
+            embedder.embed_texts([text])[0] if text and text.strip() else None,
+            words_of(text or ""),
+            weight,
+        )
+
+    # --- asking ---
+
+    def ask(
+        self, question: str, image: ImageLike | None = None, *,
+        user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None,
+        attention: bool = True, **options: Any,
+    ) -> MemoryAnswer:  # fmt: skip
+        """Answer a question from what is remembered.
+
+        Args:
+            question: a text.
+            image: shown with it; items are searched by it unless `by` says otherwise.
+            user_id: only from items of this user, as are `agent_id` and `run_id`.
+            agent_id: see `user_id`.
+            run_id: see `user_id`.
+            attention: measure how much the answer attended to each memory, in one more pass.
+            options: of `Ask` by name: mode, k, by, filters, threshold, max_tokens, temperature, stop,
+                on_text …
+
+        Raises:
+            ValueError: an empty question, an unknown mode, an image that cannot be opened.
+        """
+        shown = None if image is None else reference_of(image)
+        scope = Scope(user_id, agent_id, run_id)
+        return self.ask_many([Ask(question, shown, scope=scope, attention=attention, **options)])[0]
+
+    def stream(self, question: str, image: ImageLike | None = None, **options: Any) -> Iterator[str]:
+        """The answer piece by piece, as `ask` would give it; the pieces joined are its text.
+
+        Leaving the iterator stops the model.
+
+        Args:
+            question: a text.
+            image: shown with it.
+            options: as of `ask`.
+
+        Raises:
+            ValueError: as `ask`.
+        """
+        pieces: queue.Queue[str | BaseException | None] = queue.Queue()
+        left = threading.Event()
+
+        def work() -> None:
+            try:
+                self.ask(question, image, on_text=pieces.put, cancelled=left.is_set, **options)
+                pieces.put(None)
+            except BaseException as error:
+                pieces.put(error)
+
+        threading.Thread(target=work, daemon=True, name="memory-stream").start()
+        try:
+            while (piece := pieces.get()) is not None:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            left.set()
+
+    def ask_many(self, asks: Sequence[Ask]) -> list[MemoryAnswer]:
+        """Answer questions; those that are decoded alike in one batch.
+
+        Raises:
+            ValueError: as `ask`, for whichever question.
+        """
+        start = time.perf_counter()
+        asks = [each if each.mode else replace(each, mode=self.models.default_mode) for each in asks]
+        found = self._retrieve(asks)
+        answers: list[MemoryAnswer | None] = [None] * len(asks)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for row, each in enumerate(asks):
+            groups.setdefault(each.batch, []).append(row)
+        for rows in groups.values():
+            made = self._answer([asks[row] for row in rows], [found[row] for row in rows], start)
+            for row, answer in zip(rows, made, strict=True):
+                answers[row] = answer
+        return cast("list[MemoryAnswer]", answers)
+
+    def _retrieve(self, asks: Sequence[Ask]) -> list[list[_Hit]]:
+        """The items of each question, best first; all read in one view of the folder."""
+        from comem.modes import MODES
+
+        hits: list[dict[int, float]] = []
+        for each in asks:
+            MODES.check(each.mode)
+            if each.k < 1 or each.mode == "baseline" or (each.by == "text" and not each.question.strip()):
+                hits.append({})
+                continue
+            by_image = each.image is not None and each.by in ("auto", "image", "both")
+            by_text = each.by in ("text", "both") or not by_image
+            query = self._query(each.question if by_text else None, each.image if by_image else None)
+            conditions, values = conditions_of(each.scope, each.filters)
+            hits.append(dict(self._index.search(query, each.k, conditions, values, each.threshold)))
+        numbers = list(dict.fromkeys(number for some in hits for number in some))
+        read = {each.number: (each, image, memory) for each, image, memory in self._table.read(numbers)}
+        return [
+            [_Hit(*read[number], score) for number, score in some.items() if number in read] for some in hits
+        ]
+
+    def _answer(
+        self, asks: Sequence[Ask], found: Sequence[Sequence[_Hit]], start: float
+    ) -> list[MemoryAnswer]:
+        """One batch, of one mode."""
+        models, name = self.models, asks[0].mode
+        examples = [
+            Example(str(n), each.question, each.image, turns=each.turns) for n, each in enumerate(asks)
+        ]
+        contexts = [
+            RetrievedContext(str(n), tuple(hit.item for hit in hits)) if hits else None
+            for n, hits in enumerate(found)
+        ]
+        rows = [Spoken(each.max_tokens, each.stop, each.on_text, each.cancelled) for each in asks]
+        with models.alone:
+            mode = models.mode(name)
+            watch = Watched(rows, mode.backbone.process.tokenizer, end_ids(mode.backbone.model))
+            generation = replace(asks[0].generation, max_new_tokens=max(each.max_tokens for each in asks))
+            bank = self._bank(found) if name == "comem" else None
+            mode = mode.on(bank=bank, generation=generation, watch=watch)
+            made = mode.answer_batch(examples, contexts)
+            answers = []
+            for n, (each, row, answer) in enumerate(zip(asks, rows, made, strict=True)):
+                text = row.finish(answer.text)
+                shares = self._attention(each, examples[n], found[n], bank, text) if each.attention else None
+                items = tuple(
+                    _shown(hit.found, hit.image, hit.score, None if shares is None else shares[at])
+                    for at, hit in enumerate(found[n])
+                )
+                seconds = time.perf_counter() - start
+                answers.append(
+                    MemoryAnswer(
+                        text, items, seconds, name, answer.prompt_tokens, answer.context_tokens,
+                        len(row.tokens), row.ending or "stop",
+                    )
+                )  # fmt: skip
+        return answers
+
+    def _bank(self, found: Sequence[Sequence[_Hit]]) -> MemoryBank | None:
+        """The memories of all items of a batch, as they lie in the folder; None without items."""
+        import torch
+
+        from comem.memory.bank import MemoryBank
+
+        hits = {hit.found.id: hit for some in found for hit in some}
+        facts, encoder = self._table.about(), self.models.encoder
+        if not hits or encoder is None:
+            return None
+        form = form_of(facts)
+        rows = np.frombuffer(b"".join(hit.memory or b"" for hit in hits.values()), np.uint8)
+        memories = torch.from_numpy(form.unpack(rows.reshape(len(hits), form.stride)).copy())
+        return MemoryBank(memories, tuple(hits), facts["encoder_fingerprint"])
+
+    def _attention(
+        self, each: Ask, example: Example, hits: Sequence[_Hit], bank: MemoryBank | None, text: str
+    ) -> list[float] | None:
+        from comem.store.attention import attended
+
+        if bank is None or not hits:
+            return None
+        mode = self.models.mode(each.mode)
+        context = RetrievedContext(example.id, tuple(hit.item for hit in hits))
+        (conversation,) = mode.conversations([example], [context])
+        memories = list(bank.select([hit.found.id for hit in hits]).embeddings)
+        return attended(self.models.backbone, self.models.injection, conversation, memories, text)
+
+    # --- out again ---
+
+    def export(self, folder: str | Path, **whose: str | None) -> int:
+        """Write items.jsonl and images/ that any tool reads, `Memory.add(folder)` among them.
+
+        Args:
+            folder: made when missing.
+            whose: user_id, agent_id, run_id: only theirs.
+
+        Returns:
+            How many items were written.
+        """
+        import json
+
+        folder = Path(folder)
+        conditions, values = Scope(**whose).where()
+        count, lines = 0, []
+        while page := self._table.page(conditions, values, 500, count):
+            for found, image, _ in self._table.read([each.number for each in page]):
+                row = _shown(found, image).as_dict()
+                row["text"] = row.pop("memory")
+                row.pop("has_image")
+                if image is not None:
+                    row["image"] = f"images/{found.number}{_ending(image)}"
+                    with whole_file(folder / row["image"]) as path:
+                        path.write_bytes(image)
+                lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+            count += len(page)
+        with whole_file(folder / ITEMS) as path:
+            path.write_text("".join(lines), encoding="utf-8")
+        write_json(folder / ABOUT, self._table.about())
+        return count
+
+    def check(self) -> list[str]:
+        """What is wrong with the folder's file, in words; nothing if all is well."""
+        return self._table.check()
+
+
+@dataclass(frozen=True)
+class _Hit:
+    """An item that was found, with what is needed to show it to the model."""
+
+    found: Found
+    image: bytes | None
+    memory: bytes | None
+    score: float
+
+    @cached_property
+    def item(self) -> KnowledgeItem:
+        """For a mode."""
+        reference = None if self.image is None else ImageRef(data=self.image)
+        return KnowledgeItem(self.found.id, self.found.text, reference)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An item that is to be written; its image was opened once."""
+
+    id: str
+    text: str
+    data: bytes | None
+    opened: Image.Image | None
+    metadata: Mapping[str, Any]
+    scope: Scope | None = None
+
+    @property
+    def reference(self) -> ImageRef | None:
+        """The image with its pixels."""
+        return None if self.data is None else ImageRef(data=self.data, pixels=self.opened)
+
+    @property
+    def digest(self) -> str:
+        """Of text and image."""
+        return content_hash(KnowledgeItem(self.id, self.text, self.reference)).hex()
+
+
+def _item(
+    content: Any, image: ImageLike | None, metadata: Mapping[str, Any], item_id: str | None
+) -> _Pending:
+    """One thing to remember, checked.
+
+    Raises:
+        ValueError: nothing in it, too long, or an image that cannot be opened.
+    """
+    text, facts = "", dict(metadata)
+    if isinstance(content, KnowledgeItem):
+        text, image, item_id = content.text, image or content.image, item_id or content.id
+    elif isinstance(content, Mapping):
+        text, image = _message(content, image)
+        facts = {**facts, **dict(content.get("metadata") or {})}
+        item_id = item_id or content.get("id")
+    elif content is not None:
+        text = str(content)
+    text = text.replace("\x00", "").strip().encode("utf-8", "replace").decode("utf-8")
+    if len(text) > MAX_TEXT:
+        raise MemoryFolderError(f"a text of {len(text):,} characters: at most {MAX_TEXT:,}; add it in parts")
+    reference = None if image is None else reference_of(image)
+    if reference is None and not text:
+        raise MemoryFolderError("nothing to remember: give a text, an image, or both")
+    data = _data(reference)
+    opened = None if reference is None else reference.pixels or open_image(reference)
+    return _Pending(str(item_id or ""), text, data, opened, facts)
+
+
+def _message(content: Mapping[str, Any], image: Any) -> tuple[str, Any]:
+    """Text and image of a mapping: an item's fields, or a message of a conversation."""
+    if "role" not in content:
+        text = content.get("text") or content.get("memory") or ""
+        return str(text), image or content.get("image")
+    parts = content.get("content") or ""
+    if isinstance(parts, str):
+        return f"{content['role']}: {parts}", image
+    texts = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
+    urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
+    if len(urls) > 1:
+        raise MemoryFolderError("a message with several images: add each as an item of its own")
+    return f"{content['role']}: {' '.join(texts)}", image or next(iter(urls), None)
+
+
+def reference_of(image: ImageLike) -> ImageRef:
+    """An image however it was given: path, data URI, bytes, Pillow image.
+
+    Raises:
+        ImageError: no such file, a URI that cannot be read, or more than 64 MB.
+    """
+    if isinstance(image, ImageRef):
+        return image
+    if isinstance(image, bytes):
+        return ImageRef(data=image)
+    if isinstance(image, (str, Path)):
+        if isinstance(image, str) and image.startswith("data:"):
+            return ImageRef(data=_decoded(image))
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            raise ImageError(
+                f"{image[:80]}: images are not fetched from the network here; download it, give its path"
+            )
+        return ImageRef(path=str(image))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return ImageRef(data=buffer.getvalue())
+
+
+def _decoded(uri: str) -> bytes:
+    """What a data URI holds."""
+    import base64
+    import binascii
+
+    head, comma, body = uri.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ImageError(f"{uri[:40]}…: not a data URI of an image; write data:image/png;base64,…")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"{uri[:40]}…: not base64 ({error})") from error
+
+
+def _data(reference: ImageRef | None) -> bytes | None:
+    """The encoded file, whatever it came as.
+
+    Raises:
+        ImageError: it cannot be read, or is too large.
+    """
+    if reference is None:
+        return None
+    try:
+        data = reference.data if reference.path is None else Path(reference.path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{reference.path}: {error.strerror}; check the path") from error
+    if data is not None and len(data) > MAX_IMAGE_BYTES:
+        raise ImageError(
+            f"{reference}: {len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are kept; reduce it first"
+        )
+    return data
+
+
+def _source(content: Any) -> Path | None:
+    """The path of a folder or corpus, if that is what was given."""
+    if isinstance(content, Path):
+        if not content.exists():
+            raise MemoryFolderError(f"{content}: no such file or folder; check the path")
+        return content
+    if isinstance(content, str) and len(content) < 1024 and "\n" not in content and content.strip():
+        path = Path(content).expanduser()
+        if path.is_dir() or (path.suffix and path.is_file()):
+            return path
+    return None
+
+
+def _several(content: Any) -> list[_Pending] | None:
+    """Several things; None if it is one."""
+    if (
+        content is None
+        or isinstance(content, (str, bytes, Mapping, KnowledgeItem))
+        or not isinstance(content, Iterable)
+    ):
+        return None
+    return [_item(each, None, {}, None) for each in content]
+
+
+def _stable_id(scope: Scope, path: Path, name: str) -> str:
+    """The same for the same file of the same folder and owner, and free of slashes."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr((asdict(scope), str(path.absolute()), name))))
+
+
+class _Everything(CorpusRules):
+    """All that a folder holds: texts without an image, images without a text."""
+
+    image_only = True
+
+
+def _things(path: Path, scope: Scope, facts: Mapping[str, Any], skipped: list[str]) -> Iterator[_Pending]:
+    """What a folder or table holds; why something cannot be read goes to `skipped`."""
+    if path.is_dir() and (path / ABOUT).is_file() and (path / ITEMS).is_file():
+        for row in read_jsonl(path / ITEMS):  # of `export`: with ids, owners, metadata
+            image = path / row["image"] if row.get("image") else None
+            owner = scope if scope.named else Scope(*(row.get(name) for name in SCOPES))
+            about = {**(row.get("metadata") or {}), **facts}
+            yield replace(_item(row["text"], image, about, row["id"]), scope=owner)
+        return
+    stats = CorpusStats()
+    for item in read_corpus(find_sources([path]), _Everything(text_only=True, unique="none"), stats):
+        about = {**facts, "file": item.id, **({"source": item.source} if item.source else {})}
+        try:
+            yield _item(replace(item, id=_stable_id(scope, path, item.id)), None, about, None)
+        except (ImageError, MemoryFolderError) as error:
+            skipped.append(str(error))
+    skipped += [f"{count} rows: {reason}" for reason, count in stats.dropped.items()]
+
+
+def _batches(items: Iterable[_Pending], size: int) -> Iterator[list[_Pending]]:
+    """In lists of some size; of one id the last."""
+    batch: dict[str, _Pending] = {}
+    for item in items:
+        batch[item.id] = item
+        if len(batch) == size:
+            yield list(batch.values())
+            batch = {}
+    if batch:
+        yield list(batch.values())
+
+
+def _shown(
+    found: Found, image: bytes | None, score: float | None = None, attention: float | None = None
+) -> MemoryItem:
+    """An item as people get it."""
+    scope = found.scope
+    reference = None if image is None else ImageRef(data=image)
+    return MemoryItem(
+        found.id, found.text, reference, scope.user_id, scope.agent_id, scope.run_id, found.metadata,
+        found.created, found.updated, score, attention,
+    )  # fmt: skip
+
+
+def _iso(seconds: float) -> str:
+    from datetime import datetime, timezone
+
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+
+
+def _ending(image: bytes) -> str:
+    """The file ending of an encoded image, by its first bytes."""
+    kinds = {b"\x89PNG": ".png", b"\xff\xd8": ".jpg", b"GIF8": ".gif", b"RIFF": ".webp", b"BM": ".bmp"}
+    return next((ending for mark, ending in kinds.items() if image.startswith(mark)), ".img")

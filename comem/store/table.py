@@ -1,0 +1,564 @@
+"""The file behind a memory: texts, images, vectors and memories of every item, in one SQLite database.
+
+SQLite, because a change of an item touches its text, its image, its vectors, its words and its memory, and
+has to be whole: here that is one transaction. What is deleted is overwritten with zeros (`secure_delete`),
+and the rollback journal, unlike a write-ahead log, is gone with the commit, so that no file keeps a copy.
+The figures that decided it are in docs/serving.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comem.io.files import StorageError, one_writer, storage_errors
+
+FILE, LOCK = "memory.sqlite", ".memory.lock"
+FORMAT, VERSION = "comem-memory", 1
+SCOPES = ("user_id", "agent_id", "run_id")
+#: Scripts without spaces by the character, all others by the word.
+_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
+_WAIT = 30.0  # seconds that a reader or the writer waits for the other's transaction
+_SCHEMA = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE items (
+  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, text TEXT NOT NULL,
+  user_id TEXT, agent_id TEXT, run_id TEXT, metadata TEXT NOT NULL, content TEXT NOT NULL,
+  created REAL NOT NULL, updated REAL NOT NULL, revision INTEGER NOT NULL
+);
+CREATE INDEX items_user ON items (user_id);
+CREATE INDEX items_agent ON items (agent_id);
+CREATE INDEX items_run ON items (run_id);
+CREATE INDEX items_revision ON items (revision);
+CREATE TABLE images (number INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE vectors (number INTEGER PRIMARY KEY, image BLOB, text BLOB, length INTEGER NOT NULL);
+CREATE TABLE memories (number INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE words (word TEXT, number INTEGER, count INTEGER, PRIMARY KEY (word, number)) WITHOUT ROWID;
+CREATE TABLE gone (number INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
+CREATE INDEX gone_revision ON gone (revision);
+CREATE TABLE history (id TEXT, revision INTEGER, event TEXT, time REAL, old TEXT, new TEXT);
+CREATE INDEX history_id ON history (id, revision);
+"""
+_COLUMNS = "number, id, text, user_id, agent_id, run_id, metadata, content, created, updated"
+
+
+class MemoryFolderError(ValueError):
+    """A memory folder that cannot be used, or what cannot be written to it; names the remedy."""
+
+
+class NoItemError(MemoryFolderError):
+    """An item that is not there, or no longer."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Whose an item is; None means nobody's in particular.
+
+    Attributes:
+        user_id: of a person.
+        agent_id: of a program that acts for people.
+        run_id: of one session.
+    """
+
+    user_id: str | None = None
+    agent_id: str | None = None
+    run_id: str | None = None
+
+    def where(self) -> tuple[list[str], list[Any]]:
+        """Conditions and their values: what was named must be equal."""
+        named = [(name, value) for name in SCOPES if (value := getattr(self, name)) is not None]
+        return [f"{name} = ?" for name, _ in named], [value for _, value in named]
+
+    @property
+    def named(self) -> bool:
+        """Whether anybody is named."""
+        return any(getattr(self, name) is not None for name in SCOPES)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An item as it is written.
+
+    Attributes:
+        id: unique in the folder.
+        text: may be empty where there is an image.
+        image: the encoded file, or None.
+        scope: whose it is.
+        metadata: any JSON.
+        content: digest of text and image.
+        vectors: float32 `(d,)` of image and text; None for what it lacks.
+        memory: packed `(q, d)`, or None.
+        words: how often each word occurs in the text.
+    """
+
+    id: str
+    text: str
+    image: bytes | None
+    scope: Scope
+    metadata: Mapping[str, Any]
+    content: str
+    vectors: tuple[np.ndarray | None, np.ndarray | None]
+    memory: bytes | None
+    words: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Found:
+    """An item as it is read, without image and memory."""
+
+    number: int
+    id: str
+    text: str
+    scope: Scope
+    metadata: Mapping[str, Any]
+    content: str
+    created: float
+    updated: float
+
+
+@dataclass
+class Changes:
+    """What happened since a revision.
+
+    Attributes:
+        revision: the newest.
+        numbers: int64 `(n,)`, of items that are new or were changed.
+        images, texts: float32 `(n, d)`, NaN rows where an item has none.
+        lengths: int64 `(n,)`, words of each text.
+        gone: numbers of deleted items.
+    """
+
+    revision: int
+    numbers: np.ndarray
+    images: np.ndarray
+    texts: np.ndarray
+    lengths: np.ndarray
+    gone: list[int] = field(default_factory=list)
+
+
+class Table:
+    """The items of a folder: one process writes, any number read.
+
+    A process becomes the writer with its first change and stays it until it closes; others are then refused
+    by name. Every method is one transaction; a reader sees all of a change or nothing.
+
+    Args:
+        folder: the memory's; made when missing, unless `must_exist`.
+        must_exist: refuse a folder that holds no memory.
+        durable: a change is on the disk before it counts (a power cut), instead of only with the system
+            (kill -9).
+
+    Raises:
+        MemoryFolderError: no memory, one of a newer version, or a damaged one.
+        StorageError: no space left, or another process writes.
+    """
+
+    def __init__(self, folder: str | Path, *, must_exist: bool = False, durable: bool = True) -> None:
+        self.folder, self._durable = Path(folder), durable
+        self.path = self.folder / FILE
+        self._lock, self._writing = threading.RLock(), ExitStack()
+        self._writer = False
+        if not self.path.is_file():
+            if must_exist:
+                raise MemoryFolderError(f"{self.folder}: no memory here ({FILE} is missing); check the path")
+            if self.folder.is_dir() and any(self.folder.iterdir()):
+                raise MemoryFolderError(
+                    f"{self.folder}: a folder of other things, not a memory; give a name that is free "
+                    "(a folder of images is added with memory.add(folder))"
+                )
+            self._create()
+        try:
+            self._db = self._connect()
+            self._about = dict(self._db.execute("SELECT name, value FROM about").fetchall())
+        except sqlite3.DatabaseError as error:
+            raise MemoryFolderError(
+                f"{self.path}: not a memory, or a damaged one ({error}); restore a copy"
+            ) from error
+        self._check_version()
+
+    def _create(self) -> None:
+        self.begin_writing()
+        with self._guarded():
+            db = sqlite3.connect(self.path, isolation_level=None)
+            try:
+                db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+                db.executescript(f"BEGIN EXCLUSIVE; {_SCHEMA}")
+                facts = {"format": FORMAT, "version": str(VERSION), "revision": "0"}
+                db.executemany("INSERT INTO about VALUES (?, ?)", facts.items())
+                db.execute("COMMIT")
+            finally:
+                db.close()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
+        synchronous = "EXTRA" if self._durable else "OFF"
+        for pragma in ("secure_delete = ON", f"synchronous = {synchronous}", "temp_store = MEMORY"):
+            db.execute(f"PRAGMA {pragma}")
+        db.execute("PRAGMA journal_mode = DELETE")
+        db.execute("PRAGMA cache_size = -65536")
+        return db
+
+    def _check_version(self) -> None:
+        if self._about.get("format") != FORMAT:
+            raise MemoryFolderError(f"{self.path}: a database of something else; give another folder")
+        if int(self._about["version"]) > VERSION:
+            raise MemoryFolderError(
+                f"{self.path}: version {self._about['version']}, known is {VERSION}: update comem"
+            )
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """One thread at a time, and SQLite's errors as ours."""
+        with self._lock:
+            try:
+                yield
+            except sqlite3.OperationalError as error:
+                text = str(error)
+                if "full" in text or "disk I/O" in text:
+                    full = OSError(28, f"{text}; nothing is half written")
+                    with storage_errors(self.path):
+                        raise full from error
+                if "locked" in text:
+                    raise StorageError(
+                        11, "another process keeps this memory busy; try again", str(self.path)
+                    ) from error
+                if "readonly" in text:
+                    gone = not self.path.exists()
+                    why = "was removed or replaced while it was open" if gone else "may not be written to"
+                    raise StorageError(30, f"this memory {why}", str(self.path)) from error
+                raise MemoryFolderError(f"{self.path}: {text}") from error
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.IntegrityError):
+                    raise
+                raise MemoryFolderError(f"{self.path}: damaged ({error}); restore a copy") from error
+
+    def begin_writing(self) -> None:
+        """Become the writer.
+
+        Raises:
+            StorageError: another process is.
+        """
+        with self._lock:
+            if not self._writer:
+                self._writing.enter_context(one_writer(self.folder / LOCK))
+                self._writer = True
+
+    @contextmanager
+    def _change(self) -> Iterator[int]:
+        """A transaction, with its revision; on any error nothing has happened."""
+        self.begin_writing()
+        with self._guarded():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                revision = self._revision() + 1
+                self._db.execute("UPDATE about SET value = ? WHERE name = 'revision'", (str(revision),))
+                yield revision
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _view(self) -> Iterator[None]:
+        """A transaction that reads: all statements see the same state."""
+        with self._guarded():
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("COMMIT")
+
+    def _revision(self) -> int:
+        return int(self._db.execute("SELECT value FROM about WHERE name = 'revision'").fetchone()[0])
+
+    def close(self) -> None:
+        """Close the file, and let others write."""
+        with self._lock:
+            self._db.close()
+            self._writing.close()
+            self._writer = False
+
+    def about(self) -> dict[str, str]:
+        """What the folder says of itself: version, models."""
+        with self._guarded():
+            return dict(self._db.execute("SELECT name, value FROM about").fetchall())
+
+    def note(self, facts: Mapping[str, str]) -> None:
+        """Write down facts about the folder."""
+        with self._change():
+            self._db.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", facts.items())
+
+    # --- changes ---
+
+    def insert(self, rows: Sequence[Row]) -> None:
+        """Add items, all or none.
+
+        Raises:
+            MemoryFolderError: an id is there already.
+            StorageError: no space left, or another process writes.
+        """
+        now = time.time()
+        with self._change() as revision:
+            for row in rows:
+                try:
+                    number = self._db.execute(
+                        "INSERT INTO items (id, text, user_id, agent_id, run_id, metadata, content, created,"
+                        " updated, revision) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                        (row.id, row.text, row.scope.user_id, row.scope.agent_id, row.scope.run_id,
+                         _json(row.metadata), row.content, now, now, revision),
+                    ).lastrowid  # fmt: skip
+                except sqlite3.IntegrityError as error:
+                    raise MemoryFolderError(
+                        f"id {row.id!r}: an item with this id is there already; change it with update(), "
+                        "or leave the id out"
+                    ) from error
+                assert number is not None
+                self._put_content(number, row)
+                self._log(row.id, revision, "ADD", now, None, row.text)
+
+    def replace(self, row: Row) -> None:
+        """Change an item; whose it is stays.
+
+        Raises:
+            NoItemError: it is not there.
+            StorageError: as `insert`.
+        """
+        now = time.time()
+        with self._change() as revision:
+            number, old = self._known(row.id)
+            self._drop_content(number, old)
+            self._db.execute(
+                "UPDATE items SET text = ?, metadata = ?, content = ?, updated = ?, revision = ?"
+                " WHERE number = ?",
+                (row.text, _json(row.metadata), row.content, now, revision, number),
+            )
+            self._put_content(number, row)
+            self._log(row.id, revision, "UPDATE", now, old, row.text)
+
+    def remove(self, ids: Sequence[str]) -> None:
+        """Delete items, all or none: what they held is overwritten, in the history, too.
+
+        Raises:
+            NoItemError: one is not there.
+            StorageError: as `insert`.
+        """
+        now = time.time()
+        with self._change() as revision:
+            for item_id in ids:
+                number, old = self._known(item_id)
+                self._drop_content(number, old)
+                self._db.execute("DELETE FROM items WHERE number = ?", (number,))
+                self._db.execute("INSERT INTO gone VALUES (?, ?)", (number, revision))
+                self._db.execute("DELETE FROM history WHERE id = ?", (item_id,))
+                self._log(item_id, revision, "DELETE", now, None, None)
+        self._shrink()
+
+    def _known(self, item_id: str) -> tuple[int, str]:
+        row = self._db.execute("SELECT number, text FROM items WHERE id = ?", (item_id,)).fetchone()
+        if row is None:
+            raise NoItemError(f"no item {item_id!r} in this memory; it may have been deleted")
+        return row[0], row[1]
+
+    def _put_content(self, number: int, row: Row) -> None:
+        run = self._db.execute
+        image, text = (None if v is None else np.asarray(v, "<f4").tobytes() for v in row.vectors)
+        length = sum(row.words.values())
+        run("INSERT INTO vectors VALUES (?, ?, ?, ?)", (number, image, text, length))
+        if row.image is not None:
+            run("INSERT INTO images VALUES (?, ?)", (number, row.image))
+        if row.memory is not None:
+            run("INSERT INTO memories VALUES (?, ?)", (number, row.memory))
+        postings = [(word, number, count) for word, count in row.words.items()]
+        self._db.executemany("INSERT INTO words VALUES (?, ?, ?)", postings)
+
+    def _drop_content(self, number: int, text: str) -> None:
+        for table in ("vectors", "images", "memories"):
+            self._db.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
+        pairs = [(word, number) for word in count_words(text)]
+        self._db.executemany("DELETE FROM words WHERE word = ? AND number = ?", pairs)
+
+    def _log(
+        self, item_id: str, revision: int, event: str, now: float, old: str | None, new: str | None
+    ) -> None:
+        values = (item_id, revision, event, now, old, new)
+        self._db.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def _shrink(self) -> None:
+        """Give some free pages back to the disk; they are zeros already."""
+        with self._guarded():
+            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()
+
+    # --- reading ---
+
+    def __len__(self) -> int:
+        with self._guarded():
+            return int(self._db.execute("SELECT count(*) FROM items").fetchone()[0])
+
+    def get(self, ids: Sequence[str]) -> list[Found]:
+        """Items by id, in this order.
+
+        Raises:
+            NoItemError: one is not there.
+        """
+        with self._view():
+            found = {each.id: each for each in self._select("id", ids)}
+        missing = next((item_id for item_id in ids if item_id not in found), None)
+        if missing is not None:
+            raise NoItemError(f"no item {missing!r} in this memory; it may have been deleted")
+        return [found[item_id] for item_id in ids]
+
+    def known(self, ids: Sequence[str]) -> dict[str, str]:
+        """Of these ids those that are there, with the digest of their content."""
+        with self._view():
+            return {each.id: each.content for each in self._select("id", ids)}
+
+    def read(self, numbers: Sequence[int]) -> list[tuple[Found, bytes | None, bytes | None]]:
+        """Items by number with images and memories, in this order; those that have gone are left out."""
+        with self._view():
+            found = {each.number: each for each in self._select("number", numbers)}
+            images = self._blobs("images", numbers)
+            memories = self._blobs("memories", numbers)
+        return [(found[n], images.get(n), memories.get(n)) for n in numbers if n in found]
+
+    def image(self, item_id: str) -> bytes | None:
+        """An item's image as it was given; None if it has none, or there is no such item."""
+        with self._guarded():
+            row = self._db.execute(
+                "SELECT data FROM images JOIN items USING (number) WHERE id = ?", (item_id,)
+            ).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def pictured(self, numbers: Sequence[int]) -> set[int]:
+        """Of these items those that have an image."""
+        marks = ",".join("?" * len(numbers))
+        with self._guarded():
+            query = f"SELECT number FROM images WHERE number IN ({marks})"
+            return {row[0] for row in self._db.execute(query, list(numbers))}
+
+    def _blobs(self, table: str, numbers: Sequence[int]) -> dict[int, bytes]:
+        marks = ",".join("?" * len(numbers))
+        query = f"SELECT number, data FROM {table} WHERE number IN ({marks})"
+        return dict(self._db.execute(query, list(numbers)).fetchall())
+
+    def _select(self, column: str, values: Sequence[Any]) -> list[Found]:
+        found = []
+        for start in range(0, len(values), 500):
+            part = list(values[start : start + 500])
+            marks = ",".join("?" * len(part))
+            query = f"SELECT {_COLUMNS} FROM items WHERE {column} IN ({marks})"
+            found += [_found(row) for row in self._db.execute(query, part)]
+        return found
+
+    def page(self, conditions: Sequence[str], values: Sequence[Any], limit: int, offset: int) -> list[Found]:
+        """Items under conditions, the newest first."""
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        query = f"SELECT {_COLUMNS} FROM items{where} ORDER BY number DESC LIMIT ? OFFSET ?"
+        with self._guarded():
+            return [_found(row) for row in self._db.execute(query, [*values, limit, offset])]
+
+    def numbers(self, conditions: Sequence[str], values: Sequence[Any]) -> np.ndarray:
+        """Numbers of the items under conditions, int64."""
+        query = f"SELECT number FROM items WHERE {' AND '.join(conditions)}"
+        with self._guarded():
+            return np.fromiter((row[0] for row in self._db.execute(query, list(values))), np.int64)
+
+    def ids(self, conditions: Sequence[str], values: Sequence[Any]) -> list[str]:
+        """Ids of the items under conditions."""
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        with self._guarded():
+            return [row[0] for row in self._db.execute(f"SELECT id FROM items{where}", list(values))]
+
+    def count(self, conditions: Sequence[str], values: Sequence[Any]) -> int:
+        """How many items there are under conditions."""
+        where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        with self._guarded():
+            return int(self._db.execute(f"SELECT count(*) FROM items{where}", list(values)).fetchone()[0])
+
+    def history(self, item_id: str) -> list[dict[str, Any]]:
+        """What happened to an item, the oldest first."""
+        query = "SELECT event, time, old, new FROM history WHERE id = ? ORDER BY revision"
+        with self._guarded():
+            rows = self._db.execute(query, (item_id,)).fetchall()
+        return [
+            {"id": item_id, "event": e, "time": t, "old_memory": old, "new_memory": new}
+            for e, t, old, new in rows
+        ]
+
+    def postings(self, word: str) -> np.ndarray:
+        """int64 `(n, 2)`: the items that a word occurs in, and how often."""
+        with self._guarded():
+            rows = self._db.execute("SELECT number, count FROM words WHERE word = ?", (word,)).fetchall()
+        return np.array(rows, np.int64).reshape(-1, 2)
+
+    def changes(self, since: int) -> Changes | None:
+        """What happened since a revision; None if nothing did."""
+        with self._view():
+            revision = self._revision()
+            if revision == since:
+                return None
+            rows = self._db.execute(
+                "SELECT number, image, vectors.text, length FROM items JOIN vectors USING (number)"
+                " WHERE revision > ? ORDER BY number", (since,),
+            ).fetchall()  # fmt: skip
+            gone = [
+                row[0] for row in self._db.execute("SELECT number FROM gone WHERE revision > ?", (since,))
+            ]
+        numbers = np.array([row[0] for row in rows], np.int64)
+        lengths = np.array([row[3] for row in rows], np.int64)
+        images, texts = (_matrix([row[column] for row in rows]) for column in (1, 2))
+        return Changes(revision, numbers, images, texts, lengths, gone if since else [])
+
+    def check(self) -> list[str]:
+        """What is wrong with the file, in words; an item without its parts for one."""
+        with self._view():
+            faults = [row[0] for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
+            for table in ("vectors", "images", "memories", "words"):
+                query = f"SELECT count(*) FROM {table} WHERE number NOT IN (SELECT number FROM items)"
+                if count := self._db.execute(query).fetchone()[0]:
+                    faults.append(f"{count} rows of {table} belong to no item")
+            query = "SELECT count(*) FROM items WHERE number NOT IN (SELECT number FROM vectors)"
+            if count := self._db.execute(query).fetchone()[0]:
+                faults.append(f"{count} items have no vectors")
+        return faults
+
+
+def _found(row: Sequence[Any]) -> Found:
+    number, item_id, text, user, agent, run, metadata, content, created, updated = row
+    scope = Scope(user, agent, run)
+    return Found(number, item_id, text, scope, json.loads(metadata), content, created, updated)
+
+
+def _matrix(blobs: Sequence[bytes | None]) -> np.ndarray:
+    """float32 `(n, d)`, NaN where there is none."""
+    size = max((len(blob) for blob in blobs if blob), default=0)
+    nothing = np.full(size // 4, np.nan, "<f4").tobytes()
+    return np.frombuffer(b"".join(blob or nothing for blob in blobs), "<f4").reshape(len(blobs), size // 4)
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise MemoryFolderError(
+            f"metadata cannot be written as JSON ({error}); give text, numbers, lists"
+        ) from error
+
+
+def count_words(text: str) -> dict[str, int]:
+    """The words of a text, folded, and how often each occurs."""
+    counts: dict[str, int] = {}
+    for word in _WORD.findall(text.casefold()):
+        counts[word[:64]] = counts.get(word[:64], 0) + 1
+    return counts

@@ -1,0 +1,350 @@
+"""`comem.Memory` on the embedded models: added is answerable, deleted is gone, nobody sees another's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from store.conftest import QUESTION
+
+import comem
+from comem.io.files import StorageError
+from comem.io.images import ImageError, open_image
+from comem.store.asynchronous import AsyncMemory
+from comem.store.memory import Ask
+from comem.store.table import MemoryFolderError, NoItemError
+from comem.toy.draw import image_of, png
+from comem.types import ImageRef, Message
+
+
+def test_what_was_added_is_answered_at_once(remembered, towns) -> None:
+    right = 0
+    for town in towns:
+        answer = remembered.ask(QUESTION, image_of(town, view=1))
+        assert answer.items[0].id == town.id and answer.seconds > 0
+        assert answer.mode == "comem" and answer.context_tokens == 24
+        right += answer.text == town.value("stone")
+    assert right >= 5
+
+
+def test_an_answer_is_the_one_of_the_mode_itself(remembered, towns, models) -> None:
+    """The same items, encoded anew and given to the mode of the library, and to its plain backbone."""
+    town = towns[0]
+    answer = remembered.ask(QUESTION, image_of(town, view=1), k=2)
+    items = tuple(comem.KnowledgeItem(i.id, i.text, i.image) for i in answer.items)
+    mode = comem.MODES["comem"](models._backbone, comem.ModeSettings(encoder=models.encoder))
+    example = comem.Example("q", QUESTION, image_of(town, view=1))
+    (plain,) = mode.answer_batch([example], [comem.RetrievedContext("q", items)])
+    assert answer.text == plain.text and answer.prompt_tokens == plain.prompt_tokens
+
+
+def test_the_stored_memory_is_the_encoders(remembered, towns, models) -> None:
+    (hit,) = remembered._retrieve([Ask(QUESTION, image_of(towns[0], view=0), mode="comem", k=1)])[0]
+    stored = remembered._bank([[hit]]).embeddings[0]
+    made = models.encoder.encode([hit.item]).embeddings[0]
+    assert torch.allclose(stored, made.bfloat16().float(), atol=1e-6)
+
+
+def test_every_mode_answers(remembered, towns) -> None:
+    image = image_of(towns[0], view=1)
+    for mode in ("comem", "rag", "baseline", "vlm_as_memory"):
+        answer = remembered.ask(QUESTION, image, mode=mode, attention=False)
+        assert answer.text and answer.mode == mode
+        assert bool(answer.items) == (mode != "baseline")
+    with pytest.raises(ValueError, match="did you mean comem"):
+        remembered.ask(QUESTION, image, mode="comen")
+
+
+def test_attention_goes_to_the_right_item_and_sums_to_less_than_one(remembered, towns) -> None:
+    for town in towns[:3]:
+        items = remembered.ask(QUESTION, image_of(town, view=1)).items
+        shares = [item.attention for item in items]
+        assert all(0 < share < 1 for share in shares) and sum(shares) < 1
+        assert max(shares) == shares[0]
+
+
+def test_attention_is_the_mean_of_the_models_own_weights(remembered, towns, models) -> None:
+    """Against one eager pass of the model, whose weights transformers itself returns."""
+    from comem.backbones.base import Message as Turn
+    from comem.memory.lora import adapters_off
+
+    answer = remembered.ask(QUESTION, image_of(towns[0], view=1), k=2)
+    backbone, injection = models.backbone, models.injection
+    assert len(backbone.process.tokenizer(answer.text)["input_ids"]) == 1
+    chat = [Turn("user", (image_of(towns[0], view=1), QUESTION))]
+    inputs = backbone.place(backbone.process([chat]))
+    hits = remembered._retrieve([Ask(QUESTION, image_of(towns[0], view=1), mode="comem", k=2)])
+    memory = remembered._bank(hits).prefix()
+    backbone.model.set_attn_implementation("eager")
+    try:
+        with (
+            torch.no_grad(),
+            adapters_off(backbone.model),
+            injection.attach(backbone.model, inputs, [memory]) as x,
+        ):
+            weights = backbone.model(**x, output_attentions=True).attentions
+    finally:
+        backbone.model.set_attn_implementation("sdpa")
+    mean = torch.stack(weights)[:, 0, :, -1].mean(dim=(0, 1))
+    for number, item in enumerate(answer.items):
+        assert item.attention == pytest.approx(float(mean[number * 8 : number * 8 + 8].sum()), rel=1e-4)
+
+
+def test_pieces_joined_are_the_answer(remembered, towns) -> None:
+    image = image_of(towns[0], view=1)
+    whole = remembered.ask("Describe the town.", image, attention=False)
+    pieces = list(remembered.stream("Describe the town.", image, attention=False))
+    assert "".join(pieces) == whole.text
+
+
+def test_stop_words_limits_and_seeds(remembered, towns) -> None:
+    image = image_of(towns[0], view=1)
+    options = {"temperature": 3.0, "seed": 5, "max_tokens": 12, "attention": False, "k": 0}
+    first = remembered.ask("Tell.", image, **options)
+    assert first.text == remembered.ask("Tell.", image, **options).text
+    assert first.completion_tokens <= 12 and (first.ending == "length") == (first.completion_tokens == 12)
+    word = first.text.split()[1]
+    cut = remembered.ask("Tell.", image, **options, stop=(word,))
+    assert cut.ending == "stop" and word not in cut.text and first.text.startswith(cut.text)
+    pieces = list(remembered.stream("Tell.", image, **options, stop=(word,)))
+    assert "".join(pieces) == cut.text
+    asked = [Ask("Tell.", image, max_tokens=n, k=0) for n in (1, 2, 5)]
+    assert all(len(each.text.split()) <= 5 for each in remembered.ask_many(asked))
+
+
+def test_who_goes_away_stops_the_model(remembered, towns) -> None:
+    seen = []
+    answer = remembered.ask(
+        "Tell.", image_of(towns[0], view=1), temperature=3.0, seed=5, max_tokens=500, attention=False,
+        on_text=seen.append, cancelled=lambda: len(seen) > 2,
+    )  # fmt: skip
+    assert answer.ending == "cancelled" and answer.completion_tokens < 100
+
+
+def test_many_at_once_answer_as_one_by_one(remembered, towns) -> None:
+    asks = [Ask(QUESTION, image_of(town, view=1), mode=mode) for town in towns for mode in ("comem", "rag")]
+    together = remembered.ask_many(asks)
+    alone = [remembered.ask_many([each])[0] for each in asks]
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert [[i.id for i in a.items] for a in together] == [[i.id for i in a.items] for a in alone]
+
+
+def test_deleted_is_gone_from_files_and_answers(remembered, towns, tmp_path: Path) -> None:
+    town = towns[0]
+    name, picture = town.name.encode(), png(town, 0)
+    assert name in everything(tmp_path) and picture[500:540] in everything(tmp_path)
+    remembered.delete(town.id)
+    found = everything(tmp_path)
+    assert name not in found and town.name.lower().encode() not in found
+    assert not any(picture[at : at + 40] in found for at in range(100, len(picture) - 40, 500))
+    answer = remembered.ask(QUESTION, image_of(town, view=1))
+    assert town.id not in [item.id for item in answer.items]
+    assert not any(item.id == town.id for item in remembered.search(town.name))
+    with pytest.raises(NoItemError, match=town.id):
+        remembered.get(town.id)
+    assert remembered.delete_all(user_id="ben") == 3 and len(remembered) == 2
+    with pytest.raises(ValueError, match="whose"):
+        remembered.delete_all()
+    assert remembered.delete_all(everything=True) == 2
+    assert remembered.ask(QUESTION, image_of(town, view=1)).items == ()
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_nobody_sees_anothers(remembered, towns) -> None:
+    ann, ben = ({item.id for item in remembered.get_all(user_id=name)} for name in ("ann", "ben"))
+    assert len(ann) == len(ben) == 3 and not ann & ben
+    for town in towns:
+        for name, own in (("ann", ann), ("ben", ben)):
+            assert {i.id for i in remembered.search(town.name, image_of(town, view=1), user_id=name)} == own
+            assert {i.id for i in remembered.ask(QUESTION, image_of(town, view=1), user_id=name).items} == own
+    assert remembered.search("anything", user_id="nobody") == []
+    assert remembered.count(user_id="ann") == 3
+
+
+def test_filters_thresholds_and_both_kinds_of_query(remembered, towns) -> None:
+    year = towns[0].facts["founded"]
+    assert [i.id for i in remembered.search("a town", filters={"founded": year})] == [towns[0].id]
+    assert remembered.search(image=image_of(towns[0], view=1), threshold=0.8)[0].id == towns[0].id
+    assert remembered.search(image=image_of(towns[0], view=1), threshold=1.1) == []
+    assert remembered.search(towns[1].name, k=1)[0].id == towns[1].id
+    both = remembered.search(towns[1].name, image_of(towns[0], view=1), k=2)
+    assert {item.id for item in both} == {towns[0].id, towns[1].id}
+    for wrong in ({"query": " "}, {"query": "a", "weight": 2}):
+        with pytest.raises(ValueError, match=r"give a text|0 to 1"):
+            remembered.search(**wrong)
+
+
+def test_update_changes_the_answer_and_keeps_what_is_not_given(remembered, towns, opened) -> None:
+    one, two = towns[0], towns[1]
+    item = remembered.update(one.id, f"{one.name}: {two.passage()}")
+    assert item.user_id == "ann" and item.metadata["founded"] == one.facts["founded"]
+    assert open_image(item.image).size == (112, 112)
+    assert remembered.ask(QUESTION, image_of(one, view=1), k=1).text == two.value("stone")
+    events = remembered.history(one.id)
+    assert [e["event"] for e in events] == ["ADD", "UPDATE"] and one.passage() in events[1]["old_memory"]
+    assert remembered.check() == []
+
+
+def test_things_to_add(opened, towns, tmp_path: Path) -> None:
+    memory = opened()
+    town, path = towns[0], tmp_path / "mill.png"
+    path.write_bytes(png(town, 0))
+    assert memory.get(memory.add("text alone").id).image is None
+    assert memory.get(memory.add(image=path).id).text == ""
+    assert memory.get(memory.add(image=str(path), metadata={"a": [1]}).id).metadata == {"a": [1]}
+    assert open_image(memory.get(memory.add("x", open_image(path)).id).image).size == (112, 112)
+    several = memory.add(
+        ["one", {"text": "two", "metadata": {"n": 2}}, comem.KnowledgeItem("k", "three", None)]
+    )
+    assert len(several.ids) == 3 and several.ids[2] == "k" and memory.get(several.ids[1]).metadata == {"n": 2}
+    talk = memory.add([{"role": "user", "content": "I am Ann."}, {"role": "assistant", "content": "Hello."}])
+    assert memory.get(talk.id).text == "user: I am Ann."
+    for wrong, message in (
+        ({"content": "  "}, "nothing to remember"),
+        ({"image": b"no image"}, "not an image"),
+        ({"image": tmp_path / "no.png"}, "no.png"),
+        ({"content": "x" * 300_000}, "in parts"),
+        ({"content": "x", "metadata": {"a": object()}}, "JSON"),
+        ({"content": "again", "id": "k"}, "there already"),
+        ({"content": Path("/no/such")}, "no such"),
+        ({"content": "x", "image": "http://127.0.0.1/a.png"}, "127.0.0.1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            memory.add(**wrong)
+    with pytest.raises(ImageError, match="at most"):
+        memory.add(image=b"\x89PNG" + b"0" * 65_000_000)
+    assert memory.check() == [] and len(memory) == 9
+
+
+def test_a_folder_of_which_a_third_is_no_picture(opened, towns, tmp_path: Path) -> None:
+    folder, memory = tmp_path / "trip", opened()
+    (folder / "deep").mkdir(parents=True)
+    for n, town in enumerate(towns):
+        (folder / "deep" / f"{n}.png").write_bytes(png(town, 0))
+        (folder / "deep" / f"{n}.txt").write_text(f"{town.name}: {town.passage()}")
+    for n in range(3):
+        (folder / f"broken{n}.jpg").write_bytes(b"\xff\xd8 no picture")
+        (folder / f"notes{n}.docx").write_bytes(b"PK")
+    done = memory.add(folder, user_id="ann")
+    assert len(done.ids) == 6 and done.unchanged == 0 and len(done.skipped) == 3
+    assert all("broken" in reason for reason in done.skipped)
+    assert memory.ask(QUESTION, image_of(towns[2], view=1), user_id="ann").text == towns[2].value("stone")
+    assert memory.get(done.id).metadata["file"] == "deep/0.png" and "/" not in done.id
+    assert memory.add(folder / "deep" / "..", user_id="dan").ids
+    again = memory.add(str(folder), user_id="ann")
+    assert again.ids == () and again.unchanged == 6
+    (folder / "deep" / "0.txt").write_text("Another text.")
+    assert memory.add(folder, user_id="ann").ids == done.ids[:1]
+    assert memory.add(folder, user_id="ben").ids and memory.count(user_id="ben") == 6
+
+
+def test_export_and_add_again(remembered, opened, towns, tmp_path: Path) -> None:
+    assert remembered.export(tmp_path / "out") == 6
+    rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in rows} == {town.id for town in towns}
+    copy = opened("copy")
+    assert (
+        set(copy.add(tmp_path / "out").ids) == {town.id for town in towns} and copy.count(user_id="ann") == 3
+    )
+    assert copy.get(towns[1].id).metadata == {"founded": towns[1].facts["founded"]}
+    assert copy.ask(QUESTION, image_of(towns[0], view=1)).text == towns[0].value("stone")
+
+
+def test_a_folder_is_opened_again_and_by_others_models(remembered, towns, opened, tmp_path: Path) -> None:
+    remembered.close()
+    again = opened()
+    assert again.ask(QUESTION, image_of(towns[0], view=1)).text == towns[0].value("stone")
+    with pytest.raises(MemoryFolderError, match="made with embedder 'toy'"):
+        comem.Memory(tmp_path / "memory", embedder="ViT-L-14:openai")
+    again._table.note({"encoder_fingerprint": "0" * 64})
+    again._checked = False
+    with pytest.raises(MemoryFolderError, match="another encoder"):
+        again.add("x")
+
+
+def test_one_writer(remembered, tmp_path: Path) -> None:
+    second = comem.Memory(tmp_path / "memory")
+    second.models = remembered.models
+    assert len(second) == 6
+    with pytest.raises(StorageError, match="in use by process"):
+        second.add("x")
+    remembered.close()
+    assert second.add("x").id
+
+
+def test_without_an_encoder_rag_answers(opened, towns, models) -> None:
+    memory = opened("plain", encoder="none")
+    memory.models = type(models)(models._backbone, "none", models.embedder)
+    memory.add(f"{towns[0].name}: {towns[0].passage()}", image_of(towns[0], view=0))
+    answer = memory.ask(QUESTION, image_of(towns[0], view=1))
+    assert answer.mode == "rag" and answer.text == towns[0].value("stone")
+    with pytest.raises(MemoryFolderError, match="keeps no embeddings"):
+        memory.ask(QUESTION, image_of(towns[0], view=1), mode="comem")
+
+
+def test_turns_come_before_the_question(remembered, towns) -> None:
+    image, turns = (
+        image_of(towns[0], view=1),
+        (Message("user", ("Hello.",)), Message("assistant", ("Hello!",))),
+    )
+    asks = [
+        Ask(QUESTION, image, turns=given, mode=mode)
+        for mode in ("baseline", "rag", "comem")
+        for given in ((), turns)
+    ]
+    lengths = [answer.prompt_tokens for answer in remembered.ask_many(asks)]
+    assert all(longer > shorter for shorter, longer in zip(lengths[::2], lengths[1::2], strict=True))
+
+
+def test_threads_and_coroutines(remembered, towns) -> None:
+    errors: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            town = towns[number]
+            for _ in range(3):
+                item_id = remembered.add(f"note {number}", user_id="cleo").id
+                assert (
+                    remembered.ask(QUESTION, image_of(town, view=1), attention=False).items[0].id == town.id
+                )
+                remembered.delete(item_id)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and len(remembered) == 6
+
+    async def both() -> None:
+        memory = AsyncMemory(remembered)
+        answers = await asyncio.gather(*(memory.ask(QUESTION, image_of(t, view=1)) for t in towns[:2]))
+        assert [a.text for a in answers] == [t.value("stone") for t in towns[:2]]
+        pieces = [piece async for piece in memory.stream(QUESTION, image_of(towns[0], view=1))]
+        assert "".join(pieces) == towns[0].value("stone")
+        item_id = (await memory.add("x")).id
+        assert (await memory.search("x", k=1))[0].id == item_id
+        await memory.delete(item_id)
+
+    asyncio.run(both())
+
+
+def test_questions_that_are_none(remembered) -> None:
+    for options, message in (
+        ({"question": " "}, "empty question"),
+        ({"question": "x", "by": "image"}, "no image"),
+        ({"question": "x", "by": "smell"}, "auto, image"),
+        ({"question": "x", "max_tokens": 0}, "at least 1"),
+        ({"question": "x", "image": ImageRef(data=b"nonsense")}, "not an image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            remembered.ask(**options)
