@@ -202,8 +202,7 @@ class HFBackbone:
             else:
                 placed = [self._placed(memory, injection) for memory in memories]
                 inputs = stack.enter_context(injection.attach(self.model, inputs, placed))
-            tokens = self.model.generate(**inputs, **decoding)
-        new = tokens[:, inputs["input_ids"].shape[1] :]
+            new = self._new_tokens(inputs, decoding)
         texts = self.process.tokenizer.batch_decode(new, skip_special_tokens=True)
         lengths = inputs["attention_mask"].sum(dim=1).tolist()
         seconds = (time.perf_counter() - start) / len(texts)
@@ -213,6 +212,11 @@ class HFBackbone:
             Answer(text.strip(), size, length + size * apart, seconds)
             for text, size, length in zip(texts, sizes, lengths, strict=True)
         ]
+
+    def _new_tokens(self, inputs: Mapping[str, Any], decoding: Mapping[str, Any]) -> Tensor:
+        """What `generate` adds to the prompts, `(b, t)`."""
+        tokens = self.model.generate(**inputs, **decoding)
+        return cast(Tensor, tokens[:, inputs["input_ids"].shape[1] :])
 
     def _placed(self, memory: Any, injection: Injection) -> Any:
         """Vectors as the model has them."""

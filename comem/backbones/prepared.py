@@ -29,7 +29,9 @@ from comem.backbones.specs import BackboneError
 ATTENTION = "packed_flash"
 _HALF = (torch.float16, torch.bfloat16)
 #: What processors return that may happen to have the shape (b, l) without being a row of tokens.
-NOT_TOKENS = ("pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes")
+NOT_TOKENS = (
+    "pixel_values", "image_grid_thw", "video_grid_thw", "pixel_values_videos", "image_sizes", "image_grids",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -257,10 +259,12 @@ class Prepared:
     Args:
         model: of transformers. What it is made of is looked at when a context first opens.
         kernels: whether to set the kernels, too; None does on a GPU.
+        packs: whether the model takes packed rows; None looks whether it counts positions itself (M-RoPE).
+            Others can, where whoever calls them gives positions.
     """
 
-    def __init__(self, model: nn.Module, kernels: bool | None = None) -> None:
-        self.model, self._with_kernels = model, kernels
+    def __init__(self, model: nn.Module, kernels: bool | None = None, packs: bool | None = None) -> None:
+        self.model, self._with_kernels, self._given = model, kernels, packs
 
     @property
     def packs(self) -> bool:
@@ -312,6 +316,8 @@ class Prepared:
     @cached_property
     def _able(self) -> bool:
         base: Any = getattr(self.model, "base_model", None)
+        if self._given is not None:
+            return self._given and bool(getattr(self.model, "_supports_attention_backend", False))
         return bool(getattr(self.model, "_supports_attention_backend", False)) and hasattr(
             base, "get_rope_index"
         )

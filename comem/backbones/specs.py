@@ -60,6 +60,7 @@ class BackboneSpec:
         model_class: the transformers Auto class that loads the model.
         processor_class: the transformers Auto class that loads processor or tokenizer.
         adapter: module with its own `load`, for models whose code lies in their hub repository.
+        marked_by: keys that make a config.json this family's, whatever `model_type` says.
         needs: a package beyond this project's, by its name at the package index.
         declared: False for a row that nobody wrote: what it can do is looked up in the loaded model.
     """
@@ -80,6 +81,7 @@ class BackboneSpec:
     processor_class: str = "AutoProcessor"
     adapter: str = ""
     needs: str = ""
+    marked_by: tuple[str, ...] = ()
     declared: bool = True
 
 
@@ -92,6 +94,10 @@ _text = partial(
     model_class="AutoModelForCausalLM", processor_class="AutoTokenizer",
 )  # fmt: skip
 _remote = partial(BackboneSpec, soft_prefix=False, kv_memory=False, model_class="AutoModel")
+
+_comemo = partial(
+    BackboneSpec, family="comemo", marked_by=("comemo", "mixin_config"), adapter="comem.compat.comemo", kv_memory=False, rag=IMAGE_PASSAGE
+)
 
 _ROWS = (
     # the paper's
@@ -142,6 +148,9 @@ _ROWS = (
     BackboneSpec(
         "mistral_small_3", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", "mistral3", alternates=True
     ),
+    # images on a second path, too (docs/comemo.md)
+    _comemo("comemo_2b", "CLLBJ16/CoMemo-2B"),
+    _comemo("comemo_9b", "CLLBJ16/CoMemo-9B"),
     # embedded: needs no download
     BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl", pixel_limits=True, rag=IMAGE_PASSAGE, items="paper"),
 )  # fmt: skip
@@ -212,7 +221,8 @@ _GGUF = (
 
 def _spec_of_family(name: str, source: str, config: Mapping[str, Any]) -> BackboneSpec:
     family = str(config.get("model_type"))
-    rows = [spec for spec in BACKBONES.values() if spec.family == family]
+    rows = [spec for spec in BACKBONES.values() if any(mark in config for mark in spec.marked_by)]
+    rows = rows or [spec for spec in BACKBONES.values() if spec.family == family]
     if not rows:
         return _undeclared(name, source, family, config.get("architectures") or ())
     path = str(Path(source).resolve()).lower() if Path(source).is_dir() else source.lower()

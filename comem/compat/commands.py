@@ -10,7 +10,7 @@ from comem.config import option
 from comem.io.console import print_line, print_table
 
 if TYPE_CHECKING:
-    from comem.compat.parity import Difference
+    from comem.compat.difference import Difference
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class ConvertCheckpointSettings:
     """A checkpoint of the authors': what is in it, and our encoder folder of it.
 
     Layouts: merged with Q-Former (converted), merged without (refused: the Q-Former is lost), raw run folder
-    with adapter_model.safetensors (converted; needs --base). Nothing is unpickled. Training files: comem data
-    convert.
+    with adapter_model.safetensors (converted; needs --base). A CoMemo checkpoint becomes a model folder that
+    answers (docs/comemo.md). Nothing is unpickled. Training files: comem data convert.
 
     Attributes:
         source: a checkpoint of the authors'.
@@ -31,6 +31,8 @@ class ConvertCheckpointSettings:
         min_pixels: of items' images (default: the paper's).
         max_pixels: of items' images (default: the paper's).
         dtype: of what is written (default: as stored).
+        positions: of CoMemo: how image tokens are counted. The authors' weights were trained with dhr_released.
+        decode_positions: of CoMemo: how decoded tokens go on; released is a defect of the authors' chat.
     """
 
     source: Path = option(positional=True, metavar="FOLDER")
@@ -42,6 +44,8 @@ class ConvertCheckpointSettings:
     min_pixels: int | None = None
     max_pixels: int | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    positions: Literal["dhr", "dhr_released", "plain"] = "dhr_released"
+    decode_positions: Literal["continue", "released"] = "continue"
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class ParitySettings:
 
     Attributes:
         folders: golden folders, with case_*.safetensors.
-        tolerance: the largest difference allowed.
+        tolerance: the largest difference allowed, where a golden folder names none of its own (CoMemo: 5e-5 for
+            outputs, 1e-5 for losses and gradients, integers and pixels exact).
     """
 
     folders: tuple[Path, ...] = option(positional=True, metavar="DIR")
@@ -79,13 +84,21 @@ def parity(settings: ParitySettings) -> dict[Path, list[Difference]]:
 def show_parity(found: dict[Path, list[Difference]], settings: ParitySettings) -> int:
     """Print the differences; 1 if any is above the tolerance."""
     for folder, differences in found.items():
-        rows = [(d.case, d.output, f"{d.max_abs:.2e}", _verdict(d.max_abs, settings)) for d in differences]
+        rows = [(d.case, d.output, f"{d.max_abs:.2e}", _verdict(d, settings)) for d in differences]
         print_table(("case", "output", "largest difference", ""), rows, str(folder))
-    worst = max((each.max_abs for differences in found.values() for each in differences), default=0.0)
-    place = "within" if worst <= settings.tolerance else "ABOVE"
-    print_line(f"largest of all: {worst:.2e}; {place} the tolerance of {settings.tolerance:g}")
-    return 0 if worst <= settings.tolerance else 1
+    all_found = [each for differences in found.values() for each in differences]
+    far = [each for each in all_found if each.max_abs > _bound(each, settings)]
+    worst = max((each.max_abs for each in all_found), default=0.0)
+    bounds = sorted({_bound(each, settings) for each in all_found})
+    said = f"the tolerance of {bounds[0]:g}" if len(bounds) == 1 else f"tolerances of {bounds[0]:g} to {bounds[-1]:g}"
+    print_line(f"largest of all: {worst:.2e}; {'ABOVE' if far else 'within'} {said}")
+    return 1 if far else 0
 
 
-def _verdict(difference: float, settings: ParitySettings) -> str:
-    return "ok" if difference <= settings.tolerance else "TOO FAR"
+def _bound(difference: Difference, settings: ParitySettings) -> float:
+    """How far an output may be: as its golden folder says, else as the settings do."""
+    return settings.tolerance if difference.allowed is None else difference.allowed
+
+
+def _verdict(difference: Difference, settings: ParitySettings) -> str:
+    return "ok" if difference.max_abs <= _bound(difference, settings) else "TOO FAR"

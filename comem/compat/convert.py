@@ -13,6 +13,7 @@ from comem.backbones.loading import load_processor
 from comem.backbones.specs import resolve_backbone
 from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import load_authors_checkpoint
+from comem.compat.comemo import CoMemoFindings, convert_comemo, is_comemo
 from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.inspect import Findings, inspect_checkpoint
 from comem.io.console import print_facts, print_line
@@ -28,7 +29,7 @@ class ConvertedCheckpoint:
     Where `found.refusal` says why it cannot be converted, nothing was written.
     """
 
-    found: Findings
+    found: Findings | CoMemoFindings
     notes: tuple[str, ...] = ()
 
 
@@ -42,17 +43,35 @@ def convert(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     Raises:
         ValueError: pickled or damaged weights, a folder that holds something already, or no base.
     """
+    if is_comemo(settings.source):
+        return _comemo(settings)
     base = load_backbone(settings.base, device="cpu").model.state_dict() if settings.base else None
     found = inspect_checkpoint(settings.source, base)
     if found.refusal or settings.out is None:
         return ConvertedCheckpoint(found)
     del base  # it is read again, or not needed any more
     for folder in (settings.out, settings.reader):
-        if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"{folder} exists and is not empty; give another folder, or remove it")
+        _check_free(folder)
     form = KnowledgeFormat(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     write = _run_folder if found.layout == "C" else _merged
     return ConvertedCheckpoint(found, tuple(write(settings, settings.out, form)))
+
+
+def _check_free(folder: Path | None) -> None:
+    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; give another folder, or remove it")
+
+
+def _comemo(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
+    """A CoMemo checkpoint: a model folder that `load_backbone` opens."""
+    asked = {"--base": settings.base, "--reader": settings.reader, "--fold": settings.fold}
+    asked |= {"--min-pixels": settings.min_pixels, "--max-pixels": settings.max_pixels}
+    if wrong := [name for name, value in asked.items() if value]:
+        raise ValueError(f"{settings.source} is a CoMemo checkpoint, whole in itself: leave out {', '.join(wrong)}")
+    _check_free(settings.out)
+    dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    changes = {"positions": settings.positions, "decode_positions": settings.decode_positions}
+    return ConvertedCheckpoint(*convert_comemo(settings.source, settings.out, dtype, **changes))
 
 
 def _run_folder(settings: ConvertCheckpointSettings, out: Path, form: KnowledgeFormat) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from comem.compat.checkpoint import load_authors_checkpoint
+from comem.compat.comemo import is_comemo
+from comem.compat.difference import Difference, max_abs
 from comem.memory.bank import read_tensors
 from comem.memory.injection import PREFIX
 from comem.memory.qformer_encoder import QFormerEncoder
 
 TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The largest absolute difference of one output of one case; infinite when shapes differ."""
-
-    case: str
-    output: str
-    max_abs: float
 
 
 def run_parity(folder: str | Path) -> list[Difference]:
@@ -42,6 +34,10 @@ def run_parity(folder: str | Path) -> list[Difference]:
     cases = sorted(folder.glob("case_*.safetensors"))
     if not cases:
         raise ValueError(f"{folder}: no case_*.safetensors here: not a golden folder")
+    if is_comemo(folder):
+        from comem.compat.comemo_parity import run
+
+        return run(folder)
     # The authors' code embeds the question with the encoder's tables and tower.
     encoder_model, qformer, reader = load_authors_checkpoint(folder, "encoder", torch.float32)
     encoder = QFormerEncoder(encoder_model, None, qformer)
@@ -50,7 +46,7 @@ def run_parity(folder: str | Path) -> list[Difference]:
         golden = read_tensors(path)
         ours = compute_outputs(encoder, reader, golden)
         differences += [
-            Difference(path.stem, name, _max_abs(ours[name], golden[name])) for name in ours if name in golden
+            Difference(path.stem, name, max_abs(ours[name], golden[name])) for name in ours if name in golden
         ]
     return differences
 
@@ -101,10 +97,3 @@ def _seen_positions(language_model: nn.Module) -> Iterator[list[Tensor]]:
         yield seen
     finally:
         handle.remove()
-
-
-def _max_abs(ours: Tensor, golden: Tensor) -> float:
-    if ours.shape != golden.shape:
-        return float("inf")
-    largest = float((ours.double() - golden.double()).abs().max())
-    return largest if largest == largest else float("inf")  # NaN is as far as can be

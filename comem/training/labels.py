@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from comem.backbones.base import ChatProcessor
+from comem.backbones.chatml import IGNORED as IGNORED
 from comem.types import Message
-
-IGNORED = -100
 
 
 def template_labels(process: ChatProcessor, chats: Sequence[Sequence[Message]], ids: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from comem.compat.parity import TOLERANCE, Difference, _max_abs, run_parity
+from comem.compat.difference import Difference, max_abs
+from comem.compat.parity import TOLERANCE, run_parity
 
 OUTPUTS = {
     "memory_retrieval_order",
@@ -41,8 +42,8 @@ def test_a_changed_weight_is_seen(golden_dir: Path, tmp_path: Path) -> None:
 
 
 def test_shapes_and_nan_count_as_infinitely_far() -> None:
-    assert _max_abs(torch.zeros(2), torch.zeros(3)) == float("inf")
-    assert _max_abs(torch.tensor([float("nan")]), torch.zeros(1)) == float("inf")
+    assert max_abs(torch.zeros(2), torch.zeros(3)) == float("inf")
+    assert max_abs(torch.tensor([float("nan")]), torch.zeros(1)) == float("inf")
 
 
 def test_a_folder_without_cases_is_refused(tmp_path: Path) -> None:
