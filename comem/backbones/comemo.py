@@ -23,8 +23,8 @@ from comem.backbones.hf import HFBackbone
 from comem.backbones.image_positions import (
     Grid,
     LayoutError,
-    PositionScheme,
     Positions,
+    PositionScheme,
     row_positions,
     tiles,
 )
@@ -33,7 +33,10 @@ from comem.backbones.specs import BackboneError, BackboneSpec
 from comem.io.files import new_folder, read_json, write_json
 
 #: What the authors' chat begins with (their public code; InternVL's sentence about itself).
-SYSTEM = "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+SYSTEM = (
+    "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, "
+    "是一个有用无害的人工智能助手。"
+)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 START, END = "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END, IMAGE_TOKEN = "<img>", "</img>", "<IMG_CONTEXT>"
@@ -138,8 +141,8 @@ class CoMemo(nn.Module):
 
         Args:
             inputs: `input_ids`, `attention_mask` `(b, l)`, and with images `pixel_values` `(T, 3, s, s)`,
-                `image_grids` `(I, 2)` columns and rows of tiles, `image_counts` `(b,)` images of each row; other
-                keywords pass through.
+                `image_grids` `(I, 2)` columns and rows of tiles, `image_counts` `(b,)` images of each row;
+                other keywords pass through.
 
         Yields:
             What the model, or its `generate`, is to be called with: embeddings `(b, l, D)`, mask, positions.
@@ -147,7 +150,11 @@ class CoMemo(nn.Module):
         Raises:
             LayoutError: image tokens, tiles and placeholders that do not match.
         """
-        rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "pixel_values", "image_grids", "image_counts")}
+        rest = {
+            k: v
+            for k, v in inputs.items()
+            if k not in ("input_ids", "pixel_values", "image_grids", "image_counts")
+        }
         rows, mask = self.positions(inputs), _mask(inputs)
         tokens = self._tokens(inputs, rows)
         places = torch.zeros_like(inputs["input_ids"])
@@ -171,7 +178,8 @@ class CoMemo(nn.Module):
         tokens = self.image_tokens(pixels).flatten(0, 1)
         if len(tokens) != sum(sizes):
             raise LayoutError(
-                f"{len(pixels)} tiles give {len(tokens)} image tokens, the grids want {sum(sizes)}: a thumbnail is "
+                f"{len(pixels)} tiles give {len(tokens)} image tokens, the grids want {sum(sizes)}: a "
+                "thumbnail is "
                 "missing, or a tile too many"
             )
         return list(tokens.split(sizes))  # type: ignore[no-untyped-call]
@@ -189,7 +197,9 @@ class CoMemo(nn.Module):
         return Media.of(list(tokens), [row.media.to(device) for row in rows])
 
     @contextmanager
-    def attach_packed(self, samples: Sequence[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], list[int]]]:
+    def attach_packed(
+        self, samples: Sequence[Mapping[str, Any]]
+    ) -> Iterator[tuple[dict[str, Any], list[int]]]:
         """The same for samples that follow each other in one row, each as if it came alone.
 
         The model has to be prepared for packed rows (`Prepared(model, packs=True)`).
@@ -201,7 +211,9 @@ class CoMemo(nn.Module):
             What the model is to be called with, `segments` aside, and the samples' lengths.
         """
         found = [self.positions(sample)[0] for sample in samples]
-        pixels = [s["pixel_values"] for s in samples if s.get("pixel_values") is not None and len(s["pixel_values"])]
+        pixels = [
+            s["pixel_values"] for s in samples if s.get("pixel_values") is not None and len(s["pixel_values"])
+        ]
         joined = {"pixel_values": torch.cat(pixels)} if pixels else {}
         tokens = self._tokens(joined, found)
         ids = torch.cat([sample["input_ids"] for sample in samples], dim=1)
@@ -229,7 +241,9 @@ class CoMemo(nn.Module):
             self.model.save_pretrained(temporary)
             about = read_json(temporary / "config.json")
             write_json(temporary / "config.json", {**about, SECTION: asdict(self.config)})
-            tensors = {name: value.detach().cpu().contiguous() for name, value in self.blocks.state_dict().items()}
+            tensors = {
+                name: value.detach().cpu().contiguous() for name, value in self.blocks.state_dict().items()
+            }
             save_file(tensors, temporary / BLOCKS)
             if processor is not None:
                 processor.save_pretrained(temporary)
@@ -298,14 +312,19 @@ class CoMemoProcessor:
             size = self.image_processor.size
             rgb = image.convert("RGB")
             found = self.image_processor(
-                rgb, crop_to_patches=most > 1, min_patches=self.config.min_tiles, max_patches=most, return_tensors="pt"
+                rgb,
+                crop_to_patches=most > 1,
+                min_patches=self.config.min_tiles,
+                max_patches=most,
+                return_tensors="pt",
             )
             pixels.append(found["pixel_values"])
             grids.append(grid_of(rgb.size, (size["height"], size["width"]), self.config.min_tiles, most))
         return torch.cat(pixels), grids
 
     def __call__(
-        self, text: Sequence[str], images: Sequence[Sequence[Any]] | None = None, max_tiles: int | None = None,
+        self, text: Sequence[str], images: Sequence[Sequence[Any]] | None = None, max_tiles: int | None =
+            None,
         **options: Any,
     ) -> dict[str, Tensor]:  # fmt: skip
         """A batch.
@@ -366,11 +385,14 @@ def grid_of(size: tuple[int, int], tile: tuple[int, int], least: int, most: int)
 
 
 def image_processor(tile: int) -> Any:
-    """Cuts images into tiles of so many pixels, bit for bit as the authors do; the torchvision twin does not."""
+    """Cuts images into tiles of so many pixels, bit for bit as the authors; its torchvision twin does not."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
     return GotOcr2ImageProcessorPil(
-        size={"height": tile, "width": tile}, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD, crop_to_patches=True
+        size={"height": tile, "width": tile},
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+        crop_to_patches=True,
     )
 
 
@@ -405,25 +427,31 @@ def open_folder(spec: BackboneSpec, dtype: Any, device: Any) -> CoMemoBackbone:
     Raises:
         BackboneError: an incomplete folder; names what is missing.
     """
-    from transformers import AutoTokenizer, InternVLForConditionalGeneration
+    from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
     folder = Path(spec.source)
     about = read_json(folder / "config.json")
     if SECTION not in about or not (folder / BLOCKS).is_file():
-        raise BackboneError(f"{folder}: no {SECTION!r} in config.json, or no {BLOCKS}: convert the checkpoint again")
+        raise BackboneError(
+            f"{folder}: no {SECTION!r} in config.json, or no {BLOCKS}: convert the checkpoint again"
+        )
     config = CoMemoConfig.of(about[SECTION])
     model, info = InternVLForConditionalGeneration.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
     if info["missing_keys"] or info.get("mismatched_keys"):
-        raise BackboneError(f"{folder}: {len(info['missing_keys'])} weights are missing: copy the folder again")
+        raise BackboneError(
+            f"{folder}: {len(info['missing_keys'])} weights are missing: copy the folder again"
+        )
     blocks = MediaBlocks(config.blocks)
     try:
         blocks.load_state_dict(load_file(folder / BLOCKS))
     except RuntimeError as error:
-        raise BackboneError(f"{folder / BLOCKS}: not of the sizes in config.json ({str(error).splitlines()[0]})") from error
+        raise BackboneError(
+            f"{folder / BLOCKS}: not of the sizes in config.json ({str(error).splitlines()[0]})"
+        ) from error
     comemo = CoMemo(model, blocks.to(model.dtype), config)
-    return backbone(spec, comemo, AutoTokenizer.from_pretrained(folder), device)
+    return backbone(spec, comemo, PreTrainedTokenizerFast.from_pretrained(folder), device)
 
 
 def backbone(spec: BackboneSpec, comemo: CoMemo, tokenizer: Any, device: Any) -> CoMemoBackbone:
@@ -432,5 +460,3 @@ def backbone(spec: BackboneSpec, comemo: CoMemo, tokenizer: Any, device: Any) ->
     tile = int(comemo.model.config.vision_config.image_size[0])
     processor = CoMemoProcessor(tokenizer, image_processor(tile), comemo.side, comemo.config)
     return CoMemoBackbone(spec, comemo.model, processor, comemo=comemo)
-
-

@@ -35,9 +35,9 @@ def tiles(grid: Grid) -> int:
 def tile_ids(grid: Grid, side: int, scheme: PositionScheme = "dhr") -> Tensor:
     """Ids of the tokens of an image's tiles, row-major and without the thumbnail, from the image's first id.
 
-    Token (r, c) of the tile in row R and column K has `side·⌊(side·R + r)/Y⌋ + ⌊(side·K + c)/X⌋`. The authors'
-    code differs in two ways, kept as "dhr_released": the blocks come column by column, and inside a tile the
-    ids are points of an inclusive linspace, cut off.
+    Token (r, c) of the tile in row R and column K has `side·⌊(side·R + r)/Y⌋ + ⌊(side·K + c)/X⌋`. The
+    authors' code differs in two ways, kept as "dhr_released": the blocks come column by column, and inside
+    a tile the ids are points of an inclusive linspace, cut off.
 
     Args:
         grid: columns and rows of tiles, X and Y.
@@ -102,7 +102,8 @@ def row_positions(
         start: the first id.
 
     Raises:
-        LayoutError: another number of placeholders than the images have tokens, or placeholders of one image that
+        LayoutError: another number of placeholders than the images have tokens, or placeholders of one
+        image that
             do not lie together.
     """
     if scheme not in SCHEMES:
@@ -111,7 +112,8 @@ def row_positions(
     wanted = sum(one * tiles(grid) for grid in grids)
     if len(places) != wanted:
         raise LayoutError(
-            f"{len(places)} placeholders for {wanted} image tokens ({len(grids)} images): the prompt was made for "
+            f"{len(places)} placeholders for {wanted} image tokens ({len(grids)} images): the prompt was "
+            "made for "
             "other images, or was cut"
         )
     ids = torch.arange(start, start + len(is_image))
@@ -120,7 +122,9 @@ def row_positions(
         count = one * tiles(grid)
         first, last = int(places[at]), int(places[at + count - 1])
         if last - first != count - 1:
-            raise LayoutError(f"the {count} placeholders of an image of {grid[0]} × {grid[1]} tiles do not lie together")
+            raise LayoutError(
+                f"the {count} placeholders of an image of {grid[0]} × {grid[1]} tiles do not lie together"
+            )
         ids[first : last + 1] = start + first - saved + image_ids(grid, side, scheme)
         if scheme != "plain":
             saved += count - one

@@ -104,7 +104,10 @@ class Media:
         counts = tuple(0 if row is None else len(row) for row in rows)
         values = given[0].new_zeros(len(rows), max(counts), given[0].shape[1])
         values = torch.stack(
-            [own if row is None else F.pad(row, (0, 0, 0, len(own) - len(row))) for own, row in zip(values, rows, strict=True)]
+            [
+                own if row is None else F.pad(row, (0, 0, 0, len(own) - len(row)))
+                for own, row in zip(values, rows, strict=True)
+            ]
         )
         if ids is None:
             return cls(values, counts)
@@ -116,7 +119,7 @@ class Media:
 
 
 class MediaBlock(nn.Module):
-    """One block: cross-attention to the media, then a feed-forward layer, each behind a gate that starts at 0.
+    """Cross-attention to the media, then a feed-forward layer, each behind a gate that starts at 0.
 
     Args:
         sizes: of the block.
@@ -138,12 +141,17 @@ class MediaBlock(nn.Module):
         self.null_key = nn.Parameter(torch.zeros(sizes.heads, 1, sizes.head_dim)) if sizes.null_key else None
 
     def keys_values(self, media: Tensor, ids: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Rotated keys and values `(b, H, M, e)` of media `(b, M, d)` at positions `(b, M)`; once per image set."""
+        """Rotated keys and values `(b, H, M, e)` of media `(b, M, d)` at `(b, M)`: once for an image set."""
         keys, values = self._heads(linear(self.to_kv, rms(media, self.norm))).chunk(2, dim=1)
         return (keys if ids is None else rotate(keys, ids)), values
 
     def forward(
-        self, hidden: Tensor, keys: Tensor, values: Tensor, ids: Tensor | None = None, mask: Tensor | None = None
+        self,
+        hidden: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        ids: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """Hidden states as they enter the layer.
 
@@ -160,7 +168,9 @@ class MediaBlock(nn.Module):
         query = self._heads(linear(self.to_q, rms(hidden, self.norm)))  # (b, H, l, e)
         query = query if ids is None else rotate(query, ids)
         keys, values, mask = self._with_null(keys, values, mask)
-        seen = F.scaled_dot_product_attention(query, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask)
+        seen = F.scaled_dot_product_attention(
+            query, keys.to(query.dtype), values.to(query.dtype), attn_mask=mask
+        )
         seen = linear(self.to_out, seen.transpose(1, 2).flatten(2))
         hidden = hidden + self.attn_gate.tanh().to(hidden.dtype) * seen.to(hidden.dtype)
         inner = rms(hidden, self.ff_norm)
@@ -171,7 +181,9 @@ class MediaBlock(nn.Module):
         """`(b, l, n·e)` to `(b, n, l, e)`."""
         return cast(Tensor, x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2))  # type: ignore[no-untyped-call]
 
-    def _with_null(self, keys: Tensor, values: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _with_null(
+        self, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """The same with the null key in front, which every row sees."""
         if self.null_key is None:
             return keys, values, mask
@@ -205,7 +217,7 @@ def rotate(x: Tensor, ids: Tensor) -> Tensor:
     frequencies = 1.0 / ROPE_BASE ** (torch.arange(half, device=x.device, dtype=torch.float32) / half)
     angles = ids.to(x.device)[:, None, :, None].float() * frequencies  # (b, 1, l, e / 2)
     cos, sin = angles.cos(), angles.sin()
-    first, second = x.float().split(half, dim=-1)
+    first, second = x.float().chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
 
 
@@ -231,8 +243,8 @@ class MediaBlocks(nn.Module):
         self.sizes, self.checkpointing = sizes, False
         self.blocks = nn.ModuleDict({str(layer): MediaBlock(sizes) for layer in sizes.layers})
         self.project: nn.Linear | None = None
-        if sizes.media_width not in (None, sizes.width):
-            self.project = nn.Linear(cast(int, sizes.media_width), sizes.width)
+        if sizes.media_width is not None and sizes.media_width != sizes.width:
+            self.project = nn.Linear(sizes.media_width, sizes.width)
 
     def start(self, std: float = 0.02) -> None:
         """Draw the matrices anew; norms are 1, gates and the null key 0, so the decoder is the base."""
@@ -260,8 +272,8 @@ class MediaBlocks(nn.Module):
     ) -> Iterator[None]:
         """Have a decoder attend to media in every call while the context is open.
 
-        Keys and values are computed here, once. Beams and other copies of rows take their row's. Nothing stays
-        on the model or on the blocks, even after an error.
+        Keys and values are computed here, once. Beams and other copies of rows take their row's. Nothing
+        stays on the model or on the blocks, even after an error.
 
         Args:
             model: a causal model of transformers.
@@ -294,26 +306,34 @@ class MediaBlocks(nn.Module):
             width = int(model.get_decoder().config.hidden_size)
         except AttributeError as error:
             raise MediaError(
-                f"{type(model).__name__}: its decoder has no list of layers (get_decoder().layers), so no block can "
+                f"{type(model).__name__}: its decoder has no list of layers (get_decoder().layers), so no "
+                "block can "
                 "be put before one; take a decoder of transformers"
             ) from error
         if self.sizes.layers[-1] >= len(found):
-            raise MediaError(f"blocks before layers {list(self.sizes.layers)}, but the decoder has {len(found)} layers")
+            raise MediaError(
+                f"blocks before layers {list(self.sizes.layers)}, but the decoder has {len(found)} layers"
+            )
         if width != self.sizes.width:
-            raise MediaError(f"blocks of width {self.sizes.width} for a decoder of width {width}: not its own blocks")
+            raise MediaError(
+                f"blocks of width {self.sizes.width} for a decoder of width {width}: not its own blocks"
+            )
         return {number: found[int(number)] for number in self.blocks}
 
     def _check(self, media: Media) -> None:
         width = self.sizes.media_width or self.sizes.width
-        if media.values.ndim != 3 or media.values.shape[-1] != width:  # noqa: PLR2004 (b, M, d)
+        if media.values.ndim != 3 or media.values.shape[-1] != width:
             raise MediaError(
-                f"media of shape {tuple(media.values.shape)}, the blocks read (b, M, {width}): they come from another "
+                f"media of shape {tuple(media.values.shape)}, the blocks read (b, M, {width}): they come "
+                "from another "
                 "encoder, or their projection is missing (media_width)"
             )
         if media.ids is not None and media.ids.shape != media.values.shape[:2]:
             raise MediaError(f"{tuple(media.ids.shape)} positions for {tuple(media.values.shape[:2])} media")
         if len(media.counts) != (len(media.spans) or len(media.values)):
-            raise MediaError(f"{len(media.counts)} counts of media for {len(media.spans) or len(media.values)} rows")
+            raise MediaError(
+                f"{len(media.counts)} counts of media for {len(media.spans) or len(media.values)} rows"
+            )
 
 
 class _Call:
@@ -324,12 +344,13 @@ class _Call:
         self.rows = len(media.values)
         values = media.values if blocks.project is None else linear(blocks.project, media.values)
         self.known = {
-            number: cast(MediaBlock, block).keys_values(values, media.ids) for number, block in blocks.blocks.items()
+            number: cast(MediaBlock, block).keys_values(values, media.ids)
+            for number, block in blocks.blocks.items()
         }
         self.mask = _mask(media)
         self.jump = None if query_jump is None else torch.tensor(query_jump, device=values.device)
         self.ids: Tensor | None = None
-        self.copied: dict[tuple[str, int], tuple[Tensor, ...]] = {}
+        self.copied: dict[tuple[str, int], tuple[Tensor | None, ...]] = {}
 
     def note_positions(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Positions of the queries, as the decoder gets them; the running index where it gets none."""
@@ -340,7 +361,7 @@ class _Call:
         past = 0 if cache is None else int(cache.get_seq_length())
         if ids is None:
             ids = torch.arange(past, past + shape[1], device=self.media.values.device).expand(shape)
-        while ids.ndim > 2:  # noqa: PLR2004 (M-RoPE has axes in front: the last is the width's, the first the text's)
+        while ids.ndim > 2:
             ids = ids[0]
         ids = ids.expand(shape)
         if ids.shape[1] > 1 and cache is None and kwargs.get("attention_mask") is None:
@@ -352,7 +373,9 @@ class _Call:
     def before(self, number: str) -> Any:
         """The hook of one layer."""
 
-        def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        def hook(
+            _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             if args:
                 return (self.through(number, args[0]), *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": self.through(number, kwargs["hidden_states"])}
@@ -396,7 +419,7 @@ class _Call:
         if copies == 1:
             return (*self.known[number], self.mask)
         if (number, copies) not in self.copied:
-            each = (*self.known[number], self.mask)
+            each: tuple[Tensor | None, ...] = (*self.known[number], self.mask)
             self.copied[number, copies] = tuple(
                 x if x is None else x.repeat_interleave(copies, dim=0) for x in each
             )
@@ -413,7 +436,8 @@ def _refuse_jumps(ids: Tensor) -> None:
     """Refuse positions `(b, l)` that jump where no mask says that a row is one sample."""
     if bool((ids.diff(dim=-1) != 1).any()):
         raise MediaError(
-            "position_ids that jump, without an attention_mask: transformers takes each jump for the start of "
+            "position_ids that jump, without an attention_mask: transformers takes each jump for the "
+            "start of "
             "another sample; pass attention_mask (all ones where nothing is padded)"
         )
 

@@ -96,7 +96,13 @@ _text = partial(
 _remote = partial(BackboneSpec, soft_prefix=False, kv_memory=False, model_class="AutoModel")
 
 _comemo = partial(
-    BackboneSpec, family="comemo", marked_by=("comemo", "mixin_config"), adapter="comem.compat.comemo", kv_memory=False, rag=IMAGE_PASSAGE
+    BackboneSpec,
+    family="comemo",
+    marked_by=("comemo", "mixin_config"),
+    adapter="comem.compat.comemo",
+    kv_memory=False,
+    rag=IMAGE_PASSAGE,
+    needs="sentencepiece",
 )
 
 _ROWS = (

@@ -1,7 +1,7 @@
-"""CoMemo's checkpoints: the authors' layout read onto transformers' InternVL and our blocks, and written anew.
+"""CoMemo's checkpoints: the authors' layout read onto InternVL and our blocks, and written anew.
 
-What a name of theirs is here stands in reference/comemo.md 3 and 10. InternLM2 is Llama with queries, keys and
-values of a group interleaved in one matrix, so its decoder becomes one.
+What a name of theirs is here stands in reference/comemo.md 3 and 10. InternLM2 is Llama with queries, keys
+and values of a group interleaved in one matrix, so its decoder becomes one.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,12 +90,15 @@ def block_sizes(path: Path, about: Mapping[str, Any]) -> BlockSizes:
     mixin, layers = about.get("mixin_config") or {}, int(about["llm_config"]["num_hidden_layers"])
     if missing := [name for name in _MIXIN if mixin.get(name) is None]:
         raise ValueError(
-            f"{path}: mixin_config says no {', '.join(missing)}: a checkpoint's tensors show only the product of heads "
+            f"{path}: mixin_config says no {', '.join(missing)}: a checkpoint's tensors show only the "
+            "product of heads "
             "and width of a head, so nothing is guessed; take the config.json that belongs to the weights"
         )
     widths = {int(mixin["language_dim"]), int(mixin["vision_dim"]), int(about["llm_config"]["hidden_size"])}
     if len(widths) > 1:
-        raise ValueError(f"{path}: widths {sorted(widths)}: media and decoder share a norm, so they have to be one")
+        raise ValueError(
+            f"{path}: widths {sorted(widths)}: media and decoder share a norm, so they have to be one"
+        )
     return BlockSizes(
         width=widths.pop(),
         heads=int(mixin["num_heads"]),
@@ -112,12 +116,14 @@ def model_config(path: Path, about: Mapping[str, Any], image_token_id: int) -> A
     """
     from transformers import InternVLConfig, InternVLVisionConfig, LlamaConfig
 
-    _check_supported(path, about)
     vision, text = about["vision_config"], about["llm_config"]
     scaling = text.get("rope_scaling") or {}
     rope = {"rope_type": "default", "rope_theta": float(text.get("rope_theta", 10_000))}
     if scaling:
-        rope |= {"rope_type": scaling.get("type", scaling.get("rope_type")), "factor": float(scaling["factor"])}
+        rope |= {
+            "rope_type": scaling.get("type", scaling.get("rope_type")),
+            "factor": float(scaling["factor"]),
+        }
     own = {
         name: text[name]
         for name in (
@@ -138,8 +144,8 @@ def model_config(path: Path, about: Mapping[str, Any], image_token_id: int) -> A
     side = int(tower["image_size"] // tower["patch_size"] * downsample)
     return InternVLConfig(
         vision_config=InternVLVisionConfig(
-            **tower, attention_bias=bool(vision.get("qkv_bias", True)), norm_type=vision.get("norm_type", "layer_norm"),
-            use_qk_norm=bool(vision.get("qk_normalization", False)), use_mean_pooling=True,
+            **tower, attention_bias=bool(vision.get("qkv_bias", True)), norm_type=vision.get("norm_type",
+            "layer_norm"), use_qk_norm=bool(vision.get("qk_normalization", False)), use_mean_pooling=True,
         ),
         text_config=LlamaConfig(
             **own, **ids, rope_parameters=rope, attention_bias=bias, mlp_bias=False, tie_word_embeddings=False
@@ -165,7 +171,9 @@ def _check_supported(path: Path, about: Mapping[str, Any]) -> None:
     if text.get("bias"):
         faults.append("llm_config.bias=true (false)")
     if faults:
-        raise ValueError(f"{path}: {'; '.join(faults)}: the value in brackets is the only one that is known here")
+        raise ValueError(
+            f"{path}: {'; '.join(faults)}: the value in brackets is the only one that is known here"
+        )
 
 
 def image_token(folder: Path, about: Mapping[str, Any], tokenizer: Any = None) -> int:
@@ -182,7 +190,9 @@ def image_token(folder: Path, about: Mapping[str, Any], tokenizer: Any = None) -
     if given is None and about["llm_config"]["vocab_size"] == _INTERNLM2_TOKENS + _NEW_TOKENS:
         given = _INTERNLM2_TOKENS + _CONTEXT_AT
     if given is None:
-        raise ValueError(f"{folder}: no tokenizer that knows {IMAGE_TOKEN}: copy the tokenizer's files beside it")
+        raise ValueError(
+            f"{folder}: no tokenizer that knows {IMAGE_TOKEN}: copy the tokenizer's files beside it"
+        )
     return int(given)
 
 
@@ -209,6 +219,7 @@ def read_authors(
     about = read_json(path)
     if missing := [name for name in ("vision_config", "llm_config") if not isinstance(about.get(name), dict)]:
         raise ValueError(f"{path}: no {', '.join(missing)}: not the config of a CoMemo checkpoint")
+    _check_supported(path, about)
     sizes = block_sizes(path, about)
     files = tensor_files(folder)
     _check_blocks(path, sizes, tensor_shapes(files))
@@ -229,25 +240,34 @@ def _check_blocks(path: Path, sizes: BlockSizes, shapes: Mapping[str, tuple[int,
     found = {int(name.split(".")[3]) for name in shapes if ".gated_cross_attn_layer." in name}
     if found != set(sizes.layers):
         raise ValueError(
-            f"{path}: mixin_every_n_layers means blocks before layers {list(sizes.layers)}, the tensors have them before "
+            f"{path}: mixin_every_n_layers means blocks before layers {list(sizes.layers)}, the tensors "
+            "have them before "
             f"{sorted(found)}: this config belongs to other weights"
         )
 
 
 def _fill(folder: Path, config: Any, targets: Mapping[str, nn.Module], files: list[Path]) -> None:
     """Copy every stored tensor to its place, one at a time."""
-    slots = {f"{part}.{name}": value for part, module in targets.items() for name, value in module.state_dict().items()}
+    slots = {
+        f"{part}.{name}": value
+        for part, module in targets.items()
+        for name, value in module.state_dict().items()
+    }
     unseen = {name for name in slots if not name.endswith("rotary_emb.inv_freq")}
     for stored, tensor in stream_tensors(files):
         for name, value in ours(stored, tensor, config):
             slot = slots.get(name)
             if slot is None or slot.shape != value.shape:
                 what = "is not known" if slot is None else f"should have shape {tuple(slot.shape)}"
-                raise ValueError(f"{folder}: {stored} {tuple(value.shape)} {what}: config.json is of another model")
+                raise ValueError(
+                    f"{folder}: {stored} {tuple(value.shape)} {what}: config.json is of another model"
+                )
             slot.copy_(value)
             unseen.discard(name)
     if unseen:
-        raise ValueError(f"{folder}: {len(unseen)} tensors are missing, first {min(unseen)}: copy the files again")
+        raise ValueError(
+            f"{folder}: {len(unseen)} tensors are missing, first {min(unseen)}: copy the files again"
+        )
 
 
 def ours(stored: str, tensor: Tensor, config: Any) -> Iterator[tuple[str, Tensor]]:
@@ -310,7 +330,7 @@ def _language(name: str, tensor: Tensor, text: Any) -> Iterator[tuple[str, Tenso
 
 
 def split_wqkv(fused: Tensor, text: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values of InternLM2's matrix: per key head its queries, then its key, then its value."""
+    """Queries, keys and values of InternLM2's matrix: per key head its queries, its key, its value."""
     groups = text.num_key_value_heads
     each = text.num_attention_heads // groups
     width = text.hidden_size // text.num_attention_heads
@@ -327,18 +347,21 @@ def read_tokenizer(folder: str | Path) -> Any:
     Raises:
         BackboneError: none of its files is there, or it knows no image token.
     """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     folder = Path(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise BackboneError(f"{folder}: no tokenizer.json, no tokenizer.model: copy the tokenizer's files beside it")
+        raise BackboneError(
+            f"{folder}: no tokenizer.json, no tokenizer.model: copy the tokenizer's files beside it"
+        )
+    if not (folder / "tokenizer.json").is_file() and find_spec("sentencepiece") is None:
+        raise BackboneError(f"{folder / 'tokenizer.model'} needs the package: pip install sentencepiece")
     try:
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        else:
-            tokenizer = AutoTokenizer.from_pretrained(folder, tokenizer_type="internlm2", trust_remote_code=False)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     except (OSError, ValueError, ImportError, KeyError) as error:
-        raise BackboneError(f"{folder}: the tokenizer cannot be read ({str(error).splitlines()[0]})") from error
+        raise BackboneError(
+            f"{folder}: the tokenizer cannot be read ({str(error).splitlines()[0]})"
+        ) from error
     if IMAGE_TOKEN not in tokenizer.get_vocab():
         raise BackboneError(f"{folder}: the tokenizer does not know {IMAGE_TOKEN}: not CoMemo's")
     return tokenizer
@@ -366,7 +389,11 @@ class CoMemoFindings:
         layers = ", ".join(map(str, sizes.layers))
         return [
             ("layout", "CoMemo: image memory by gated cross-attention"),
-            ("decoder", f"width {self.decoder[0]}, {self.decoder[1]} layers, {self.parameters[0] / 1e6:,.1f} M with ViT"),
+            (
+                "decoder",
+                f"width {self.decoder[0]}, {self.decoder[1]} layers, {self.parameters[0] / 1e6:,.1f} M "
+                "with ViT",
+            ),
             ("blocks", f"before layers {layers}: {self.parameters[1] / 1e6:,.1f} M"),
             ("heads", f"{sizes.heads} of width {sizes.head_dim}, feed-forward {sizes.intermediate}"),
             ("positions", f"{self.config.positions}; decoded tokens: {self.config.decode_positions}"),
@@ -391,9 +418,9 @@ def convert_comemo(
         ValueError: as `read_authors`.
     """
     try:
-        tokenizer, notes = read_tokenizer(source), ()
+        tokenizer, notes = read_tokenizer(source), list[str]()
     except BackboneError as error:
-        tokenizer, notes = None, (f"no tokenizer was written, so the folder cannot chat yet: {error}",)
+        tokenizer, notes = None, [f"no tokenizer was written, so the folder cannot chat yet: {error}"]
     comemo = read_authors(source, dtype, tokenizer=tokenizer)
     comemo = CoMemo(comemo.model, comemo.blocks, replace(comemo.config, **changes))
     text = comemo.model.config.text_config
@@ -401,7 +428,7 @@ def convert_comemo(
     found = CoMemoFindings(comemo.config, cast(Any, counts), (text.hidden_size, text.num_hidden_layers))
     if out is not None:
         comemo.save(out, backbone(_NO_SPEC, comemo, tokenizer, "cpu").processor if tokenizer else None)
-    return found, notes
+    return found, tuple(notes)
 
 
 _NO_SPEC = BackboneSpec("comemo", "", "comemo")
@@ -445,4 +472,4 @@ def _from_hub(spec: BackboneSpec) -> Path:
             f"{spec.source} cannot be loaded ({str(error).splitlines()[0]}): download it once with "
             f"`hf download {spec.source}`, or give the path of a local folder"
         ) from error
-    return Path(cast(str, found))
+    return Path(found)

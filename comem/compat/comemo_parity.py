@@ -1,7 +1,8 @@
 """CoMemo's golden folder (golden/comemo/README.md): every output of the authors' modules that it names.
 
-The converter loads the folder and `CoMemo.attach` reads the images, as in chat and training. Two things that only
-the authors do are built here: a text that attends to a white dummy tile, and their mask that takes the attention
+The converter loads the folder and `CoMemo.attach` reads the images, as in chat and training. Two things
+that only the authors do are built here: a text that attends to a white dummy tile, and their mask that
+    takes the attention
 away and leaves the gated feed-forward layer.
 """
 
@@ -104,7 +105,7 @@ class _Seen:
 
 @contextmanager
 def watched(comemo: CoMemo) -> Iterator[_Seen]:
-    """Notes what passes the blocks while the context is open; opened inside of `attach`, as its hooks come later."""
+    """Notes what passes the blocks; opened inside of `attach`, as its hooks have to come later."""
     seen, decoder = _Seen(), comemo.model.get_decoder()
 
     def layer(number: str) -> Callable[..., None]:
@@ -169,7 +170,11 @@ def _reads(
     outputs |= {"loss": loss} | _seen(seen, logits, case["rows"].long())
     outputs |= _gradients(comemo, loss, golden)
     length = int(case["prompt_length"])
-    prompt = {**given, "input_ids": given["input_ids"][:, :length], "attention_mask": given["attention_mask"][:, :length]}
+    prompt = {
+        **given,
+        "input_ids": given["input_ids"][:, :length],
+        "attention_mask": given["attention_mask"][:, :length],
+    }
     for name, how in (("continuous", "continue"), ("authors", "released")):
         tokens, steps = _decoded(counting(comemo, decode_positions=how), prompt)
         outputs |= {f"{name}_generated": tokens, f"{name}_step_logits": steps}
@@ -249,7 +254,11 @@ def _text(comemo: CoMemo, case: Mapping[str, Tensor], golden: Mapping[str, Any])
             "masked": (media, torch.zeros(ids.shape[1])),
         }
         for name, (dummy, scale) in ways.items():
-            with comemo.attach(given) as ready, comemo.blocks.attach(comemo.model, dummy), scaled(comemo, scale):
+            with (
+                comemo.attach(given) as ready,
+                comemo.blocks.attach(comemo.model, dummy),
+                scaled(comemo, scale),
+            ):
                 logits = comemo.model(**ready).logits
             loss = F.cross_entropy(logits[0, :-1], case["labels"][0, 1:].long(), ignore_index=IGNORED)
             outputs |= {f"{name}.logits": logits[0], f"{name}.loss": loss}
@@ -303,9 +312,10 @@ def _packed(comemo: CoMemo, case: Mapping[str, Tensor], golden: Mapping[str, Any
         image_tokens = comemo.image_tokens(pixel_values).flatten(0, 1)
         own_tokens = image_tokens[: int(is_image.sum())]
         spans = [
-            (*bound, int(first), int(last)) for bound, first, last in zip(bounds, ends, ends[1:], strict=False)
+            (*bound, int(first), int(last))
+            for bound, first, last in zip(bounds, ends, ends[1:], strict=False)
         ]
-        dummy = Media(image_tokens[None], tuple(map(len, media)), places, tuple(spans))  # type: ignore[arg-type]
+        dummy = Media(image_tokens[None], tuple(map(len, media)), places, tuple(spans))
         scale = case["text_time"][0].float() if prefix == "masked" else None
         embeds = comemo.embeds(case["input_ids"].long(), own_tokens)
         segments = Segments.of([end - start for start, end in bounds])
@@ -317,7 +327,11 @@ def _packed(comemo: CoMemo, case: Mapping[str, Tensor], golden: Mapping[str, Any
         ):
             mask = torch.ones_like(case["input_ids"])
             logits = comemo.model(
-                inputs_embeds=embeds, attention_mask=mask, position_ids=tokens, segments=segments, use_cache=False
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                position_ids=tokens,
+                segments=segments,
+                use_cache=False,
             ).logits
         entropy = F.cross_entropy(
             logits[0, :-1], case["labels"][0, 1:].long(), ignore_index=IGNORED, reduction="none"
@@ -385,7 +399,7 @@ def _pixels(folder: Path, about: Mapping[str, Any]) -> list[Difference]:
 
 
 class GoldenTokenizer:
-    """The tokenizer of the golden folder's README: special tokens, and pieces of four characters by checksum."""
+    """The golden folder's tokenizer: special tokens, and pieces of four characters by checksum."""
 
     def __init__(self, special: Mapping[str, int], size: int) -> None:
         self.special, self.size = special, size
@@ -444,11 +458,13 @@ def _prompts(folder: Path, about: Mapping[str, Any]) -> list[Difference]:
 
 
 def _parts(turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """Turns with `<image>\\n` as the processor takes them."""
+    r"""Turns with `<image>\n` as the processor takes them."""
     rendered = []
     for role, text in turns:
         pieces = re.split(r"(<image>\n)", text)
-        parts = [{"type": "image"} if piece == "<image>\n" else {"type": "text", "text": piece} for piece in pieces]
+        parts = [
+            {"type": "image"} if piece == "<image>\n" else {"type": "text", "text": piece} for piece in pieces
+        ]
         rendered.append({"role": role, "content": [part for part in parts if part.get("text") != ""]})
     return rendered
 

@@ -31,7 +31,8 @@ class ConvertCheckpointSettings:
         min_pixels: of items' images (default: the paper's).
         max_pixels: of items' images (default: the paper's).
         dtype: of what is written (default: as stored).
-        positions: of CoMemo: how image tokens are counted. The authors' weights were trained with dhr_released.
+        positions: of CoMemo: how image tokens are counted. The authors' weights were trained with
+            dhr_released.
         decode_positions: of CoMemo: how decoded tokens go on; released is a defect of the authors' chat.
     """
 
@@ -56,8 +57,8 @@ class ParitySettings:
 
     Attributes:
         folders: golden folders, with case_*.safetensors.
-        tolerance: the largest difference allowed, where a golden folder names none of its own (CoMemo: 5e-5 for
-            outputs, 1e-5 for losses and gradients, integers and pixels exact).
+        tolerance: the largest difference allowed, where a golden folder names none of its own (CoMemo: 5e-5
+            for outputs, 1e-5 for losses and gradients, integers and pixels exact).
     """
 
     folders: tuple[Path, ...] = option(positional=True, metavar="DIR")
@@ -90,7 +91,11 @@ def show_parity(found: dict[Path, list[Difference]], settings: ParitySettings) -
     far = [each for each in all_found if each.max_abs > _bound(each, settings)]
     worst = max((each.max_abs for each in all_found), default=0.0)
     bounds = sorted({_bound(each, settings) for each in all_found})
-    said = f"the tolerance of {bounds[0]:g}" if len(bounds) == 1 else f"tolerances of {bounds[0]:g} to {bounds[-1]:g}"
+    said = (
+        f"the tolerance of {bounds[0]:g}"
+        if len(bounds) == 1
+        else f"tolerances of {bounds[0]:g} to {bounds[-1]:g}"
+    )
     print_line(f"largest of all: {worst:.2e}; {'ABOVE' if far else 'within'} {said}")
     return 1 if far else 0
 

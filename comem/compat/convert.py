@@ -64,10 +64,12 @@ def _check_free(folder: Path | None) -> None:
 
 def _comemo(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     """A CoMemo checkpoint: a model folder that `load_backbone` opens."""
-    asked = {"--base": settings.base, "--reader": settings.reader, "--fold": settings.fold}
+    asked: dict[str, object] = {"--base": settings.base, "--reader": settings.reader, "--fold": settings.fold}
     asked |= {"--min-pixels": settings.min_pixels, "--max-pixels": settings.max_pixels}
     if wrong := [name for name, value in asked.items() if value]:
-        raise ValueError(f"{settings.source} is a CoMemo checkpoint, whole in itself: leave out {', '.join(wrong)}")
+        raise ValueError(
+            f"{settings.source} is a CoMemo checkpoint, whole in itself: leave out {', '.join(wrong)}"
+        )
     _check_free(settings.out)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     changes = {"positions": settings.positions, "decode_positions": settings.decode_positions}

@@ -132,7 +132,9 @@ def test_keys_and_values_are_made_once_for_an_image_set(model: Any) -> None:
     for block in blocks.blocks.values():
         block.to_kv.register_forward_hook(lambda *_: calls.append(1))
     with blocks.attach(model, media_of(model, 6)):
-        model.generate(input_ids=WORDS, attention_mask=torch.ones_like(WORDS), max_new_tokens=4, pad_token_id=0)
+        model.generate(
+            input_ids=WORDS, attention_mask=torch.ones_like(WORDS), max_new_tokens=4, pad_token_id=0
+        )
     assert len(calls) == len(blocks.blocks)
 
 
@@ -217,9 +219,9 @@ def test_a_null_key_lets_a_row_look_away() -> None:
 def test_media_of_another_width_are_projected_or_refused() -> None:
     model = _decoder("llama")
     width = model.config.hidden_size
-    with pytest.raises(MediaError, match=rf"read \(b, M, {width}\)"):
-        with blocks_for(model).attach(model, Media.of([torch.randn(3, width + 4)])):
-            pass
+    wide, blocks = Media.of([torch.randn(3, width + 4)]), blocks_for(model)
+    with pytest.raises(MediaError, match=rf"read \(b, M, {width}\)"), blocks.attach(model, wide):
+        pass
     blocks = blocks_for(model, media_width=width + 4)
     with blocks.attach(model, Media.of([torch.randn(3, width + 4)])):
         assert logits(model).isfinite().all()
@@ -228,18 +230,20 @@ def test_media_of_another_width_are_projected_or_refused() -> None:
 def test_positions_that_jump_without_a_mask_are_refused() -> None:
     model = _decoder("llama")
     places = torch.tensor([[0, 1, 2, 1, 2, 3, 4, 5]])
-    with blocks_for(model).attach(model, media_of(model, 4)), pytest.raises(MediaError, match="attention_mask"):
+    with (
+        blocks_for(model).attach(model, media_of(model, 4)),
+        pytest.raises(MediaError, match="attention_mask"),
+    ):
         model(input_ids=WORDS, position_ids=places, use_cache=False)
 
 
 def test_a_decoder_without_layers_is_refused() -> None:
-    blocks = blocks_for(_decoder("llama"))
-    with pytest.raises(MediaError, match="no list of layers"):
-        with blocks.attach(torch.nn.Linear(2, 2), media_of(_decoder("llama"), 3)):
-            pass
-    with pytest.raises(MediaError, match="has 2 layers"):
-        with blocks.attach(make("llama", 2)[0], media_of(_decoder("llama"), 3)):
-            pass
+    blocks, media = blocks_for(_decoder("llama")), media_of(_decoder("llama"), 3)
+    layers = torch.nn.Linear(2, 2)
+    with pytest.raises(MediaError, match="no list of layers"), blocks.attach(layers, media):
+        pass
+    with pytest.raises(MediaError, match="has 2 layers"), blocks.attach(make("llama", 2)[0], media):
+        pass
 
 
 @pytest.mark.parametrize(
