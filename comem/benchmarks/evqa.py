@@ -14,7 +14,6 @@ Each question goes with its first picture. The image folder holds:
 
 from __future__ import annotations
 
-import csv
 import re
 import string
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +25,7 @@ from comem.benchmarks.base import Benchmark, Scorer
 from comem.benchmarks.files import DataFiles, image_by_id, locate, of_split, question_text
 from comem.benchmarks.scoring import Answers, Row, Rows, ScoreFiles, match, mean_report, means_by
 from comem.io.files import RecordError, read_json
+from comem.io.files import read_csv as csv_records
 from comem.types import Example, ImageRef, Report
 
 NOTE = "exact match only: the official score also asks BEM (a BERT model) about answers that do not match"
@@ -92,22 +92,9 @@ def read_csv(path: str | Path) -> Iterator[dict[str, Any]]:
         RecordError: another file, or a damaged one; names file and line.
     """
     path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise RecordError(f"{path}:1: no column {', '.join(missing)}; is it {path.stem}.csv of EVQA?")
-            for number, row in enumerate(reader):
-                if None in row or None in row.values():
-                    raise RecordError(
-                        f"{path}:{reader.line_num}: not as many fields as columns; fetch it again"
-                    )
-                split = row.get("encyclopedic_vqa_split") or path.stem
-                yield {**row, "data_id": f"evqa_{split}_{number:07d}", "split": split}
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: not a CSV file in UTF-8 ({error}); fetch it again") from error
-    except FileNotFoundError as error:
-        raise RecordError(f"{path}: no such file; check the path") from error
+    for number, row in enumerate(csv_records(path, COLUMNS)):
+        split = row.get("encyclopedic_vqa_split") or path.stem
+        yield {**row, "data_id": f"evqa_{split}_{number:07d}", "split": split}
 
 
 def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import RecordError, unique
+from comem.io.files import RecordError, unique, write_atomic
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
@@ -125,6 +127,68 @@ def of_split(
     if nothing:
         there = ", ".join(map(repr, seen))
         raise RecordError(f"{file}: no question is in split {split!r}; the file has {there}")
+
+
+def tar_rows(path: Path, images: Path | None) -> Iterator[dict[str, Any]]:
+    """The samples of WebDataset archives (ReflectiVA's `val-0000.tar` …), as rows of InfoSeek's form.
+
+    Pictures are unpacked once into the images' folder, under their sample's name.
+
+    Args:
+        path: an archive, or the folder that holds them.
+        images: where pictures go.
+
+    Raises:
+        ValueError: no folder for the pictures was named, or there are no archives.
+        RecordError: a damaged archive, or a sample without a question; names it.
+    """
+    if images is None:
+        raise ValueError(f"{path}: its pictures lie in archives; say where they go: --images DIR")
+    files = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"{path}: no .tar archives in it")
+    for file in files:
+        try:
+            with tarfile.open(file) as archive:
+                yield from (_sample(key, parts, images, file) for key, parts in _samples(archive))
+        except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
+            raise RecordError(f"{file}: not a whole archive ({error}); fetch it again") from error
+
+
+def _samples(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Members that follow each other and share their name up to the first dot: key, content by the rest."""
+    key, parts = "", dict[str, bytes]()
+    for member in archive:
+        if not member.isfile():
+            continue
+        name, _, kind = Path(member.name).name.partition(".")
+        if name != key and parts:
+            yield key, parts
+            parts = {}
+        key = name
+        parts[kind] = archive.extractfile(member).read()  # type: ignore[union-attr]  # is a file
+    if parts:
+        yield key, parts
+
+
+def _sample(key: str, parts: dict[str, bytes], images: Path, file: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"data_id": key}
+    for kind, data in parts.items():
+        if kind.lower().endswith(("jpg", "jpeg", "png", "webp")):
+            place = images / f"{key}.{kind.rpartition('.')[2]}"
+            if not place.is_file():
+                write_atomic(place, data)
+            row["image_path"] = place.name
+            continue
+        text = data.decode("utf-8").strip()
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        row |= value if isinstance(value, dict) else {kind.removesuffix(".json").removesuffix(".txt"): value}
+    if not isinstance(row.get("question"), str):
+        raise RecordError(f"{file}: sample {key!r} has no question; it has {', '.join(sorted(parts))}")
+    return row
 
 
 _ROWS = 32  # in one read: a row holds a picture

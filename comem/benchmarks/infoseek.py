@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
-from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image
+from comem.benchmarks.files import DataFiles, locate, of_split, question_text, row_image, tar_rows
 from comem.benchmarks.scoring import (
     Answers,
     Row,
@@ -29,7 +29,7 @@ from comem.benchmarks.scoring import (
     scores_of,
 )
 from comem.benchmarks.text import CUTS, after_colon, authors_answer, normalize
-from comem.io.files import RecordError, read_jsonl, unique
+from comem.io.files import RecordError, read_csv, read_jsonl, unique
 from comem.types import Example, Report
 
 if TYPE_CHECKING:
@@ -333,12 +333,35 @@ _LANGUAGES = {
 
 
 def load(files: DataFiles, names: Sequence[str], language: str = "en") -> Iterator[Example]:
-    """Examples from a file in InfoSeek's format, in a folder of the first of these names."""
+    """Examples from a file in InfoSeek's format, in a folder of the first of these names.
+
+    The forms that EchoSight (`infoseek_test_filtered.csv`) and ReflectiVA (`val-0000.tar` …) exchange are
+    read, too; they name no splits, so that accuracy is what their scores tell.
+    """
+    if other := _exchanged(files):
+        yield from (_example(row, files.path, files.images, language) for row in other)
+        return
     file, split = _choose(files, names)
     types = keyed(files.question_types, "data_id") if files.question_types is not None else {}
     for row in of_split(unique(read_jsonl(file), "data_id", file), file, split):
         kind = types.get(str(row["data_id"]), {}).get("question_type")
         yield _example({**row, "question_type": kind} if kind else row, file, files.images, language)
+
+
+def _exchanged(files: DataFiles) -> Iterator[dict[str, Any]] | None:
+    """The rows of a file that groups exchange; None for a file as published."""
+    path = files.path
+    if path.suffix == ".csv":
+        return unique(map(_of_csv, read_csv(path, ("data_id", "question", "answer"))), "data_id", path)
+    if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
+        return unique(tar_rows(path, files.images), "data_id", path)
+    return None
+
+
+def _of_csv(row: Mapping[str, str]) -> dict[str, Any]:
+    answers = [text for part in row["answer"].split("|") if (text := part.strip())]
+    image = row.get("dataset_image_ids", "").partition("|")[0].strip()
+    return {**row, "answer": answers, "answer_eval": answers, "image_id": image, "question_type": None}
 
 
 def _choose(files: DataFiles, names: Sequence[str]) -> tuple[Path, str | None]:

@@ -6,6 +6,7 @@ What is being written is called `.NAME.PID.TAG.tmp` beside its final place, a fo
 
 from __future__ import annotations
 
+import csv
 import errno
 import fcntl
 import gzip
@@ -18,7 +19,7 @@ import secrets
 import shutil
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -312,6 +313,34 @@ def _parse_line(raw: bytes, number: int, path: str | Path) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise RecordError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
     return row
+
+
+def read_csv(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file with a header.
+
+    Args:
+        path: UTF-8, with or without a byte order mark.
+        columns: those that must be there.
+
+    Raises:
+        RecordError: no such file, not CSV, a column is missing, or a row is of another width; names the line.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
+                there = ", ".join(reader.fieldnames or ()) or "none"
+                raise RecordError(f"{path}:1: no column {', '.join(missing)}; it has {there}")
+            for row in reader:
+                if None in row or None in row.values():
+                    raise RecordError(
+                        f"{path}:{reader.line_num}: not as many fields as columns; fetch it again"
+                    )
+                yield row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: not a CSV file in UTF-8 ({error}); fetch it again") from error
+    except FileNotFoundError as error:
+        raise RecordError(f"{path}: no such file; check the path") from error
 
 
 def unique(rows: Iterable[dict[str, Any]], key: str, path: str | Path) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import csv
 import pickletools
 import shutil
 from collections import defaultdict
@@ -22,7 +21,7 @@ import numpy as np
 
 from comem.config import option, take_paths
 from comem.io.console import Progress, quiet
-from comem.io.files import RecordError, one_writer, read_json, whole_file, write_json
+from comem.io.files import RecordError, one_writer, read_csv, read_json, whole_file, write_json
 from comem.retrieval.corpus.articles import image_rows, read_articles, rows_of
 from comem.retrieval.corpus.rules import CorpusItem, CorpusRules, CorpusStats, Places, make_item
 from comem.retrieval.corpus.table import write_knowledge_base
@@ -288,18 +287,8 @@ def read_questions(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
     Raises:
         RecordError: no such columns, or a row of another width; names file and line.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        missing = {"question", "answer", "wikipedia_url"} - set(reader.fieldnames or ())
-        if missing:
-            raise RecordError(f"{path}:1: no column {', '.join(sorted(missing))}")
-        try:
-            number = 0
-            for row in reader:
-                if None in row or None in row.values():
-                    raise RecordError(f"{path}:{reader.line_num}: not as many fields as columns")
-                if row.get("question_type", TYPES[0]) in TYPES:
-                    yield row.get("data_id") or f"E-VQA_{number}", row
-                    number += 1
-        except csv.Error as error:
-            raise RecordError(f"{path}:{reader.line_num}: not CSV ({error}); fetch it again") from error
+    number = 0
+    for row in read_csv(path, ("question", "answer", "wikipedia_url")):
+        if row.get("question_type", TYPES[0]) in TYPES:
+            yield row.get("data_id") or f"E-VQA_{number}", row
+            number += 1

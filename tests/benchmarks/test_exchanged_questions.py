@@ -1,0 +1,91 @@
+"""Questions in the forms that EchoSight and ReflectiVA exchange."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from comem.benchmarks import BENCHMARKS
+from comem.io.files import RecordError
+
+HEAD = "question,answer,dataset_image_ids,dataset_name,question_type,wikipedia_url,data_id\n"
+ROW = (
+    "When was it built?,1204|the year 1204,oven_01|oven_02,infoseek,infoseek,https://w/Mill,infoseek_val_7\n"
+)
+
+
+def test_infoseek_as_echosights_csv(tmp_path: Path) -> None:
+    path = tmp_path / "infoseek_test_filtered.csv"
+    path.write_text(HEAD + ROW)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "images" / "oven_01.jpg")
+    row = BENCHMARKS["infoseek"]
+    (example,) = row.load(path, image_folder=tmp_path / "images")
+    assert (example.id, example.question) == ("infoseek_val_7", "When was it built?")
+    assert example.answers == ("1204", "the year 1204")
+    assert example.image is not None and str(example.image).endswith("images/oven_01.jpg")
+    assert example.meta["wikipedia_url"] == "https://w/Mill"
+    report = row.score({"infoseek_val_7": "1204"}, [example], "official")
+    assert report.metrics["accuracy"] == 100.0 and report.count == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (HEAD + ROW + ROW, "infoseek_val_7"),
+        (HEAD + "one,two\n", "not as many fields"),
+        ("question,answer\na,b\n", "no column data_id"),
+        (HEAD + '"open,1,2', r"\.csv"),
+    ],
+)
+def test_a_damaged_csv_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "x.csv"
+    path.write_text(text)
+    with pytest.raises(RecordError, match=said):
+        list(BENCHMARKS["infoseek"].load(path))
+
+
+def picture(colour: str) -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (6, 6), colour).save(data, "JPEG")
+    return data.getvalue()
+
+
+def archive(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def test_infoseek_as_reflectivas_archives(tmp_path: Path) -> None:
+    folder = tmp_path / "wds"
+    folder.mkdir()
+    record = {"question": "When?", "answer": ["1204"], "answer_eval": ["1204"], "data_id": "infoseek_val_1"}
+    archive(folder / "val-0000.tar", {"a.question": b"What is it?", "a.img.jpg": picture("red")})
+    archive(folder / "val-0001.tar", {
+        "../b.question.json": json.dumps(record).encode(), "../b.img.jpg": picture("blue"),
+    })  # fmt: skip
+    images = tmp_path / "images"
+    one, two = BENCHMARKS["infoseek"].load(folder, image_folder=images)
+    assert (one.id, one.question, two.id, two.answers) == ("a", "What is it?", "infoseek_val_1", ("1204",))
+    assert sorted(each.name for each in images.iterdir()) == ["a.jpg", "b.jpg"], "nothing beside the folder"
+    assert Image.open(str(two.image)).convert("RGB").getpixel((0, 0)) == (0, 0, 254)
+
+
+def test_archives_need_a_place_for_their_pictures_and_must_be_whole(tmp_path: Path) -> None:
+    path = archive(tmp_path / "val-0000.tar", {"a.img.jpg": picture("red")})
+    with pytest.raises(ValueError, match="--images"):
+        list(BENCHMARKS["infoseek"].load(path))
+    with pytest.raises(RecordError, match="'a' has no question"):
+        list(BENCHMARKS["infoseek"].load(path, image_folder=tmp_path))
+    path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(RecordError, match="not a whole archive"):
+        list(BENCHMARKS["infoseek"].load(path, image_folder=tmp_path))
