@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, device, nn
@@ -121,6 +121,7 @@ class MemoryEncoder(Protocol):
         num_vectors: embeddings of an item, `q`; None if it varies.
         width: `d`, that of the reader the memories are for.
         elastic: numbers of embeddings of which each, the first ones, is a usable memory; empty: all or none.
+        any_number: whether it writes any number of vectors an item, as it is asked (`vectors` in training).
         reads_images: whether questions' own images become memories, too (`encode_images`).
         prepares: whether `inputs` may be made ahead, in any thread, and given to `encode`.
         accepts: fingerprints of other encoders whose memories are as good.
@@ -130,6 +131,7 @@ class MemoryEncoder(Protocol):
     num_vectors: int | None
     width: int
     elastic: tuple[int, ...] = ()
+    any_number: bool = False
     reads_images: bool = False
     prepares: bool = False
     accepts: tuple[str, ...] = ()
@@ -191,8 +193,8 @@ class TrainableEncoder(MemoryEncoder, Protocol):
     processor: Any
     prepared: Prepared
 
-    def __call__(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Memories `(n, q, d)`, differentiable."""
+    def __call__(self, inputs: Mapping[str, Tensor], *count: int) -> Tensor:
+        """Memories `(n, q, d)`, differentiable; of a kind of `any_number`, as many as `count` says."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
@@ -248,15 +250,20 @@ class EncoderKind:
         load: from a folder, what its comem_encoder.json says, a backbone whose weights it may share (or
             None), and the device for weights of its own. None builds it anew on the backbone.
         trained: whether a new one knows nothing until it has been trained.
+        style: how it has items written (`KnowledgeFormat.style`); empty: as the model's row has it.
     """
 
     build: Callable[..., Any]
     load: Load | None = None
     trained: bool = False
     plan: Callable[..., EncoderPlan] | None = None
+    style: Literal["", "paper", "template", "bare"] = ""
 
 
-ENCODERS: Registry[EncoderKind] = Registry("encoder", {"qformer": "comem.memory.qformer_encoder:ROW"})
+ENCODERS: Registry[EncoderKind] = Registry(
+    "encoder",
+    {"qformer": "comem.memory.qformer_encoder:ROW", "stretches": "comem.memory.stretch_encoder:ROW"},
+)
 
 
 def load_encoder(

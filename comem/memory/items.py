@@ -5,7 +5,8 @@ says what it is, the assistant "answers" with the passage. The question is never
 memory depends on its item alone.
 
 For Qwen-VL models the text is the authors', mark for mark; for every other model its own chat template
-writes the same two turns (`KnowledgeFormat.style`). A model that sees no images reads an item's text.
+writes the same two turns; some encoders read the item alone (`KnowledgeFormat.style`). A model that sees no
+images reads an item's text.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ def item_inputs(
         written = [(item, form) for item in items]
         written += [(item, form.of_question_image()) for item in shown]
         return _by_template(written, processor)
-    special = _special_tokens(processor.tokenizer)
+    special = _special_tokens(getattr(processor, "tokenizer", processor))
+    if form.style == "bare":
+        return _bare(items, processor, form, special)
     texts = [render_item(item, form, special) for item in items]
     texts += [render_item(item, form.of_question_image()) for item in shown]
     images = [_pixels(item) for item in (*items, *shown) if item.image is not None]
@@ -91,6 +94,53 @@ def item_inputs(
     if "mm_token_type_ids" not in inputs:
         inputs["mm_token_type_ids"] = (inputs["input_ids"] == processor.image_token_id).int()
     return inputs
+
+
+def _bare(
+    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat, special: Sequence[str]
+) -> dict[str, Tensor]:
+    """Items alone behind the mark that every text of the model starts with: `[mark][image][passage]`."""
+    sees = getattr(processor, "image_processor", None) is not None
+    slot = str(processor.image_token) if sees else ""
+    slot = IMAGE_SLOT if slot in IMAGE_SLOT else slot
+    mark = first_mark(processor)
+    texts, images = [], []
+    for item in items:
+        passage = item.text
+        for token in special:
+            passage = passage.replace(token, "")
+        shown = sees and item.image is not None
+        _refuse_empty(item, shown, passage)
+        if shown:
+            images.append(_pixels(item))
+        texts.append(f"{mark}{slot if shown else ''}{passage[: form.max_chars]}")
+    kwargs: dict[str, Any] = {"images": images} if images else {}
+    limits = form.pixel_limits(processor.image_processor) if images else None
+    if limits is not None:
+        kwargs["images_kwargs"] = {"size": {"shortest_edge": limits[0], "longest_edge": limits[1]}}
+    batch = processor(
+        text=texts, padding=True, padding_side="left", add_special_tokens=False, return_tensors="pt", **kwargs
+    )
+    return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+
+
+def first_mark(processor: Any) -> str:
+    """The token that a model's texts start with: where attention rests, and no word of the item is.
+
+    Raises:
+        ValueError: the tokenizer names none, and there is no chat template that shows one.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer.bos_token:
+        return str(tokenizer.bos_token)
+    template = getattr(processor, "chat_template", None) or tokenizer.chat_template
+    if template:
+        chat = [{"role": "user", "content": "a"}]
+        text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False)
+        return str(tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"][:1]))
+    if not tokenizer.eos_token:
+        raise ValueError("the tokenizer has no mark for a text's start or end, and no chat template")
+    return str(tokenizer.eos_token)
 
 
 def _by_template(

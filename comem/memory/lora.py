@@ -19,6 +19,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora.layer import Linear, LoraLayer, LoraVariant
 from torch import Tensor, nn
 
+from comem.backbones.positions import decoder_layers
 from comem.memory.settings import LoraSettings as LoraSettings
 
 ADAPTER = "default"
@@ -26,19 +27,29 @@ ADAPTER = "default"
 _CARRIED = "_comem_switch"
 
 
-def lora_targets(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer of language model and vision tower (merger included), by name; not the head."""
+def lora_targets(model: nn.Module, layers: int = 0) -> dict[str, nn.Linear]:
+    """Every linear layer of language model and vision tower (merger included), by name; not the head.
+
+    Args:
+        model: of transformers.
+        layers: so many of the language model's lowest layers; 0 for all.
+    """
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
+    left = decoder_layers(model)[layers:] if layers else ()
+    spared = {id(module) for layer in left for module in layer.modules()}
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, nn.Linear) and module is not head and id(module) not in spared
     }
 
 
 def expected_lora_count(model: nn.Module, settings: LoraSettings) -> int:
     """How many parameters LoRA adds: rank × (in + out) for each adapted layer."""
-    return sum(settings.rank * (m.in_features + m.out_features) for m in lora_targets(model).values())
+    return sum(
+        settings.rank * (m.in_features + m.out_features)
+        for m in lora_targets(model, settings.layers).values()
+    )
 
 
 def add_lora(model: nn.Module, settings: LoraSettings = LoraSettings()) -> nn.Module:  # noqa: B008 (frozen)
@@ -53,7 +64,7 @@ def add_lora(model: nn.Module, settings: LoraSettings = LoraSettings()) -> nn.Mo
     """
     if lora_layers(model):
         raise ValueError("the model has LoRA layers already: merge them, or load weights into them")
-    targets = set(lora_targets(model))
+    targets = set(lora_targets(model, settings.layers))
     expected = expected_lora_count(model, settings)
     config = LoraConfig(
         r=settings.rank,

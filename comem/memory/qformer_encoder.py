@@ -13,8 +13,9 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, device, nn
@@ -60,6 +61,7 @@ from comem.types import ImageRef, KnowledgeItem
 QFORMER = "qformer.safetensors"
 ADAPTER = "adapter.safetensors"
 _FINGERPRINT_VERSION = 1
+E = TypeVar("E", bound="QFormerEncoder")
 
 
 class QFormerEncoder(nn.Module, MemoryEncoder):
@@ -81,6 +83,8 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
     kind = "qformer"
     num_vectors: int | None
     prepares = True
+    sizes: ClassVar[type[Any]] = QFormerConfig
+    former: ClassVar[type[Any]] = QFormer
 
     def __init__(
         self,
@@ -111,13 +115,13 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     @classmethod
     def new(
-        cls,
+        cls: type[E],
         model: nn.Module,
         processor: Any,
         lora: LoraSettings = LoraSettings(),  # noqa: B008 (frozen)
-        qformer: QFormerConfig | None = None,
+        qformer: Any = None,
         form: KnowledgeFormat = KnowledgeFormat(),  # noqa: B008 (frozen)
-    ) -> QFormerEncoder:
+    ) -> E:
         """An untrained encoder on a base model, which gets LoRA and is frozen otherwise.
 
         Args:
@@ -127,9 +131,9 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             qformer: None for the paper's sizes with the model's width.
             form: how items are written.
         """
-        config = qformer or QFormerConfig(hidden_size(model))
+        config = qformer or cls.sizes(hidden_size(model))
         add_lora(model, lora)  # first, as in 0.1: a seed draws the same weights
-        return cls(model, processor, QFormer(config).to(_table(model)), lora, form)
+        return cls(model, processor, cls.former(config).to(_table(model)), lora, form)
 
     @property
     def device(self) -> device:
@@ -276,7 +280,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         """Number of trained parameters: 231.7 M (2.79 %) at Qwen2.5-VL-7B."""
         return trainable_count(self)
 
-    def merge(self) -> QFormerEncoder:
+    def merge(self: E) -> E:
         """Fold LoRA into the weights: an ordinary model with the same memory.
 
         The model is changed in place, so it can no longer serve as the reader.
@@ -286,7 +290,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         accepts = self.accepted_fingerprints()
         fold_lora(self.model)
         parts = self.model, self.processor, self.qformer, None, self.form
-        return QFormerEncoder(*parts, accepts, self.elastic)
+        return type(self)(*parts, accepts, self.elastic)
 
     def save(self, folder: str | Path) -> None:
         """Write an adapter folder (with LoRA) or a merged one (without), as a whole or not at all.
@@ -327,9 +331,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     @classmethod
     @torch.no_grad()
-    def load(
-        cls, folder: str | Path, reader: nn.Module | None = None, processor: Any = None
-    ) -> QFormerEncoder:
+    def load(cls: type[E], folder: str | Path, reader: nn.Module | None = None, processor: Any = None) -> E:
         """Read what `save` wrote.
 
         Args:
@@ -344,7 +346,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
                 file and the remedy.
         """
         folder = Path(folder)
-        about, trained = read_folder(folder)
+        about, trained = read_folder(folder, cls.sizes)
         if about["kind"] == "merged":
             model: Any = _open_model(folder)
             processor = processor or _processor(folder)
@@ -354,7 +356,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             processor = processor or _processor(base)
         _check_base(folder, about, model)
         lora = None if about["lora"] is None else LoraSettings(**about["lora"])
-        qformer = QFormer(QFormerConfig(**about["qformer"])).to(_table(model))
+        qformer = cls.former(cls.sizes(**about["qformer"])).to(_table(model))
         _load_qformer(qformer, trained[QFORMER], folder / QFORMER)
         if lora is not None and not lora_layers(model):
             add_lora(model, lora)
@@ -371,7 +373,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             ValueError: as `load`; LoRA or Q-Former are of other sizes than this encoder's.
         """
         folder = Path(folder)
-        about, trained = read_folder(folder)
+        about, trained = read_folder(folder, self.sizes)
         self._check_sizes(folder, about)
         _check_base(folder, about, self.model)
         _load_qformer(self.qformer, trained[QFORMER], folder / QFORMER)
@@ -379,7 +381,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     def _check_sizes(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Refuse a folder whose trained parts are of other sizes, before a tensor is touched."""
-        lora, found = LoraSettings(**(about["lora"] or {})), QFormerConfig(**about["qformer"])
+        lora, found = LoraSettings(**(about["lora"] or {})), self.sizes(**about["qformer"])
         mine = self.lora or LoraSettings()
         if (lora.rank, lora.alpha) != (mine.rank, mine.alpha):
             raise ValueError(f"{folder} holds {lora}, the settings ask for {mine}; set them alike")
@@ -388,14 +390,25 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
                 f"{folder} writes memories of width {found.width_out}, the reader reads {self.width}: "
                 "set `reader` to the model that it was trained for, or start without `init`"
             )
-        if _sizes(found) != _sizes(self.qformer.config):
+        if self._shapes(found) != self._shapes(self.qformer.config):
             raise ValueError(
                 f"{folder} holds {found}, the settings ask for {self.qformer.config}; set them alike"
             )
 
+    @staticmethod
+    def _shapes(config: Any) -> Any:
+        """What a Q-Former's tensors show: the output scale's start value does not, that it has one does."""
+        return replace(config, output_size=None, output_scale=None if config.output_scale is None else 1.0)
 
-def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+
+def read_folder(
+    folder: str | Path, sizes: type[Any] | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """What a folder's comem_encoder.json says, and its trained tensors by file; the base is not touched.
+
+    Args:
+        folder: the encoder's.
+        sizes: of its kind's compressor, to check what the description says of it; None leaves that out.
 
     Raises:
         ValueError: not an encoder folder, or an incomplete one; names the file and the remedy.
@@ -403,7 +416,7 @@ def read_folder(folder: str | Path) -> tuple[dict[str, Any], dict[str, dict[str,
     folder, about = Path(folder), read_about(folder)
     if about.get("kind") not in ("adapter", "merged"):
         raise ValueError(f"{folder / CONFIG}: does not describe a memory encoder; save the encoder again")
-    _check_about(folder / CONFIG, about)
+    _check_about(folder / CONFIG, about, sizes)
     names = (ADAPTER, QFORMER) if about["kind"] == "adapter" else (QFORMER,)
     for name in reversed(names):
         if not (folder / name).is_file():
@@ -426,18 +439,20 @@ class _About:
     """What comem_encoder.json has to say, and of which types."""
 
     base: _Base
-    qformer: QFormerConfig
+    qformer: dict[str, Any]
     form: KnowledgeFormat
     accepts: tuple[str, ...]
     lora: LoraSettings | None = None
     elastic: tuple[int, ...] = ()
 
 
-def _check_about(path: Path, about: Mapping[str, Any]) -> None:
+def _check_about(path: Path, about: Mapping[str, Any], sizes: type[Any] | None) -> None:
     """Refuse a description that lacks something, or whose values are of other types or impossible."""
     known = {each.name for each in fields(_About)}
     try:
         found = from_values(_About, {key: value for key, value in about.items() if key in known}, str(path))
+        if sizes is not None:
+            from_values(sizes, found.qformer, f"{path}: qformer")
         if (about["kind"] == "adapter") == (found.lora is None):
             raise ValueError(f"{path}: lora is {about.get('lora')!r} in a folder of kind {about['kind']!r}")
     except ValueError as error:
@@ -471,11 +486,6 @@ def _check_base(folder: Path, about: Mapping[str, Any], model: nn.Module) -> Non
             f"{path}: made on another base model than the one given: load the base that it names "
             f"({base['name'] or 'unnamed'}) or train an encoder on this one"
         )
-
-
-def _sizes(config: QFormerConfig) -> QFormerConfig:
-    """What a Q-Former's tensors show: the output scale's start value does not, that it has one does."""
-    return replace(config, output_size=None, output_scale=None if config.output_scale is None else 1.0)
 
 
 def _reference(name: str, folder: Path) -> str:
@@ -568,6 +578,8 @@ def build_encoder(
         elastic: numbers of embeddings of which each is to be a usable memory; empty for all or none.
         reader: the model that answers, if it is not the backbone's.
     """
+    if qformer.layers:
+        raise ValueError("qformer.layers: only encoder=stretches reads with the lowest layers alone")
     config = qformer_config(qformer, backbone.model, reader)
     form = replace(form, style=backbone.spec.items)
     encoder = QFormerEncoder.new(backbone.model, backbone.processor, lora, config, form)
@@ -609,15 +621,16 @@ def plan_encoder(
     )
 
 
-def _load(
-    folder: Path, about: Mapping[str, Any], backbone: Backbone | None, target: str | device | None
-) -> QFormerEncoder:
+def load_adapter(
+    folder: Path, about: Mapping[str, Any], backbone: Backbone | None, target: str | device | None,
+    kind: type[E],
+) -> E:  # fmt: skip
     """An adapter made on the backbone's own weights shares them; anything else brings its own."""
     adapter = about.get("kind") == "adapter"
     if backbone is not None and adapter and about["base"]["digest"] == base_digest(backbone.model):
-        return QFormerEncoder.load(folder, backbone.model, backbone.processor)
-    encoder = QFormerEncoder.load(folder)
+        return kind.load(folder, backbone.model, backbone.processor)
+    encoder = kind.load(folder)
     return encoder.to(target or (backbone.device if backbone is not None else "cpu"))
 
 
-ROW = EncoderKind(build_encoder, _load, trained=True, plan=plan_encoder)
+ROW = EncoderKind(build_encoder, partial(load_adapter, kind=QFormerEncoder), trained=True, plan=plan_encoder)

@@ -20,17 +20,21 @@ class LoraSettings:
         rank: of the matrices that are added to each linear layer.
         alpha: their sum counts alpha / rank times.
         dropout: of their input, in training.
+        layers: so many of the language model's lowest layers get one; 0 is all.
     """
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    layers: int = 0
 
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ValueError(f"LoRA rank={self.rank}: must be at least 1")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"LoRA dropout={self.dropout}: must be in [0, 1)")
+        if self.layers < 0:
+            raise ValueError(f"LoRA layers={self.layers}: give 0 for all, or so many of the lowest ones")
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class QFormerSettings:
             embeddings (learns faster), None the authors' plain LayerNorm.
         near_identity: start each query as the mean of the hidden states (`QFormer.start_near_identity`)
             instead of near zero.
+        layers: so many of the model's lowest layers read an item; 0 is all (`encoder=stretches`).
     """
 
     num_queries: int = 8
@@ -56,6 +61,11 @@ class QFormerSettings:
     shared: bool = True
     output_scale: float | Literal["auto"] | None = None
     near_identity: bool = False
+    layers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.layers < 0:
+            raise ValueError(f"qformer.layers={self.layers}: give 0 for all, or so many of the lowest ones")
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,8 @@ class KnowledgeFormat:
         picture_prompt: what the user turn says after a question's own image, which then becomes a memory
             behind the items': for readers that see no images. None: such images are not encoded.
         style: "paper" is the authors' text, in Qwen-VL's marks; "template" is the model's own chat template
-            (`comem.memory.items`). It follows from the model (`BackboneSpec.items`).
+            (`comem.memory.items`); "bare" the item alone behind the text's first mark, without a chat's turns
+            and without `prompt`. It follows from the encoder's kind, or the model (`BackboneSpec.items`).
     """
 
     prompt: str = PROMPT
@@ -105,7 +116,7 @@ class KnowledgeFormat:
     min_pixels: int | None = None
     max_pixels: int | None = None
     picture_prompt: str | None = None
-    style: Literal["paper", "template"] = "paper"
+    style: Literal["paper", "template", "bare"] = "paper"
 
     def __post_init__(self) -> None:
         if self.max_chars < 1:
@@ -135,7 +146,8 @@ class KnowledgeFormat:
 
     def pixel_limits(self, image_processor: Any) -> tuple[int, int] | None:
         """The limits in effect with this image processor, in pixels; None where it knows no such limits."""
-        if self.style == "template":
+        size = image_processor.size
+        if self.style == "template" or None in (size.get("shortest_edge"), size.get("longest_edge")):
             return None
         own = (image_processor.size["shortest_edge"], image_processor.size["longest_edge"])
         low, high = (min(max(limit, own[0]), own[1]) for limit in PAPER_PIXELS)

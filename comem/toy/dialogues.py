@@ -1,8 +1,8 @@
 """Dialogues to train a memory encoder on, in the training record of `comem.training.data`.
 
 Each shows k towns in its knowledge and asks several questions, every one with an image of one of them.
-Towns are of the training split; their facts are drawn anew in every dialogue, so that the encoder has to
-read instead of learning the world by heart.
+Towns are of the training split, unless another is asked for; their facts are drawn anew in every dialogue, so
+that the encoder has to read instead of learning the world by heart.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from comem.config import option
 from comem.toy import lexicon
 from comem.toy.dataset import write_lines
-from comem.toy.world import Entity, World, check_languages, image_path, random_facts
+from comem.toy.world import Entity, Split, World, check_languages, image_path, random_facts
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class DialogueSettings:
         easy: so many at the beginning are about one town, in the first language: what is learned first.
         turns: questions in a dialogue, at most; none comes twice, or the second could be answered from the
             first instead of from the memory.
-        entities: towns of the world; the dialogues are about its training split.
+        entities: towns of the world.
+        split: which of them the dialogues are about: train, val or test.
         views: images of each town; the first illustrates the item.
         languages: drawn with equal chance.
         alike: share of the dialogues whose towns resemble each other.
@@ -44,6 +45,7 @@ class DialogueSettings:
     easy: int = 0
     turns: int = 8
     entities: int = 2000
+    split: Split = "train"
     views: int = 4
     languages: tuple[str, ...] = lexicon.LANGUAGES
     alike: float = 0.3
@@ -57,7 +59,7 @@ def build_dialogues(settings: DialogueSettings) -> dict[str, int]:
     """Write the dialogues and their images; the number of dialogues."""
     from comem.toy.draw import save_image  # Pillow: not for a command's --help
 
-    towns = World(settings.seed, settings.entities).split("train")
+    towns = World(settings.seed, settings.entities).split(settings.split)
     for town in towns:
         for view in range(settings.views):
             save_image(settings.output, town, view)

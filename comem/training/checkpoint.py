@@ -21,6 +21,7 @@ from torch import Tensor
 from comem.io.files import StorageError, new_folder, read_json, sweep, write_json
 from comem.memory.encoder import TrainableEncoder
 from comem.memory.qformer_encoder import read_folder
+from comem.training.optimizer import AnyOptimizer, parts, state_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def step_name(step: int) -> str:
 def save_checkpoint(
     folder: Path,
     state: RunState,
-    optimizer: torch.optim.Optimizer,
+    optimizer: AnyOptimizer,
     save_encoder: Callable[[Path], Any],
     check: Callable[[Path], None] | None = None,
 ) -> Path:
@@ -76,7 +77,7 @@ def save_checkpoint(
     return final
 
 
-def compare(folder: Path, encoder: TrainableEncoder, optimizer: torch.optim.Optimizer) -> None:
+def compare(folder: Path, encoder: TrainableEncoder, optimizer: AnyOptimizer) -> None:
     """Read a written checkpoint as a resumed run would, and compare every tensor with the one in memory.
 
     Raises:
@@ -136,24 +137,25 @@ def read_state(checkpoint: Path) -> RunState:
     return RunState(**read_json(checkpoint / "state.json"))
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: AnyOptimizer) -> dict[str, Tensor]:
     """The optimizer's state as `{"<parameter name>/<slot>": tensor}`; groups carry their `names`."""
     tensors: dict[str, Tensor] = {}
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            for slot, value in optimizer.state.get(parameter, {}).items():
+            for slot, value in state_of(optimizer, parameter).items():
                 tensors[f"{name}/{slot}"] = torch.as_tensor(value).detach().cpu().contiguous()
     return tensors
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
+def load_optimizer(optimizer: AnyOptimizer, path: Path) -> None:
     """Put saved state back into the optimizer.
 
     Raises:
         ValueError: the state is of other parameters, or of other shapes.
     """
     tensors = load_file(path)
-    for group in optimizer.param_groups:
+    groups = [(part, group) for part in parts(optimizer) for group in part.param_groups]
+    for owner, group in groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
             prefix = f"{name}/"
             slots = {key[len(prefix) :]: tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}
@@ -166,6 +168,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, path: Path) -> None:
                 if slot != "step":  # AdamW keeps its step counts on the CPU
                     slots[slot] = value.to(parameter.device)
             if slots:
-                optimizer.state[parameter] = slots
+                owner.state[parameter] = slots
     if tensors:
         raise ValueError(f"{path}: state of unknown parameters, e.g. {next(iter(tensors))!r}: of another run")

@@ -46,6 +46,7 @@ class TrainingBatch:
         skipped: what could not be read, one message each.
         embeddings: for each question how many of an item's embeddings it gets, 0 for all; empty: all get all.
         plain: the questions that learn what the reader says without items; None where all learn answers.
+        vectors: of each item's memory, from an encoder that writes any number; 0 for its own.
     """
 
     ids: tuple[str, ...]
@@ -55,11 +56,20 @@ class TrainingBatch:
     skipped: tuple[str, ...] = ()
     embeddings: tuple[int, ...] = ()
     plain: Plain | None = None
+    vectors: int = 0
 
     @property
     def answer_tokens(self) -> int:
         """How many tokens the loss is taken over; the first column has no predecessor."""
         return int((self.question["labels"][:, 1:] != IGNORED).sum()) if self.ids else 0
+
+    @property
+    def answer_weight(self) -> float:
+        """What these tokens count together."""
+        if not self.ids or "weights" not in self.question:
+            return float(self.answer_tokens)
+        learned = self.question["labels"][:, 1:] != IGNORED
+        return float(self.question["weights"][:, 1:][learned].sum())
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The batch on another device."""
@@ -87,6 +97,8 @@ class Collator:
         max_items: items per question.
         max_tokens: longest dialogue, in tokens.
         labels: dialogues and their ids → labels; None: Qwen's ChatML (`answer_labels`).
+        weights: dialogues, their ids and values → what each token counts; None: all alike.
+        opening: turns before each dialogue, of the system.
         image_memory: the images of a question become memories behind its items' (all in front of the
             dialogue), because the reader sees none.
     """
@@ -98,6 +110,8 @@ class Collator:
     max_tokens: int = 32768
     image_memory: bool = False
     labels: Callable[[Sequence[Sequence[Message]], Tensor], Tensor] | None = None
+    weights: Callable[[Sequence[Sequence[Message]], Tensor, Sequence[Sequence[str]]], Tensor] | None = None
+    opening: tuple[Message, ...] = ()
 
     def __call__(
         self, examples: Sequence[TrainingExample], held: frozenset[str] = frozenset()
@@ -141,12 +155,14 @@ class Collator:
 
     def _question(self, examples: Sequence[TrainingExample]) -> Tensors:
         """The reader's inputs, `labels` among them."""
-        chats = [example.messages() for example in examples]
+        chats = [[*self.opening, *example.messages()] for example in examples]
         inputs = dict(self.process(chats))
         if self.labels is None:
             inputs["labels"] = answer_labels(inputs["input_ids"], self.tokenizer)
         else:
             inputs["labels"] = self.labels(chats, inputs["input_ids"])
+        if self.weights is not None and any(example.values for example in examples):
+            inputs["weights"] = self.weights(chats, inputs["input_ids"], [e.values for e in examples])
         return inputs
 
     def _plain(self, examples: Sequence[TrainingExample], real: int) -> Plain | None:

@@ -50,6 +50,7 @@ class Lessons:
     def __init__(self, settings: TrainSettings, examples: Sequence[TrainingExample]) -> None:
         self.seed, self.max_items = settings.seed, settings.max_items
         self.elastic, self.wrong_items = settings.elastic, settings.wrong_items
+        self.stages = settings.vectors
         self.pool: tuple[KnowledgeItem, ...] = ()
         if self.wrong_items:
             self.pool = tuple({item.id: item for example in examples for item in example.items}.values())
@@ -64,6 +65,17 @@ class Lessons:
         if rng.random() < self.wrong_items and (others := self._others(rng, own, len(own))):
             return dataclasses.replace(example, items=others, lesson=Lesson(embeddings, plain=True))
         return dataclasses.replace(example, lesson=Lesson(embeddings))
+
+    def vectors(self, step: int) -> int:
+        """How many vectors an item has in a step; 0 for the encoder's own number.
+
+        Where a stage names several, each step draws one of them.
+        """
+        stages = [stage.split(":") for stage in self.stages]
+        counts = [counts for first, counts in stages if int(first) <= step]
+        if not counts:
+            return 0
+        return int(random.Random(f"vectors/{self.seed}/{step}").choice(counts[-1].split("|")))
 
     def _others(
         self, rng: random.Random, own: Sequence[KnowledgeItem], count: int
@@ -94,7 +106,8 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 class TrainingExample:
     """A question with its answer (or a dialogue), each turn's images, and the items, best first.
 
-    `lesson` is how the step teaches it; as it is read, by its answer alone.
+    `lesson` is how the step teaches it; as it is read, by its answer alone. `values` are, of each turn, the
+    words of its answer that the items tell, the rest being wording; empty where nobody says.
     """
 
     id: str
@@ -105,6 +118,7 @@ class TrainingExample:
     language: str = "en"
     lesson: Lesson = Lesson()
     source: str = ""
+    values: tuple[str, ...] = ()
 
     def messages(self, last_answer: bool = True) -> list[Message]:
         """The dialogue as chat turns, images first; without the last answer for generation."""
@@ -173,6 +187,7 @@ def parse_example(
     answers = _answers(row)
     turns = _turns(row, answers)
     images = _first(row, "image", "image_path", "images")
+    values = _values(row, turns)
     return TrainingExample(
         id=_plain(identifier, "id"),
         turns=turns,
@@ -181,6 +196,7 @@ def parse_example(
         answers=answers or (turns[-1][1],),
         language=_plain(row.get("language", "en"), "language"),
         source=_plain(_first(row, "origin", "source") or "", "source"),
+        values=values,
     )
 
 
@@ -200,6 +216,18 @@ def _turns(row: Mapping[str, Any], answers: Sequence[str]) -> tuple[tuple[str, s
     else:
         raise ValueError("a turn has 'question' and 'answer', or 'from' and 'value'")
     return tuple((_text(question, "question"), _text(answer, "answer")) for question, answer in pairs)
+
+
+def _values(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Each turn's `value`, a part of its answer; none at all if no turn has one."""
+    rows = [row] if row.get("conversations") is None else row["conversations"]
+    values = tuple(_plain(one.get("value", "") if "from" not in one else "", "value") for one in rows)
+    if not any(values):
+        return ()
+    for value, (_, answer) in zip(values, turns, strict=True):
+        if value not in answer:
+            raise ValueError(f"the value {value!r} does not stand in its answer {answer!r:.80}")
+    return values
 
 
 def _later_images(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:

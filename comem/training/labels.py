@@ -58,6 +58,45 @@ def template_labels(process: ChatProcessor, chats: Sequence[Sequence[Message]], 
     return labels
 
 
+def value_weights(
+    process: ChatProcessor, chats: Sequence[Sequence[Message]], ids: Tensor, values: Sequence[Sequence[str]],
+    wording: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """What each token counts in the loss: 1 in an answer's value, `wording` in the rest of it.
+
+    Where a value is named, what the template writes behind the mark that ends the turn counts nothing: a
+    reader stops there. Tokens of answers without a value, and all others, have 1.
+
+    Args:
+        process: what made the ids; its template and tokenizer.
+        chats: the dialogues.
+        ids: `(b, l)`, padded on the left.
+        values: per dialogue and answer the words of it that count; empty for all alike.
+        wording: the weight of the rest.
+
+    Returns:
+        `(b, l)`, float32.
+    """
+    weights = torch.ones(ids.shape)
+    for row, (chat, named) in enumerate(zip(chats, values, strict=True)):
+        if not any(named):
+            continue
+        text = process.text(chat, add_generation_prompt=False)
+        tokens, ends = _tokens(process, text)
+        starts, shift = [0, *ends[:-1]], ids.shape[1] - len(tokens)
+        said = [str(message.content[0]) for message in chat if message.role == "assistant"]
+        for value, answer, (start, stop) in zip(named, said, _answers(process, chat, text), strict=True):
+            if not value:
+                continue
+            first = text.index(answer, start) + answer.rindex(value)
+            over = start + len(answer) + 1  # beyond the answer: the first mark ends the turn
+            for at, (low, high) in enumerate(zip(starts, ends, strict=True)):
+                if start < high <= stop:
+                    inside = low < first + len(value) and high > first
+                    weights[row, at + shift] = 1.0 if inside else wording if low < over else 0.0
+    return weights
+
+
 def _answers(process: ChatProcessor, chat: Sequence[Message], text: str) -> Iterator[tuple[int, int]]:
     """The [start, stop) of each answer in the rendered text, its end mark included."""
     for number, message in enumerate(chat):

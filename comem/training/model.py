@@ -21,8 +21,9 @@ from comem.training.collator import IGNORED, Plain, TrainingBatch
 
 
 def summed_cross_entropy(
-    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunk: int = 0
-) -> Tensor:
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, chunk: int = 0,
+    weights: Tensor | None = None,
+) -> Tensor:  # fmt: skip
     """Summed cross-entropy of `targets` `(a,)` under `head(hidden)`, hidden `(a, d)`.
 
     Args:
@@ -31,16 +32,23 @@ def summed_cross_entropy(
         targets: token ids `(a,)`.
         chunk: tokens whose logits exist at a time, forward and backward: each chunk's are computed again for
             the backward pass. At 7B a token's logits, their float32 copy and gradient take 1.5 MB. 0: all.
+        weights: what each token counts, `(a,)`; None: 1.
     """
     if not chunk or len(targets) <= chunk:
-        return _summed(head, hidden, targets)
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)  # type: ignore[no-untyped-call]
+        return _summed(head, hidden, targets, weights)
+    counted: Any = [None] * len(targets) if weights is None else weights.split(chunk)  # type: ignore[no-untyped-call]
+    parts = zip(hidden.split(chunk), targets.split(chunk), counted, strict=weights is not None)  # type: ignore[no-untyped-call]
     losses = [checkpoint(_summed, head, *part, use_reentrant=False) for part in parts]
     return torch.stack(losses).sum()
 
 
-def _summed(head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+def _summed(
+    head: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    logits = head(hidden).float()
+    if weights is None:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    return (F.cross_entropy(logits, targets, reduction="none") * weights).sum()
 
 
 def answer_states(
@@ -123,19 +131,23 @@ class MemoryTrainingModel(nn.Module):
         check_width(encoder, hidden_size(self.reader))
 
     def forward(self, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """The summed loss and the number of answer tokens, both scalars.
+        """The summed loss and the number of answer tokens, or what they count together; both scalars.
 
         A sum, so that the caller can take the mean over all answer tokens of a step, however the
         step was cut into micro-batches and over devices.
         """
-        prefixes = self.prefixes(batch.items, batch.rows, batch.embeddings)
+        prefixes = self.prefixes(batch.items, batch.rows, batch.embeddings, batch.vectors)
+        question = {name: value for name, value in batch.question.items() if name != "weights"}
+        weights = batch.question.get("weights")
+        if weights is not None:  # of the learned tokens alone: their order is the same with memories between
+            weights = weights[question["labels"] != IGNORED]
         with adapters_off(self.encoder.model):
             if batch.plain is None:
                 loss, count = answer_loss(
-                    self.prepared, batch.question, prefixes, self.injection, self.loss_chunk
+                    self.prepared, question, prefixes, self.injection, self.loss_chunk, weights
                 )
             else:
-                loss, count = self._loss_beside_plain(batch.question, prefixes, batch.plain)
+                loss, count = self._loss_beside_plain(question, prefixes, batch.plain)
         if not loss.requires_grad:  # no question has an item: still a (zero) gradient for every parameter
             loss = loss + sum(p.sum() * 0.0 for p in self.parameters() if p.requires_grad)
         return loss, count
@@ -156,18 +168,21 @@ class MemoryTrainingModel(nn.Module):
         return loss, torch.tensor(len(targets), device=targets.device)
 
     def prefixes(
-        self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]], embeddings: Sequence[int] = ()
-    ) -> list[Tensor | None]:
+        self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]], embeddings: Sequence[int] = (),
+        vectors: int = 0,
+    ) -> list[Tensor | None]:  # fmt: skip
         """Each question's memory `(k·q, d)` in its items' order, or None.
 
         Args:
             items: the encoder's inputs of all items; empty for none.
             rows: per question the places of its items among them.
             embeddings: per question how many of an item's embeddings it gets, the first ones; 0: all.
+            vectors: how many the encoder is to write, if it writes any number; 0: its own.
         """
         if not items:
             return [None] * len(rows)
-        memory = self.encoder(dict(items))  # (n, q, d)
+        asked: tuple[int, ...] = (vectors,) if vectors else ()
+        memory = self.encoder(dict(items), *asked)  # (n, q, d)
         memory = memory.to(self.reader.get_input_embeddings().weight.dtype)
         counts = [count or memory.shape[1] for count in embeddings or [0] * len(rows)]
         return [
@@ -178,9 +193,9 @@ class MemoryTrainingModel(nn.Module):
 
 def answer_loss(
     reader: Prepared, question: Mapping[str, Tensor], memories: RowMemories, injection: Injection = PREFIX,
-    chunk: int = 0,
+    chunk: int = 0, weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Summed next-token cross-entropy over the labelled positions, and their number.
+    """Summed next-token cross-entropy over the labelled positions, and their number, or their weights' sum.
 
     Args:
         reader: as `answer_states`.
@@ -188,11 +203,12 @@ def answer_loss(
         memories: as `answer_states`.
         injection: as `answer_states`.
         chunk: as `summed_cross_entropy`.
+        weights: as `summed_cross_entropy`.
     """
     hidden, targets, _ = answer_states(reader, question, memories, injection)
     head: Any = reader.model
-    loss = summed_cross_entropy(head.get_output_embeddings(), hidden, targets, chunk)
-    return loss, torch.tensor(len(targets), device=targets.device)
+    loss = summed_cross_entropy(head.get_output_embeddings(), hidden, targets, chunk, weights)
+    return loss, torch.tensor(len(targets), device=targets.device) if weights is None else weights.sum()
 
 
 def answer_logits(

@@ -26,12 +26,13 @@ from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
-from comem.training.labels import template_labels
+from comem.training.labels import template_labels, value_weights
 from comem.training.model import MemoryTrainingModel
 from comem.training.ranks import check_launch, on_main, shard, sharded, use_bf16
 from comem.training.run_folder import settle
 from comem.training.settings import TrainSettings
 from comem.training.trainer import Trainer, TrainResult
+from comem.types import Message
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,10 @@ def build_encoder(
     source = checkpoint or (Path(settings.init) if settings.init else None)
     if source is not None:
         encoder.load_weights(source)
+    if settings.vectors and not encoder.any_number:
+        raise ValueError(
+            f"vectors: encoder={settings.encoder} writes one number of them; give encoder=stretches"
+        )
     return encoder
 
 
@@ -87,7 +92,7 @@ def knowledge_format(
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
         picture_prompt=PICTURE_PROMPT if wanted else None,
-        style=backbone.spec.items,
+        style=ENCODERS[settings.encoder].style or backbone.spec.items,
     )
 
 
@@ -118,6 +123,8 @@ def build_collator(
         process_items=partial(item_inputs, processor=backbone.processor, form=form),
         tokenizer=chat.tokenizer,
         labels=None if chat.spec.items == "paper" else partial(template_labels, chat),
+        weights=partial(value_weights, chat, wording=settings.wording_weight),
+        opening=(Message("system", (settings.system,)),) if settings.system else (),
         max_items=settings.max_items,
         max_tokens=min(settings.max_tokens, _context(reader or backbone)),
         image_memory=form.reads_images,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 import torch
@@ -74,6 +74,10 @@ class Steps(Dataset[list[TrainingBatch]]):
         self.rank, self.world, self.alike, self.lessons = rank, world, alike, lessons
 
     def __getitem__(self, step: int) -> list[TrainingBatch]:
+        batches, vectors = self._batches(step), 0 if self.lessons is None else self.lessons.vectors(step)
+        return [replace(batch, vectors=vectors) for batch in batches] if vectors else batches
+
+    def _batches(self, step: int) -> list[TrainingBatch]:
         if not self.alike:
             return [self.collator(chunk) for chunk in self._chunks(step, self.rank)]
         batches = []
@@ -111,6 +115,8 @@ def lr_factor(at: float, settings: OptimSettings) -> float:
     rest = (at - settings.warmup) / (1.0 - settings.warmup)
     if settings.schedule == "cosine":
         return 0.5 * (1.0 + math.cos(math.pi * rest))
+    if settings.schedule == "wsd":  # warm-up, then stable, then decay over the last fifth
+        return min(1.0, 5.0 * (1.0 - rest))
     return 1.0 - rest if settings.schedule == "linear" else 1.0
 
 
@@ -121,6 +127,12 @@ def _part(name: str) -> str:
     return "lora" if ".lora_" in name else "qformer"
 
 
+def _by_muon(name: str, parameter: nn.Parameter, settings: OptimSettings) -> bool:
+    """Whether Muon changes it: a matrix that maps one space to another, of the compressor."""
+    matrix = parameter.ndim == 2 and name.endswith(".weight")
+    return settings.muon_lr > 0 and matrix and _part(name) == "qformer"
+
+
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     """Matrices decay; norms, biases, scales (fewer than two dimensions) and latents do not."""
     return parameter.ndim >= 2 and _part(name) != "latents"
@@ -129,20 +141,22 @@ def _decays(name: str, parameter: nn.Parameter) -> bool:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], settings: OptimSettings
 ) -> list[dict[str, object]]:
-    """AdamW groups over the trainable parameters; each keeps its names and its peak rate `base_lr`."""
-    groups: dict[tuple[str, bool], dict[str, object]] = {}
+    """Groups over the trainable parameters; each keeps its names, its peak rate `base_lr`, and if Muon's."""
+    groups: dict[tuple[str, bool, bool], dict[str, object]] = {}
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
         part, decays = _part(name), _decays(name, parameter)
-        lr = getattr(settings, f"{part}_lr")
+        muon = _by_muon(name, parameter, settings)
+        lr = settings.muon_lr if muon else getattr(settings, f"{part}_lr")
         lr = settings.lr if lr is None else lr
         group = groups.setdefault(
-            (part, decays),
+            (part, decays, muon),
             {
                 "params": [],
                 "names": [],
                 "part": part,
+                "muon": muon,
                 "lr": lr,
                 "base_lr": lr,
                 "weight_decay": settings.weight_decay if decays else 0.0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,7 +28,9 @@ class OptimSettings:
         eps: of AdamW's denominator.
         clip: largest norm of the whole gradient.
         warmup: fraction of the run in which the rate rises from zero.
-        schedule: how it falls after that, to zero; "constant" does not.
+        schedule: how it falls after that, to zero; "constant" does not, "wsd" does over the last fifth alone.
+        muon_lr: > 0 has Muon instead of AdamW change the compressor's matrices, with this peak rate: its
+            steps have the same size in all directions, which starts a small compressor sooner.
     """
 
     lr: float = 5e-5
@@ -40,13 +43,16 @@ class OptimSettings:
     eps: float = 1e-8
     clip: float = 3.0
     warmup: float = 0.03
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    muon_lr: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optim.warmup={self.warmup}: give a fraction of the run in [0, 1), e.g. 0.03")
-        if self.schedule not in ("cosine", "linear", "constant"):
-            raise ValueError(f"optim.schedule={self.schedule!r}; known: cosine, linear, constant")
+        if self.schedule not in ("cosine", "linear", "constant", "wsd"):
+            raise ValueError(f"optim.schedule={self.schedule!r}; known: cosine, linear, constant, wsd")
+        if self.muon_lr < 0:
+            raise ValueError(f"optim.muon_lr={self.muon_lr}: give 0 (off) or a rate, e.g. 0.01")
         if self.clip <= 0:
             raise ValueError(f"optim.clip={self.clip}: give a positive norm (a huge one switches it off)")
 
@@ -105,6 +111,11 @@ class TrainSettings:
         optim: AdamW and its schedule.
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
+        vectors: stages of how many vectors an item has, for an encoder that writes any number: each is
+            "STEP:COUNT" from a step on, or "STEP:8|16" for one drawn in each step. Few are learned sooner by
+            way of many (docs/pretrained_readers.md). Empty: `qformer.num_queries`, always.
+        wording_weight: what a token of an answer counts beside those of its `value`, where a record has one.
+        system: what the reader is told before each dialogue; empty leaves it to its chat template.
         wrong_items: share of the questions that get items of other questions instead of their own; they
             learn what the reader says without any, and not the answer, which nothing tells them.
     """
@@ -151,6 +162,9 @@ class TrainSettings:
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     elastic: tuple[int, ...] = ()
+    vectors: tuple[str, ...] = ()
+    wording_weight: float = 1.0
+    system: str = ""
     wrong_items: float = 0.0
 
     def __post_init__(self) -> None:
@@ -178,6 +192,13 @@ class TrainSettings:
         queries = self.qformer.num_queries
         if any(not 1 <= count <= queries for count in self.elastic):
             raise ValueError(f"elastic={list(self.elastic)}: give numbers from 1 to {queries} (queries)")
+        for stage in self.vectors:
+            if not re.fullmatch(r"\d+:[1-9]\d*(\|[1-9]\d*)*", stage):
+                raise ValueError(f"vectors: {stage!r} is no stage; give STEP:COUNT, e.g. 0:32, or STEP:8|16")
+        if not 0 <= self.wording_weight <= 1:
+            raise ValueError(f"wording_weight={self.wording_weight}: give a weight from 0 to 1")
+        if self.wording_weight < 1 and self.wrong_items:
+            raise ValueError("wording_weight and wrong_items do not go together: set one of them back")
         if not 0 <= self.wrong_items <= 1:
             raise ValueError(f"wrong_items={self.wrong_items}: give a share of the questions, from 0 to 1")
 

@@ -4,8 +4,8 @@ It is our own loop on accelerate and not transformers' Trainer, which stands in 
 that are asked here: its checkpoints hold pickles (`optimizer.pt`, `rng_state.pth`) and every frozen
 weight, they do not appear atomically, its schedule cannot follow the clock, and its loss is a mean per
 micro-batch unless the model takes its own arguments. What remains is short. Data order and dropout are
-functions of (seed, step), so the whole state of a run is the trainable weights, AdamW's moments and the
-step number, and a killed run goes on with the same losses and weights as an undisturbed one.
+functions of (seed, step), so the whole state of a run is the trainable weights, the optimizer's moments and
+the step number, and a killed run goes on with the same losses and weights as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from comem.training.collator import Collator, TrainingBatch
 from comem.training.data import Lessons, TrainingExample
 from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
 from comem.training.model import MemoryTrainingModel, step_seed
+from comem.training.optimizer import make_optimizer
 from comem.training.ranks import largest, on_main, same_start, sharded, sum_gradients, use_bf16
 from comem.training.run_log import RunLog, rewind_log
 from comem.training.schedule import Order, Steps, lr_factor, parameter_groups, run_part
@@ -45,6 +46,7 @@ def evaluate(
     collator: Collator,
     examples: Sequence[TrainingExample],
     batch_size: int,
+    vectors: int = 0,
 ) -> dict[str, float]:
     """Loss (mean over answer tokens) and accuracy of generated answers.
 
@@ -54,6 +56,7 @@ def evaluate(
         collator: makes the batches.
         examples: held out from training.
         batch_size: examples of a batch.
+        vectors: of an item, from an encoder that writes any number; 0 for its own.
 
     Returns:
         `eval_loss`, `eval_accuracy`, `eval_examples`.
@@ -61,26 +64,34 @@ def evaluate(
     was_training = model.training
     model.eval()
     device = next(model.encoder.parameters()).device
-    loss, tokens, right, asked = 0.0, 0, 0, 0
+    loss, tokens, right, asked = 0.0, 0.0, 0, 0
     for at in range(0, len(examples), batch_size):
-        batch = collator(examples[at : at + batch_size]).to(device)
+        batch = replace(collator(examples[at : at + batch_size]).to(device), vectors=vectors)
         if not batch.ids:
             continue
         summed, count = model(batch)
-        loss, tokens, asked = loss + float(summed), tokens + int(count), asked + len(batch.ids)
+        loss, tokens, asked = loss + float(summed), tokens + float(count), asked + len(batch.ids)
         if backbone is not None:
             known = {example.id: example for example in examples[at : at + batch_size]}
             asking = [known[identifier] for identifier in batch.ids]
-            prefixes = model.prefixes(batch.items, batch.rows)
+            prefixes = model.prefixes(batch.items, batch.rows, vectors=vectors)
             with adapters_off(model.encoder.model):
-                chats = [e.messages(last_answer=False) for e in asking]
+                chats = [[*collator.opening, *e.messages(last_answer=False)] for e in asking]
                 answers = backbone.generate(chats, prefixes, injection=model.injection)
-            right += sum(is_right(a.text, e.answers) for a, e in zip(answers, asking, strict=True))
+            right += sum(_counts(a.text, e) for a, e in zip(answers, asking, strict=True))
     model.train(was_training)
     metrics = {"eval_loss": loss / max(tokens, 1), "eval_examples": float(asked)}
     if backbone is not None:
         metrics["eval_accuracy"] = right / max(asked, 1)
     return metrics
+
+
+def _counts(answer: str, example: TrainingExample) -> bool:
+    """Whether the answer is right: an accepted one, or, where the record names a value, one that says it."""
+    value = example.values[-1] if example.values else ""
+    if value:
+        return f" {_plain(value)} " in f" {_plain(answer)} "
+    return is_right(answer, example.answers)
 
 
 def is_right(answer: str, accepted: Sequence[str]) -> bool:
@@ -160,11 +171,8 @@ class Trainer:
         self.order = Order(len(examples), settings.batch_size, settings.seed, settings.shuffle)
         self.total = self.order.total_steps(settings.epochs, settings.max_steps)
         optim = settings.optim
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(model.named_parameters(), optim),
-            betas=(optim.beta1, optim.beta2),
-            eps=optim.eps,
-        )
+        self.lessons = Lessons(settings, examples)
+        self.optimizer = make_optimizer(parameter_groups(model.named_parameters(), optim), optim)
         self.model: nn.Module = model.to(self.accelerator.device)  # not wrapped: see comem.training.ranks
         self.state = ckpt.read_state(resume) if resume else ckpt.RunState()
         if resume:
@@ -232,7 +240,7 @@ class Trainer:
             self.accelerator.process_index,
             self.accelerator.num_processes,
             alike=sharded(),
-            lessons=Lessons(self.settings, self.examples),
+            lessons=self.lessons,
         )
         rest = range(self.state.step, self.total)
         loader = DataLoader(
@@ -283,18 +291,20 @@ class Trainer:
         return {"step": step + 1, **row, "tokens": tokens, "seconds": round(seconds, 4)}
 
     def _accumulate(self, batches: Sequence[TrainingBatch]) -> tuple[Tensor, int]:
-        """Gradients of the mean over all answer tokens of the step, on all processes; and that mean."""
+        """Gradients of the mean over all answer tokens of the step, as they count; and that mean."""
         accelerator, device = self.accelerator, self.accelerator.device
-        own = torch.tensor(sum(batch.answer_tokens for batch in batches), device=device)
-        tokens = int(accelerator.reduce(own, "sum"))
+        counts = [(batch.answer_tokens, batch.answer_weight) for batch in batches]
+        own = torch.tensor([[0.0, 0.0], *counts], device=device).sum(0)
+        found = accelerator.reduce(own, "sum").tolist()
+        tokens, weight = int(found[0]), found[1]
         total = torch.zeros((), device=device)
         for batch in batches:
             with self._autocast():
                 loss, _ = self.model(batch.to(device))
-            (loss / max(tokens, 1)).backward()
+            (loss / (weight or 1)).backward()
             total += loss.detach()
         sum_gradients(self.trainable)
-        return accelerator.reduce(total, "sum") / max(tokens, 1), tokens
+        return accelerator.reduce(total, "sum") / (weight or 1), tokens
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self.half)
@@ -343,8 +353,9 @@ class Trainer:
         limit = self.settings.eval_examples
         with self._autocast():
             metrics = evaluate(
-                model, self.backbone, self.collator, self.eval_examples[:limit], self.settings.batch_size
-            )
+                model, self.backbone, self.collator, self.eval_examples[:limit], self.settings.batch_size,
+                self.lessons.vectors(max(0, self.state.step - 1)),
+            )  # fmt: skip
         self.state = ckpt.RunState(self.state.step, self.state.elapsed, False, metrics)
         log.write({"step": self.state.step, **metrics})
         logger.info("step %d: %s", self.state.step, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))

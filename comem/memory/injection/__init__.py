@@ -18,6 +18,7 @@ INJECTIONS: Registry[InjectionRow] = Registry(
     "injection",
     {
         "prefix": "comem.memory.injection.prefix:prefix_for",
+        "in_turn": "comem.memory.injection.in_turn:in_turn",
         "keys_values": "comem.memory.injection.keys_values:keys_values",
         "authors_llm": "comem.memory.injection.authors:authors_llm",
         "authors_llm_training": "comem.memory.injection.authors:authors_llm_training",
