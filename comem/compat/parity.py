@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from comem.compat.checkpoint import load_authors_checkpoint
 from comem.compat.comemo import is_comemo
 from comem.compat.difference import Difference, max_abs
+from comem.compat.video import is_video
 from comem.memory.bank import read_tensors
 from comem.memory.injection import PREFIX
 from comem.memory.qformer_encoder import QFormerEncoder
@@ -38,6 +39,10 @@ def run_parity(folder: str | Path) -> list[Difference]:
         from comem.compat.comemo_parity import run
 
         return run(folder)
+    if is_video(folder):
+        from comem.compat import video_parity
+
+        return video_parity.run(folder)
     # The authors' code embeds the question with the encoder's tables and tower.
     encoder_model, qformer, reader = load_authors_checkpoint(folder, "encoder", torch.float32)
     encoder = QFormerEncoder(encoder_model, None, qformer)

@@ -103,13 +103,16 @@ class Prefix(Injection):
         self, model: Any, inputs: Mapping[str, Any], sizes: Sequence[int]
     ) -> tuple[dict[str, Any], Tensor, int]:
         """As `Injection.room`; the id is the first free one that the inputs do not contain."""
-        ids = _ids(inputs)
-        free = (free for free in self.free_ids if not bool((ids == free).any()))
-        found = next(free, None)
-        placeholder = reserved_id(model, ids) if found is None else found
+        placeholder = self.placeholder(model, _ids(inputs))
         typed = with_token_types(model, inputs)
         extended, positions = make_room(typed, sizes, placeholder, self.starts)
         return extended, positions, placeholder
+
+    def placeholder(self, model: Any, ids: Tensor) -> int:
+        """The id of memory positions among `ids` `(b, l)`: the first free one that does not occur there."""
+        free = (free for free in self.free_ids if not bool((ids == free).any()))
+        found = next(free, None)
+        return reserved_id(model, ids) if found is None else found
 
 
 PREFIX = Prefix()
@@ -117,6 +120,43 @@ PREFIX = Prefix()
 
 def _sizes(memories: Sequence[Tensor | None]) -> list[int]:
     return [0 if memory is None else len(memory) for memory in memories]
+
+
+def without(inputs: Mapping[str, Any], marker: int) -> tuple[dict[str, Any], list[int | None]]:
+    """Take a marker out of every row, padding the row on its left instead.
+
+    Args:
+        inputs: what a processor returns, `(b, l)`; a mask is added if there is none.
+        marker: an id that stands at most once in a row.
+
+    Returns:
+        The inputs, and per row the column at which the marker stood, None where there was none.
+
+    Raises:
+        ValueError: a row has it twice.
+    """
+    ids = _ids(inputs)
+    inputs = {**inputs, "attention_mask": inputs.get("attention_mask", torch.ones_like(ids))}
+    columns: list[int | None] = []
+    for row, found in enumerate((ids == marker).tolist()):
+        if (times := sum(found)) > 1:
+            raise ValueError(f"row {row} has {times} videos: one in a conversation can be remembered")
+        columns.append(found.index(True) if times else None)
+    if columns == [None] * len(columns):
+        return inputs, columns
+
+    def cut(tensor: Tensor, padding: int) -> Tensor:
+        rows = []
+        for row, at in zip(tensor, columns, strict=True):
+            pad = row.new_full((1, *row.shape[1:]), padding)
+            rows.append(row if at is None else torch.cat([pad, row[:at], row[at + 1 :]]))
+        return torch.stack(rows)
+
+    for name, value in inputs.items():
+        if _is_per_token(name, value, (ids.shape[0], ids.shape[1])):
+            padding = _FILL[name][1]  # ids: any that is masked; the row's own first stays within the table
+            inputs[name] = cut(value, int(ids[0, 0]) if padding is None else padding)
+    return inputs, [None if at is None else at + 1 for at in columns]
 
 
 def make_room(

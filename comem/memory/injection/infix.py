@@ -1,0 +1,54 @@
+"""The infix: memory embeddings in place of a marker inside what a frozen model reads.
+
+The marker is the token of a video, which the model's processor leaves standing, once in a row; it goes, and
+the memory comes in its place. A row without marker is read as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from comem.backbones.positions import with_token_types
+from comem.memory.injection.prefix import Prefix, make_room, without
+
+
+@dataclass(frozen=True)
+class Infix(Prefix):
+    """Memory embeddings `(m, d)` where each row has its marker.
+
+    Attributes:
+        marker: the id in whose place they come.
+    """
+
+    marker: int = -1
+
+    @property
+    def name(self) -> str:
+        """Its row in `INJECTIONS`."""
+        return "infix"
+
+    def room(
+        self, model: Any, inputs: Mapping[str, Any], sizes: Sequence[int]
+    ) -> tuple[dict[str, Any], Tensor, int]:
+        """As `Prefix.room`; the marker goes.
+
+        Raises:
+            ValueError: a memory for a row without marker, or two markers in a row.
+        """
+        plain, places = without(inputs, self.marker)
+        for row, (size, at) in enumerate(zip(sizes, places, strict=True)):
+            if size and at is None:
+                raise ValueError(
+                    f"row {row} has a memory, but no place for it: its conversation has no video"
+                )
+        placeholder = self.placeholder(model, plain["input_ids"])
+
+        def starts(ids: Tensor, mask: Tensor) -> list[int]:
+            return [int(mask[row].argmax()) if at is None else at for row, at in enumerate(places)]
+
+        extended, positions = make_room(with_token_types(model, plain), sizes, placeholder, starts)
+        return extended, positions, placeholder

@@ -1,0 +1,1 @@
+"""Recurrent memory of videos: segments of frames folded into a few states, read as an infix."""
