@@ -12,7 +12,8 @@ class ImageRef:
     """An image: a path, or the encoded bytes (PNG, JPEG, …).
 
     `pixels` is the opened picture where that was done ahead (`comem.io.images.opened`); it is no part of
-    what the image is.
+    what the image is. `fault` says why the image cannot be opened, where that was clear when its record was
+    read (`comem.io.images.image_ref`); `path` is then its name in messages.
 
     Raises:
         ValueError: if neither or both of `path` and `data` are given.
@@ -21,6 +22,7 @@ class ImageRef:
     path: str | None = None
     data: bytes | None = field(default=None, repr=False)
     pixels: Any = field(default=None, repr=False, compare=False)
+    fault: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.data is None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from torch import Tensor, device, dtype
 
 from comem.backbones.specs import BackboneError, BackboneSpec, RagFormat
+from comem.io.files import harmless, marks
 from comem.io.images import open_image
 from comem.types import Answer as Answer
 from comem.types import ImageRef, KnowledgeItem, Message
@@ -152,7 +153,7 @@ class ChatProcessor:
         """Messages as chat templates want them: typed parts, or plain text for a text-only model."""
         turns: list[dict[str, Any]] = []
         for message in chat:
-            parts = [part for part in map(self._part, message.content) if part is not None]
+            parts = [self._part(part) for part in joined(self._read(message.content))]
             if self.spec.alternates and turns and turns[-1]["role"] == message.role:
                 turns[-1]["content"] += [{"type": "text", "text": "\n"}, *parts]
             else:
@@ -162,19 +163,40 @@ class ChatProcessor:
                 turn["content"] = "".join(part["text"] for part in turn["content"])
         return turns
 
-    def _part(self, part: str | ImageRef) -> dict[str, str] | None:
+    def _read(self, content: Iterable[str | ImageRef]) -> Iterator[str | ImageRef]:
+        return (part for part in content if self.spec.sees_images or isinstance(part, str))
+
+    def _part(self, part: str | ImageRef) -> dict[str, str]:
         if isinstance(part, str):
-            return {"type": "text", "text": self._special_tokens.sub(" ", part)}
-        return {"type": "image"} if self.spec.sees_images else None
+            return {"type": "text", "text": harmless(part, self._special)}
+        return {"type": "image"}
 
     @cached_property
-    def _special_tokens(self) -> re.Pattern[str]:
-        tokens = {str(token) for token in self.tokenizer.added_tokens_decoder.values() if token.special}
-        tokens |= set(self.tokenizer.all_special_tokens)
-        tokens |= {getattr(self.processor, name, None) or "" for name in ("image_token", "video_token")} - {
-            ""
-        }
-        return re.compile("|".join(re.escape(t) for t in sorted(tokens, key=len, reverse=True)) or r"(?!)")
+    def _special(self) -> re.Pattern[str]:
+        return marks(special_tokens(self.processor))
+
+
+def special_tokens(processor: Any) -> set[str]:
+    """What has a meaning in a prompt, and so no place in a text of the data.
+
+    Args:
+        processor: of a model, or its tokenizer.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    tokens = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokens |= set(tokenizer.all_special_tokens)
+    return tokens | {str(getattr(processor, name, None) or "") for name in ("image_token", "video_token")}
+
+
+def joined(content: Iterable[str | ImageRef]) -> list[str | ImageRef]:
+    """The parts of a turn, texts that follow each other as one: a token must not form between them."""
+    found: list[str | ImageRef] = []
+    for part in content:
+        if isinstance(part, str) and found and isinstance(found[-1], str):
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
 
 
 def item_turns(form: RagFormat, items: Iterable[KnowledgeItem]) -> list[Message]:

@@ -19,10 +19,12 @@ from comem.backbones.base import (
     Injection,
     RowMemories,
     Watch,
+    joined,
 )
 from comem.backbones.loading import refuse_adapter
 from comem.backbones.prepared import evaluating, seeded
 from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.io.files import harmless, marks
 from comem.io.hub import hub_or_cache
 from comem.types import ImageRef, Message
 
@@ -120,15 +122,10 @@ def images_of(conversation: Sequence[Message]) -> list[ImageRef]:
 
 def with_placeholders(message: Message, image: str, forbidden: Sequence[str]) -> str:
     """A turn as text, `image` standing for each image; what would pass for structure becomes a space."""
-    parts = []
-    for part in message.content:
-        text = image
-        if isinstance(part, str):
-            text = part
-            for token in forbidden:
-                text = text.replace(token, " ")
-        parts.append(text)
-    return "".join(parts)
+    special = marks(forbidden)
+    return "".join(
+        harmless(part, special) if isinstance(part, str) else image for part in joined(message.content)
+    )
 
 
 def load_remote(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.io.files import RecordError, unique, write_atomic
+from comem.io.images import image_ref
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
@@ -60,28 +61,23 @@ def image_by_id(folder: str | Path, image_id: str) -> ImageRef:
 
     A missing image is found out when it is opened, where the run can record it and go on.
     """
-    base = Path(folder)
-    for suffix in IMAGE_SUFFIXES:
-        candidate = base / f"{image_id}{suffix}"
-        if candidate.is_file():
-            return ImageRef(path=str(candidate))
-    return ImageRef(path=str(base / f"{image_id}{IMAGE_SUFFIXES[0]}"))
+    refs = [ref for suffix in IMAGE_SUFFIXES if (ref := image_ref(f"{image_id}{suffix}", folder)) is not None]
+    return next((ref for ref in refs if not ref.fault and os.path.isfile(str(ref.path))), refs[0])
 
 
 def named_image(folder: str | Path | None, name: object, file: str | Path) -> ImageRef | None:
-    """The image with this file name, in the folder or else beside the data file; None without a name.
+    """The image of this name, in the folder or else beside the data file; None without a name.
 
-    A missing image is found out when it is opened, where the run can record it and go on.
+    What `image_ref` reads may stand in the name's place: a data URI, a dict, bytes. A missing image is found
+    out when it is opened, where the run can record it and go on.
     """
-    if not name:
-        return None
-    return ImageRef(path=str((Path(folder) if folder is not None else Path(file).parent) / str(name)))
+    return image_ref(name, Path(folder) if folder is not None else Path(file).parent)
 
 
 def row_image(row: Mapping[str, Any], file: Path, folder: Path | None) -> ImageRef | None:
     """A row's image: its `image_path` in the folder or beside the file, else its `image_id` in the folder."""
-    if row.get("image_path"):
-        return named_image(folder, row["image_path"], file)
+    if (ref := named_image(folder, row.get("image_path"), file)) is not None:
+        return ref
     return image_by_id(folder, str(row["image_id"])) if folder is not None and row.get("image_id") else None
 
 
@@ -298,11 +294,8 @@ def embedded_image(cell: Any, file: str | Path, name: str) -> ImageRef:
     Raises:
         RecordError: there is no picture in it.
     """
-    if isinstance(cell, Mapping):
-        if cell.get("bytes"):
-            return ImageRef(data=bytes(cell["bytes"]))
-        if cell.get("path"):
-            return ImageRef(path=str(Path(file).parent / str(cell["path"])))
+    if (ref := image_ref(cell, Path(file).parent)) is not None:
+        return ref
     raise RecordError(f"{file}: {name!r} has no picture; the published file embeds one, fetch it again")
 
 

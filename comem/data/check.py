@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import json
 import random
 import re
 from collections import Counter
@@ -16,7 +14,7 @@ from typing import Any
 
 from comem.config import option, take_paths
 from comem.io.console import Progress, print_facts, print_line, print_table, quiet
-from comem.io.files import write_atomic
+from comem.io.files import DAMAGED, open_binary, parse_line, write_atomic
 from comem.io.images import ImageError, open_image
 from comem.io.page import render
 from comem.training.data import TrainingExample, load_knowledge, parse_example
@@ -68,7 +66,12 @@ _FIELDS = (
     (r"^the answer ", "answer", "give a non-empty text without chat markup"),
     (r"knowledge_ids|knowledge id", "knowledge_ids", "give --knowledge FILE with these ids"),
     (r"knowledge item", "knowledge", "give each item 'id' and 'text' or 'image'"),
-    (r"^an image is a path", "image", "give a path relative to the file's folder"),
+    (r"<image> marks", "image", "give each mark its image, or take the mark out"),
+    (
+        r"an image is a path|an image's dict|one image is expected",
+        "image",
+        "give a path relative to the file's folder",
+    ),
 )
 
 
@@ -90,15 +93,17 @@ class Check:
     examples: list[TrainingExample] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     records: int = 0
+    repaired: int = 0
     lengths: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def counts(self) -> dict[str, Any]:
-        """Records, readable ones, by language, source and items; images, dialogues, distinct items."""
+        """Records, readable and repaired ones, by language, source and items; images, dialogues, items."""
         items = Counter(len(example.items) for example in self.examples)
         return {
             "records": self.records,
             "readable": len(self.examples),
             "faults": len(self.faults),
+            "repaired": self.repaired,
             "languages": dict(Counter(example.language for example in self.examples).most_common()),
             "sources": dict(Counter(example.source for example in self.examples).most_common()),
             "items_a_question": dict(sorted(items.items())),
@@ -118,12 +123,14 @@ def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
     result, seen = Check(settings.file), {}  # type: Check, dict[str, int]
     length = _tokens_of(settings.model) if settings.model else len
     table = load_knowledge(settings.knowledge) if settings.knowledge else None
-    opened: dict[str, str | None] = {}
+    opened: dict[ImageRef, str | None] = {}
     with progress("checking", unit="records") as advance:
-        for line, raw in _lines(result.path):
+        for line, raw in _lines(result):
             result.records += 1
             try:
-                example = parse_example(_object(raw), result.path.parent, table)
+                row, repaired = parse_line(raw)
+                result.repaired += repaired
+                example = parse_example(row, result.path.parent, table)
                 if (first := seen.setdefault(example.id, line)) != line:
                     raise ValueError(f"the id {example.id!r} is there already, on line {first}")
             except ValueError as error:
@@ -150,19 +157,16 @@ def _tokens_of(model: str) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        yield from ((line, raw) for line, raw in enumerate(file, start=1) if raw.strip())
-
-
-def _object(raw: bytes) -> dict[str, Any]:
+def _lines(result: Check) -> Iterator[tuple[int, bytes]]:
+    """Numbered lines that are not blank; where a compressed file is damaged, that is the last fault."""
+    line = 0
     try:
-        row = json.loads(raw.decode("utf-8-sig"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"not JSON in UTF-8 ({error})") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"not JSON of an object but of {type(row).__name__}")
-    return row
+        with open_binary(result.path) as file:
+            for line, raw in enumerate(file, start=1):
+                if raw.strip():
+                    yield line, raw
+    except DAMAGED as error:
+        result.faults.append(Fault(line + 1, "", f"damaged gzip file ({error})", "copy it again"))
 
 
 def _fault(line: int, problem: str) -> Fault:
@@ -174,14 +178,14 @@ def _fault(line: int, problem: str) -> Fault:
     return Fault(line, "", problem, "see the table of fields in docs/training_data.md")
 
 
-def _image_faults(line: int, example: TrainingExample, opened: dict[str, str | None]) -> Iterator[Fault]:
+def _image_faults(line: int, example: TrainingExample, opened: dict[ImageRef, str | None]) -> Iterator[Fault]:
     """Images that do not open: of the turns, and of the items."""
     named = [("image", image) for image in example.images]
     named += [(f"knowledge[{at}].image", item.image) for at, item in enumerate(example.items) if item.image]
     for name, image in named:
-        if image.path not in opened:
-            opened[str(image.path)] = _why_not(image)
-        if problem := opened[str(image.path)]:
+        if image not in opened:
+            opened[image] = _why_not(image)
+        if problem := opened[image]:
             yield Fault(line, name, problem, "put the image there, or take it out of the record")
 
 

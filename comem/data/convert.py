@@ -7,26 +7,31 @@ results have `question`, `answer_eval` and `retrieval_info` (passage and image o
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import json
+import logging
 import os
+import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from comem.config import option, take_paths
+from comem.data.records import image_paths
 from comem.io.console import Progress, print_facts, print_line, quiet
-from comem.io.files import RecordError, read_json, read_jsonl, write_atomic
+from comem.io.files import RecordError, exact, is_missing, parse_json, read_json, read_jsonl, write_atomic
+from comem.io.images import allow_images, image_ref
 from comem.training.data import parse_example
+
+logger = logging.getLogger(__name__)
 
 _SHOWN = 50  # faults
 _DECODERS: dict[str, Callable[[bytes], Any]] = {
     "str": lambda data: data.decode("utf-8"),
-    "json": lambda data: json.loads(data.decode("utf-8")),
+    "json": lambda data: parse_json(data)[0],
     "int": lambda data: struct.unpack("<q", data)[0],
     "bytes": bytes,
     "jpeg": bytes,  # encoded images stay encoded
@@ -117,16 +122,14 @@ class ImageFiles:
 
     def path(self, value: Any) -> str:
         """An image as a path relative to the output's folder."""
-        if isinstance(value, bytes):
-            return self.store(value)
-        if not isinstance(value, str) or not value:
-            raise ValueError(f"an image is a path or encoded; got {value!r:.80}")
-        if len(value) > 512:  # longer than a path: base64
-            try:
-                return self.store(base64.b64decode(value, validate=True))
-            except binascii.Error as error:
-                raise ValueError(f"an image is neither a path nor base64 ({error})") from error
-        return os.path.relpath(self.source / value, self.output.parent)
+        ref = image_ref(value, self.source)
+        if ref is None:
+            raise ValueError("an image is empty; give a path, or an encoded image")
+        if ref.fault:
+            raise ValueError(f"{ref.path}: {ref.fault}")
+        if ref.data is not None:
+            return self.store(ref.data)
+        return os.path.relpath(str(ref.path), self.output.parent)
 
     def store(self, data: bytes) -> str:
         """Write an encoded image under its checksum, once."""
@@ -176,20 +179,27 @@ def convert(settings: ConvertSettings, progress: Progress = quiet) -> Converted:
         raise ValueError(f"{output} is the source itself; choose another output")
     root = settings.images or (source if source.is_dir() else source.parent)
     files, lines, faults = ImageFiles(root, output), [], {}  # type: ImageFiles, list[str], dict[str, str]
+    taken, paths, repaired = set[str](), set[str](), Counter[str]()
     with progress("converting", unit="records") as advance:
         for number, row in enumerate(_read(source), start=1):
             try:
-                record = convert_record(row, number, files)
+                record = convert_record(row, number, files, repaired)
                 parse_example(record, output.parent)
             except ValueError as error:
                 if not settings.skip_faults:
                     raise RecordError(f"{source}: record {number}: {error}") from error
                 faults[f"record {number}"] = str(error)
             else:
+                _name_anew(record, taken, repaired)
+                paths.update(image_paths(record))
                 lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             advance()
     if not lines:
-        raise ValueError(f"{source} holds no record that can be converted")
+        why = f": {next(iter(faults.values()))}" if faults else ""
+        raise ValueError(f"{source} holds no record that can be converted{why}")
+    for what, count in repaired.items():
+        logger.warning("%s: %d records: %s", source, count, what)
+    allow_images(output.parent, paths)
     write_atomic(output, "".join(lines))
     return Converted(len(lines), faults)
 
@@ -216,15 +226,36 @@ def _read(source: Path) -> Iterator[Mapping[str, Any]]:
         yield from rows
 
 
-def convert_record(row: Mapping[str, Any], number: int, files: ImageFiles) -> dict[str, Any]:
-    """One record of theirs as one of ours; records without an id are named by their number."""
-    name = next((row[key] for key in ("id", "data_id", "question_id") if row.get(key) is not None), number)
-    record: dict[str, Any] = {"id": str(name), "language": str(row.get("language", "en"))}
-    given = next((row[key] for key in ("image", "image_path", "images") if row.get(key)), None)
+_IDS, _IMAGES, _NOT_CARRIED = ("id", "data_id", "question_id"), ("image", "image_path", "images"), (
+    "video", "videos", "audio", "audios", "speech",
+)  # fmt: skip
+
+
+def convert_record(
+    row: Mapping[str, Any], number: int, files: ImageFiles, repaired: Counter[str]
+) -> dict[str, Any]:
+    """One record of theirs as one of ours; records without an id are named by their number.
+
+    Args:
+        row: theirs.
+        number: which one it is.
+        files: where its images go.
+        repaired: counts what was changed on the way.
+
+    Raises:
+        ValueError: it holds what ours cannot: a video, sound, turns of other roles.
+    """
+    name, given = _first(row, _IDS), _first(row, _IMAGES)
+    language = exact(row.get("language")) or "en"
+    record: dict[str, Any] = {"id": str(number if name is None else name), "language": language}
+    if lost := next((key for key in _NOT_CARRIED if not is_missing(row.get(key))), None):
+        raise ValueError(f"it has {lost!r}, which our records do not carry; --skip-faults leaves it out")
     if given is not None:
         record["image"] = [files.path(one) for one in (given if isinstance(given, list) else [given])]
     if row.get("conversations") is not None:
-        record["conversations"] = _plain(row["conversations"])
+        record["conversations"] = _turns(_plain(row["conversations"]), repaired)
+        if given is None and "<image>" in str(record["conversations"]):
+            repaired["an <image> mark without an image counts for nothing"] += 1
     else:
         record["question"] = row.get("question")
         answers = row.get("answers", row.get("answer_eval", row.get("answer")))
@@ -234,13 +265,53 @@ def convert_record(row: Mapping[str, Any], number: int, files: ImageFiles) -> di
     return record
 
 
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((row[name] for name in names if not is_missing(row.get(name)) and row[name] != []), None)
+
+
+def _name_anew(record: dict[str, Any], taken: set[str], repaired: Counter[str]) -> None:
+    """Give the record an id of its own, where the file has its id before; its items are named by it."""
+    name, count = record["id"], 1
+    while record["id"] in taken:
+        count += 1
+        record["id"] = f"{name}_{count}"
+    taken.add(record["id"])
+    if count > 1:
+        repaired["the id was there before and got a number"] += 1
+        for place, item in enumerate(record.get("knowledge", ())):
+            item["id"] = f"{record['id']}_k{place}"
+
+
+def _turns(turns: Any, repaired: Counter[str]) -> Any:
+    """LLaVA's turns without a system turn; what stands in them for video or sound is refused.
+
+    Raises:
+        ValueError: a mark of what our records do not carry.
+    """
+    if not isinstance(turns, list) or not all(isinstance(turn, Mapping) for turn in turns):
+        return turns  # the reader says what is wrong
+    words = [str(turn.get("value")) for turn in turns]
+    if found := next((mark[0] for text in words if (mark := _LOST_MARKS.search(text))), None):
+        raise ValueError(f"it has {found}, which our records do not carry; --skip-faults leaves it out")
+    spoken = [turn for turn in turns if turn.get("from") != "system"]
+    if len(spoken) < len(turns):
+        repaired["a system turn was left out"] += 1
+    if any(_AMID.search(text) for text in words):
+        repaired["an image amid a text goes before it"] += 1
+    return spoken
+
+
+_LOST_MARKS = re.compile(r"<(video|audio|speech|sound)>")
+_AMID = re.compile(r"[^\s>]\s*<image>")
+
+
 def _plain(value: Any) -> Any:
     """What MDS columns of the encoding 'str' hold may be JSON."""
     if isinstance(value, str):
         try:
-            return json.loads(value)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"a list as text, which is not JSON ({error})") from error
+            return parse_json(value)[0]
+        except ValueError as error:
+            raise ValueError(f"a list as text: {error}") from error
     return value
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from comem.io.files import RecordError, read_jsonl, sha256_of, unique, write_atomic, write_json
+from comem.io.images import allow_images, image_ref
 from comem.io.run_folder import run_manifest
 from comem.training.data import parse_example
 from comem.types import KnowledgeItem
@@ -44,12 +46,21 @@ def _named(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any]:
-    """The record with its images' paths relative to another folder."""
+    """The record with its images' paths relative to another folder.
+
+    Raises:
+        ValueError: an image lies where the record may not reach.
+    """
 
     def move(value: Any) -> Any:
         if isinstance(value, list):
             return [move(one) for one in value]
-        return os.path.relpath(source / value, target) if isinstance(value, str) and value else value
+        if not isinstance(value, str):
+            return value
+        ref = image_ref(value, source)
+        if ref is not None and ref.fault.startswith("outside"):  # not to be allowed by moving it
+            raise ValueError(f"{ref.path}: {ref.fault}")
+        return value if ref is None or ref.path is None or ref.fault else os.path.relpath(ref.path, target)
 
     def moved(part: Any) -> Any:
         if not isinstance(part, Mapping):
@@ -63,6 +74,15 @@ def rebased(row: Mapping[str, Any], source: Path, target: Path) -> dict[str, Any
     return found
 
 
+def image_paths(row: Mapping[str, Any]) -> Iterator[str]:
+    """The texts that stand where a record, its turns and its items name images."""
+    for part in (row, *(each for key in ("conversations", "knowledge") for each in row.get(key) or ())):
+        if isinstance(part, Mapping):
+            named = [part.get(key) for key in _IMAGES]
+            values = (one for value in named for one in (value if isinstance(value, list) else [value]))
+            yield from (value for value in values if isinstance(value, str) and value)
+
+
 TRAIN, MANIFEST, SETTINGS = "train.jsonl", "manifest.json", "settings.json"
 
 
@@ -70,6 +90,7 @@ def write_records(
     folder: Path, records: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Write train.jsonl and manifest.json, each as a whole; the manifest."""
+    allow_images(folder, itertools.chain.from_iterable(map(image_paths, records)))
     write_atomic(folder / TRAIN, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in records))
     manifest = run_manifest({**facts, "sha256": sha256_of(folder / TRAIN)})
     write_json(folder / MANIFEST, manifest)

@@ -188,10 +188,10 @@ def sample(
             continue
         result = judge(records[name], language, replies[key])
         if not isinstance(result, str):
-            result = rebased(result, *folders)
             try:
+                result = rebased(result, *folders)
                 parse_example(result, folders[1])
-            except ValueError:  # chat markup in a translation
+            except ValueError:  # chat markup in a translation, or an image out of reach
                 result = "not a training record"
         if isinstance(result, str):
             found.dropped[result] = found.dropped.get(result, 0) + 1

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or not there, the lock, and one error for a full disk.
+"""Files and folders that are whole or not there, the lock, one error for a full disk; records, their texts.
 
 What is being written is called `.NAME.PID.TAG.tmp` beside its final place, a folder that is being replaced
 `.NAME.PID.TAG.old`: `sweep` finds what killed processes left by these names.
@@ -13,6 +13,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import secrets
@@ -25,6 +26,8 @@ from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+logger = logging.getLogger(__name__)
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # How libraries written in Rust (safetensors, tokenizers) report a system error: in text only.
@@ -262,6 +265,80 @@ def sync_tree(folder: Path) -> None:
         sync(path)
 
 
+#: Stands for half of a UTF-16 pair, which no tokenizer, no file and no terminal takes.
+REPLACEMENT = "\ufffd"
+
+
+def valid(text: str) -> str:
+    r"""The text as valid Unicode: pairs of surrogates are joined, lone ones become U+FFFD.
+
+    Example:
+        >>> valid("town \ud83d")
+        'town \ufffd'
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def all_valid(value: Any) -> Any:
+    """The same JSON value with all its texts, names included, made `valid`."""
+    if isinstance(value, str):
+        return valid(value)
+    if isinstance(value, Mapping):
+        return {all_valid(name): all_valid(each) for name, each in value.items()}
+    return [all_valid(each) for each in value] if isinstance(value, list) else value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value stands for nothing: null, NaN or an empty text. A word, "None" or "N/A", is a word."""
+    if value is None:
+        return True
+    if isinstance(value, str):
+        return not value.strip(" \t\r\n\x00")
+    return isinstance(value, float) and value != value
+
+
+def exact(value: Any) -> str:
+    """A value as it stands, for paths, addresses and ids: "" if it is missing.
+
+    Only line breaks and ASCII blanks around it go. Blanks that a name may hold, the narrow one in the time of
+    a screenshot among them, are kept.
+    """
+    return "" if is_missing(value) else str(value).strip(" \t\r\n")
+
+
+def prose(value: Any) -> str:
+    """A value as running text: single blanks, none around it; "" if it is missing."""
+    return "" if is_missing(value) else " ".join(valid(str(value)).replace("\x00", "").split())
+
+
+def marks(tokens: Iterable[str]) -> re.Pattern[str]:
+    """What matches any of these special tokens, the longest first."""
+    found = sorted({token for token in tokens if token.strip()}, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, found)) or r"(?!)")
+
+
+def harmless(text: str, special: re.Pattern[str], by: str = " ") -> str:
+    """A text that holds no special token, so that data cannot change the structure of a prompt.
+
+    What replaces a token may complete another one around it, hence until none is left.
+
+    Args:
+        text: a passage or a question.
+        special: of `marks`.
+        by: what takes a token's place.
+    """
+    text = valid(text)
+    while special.search(text):
+        text = special.sub(by, text)
+    return text
+
+
 _TAIL_BLOCK = 65536
 
 
@@ -269,8 +346,43 @@ class RecordError(ValueError):
     """A file of records that cannot be read; the message starts with file:line."""
 
 
+#: An escape of a surrogate in JSON: half of a pair, or the first of a whole one.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def parse_json(text: str | bytes) -> tuple[Any, bool]:
+    r"""A JSON text, whoever wrote it: the value, and whether text in it was not Unicode and was made so.
+
+    Example:
+        >>> parse_json('{"a": "town \\ud83d"}')
+        ({'a': 'town \ufffd'}, True)
+
+    Raises:
+        ValueError: not JSON in UTF-8, nested too deep, or a number of thousands of digits.
+    """
+    try:
+        text = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        value = json.loads(text)
+    except UnicodeDecodeError as error:
+        if text[:2] in (b"\xff\xfe", b"\xfe\xff"):
+            raise ValueError("not UTF-8 but UTF-16; save the file as UTF-8") from error
+        raise ValueError(f"not UTF-8 ({error.reason}); save the file as UTF-8") from error
+    except RecursionError as error:
+        raise ValueError("not JSON that can be read (nested too deep); repair or remove it") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error}); repair or remove the line") from error
+    except ValueError as error:  # Python's limit for the digits of a number
+        raise ValueError("a number of thousands of digits; repair or remove it") from error
+    if not _SURROGATE.search(text):
+        return value, False
+    clean = all_valid(value)
+    return clean, bool(clean != value)
+
+
 def read_jsonl(path: str | Path, *, tolerate_torn_tail: bool = False) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file, in order; blank lines are skipped.
+
+    Text that is not Unicode (a lone surrogate) is made so; at the end a warning says in how many records.
 
     Args:
         path: the file; `.gz` is unpacked on the way.
@@ -279,40 +391,54 @@ def read_jsonl(path: str | Path, *, tolerate_torn_tail: bool = False) -> Iterato
     Raises:
         RecordError: a line is not a JSON object, or the file is not UTF-8 or not gzip; names file and line.
     """
-    number = 0
+    number, repaired = 0, list[int]()
     try:
-        with _open_binary(path) as file:
+        with open_binary(path) as file:
             for number, raw in enumerate(file, start=1):
                 if not raw.strip():
                     continue
                 try:
-                    yield _parse_line(raw, number, path)
-                except RecordError:
+                    row, changed = parse_line(raw)
+                except ValueError as error:
                     if tolerate_torn_tail and not raw.endswith(b"\n"):
-                        return
-                    raise
+                        break
+                    raise RecordError(f"{path}:{number}: {error}") from error
+                repaired += [number] * changed
+                yield row
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such file; check the path") from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except DAMAGED as error:
         raise RecordError(f"{path}:{number + 1}: damaged gzip file ({error}); copy it again") from error
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if repaired:
+        logger.warning(
+            "%s: %d records (the first on line %d) had text that is not Unicode; it was replaced",
+            path, len(repaired), repaired[0],
+        )  # fmt: skip
 
 
-def _open_binary(path: str | Path) -> IO[bytes]:
+#: What reading a damaged or cut `.gz` raises.
+DAMAGED = (gzip.BadGzipFile, EOFError, zlib.error)
+
+
+def open_binary(path: str | Path) -> IO[bytes]:
+    """A file's bytes; `.gz` is unpacked on the way."""
     if str(path).endswith(".gz"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     return open(path, "rb")
 
 
-def _parse_line(raw: bytes, number: int, path: str | Path) -> dict[str, Any]:
-    try:
-        row = json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise RecordError(f"{path}:{number}: not JSON ({error}); repair or remove the line") from error
+def parse_line(raw: str | bytes) -> tuple[dict[str, Any], bool]:
+    """As `parse_json`, of a line that holds an object.
+
+    Raises:
+        ValueError: as `parse_json`, or the value is another.
+    """
+    row, repaired = parse_json(raw)
     if not isinstance(row, dict):
-        raise RecordError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-    return row
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    return row, repaired
 
 
 def read_csv(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -453,14 +579,20 @@ def read_json(path: str | Path) -> Any:
         RecordError: missing, or not JSON; names the file.
     """
     try:
-        with _open_binary(path) as file:
-            return json.loads(file.read().decode("utf-8-sig"))
+        with open_binary(path) as file:
+            value, repaired = parse_json(file.read())
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such file; check the path") from error
-    except json.JSONDecodeError as error:
-        raise RecordError(f"{path}:{error.lineno}: not JSON ({error.msg}); repair the file") from error
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise RecordError(f"{path}: not readable as UTF-8 JSON ({error}); copy it again") from error
+    except DAMAGED as error:
+        raise RecordError(f"{path}: damaged gzip file ({error}); copy it again") from error
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        at = getattr(error.__cause__, "lineno", "")
+        raise RecordError(f"{path}{f':{at}' if at else ''}: {error}") from error
+    if repaired:
+        logger.warning("%s: text that is not Unicode was replaced", path)
+    return value
 
 
 def sha256_of(path: str | Path) -> str:

@@ -1,25 +1,46 @@
-"""The one place that opens pixels: an image enters as RGB, or as an error that says why not."""
+"""The one place that reads references to images (`image_ref`) and opens their pixels (`open_image`).
+
+An image enters as RGB, or as an error that says why not.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
+import json
+import os
+import re
+import stat
 import struct
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
+from urllib.parse import unquote, unquote_to_bytes
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from comem.io.files import exact, is_missing, write_json
 from comem.types import Example, ImageRef, RetrievedContext
 
 #: Refuse images with more pixels than this (a decompression bomb is a few kB that unpack to gigabytes).
 MAX_PIXELS = 64_000_000
+#: Refuse images with sides beyond this ratio: the image processors of Qwen-VL models do, without naming them.
+MAX_ASPECT = 200
+#: Refuse longer files unread.
+MAX_BYTES = 512 << 20
+#: JPEG 2000 takes a second for each 3 MB of it, five times as long as the others.
+MAX_JPEG2000_BYTES = 16 << 20
+#: A progressive JPEG has about 10 scans; each costs a pass over all pixels.
+MAX_SCANS = 100
+#: Folders that records may name images in, wherever the records lie: `os.pathsep` stands between them.
+REACH = "COMEM_IMAGES"
 
 #: What may be decoded: no format that starts a program (EPS, WMF) or that no one publishes images in.
 _FORMATS = ("PNG", "JPEG", "MPO", "GIF", "WEBP", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
@@ -43,8 +64,177 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names the file and the remedy."""
 
 
+def image_ref(value: Any, folder: str | Path) -> ImageRef | None:
+    """The image that a record names, in any of the forms that records have; None where it names none.
+
+    Read are: a path, relative to `folder`; `file://`; a data URI; base64; bytes; the dicts of the datasets
+    library and of chat APIs; a Pillow image; a uint8 array `(h, w)` or `(h, w, 3 or 4)`; a list of one of
+    these. What cannot be used becomes a reference that says so when it is opened: it belongs to its record.
+
+    A path stays within the folder above `folder`, so that a foreign file reaches no picture of the user's
+    elsewhere; further folders are allowed by the environment variable COMEM_IMAGES, and by the commands that
+    write records about images elsewhere (`allow_images`).
+
+    Args:
+        value: of the record.
+        folder: where relative paths start.
+
+    Example:
+        >>> image_ref("images/1.png", "data")
+        ImageRef(path='data/images/1.png')
+    """
+    while isinstance(value, (Mapping, list, tuple)):
+        value = _held(value)
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, ImageRef) or is_missing(value):
+        return value if isinstance(value, ImageRef) else None
+    if isinstance(value, str):
+        return _of_text(value, Path(folder))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return ImageRef(data=bytes(value)) if len(value) else None
+    return _of_pixels(value)
+
+
+def _held(value: Mapping[str, Any] | Sequence[Any]) -> Any:
+    """What a dict or a list of one has for an image."""
+    if not isinstance(value, Mapping):
+        if len(value) > 1:
+            return _unusable(f"a list of {len(value)}", "one image is expected")
+        return value[0] if value else None
+    if value and not any(key in value for key in _KEYS):
+        return _unusable(short(repr(dict(value))), f"an image's dict has one of {', '.join(_KEYS)}")
+    return next((value[key] for key in _KEYS if not is_missing(value.get(key))), None)
+
+
+#: Where dicts of the datasets library and of chat APIs have the image, pixels before where these came from.
+_KEYS = ("bytes", "data", "base64", "path", "url", "image_url", "image", "file_name")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]+)://", re.IGNORECASE)
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
+_BASE64_STARTS = ("iVBOR", "/9j/", "_9j_", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0AK")  # of the usual formats
+_PATH_LENGTH = 4096  # longer texts are no paths
+
+
+def _of_text(text: str, folder: Path) -> ImageRef | None:
+    """A path or an encoded image."""
+    if text[:5].lower() == "data:":
+        head, _, body = text.partition(",")
+        encoded = head.lower().endswith(";base64")
+        return _decoded(body, "a data URI") if encoded else _data(unquote_to_bytes(body), "a data URI")
+    encoded = len(text) > _PATH_LENGTH // 8 or (len(text) > 40 and text.startswith(_BASE64_STARTS))
+    if encoded and _BASE64.fullmatch(text):
+        return _decoded(text, "a text as long as base64")
+    path = exact(text)
+    if len(path) > _PATH_LENGTH:
+        return _unusable(short(path), "neither a path nor base64")
+    if found := _SCHEME.match(path):
+        if found[1].lower() != "file":
+            return _unusable(short(path), "an address, not a file; fetch it first, and give its path")
+        path = unquote(path[len("file://") :].removeprefix("localhost"))
+    place = os.path.join(folder, path)
+    if not _within_reach(place, folder):
+        return _unusable(
+            short(path),
+            f"lies outside the data's folder; to allow it, set {REACH} to the folder that holds it",
+        )
+    return ImageRef(path=place)
+
+
+def _within_reach(place: str, folder: Path) -> bool:
+    """Whether a place is in the folder above the data's, or in one that is allowed."""
+    home, place = os.path.abspath(folder), os.path.abspath(place)
+    above = os.path.dirname(home)
+    if _inside(place, home if above == os.path.dirname(above) else above):  # the root holds everything
+        return True
+    allowed = [os.path.abspath(root) for root in os.environ.get(REACH, "").split(os.pathsep) if root]
+    return any(_inside(place, root) for root in (*allowed, *_allowed(home)))
+
+
+def _inside(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(os.path.join(folder, ""))
+
+
+#: In a folder of records: which folders they may name images in, as the command that wrote them found it.
+ALLOWED = ".comem_images.json"
+
+
+def _allowed(home: str) -> list[str]:
+    """The folders that our own command has allowed these records; what lay elsewhere then allows nothing."""
+    try:
+        found = json.loads(Path(home, ALLOWED).read_text(encoding="utf-8"))
+        return list(map(str, found["folders"])) if found["home"] == os.path.realpath(home) else []
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def allow_images(folder: str | Path, paths: Iterable[str]) -> None:
+    """Let records that a command writes into a folder name these images, wherever they lie.
+
+    A note in the folder says so. It holds for this place only: one that came with a download is none.
+
+    Args:
+        folder: of the records.
+        paths: as they stand in the records.
+    """
+    home = os.path.abspath(folder)
+    places = (os.path.abspath(os.path.join(home, path)) for path in paths)
+    outside = {os.path.dirname(place) for place in places if not _within_reach(place, Path(home))}
+    while len(outside) > _NOTED:
+        outside = {os.path.dirname(place) for place in outside}
+    if outside:
+        folders = sorted(outside | set(_allowed(home)))
+        write_json(Path(home, ALLOWED), {"home": os.path.realpath(home), "folders": folders})
+
+
+_NOTED = 100  # folders
+
+
+def _decoded(text: str, form: str) -> ImageRef:
+    """An image of its base64, of either alphabet, with or without its padding."""
+    plain = "".join(text.split()).translate(_URLSAFE).rstrip("=")
+    try:
+        return _data(base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True), form)
+    except binascii.Error as error:
+        return _unusable(f"{form} ({len(text)} characters)", f"no base64 ({error}); encode it again")
+
+
+_URLSAFE = str.maketrans("-_", "+/")
+
+
+def _data(data: bytes, form: str) -> ImageRef:
+    return ImageRef(data=data) if data else _unusable(form, "holds no bytes")
+
+
+def _of_pixels(value: Any) -> ImageRef:
+    """An image in memory, kept as PNG: equal pixels are then the same image."""
+    if hasattr(value, "__array_interface__") and not isinstance(value, Image.Image):
+        shape, kind = tuple(value.shape), str(value.dtype)
+        if kind != "uint8" or len(shape) not in (2, 3) or (len(shape) == 3 and shape[2] not in (3, 4)):
+            return _unusable(f"an array {kind} {shape}", "an image is uint8 (h, w) or (h, w, 3)")
+        value = Image.fromarray(value)
+    if not isinstance(value, Image.Image):
+        return _unusable(short(repr(value)), "an image is a path, bytes, a Pillow image or an array")
+    buffer = io.BytesIO()
+    try:
+        _to_rgb(value).save(buffer, "PNG")
+    except _DECODER_ERRORS as error:
+        return _unusable(f"a Pillow image of mode {value.mode}", f"cannot be used ({error})")
+    return ImageRef(data=buffer.getvalue())
+
+
+def _unusable(name: str, fault: str) -> ImageRef:
+    return ImageRef(path=name, fault=fault)
+
+
+def short(name: str, length: int = 120) -> str:
+    """A name for messages, which may be a text of any length."""
+    return name if len(name) <= length else f"{name[: length - 30]}… ({len(name)} characters)"
+
+
 def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Open an image as RGB: first frame, upright, transparency on white.
+
+    What stands beside the pixels (texts, profiles, EXIF) is passed over where it is damaged.
 
     Args:
         ref: a reference, a path, or the encoded bytes.
@@ -54,18 +244,33 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
         An RGB image that is fully loaded; no file stays open.
 
     Raises:
-        ImageError: the file is missing, empty, truncated, too large, or not a raster image.
+        ImageError: the file is missing, empty, truncated, too large, too thin, or not a raster image.
     """
     if isinstance(ref, ImageRef) and ref.pixels is not None:
         return cast(Image.Image, ref.pixels)
     name, data = _read(ref)
     _refuse_markup(name, data)
     try:
+        return _unpacked(name, data, max_pixels)
+    except ImageError as error:
+        if not isinstance(error.__cause__, _DECODER_ERRORS) or len(bare := without_metadata(data)) == len(
+            data
+        ):
+            raise
+        try:
+            return _unpacked(name, bare, max_pixels)
+        except ImageError:
+            raise error from None
+
+
+def _unpacked(name: str, data: bytes, max_pixels: int) -> Image.Image:
+    try:
         with warnings.catch_warnings():
             # Pillow's own bomb warning: the limit below decides, with a message that names the file.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=_formats())
             _check_size(name, image, max_pixels)
+            _check_work(name, image, data)
             return _to_rgb(_load(name, image))
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not an image that Pillow can read; save it as PNG or JPEG") from error
@@ -75,6 +280,61 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
         raise
     except _DECODER_ERRORS as error:
         raise ImageError(f"{name}: the image is damaged ({error}); download it again") from error
+
+
+def without_metadata(data: bytes) -> bytes:
+    """An encoded PNG, JPEG or WebP with nothing but what its pixels need, and EXIF's orientation.
+
+    Pillow refuses a whole image for a text chunk or a profile that is damaged or large.
+    """
+    if data.startswith(_PNG):
+        return _PNG + b"".join(chunk for kind, chunk in _png_chunks(data) if kind in _PNG_KEPT)
+    if data.startswith(b"\xff\xd8"):
+        return _bare_jpeg(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _bare_webp(data)
+    return data
+
+
+_PNG, _PNG_KEPT = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    at = len(_PNG)
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield data[at + 4 : at + 8], data[at:end]
+        at = end
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    """Without comments and application segments, but whole ones of JFIF and Adobe (colours) and EXIF."""
+    kept, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and (kind := data[at + 1]) not in (0xDA, 0xD9):
+        if kind == 0xFF:  # filling
+            at += 1
+            continue
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        needed = {0xE0: end - at >= 16, 0xEE: end - at >= 14, 0xE1: data[at + 4 : at + 8] == b"Exif"}
+        if needed.get(kind, kind != 0xFE and not 0xE0 <= kind <= 0xEF):
+            kept.append(data[at:end])
+        at = end
+    return b"".join([*kept, data[at:]])
+
+
+def _bare_webp(data: bytes) -> bytes:
+    kept, at = list[bytes](), 12
+    while at + 8 <= len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        chunk, kind = bytearray(data[at : at + 8 + size + size % 2]), data[at : at + 4]
+        at += 8 + size + size % 2
+        if kind in (b"EXIF", b"XMP ", b"ICCP"):
+            continue
+        if kind == b"VP8X" and len(chunk) > 8:
+            chunk[8] &= ~(0x20 | 0x08 | 0x04)  # the flags of these three
+        kept.append(bytes(chunk))
+    body = b"WEBP" + b"".join(kept)
+    return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
 def opened(ref: ImageRef) -> ImageRef:
@@ -97,15 +357,26 @@ def _read(ref: ImageRef | str | Path | bytes) -> tuple[str, bytes]:
         ref = ImageRef(data=ref)
     if isinstance(ref, ImageRef) and ref.data is not None:
         name, data = str(ref), ref.data
+    elif isinstance(ref, ImageRef) and ref.fault:
+        raise ImageError(f"{ref.path}: {ref.fault}")
     else:
-        path = Path(str(ref))
-        name = str(path)
+        path = Path(ref.path if isinstance(ref, ImageRef) and ref.path else str(ref))
+        name = short(str(path), 400)
         try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError(f"{name}: cannot be read: it is no file; check the image folder")
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"{name}: {status.st_size} bytes, more than {MAX_BYTES}; resize the image")
             data = path.read_bytes()
         except FileNotFoundError as error:
-            raise ImageError(f"{name}: no such image file; check the image folder") from error
+            how = "; on this system folders end in /, not in a backslash" if "\\" in name else ""
+            raise ImageError(f"{name}: no such image file; check the image folder{how}") from error
+        except ImageError:
+            raise
         except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-            raise ImageError(f"{name!r}: cannot be read ({error}); check path and permissions") from error
+            why = getattr(error, "strerror", None) or error
+            raise ImageError(f"{name!r}: cannot be read ({why}); check path and permissions") from error
     if not data:
         raise ImageError(f"{name}: the image is empty (zero bytes); download it again or remove the item")
     return name, data
@@ -125,6 +396,11 @@ def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{name}: the image has no pixels ({width} x {height}); remove the item")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise ImageError(
+            f"{name}: {width} x {height} pixels, sides beyond {MAX_ASPECT} : 1, which no vision model takes; "
+            "cut or pad it, or remove the item"
+        )
     if width * height > max_pixels:
         raise ImageError(
             f"{name}: {width} x {height} pixels are more than the limit of {max_pixels}; resize the image "
@@ -132,16 +408,28 @@ def _check_size(name: str, image: Image.Image, max_pixels: int) -> None:
         )
 
 
+def _check_work(name: str, image: Image.Image, data: bytes) -> None:
+    """What would take long: JPEG 2000, and small progressive JPEGs of thousands of passes over all pixels."""
+    if image.format == "JPEG2000" and len(data) > MAX_JPEG2000_BYTES:
+        raise ImageError(
+            f"{name}: {len(data)} bytes of JPEG 2000, more than {MAX_JPEG2000_BYTES}; save it as JPEG or PNG"
+        )
+    if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise ImageError(f"{name}: a JPEG of {scans} scans, more than {MAX_SCANS}; save it anew")
+
+
 def _load(name: str, image: Image.Image) -> Image.Image:
     """Decode the first frame, upright."""
     try:
         image.seek(0)
         image.load()
-        return ImageOps.exif_transpose(image)
     except _DECODER_ERRORS as error:
         raise ImageError(
             f"{name}: the image is truncated or damaged ({error}); download it again or remove the item"
         ) from error
+    with suppress(*_DECODER_ERRORS):  # what cannot be read turns nothing
+        ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -149,23 +437,43 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
     if image.mode in ("LA", "PA", "La", "RGBa", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, image).convert("RGB")
+        return _by_strips(image, "RGB", _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+_STRIP = 4_000_000  # pixels
+
+
+def _by_strips(image: Image.Image, mode: str, change: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """A change of single pixels, some rows at a time: copies of 64 million pixels are a gigabyte."""
+    width, height = image.size
+    found, rows = Image.new(mode, image.size), max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        found.paste(change(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return found
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A transparent image as RGB, on white."""
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """A 16-bit, 32-bit or float grey as 8 bits; Pillow alone would clip everything above 255 to white."""
-    sixteen = image.mode.startswith("I;16")
-    image = image.convert("I").convert("F") if sixteen else image.convert("F")
-    extrema = image.getextrema()
-    high = float(extrema[1])  # type: ignore[arg-type]
-    if sixteen or 255 < high <= 65535:
+    if image.mode.startswith("I;16"):
         scale = 255.0 / 65535.0
     else:
-        scale = 255.0 if high <= 1.0 else 1.0 if high <= 255 else 255.0 / high
-    return image.point(lambda value: value * scale + 0.0).convert("L")
+        high = float(image.getextrema()[1])  # type: ignore[arg-type]
+        scale = 255.0 / 65535.0 if 255 < high <= 65535 else 255.0 / high if high > 255 else 1.0
+        scale = 255.0 if high <= 1.0 else scale
+
+    def change(strip: Image.Image) -> Image.Image:
+        strip = strip.convert("I") if strip.mode.startswith("I;16") else strip
+        return strip.convert("F").point(lambda value: value * scale + 0.0).convert("L")
+
+    return _by_strips(image, "L", change)
 
 
 T = TypeVar("T")

@@ -11,7 +11,7 @@ images reads an item's text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from comem.backbones.base import ChatProcessor
+from comem.backbones.base import ChatProcessor, special_tokens
 from comem.backbones.positions import pinned
 from comem.backbones.specs import BackboneSpec
+from comem.io.files import harmless, marks
 from comem.io.images import ImageError, open_image
 from comem.memory.settings import KnowledgeFormat
 from comem.types import ImageRef, KnowledgeItem, Message
@@ -29,21 +30,19 @@ from comem.types import ImageRef, KnowledgeItem, Message
 IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
-def render_item(item: KnowledgeItem, form: KnowledgeFormat, special_tokens: Sequence[str] = ()) -> str:
+def render_item(item: KnowledgeItem, form: KnowledgeFormat, special: Iterable[str] = ()) -> str:
     """The chat text of one item.
 
     Args:
         item: with a text, an image or both.
         form: how items are written.
-        special_tokens: removed from the passage, which could otherwise end its own turn or claim an image.
+        special: tokens removed from the passage, which could otherwise end its own turn or claim an image;
+            none can form of what is left.
 
     Raises:
         ValueError: if the item has neither text nor image.
     """
-    passage = item.text
-    for token in special_tokens:
-        passage = passage.replace(token, "")
-    passage = passage[: form.max_chars]
+    passage = harmless(item.text, marks(special), "")[: form.max_chars]
     _refuse_empty(item, item.image is not None, passage)
     image = IMAGE_SLOT if item.image is not None else ""
     return f"<|im_start|>user\n{image}{form.prompt}<|im_end|>\n<|im_start|>assistant\n{passage}<|im_end|>\n"
@@ -76,7 +75,7 @@ def item_inputs(
         written = [(item, form) for item in items]
         written += [(item, form.of_question_image()) for item in shown]
         return _by_template(written, processor)
-    special = _special_tokens(getattr(processor, "tokenizer", processor))
+    special = special_tokens(processor)
     if form.style == "bare":
         return _bare(items, processor, form, special)
     texts = [render_item(item, form, special) for item in items]
@@ -97,7 +96,7 @@ def item_inputs(
 
 
 def _bare(
-    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat, special: Sequence[str]
+    items: Sequence[KnowledgeItem], processor: Any, form: KnowledgeFormat, special: Iterable[str]
 ) -> dict[str, Tensor]:
     """Items alone behind the mark that every text of the model starts with: `[mark][image][passage]`."""
     sees = getattr(processor, "image_processor", None) is not None
@@ -106,9 +105,7 @@ def _bare(
     mark = first_mark(processor)
     texts, images = [], []
     for item in items:
-        passage = item.text
-        for token in special:
-            passage = passage.replace(token, "")
+        passage = harmless(item.text, marks(special), "")
         shown = sees and item.image is not None
         _refuse_empty(item, shown, passage)
         if shown:
@@ -180,18 +177,11 @@ def _refuse_empty(item: KnowledgeItem, shown: bool, passage: str) -> None:
     raise ValueError(f"knowledge item {item.id!r} has neither text nor image: nothing to remember")
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
-    added = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(added | set(tokenizer.all_special_tokens), key=len, reverse=True)
-
-
 def _pixels(item: KnowledgeItem) -> Image.Image:
     try:
         image = open_image(item.image)  # type: ignore[arg-type]
     except ImageError as error:
         raise ImageError(f"knowledge item {item.id!r}: {error}") from error
-    if max(image.size) > 200 * min(image.size):  # the image processor's own limit, which names no item
-        raise ImageError(f"knowledge item {item.id!r}: image of {image.size} pixels, sides beyond 200 : 1")
     return image
 
 

@@ -13,14 +13,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from comem.io.console import Progress, quiet
-from comem.io.files import JsonlAppender, RecordError, read_json, read_jsonl, unique, write_json
-from comem.io.images import ImageError, open_image
+from comem.io.files import JsonlAppender, RecordError, is_missing, read_json, read_jsonl, unique, write_json
+from comem.io.images import ImageError, image_ref, open_image
 from comem.io.run_folder import check_same
 from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.index import Hits, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import RETRIEVERS, RetrieverSettings, RetrieveSettings
-from comem.types import Example, ImageRef, RetrievedContext
+from comem.types import Example, RetrievedContext
 
 logger = logging.getLogger(__name__)
 
@@ -345,8 +345,8 @@ def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator
         key = next((row[name] for name in ID_FIELDS if row.get(name) not in (None, "")), None)
         if key is None:
             raise RecordError(f"{path}: record {number} has no id; looked for {', '.join(ID_FIELDS)}")
-        image = next((row[name] for name in IMAGE_FIELDS if row.get(name)), None)
-        ref = ImageRef(path=str(folder / str(image))) if image else None
+        image = next((row[name] for name in IMAGE_FIELDS if not is_missing(row.get(name))), None)
+        ref = image_ref(image, folder)
         language = str(row.get("language") or "en")
         yield Example(str(key), str(row.get("question", "")), ref, language=language)
 

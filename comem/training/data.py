@@ -7,7 +7,6 @@ other processes, draw the same. Nothing is drawn by default (docs/past_the_paper
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import io
 import itertools
 import random
@@ -21,7 +20,8 @@ from typing import Any
 
 from PIL import Image
 
-from comem.io.files import RecordError, read_jsonl
+from comem.io.files import RecordError, is_missing, open_binary, read_jsonl
+from comem.io.images import image_ref
 from comem.training.settings import TrainSettings
 from comem.types import ImageRef, KnowledgeItem, Message
 
@@ -98,7 +98,8 @@ def _alike(one: KnowledgeItem, other: KnowledgeItem) -> bool:
 
 
 _SPECIAL = re.compile(r"<\|[a-z_]+\|>")
-_IMAGE_MARK = re.compile(r"\n?<image>\n?")
+_IMAGE_MARK = re.compile(r"<image>")
+_MARKS = re.compile(r"\s*(?:<image>\s*)+")
 _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
 
 
@@ -186,15 +187,15 @@ def parse_example(
         raise ValueError("no field 'id'")
     answers = _answers(row)
     turns = _turns(row, answers)
-    images = _first(row, "image", "image_path", "images")
+    images = _images(_first(row, "image", "image_path", "images"), folder)
     values = _values(row, turns)
     return TrainingExample(
         id=_plain(identifier, "id"),
         turns=turns,
-        turn_images=(tuple(_image(one, folder) for one in _list(images)), *_later_images(row, folder)),
+        turn_images=(*_by_marks(row, images), *_later_images(row, folder)),
         items=tuple(_items(row, folder, table)),
         answers=answers or (turns[-1][1],),
-        language=_plain(row.get("language", "en"), "language"),
+        language=_plain(_first(row, "language") or "en", "language"),
         source=_plain(_first(row, "origin", "source") or "", "source"),
         values=values,
     )
@@ -230,11 +231,25 @@ def _values(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> tuple[s
     return values
 
 
+def _by_marks(row: Mapping[str, Any], images: tuple[ImageRef, ...]) -> Iterator[tuple[ImageRef, ...]]:
+    """The record's images, each for the turn with its `<image>` mark; without marks, all for the first."""
+    turns = [turn for turn in (row.get("conversations") or ())[::2] if "from" in turn]
+    marks = [len(_IMAGE_MARK.findall(str(turn.get("value")))) for turn in turns]
+    if not sum(marks) or not images:
+        yield images
+        return
+    if sum(marks) != len(images):
+        raise ValueError(f"{sum(marks)} <image> marks for {len(images)} images; one each is expected")
+    left = iter(images)
+    for count in marks:
+        yield tuple(itertools.islice(left, count))
+
+
 def _later_images(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:
     """The images of the second and later turns; the first turn's stand in the record itself."""
     for turn in (row.get("conversations") or ())[1:]:
         if "question" in turn:
-            yield tuple(_image(one, folder) for one in _list(turn.get("image")))
+            yield _images(turn.get("image"), folder)
 
 
 def _llava_pairs(conversations: Sequence[Mapping[str, Any]]) -> list[tuple[Any, Any]]:
@@ -264,23 +279,29 @@ def _item(row: Any, folder: Path) -> KnowledgeItem:
     """One knowledge item of a record."""
     if not isinstance(row, dict) or "id" not in row:
         raise ValueError(f"a knowledge item is an object with 'id', 'text', 'image'; got {row!r:.80}")
-    text, image = row.get("text") or "", row.get("image")
+    text = "" if is_missing(row.get("text")) else row["text"]
     if not isinstance(text, str):
         raise ValueError(f"the text of the knowledge item {row['id']!r} is no text: {text!r:.80}")
-    if not text.strip() and not image:
+    ref = _image(row.get("image"), folder)
+    if not text.strip() and ref is None:
         raise ValueError(f"the knowledge item {row['id']!r} has neither text nor image")
-    ref = _image(image, folder) if image else None
     language, source = (
-        _plain(row.get(name, usual), name) for name, usual in (("language", "en"), ("source", ""))
+        _plain(_first(row, name) or usual, name) for name, usual in (("language", "en"), ("source", ""))
     )
     return KnowledgeItem(_plain(row["id"], "id"), text, ref, source, language)
 
 
-def _image(value: Any, folder: Path) -> ImageRef:
-    """A path of a record, relative to the file's folder."""
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"an image is a path; got {value!r:.80}")
-    return ImageRef(path=str(folder / value))
+def _images(value: Any, folder: Path) -> tuple[ImageRef, ...]:
+    """The images of a turn, in any form that `image_ref` reads."""
+    return tuple(ref for one in _list(value) if (ref := _image(one, folder)) is not None)
+
+
+def _image(value: Any, folder: Path) -> ImageRef | None:
+    """As `image_ref`, but what is no reference at all breaks the schema."""
+    ref = image_ref(value, folder)
+    if ref is not None and ref.fault and not isinstance(value, str):
+        raise ValueError(f"{ref.path}: {ref.fault}")
+    return ref
 
 
 def _text(value: Any, name: str) -> str:
@@ -289,7 +310,7 @@ def _text(value: Any, name: str) -> str:
         raise ValueError(f"the {name} must be a non-empty string; got {value!r:.80}")
     if found := _SPECIAL.search(value):
         raise ValueError(f"the {name} contains the chat markup {found.group()!r}; remove it")
-    return _IMAGE_MARK.sub("", value).strip()
+    return _MARKS.sub(lambda found: "\n" if "\n" in found[0] else " ", value).strip()
 
 
 def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -306,7 +327,7 @@ def _plain(value: Any, name: str) -> str:
 
 
 def _first(row: Mapping[str, Any], *names: str) -> Any:
-    return next((row[name] for name in names if row.get(name) is not None), None)
+    return next((row[name] for name in names if not is_missing(row.get(name))), None)
 
 
 def _list(value: Any) -> list[Any]:
@@ -328,7 +349,7 @@ def _placed(path: Path, record: int) -> Iterator[None]:
 
 def _line_of(path: Path, record: int) -> int:
     """The line on which the record stands; counted only for an error, since blank lines are skipped."""
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
+    with open_binary(path) as file:
         filled = (line for line, raw in enumerate(file, start=1) if raw.strip())
         return next(itertools.islice(filled, record - 1, None), record)
 

@@ -11,15 +11,14 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import RecordError
-from comem.retrieval.corpus.rules import DESCRIPTIONS, CorpusError, CorpusStats, CutShardError
+from comem.io.files import RecordError, parse_line, valid
+from comem.retrieval.corpus.rules import DESCRIPTIONS, NOT_UNICODE, CorpusError, CorpusStats, CutShardError
 
 #: A row before it is judged, and where it stands ("file:line"): the columns of WIT, and `id`, `text`,
 #: `image` (path, URL or bytes) and `licence` in corpora of one's own.
@@ -39,8 +38,11 @@ WIT_COLUMNS = (
 NEEDED_COLUMNS = ("language", "page_url", "image_url", "page_title")
 
 
-def _lines(path: Path, stats: CorpusStats) -> Iterator[tuple[int, str]]:
-    """Numbered lines as text, `.gz` unpacked; bytes that are not UTF-8 are replaced and counted.
+def _lines(path: Path, stats: CorpusStats, windows: bool = False) -> Iterator[tuple[int, str]]:
+    """Numbered lines as text, `.gz` unpacked; lines that are not UTF-8 are counted as repaired.
+
+    UTF-16 (PowerShell's files, Excel's "Unicode text") is read as such, told by its first bytes. Other bytes
+    are replaced or, with `windows`, taken for Windows-1252 (Excel's CSV) where a line has no UTF-8 at all.
 
     Raises:
         CorpusError: no such file, or none that may be read or unpacked.
@@ -49,25 +51,48 @@ def _lines(path: Path, stats: CorpusStats) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            wide = next((name for start, name in _WIDE if bytes(file.peek(4)).startswith(start)), "")
+            if wide:
+                stats.repair("encoding", f"{path}: {wide} where UTF-8 is expected")
+                for number, text in enumerate(io.TextIOWrapper(file, wide, "replace", newline="\n"), start=1):
+                    yield number, text.removeprefix("\ufeff") if number == 1 else text
+                return
             while raw := bytes(file.readline(MAX_LINE)):
                 number += 1
                 try:
                     text = raw.decode("utf-8")
                 except UnicodeDecodeError:
-                    text = raw.decode("utf-8", errors="replace")
-                    stats.repair("encoding", f"{path}:{number}: bytes that are not UTF-8 were replaced")
+                    text, how = _not_utf8(raw, windows)
+                    stats.repair("encoding", f"{path}:{number}: bytes that are not UTF-8 were {how}")
                 yield number, text.removeprefix("\ufeff") if number == 1 else text
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such corpus file") from None
     except PermissionError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, zlib.error, OSError) as error:  # OSError: BadGzipFile, and a disk that cannot be read
+        if number == 0 and isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
         if number == 0:
             raise CorpusError(f"{path}: not a gzip file ({error}); unpack it or rename it") from error
         raise CutShardError(
             f"{path}: the compressed file is cut or damaged after line {number} ({error}); the {stats.kept}"
             " items before it were read. Download it again, or go on with them: --keep-partial"
         ) from error
+
+
+#: What wide encodings start with: a byte order mark, or an ASCII character.
+_WIDE = (
+    (b"\xff\xfe\x00\x00", "utf-32"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+    *((bytes([low, 0]), "utf-16-le") for low in range(9, 127)),
+    *((bytes([0, low]), "utf-16-be") for low in range(9, 127)),
+)  # fmt: skip
+
+
+def _not_utf8(raw: bytes, windows: bool) -> tuple[str, str]:
+    """A line as text, and how that was made."""
+    if windows and raw.decode("utf-8", errors="ignore").isascii():
+        return raw.decode("cp1252", errors="replace"), "taken for Windows-1252"
+    return raw.decode("utf-8", errors="replace"), "replaced"
 
 
 def wit_rows(path: Path, stats: CorpusStats) -> RawRows:
@@ -147,13 +172,16 @@ def csv_rows(path: Path, stats: CorpusStats) -> RawRows:
     """
     csv.field_size_limit(MAX_LINE)
     # Without NUL bytes, which Python 3.10's csv refuses, and with \r as a line break.
-    plain = (text.replace("\0", "").replace("\r\n", "\n") for _, text in _lines(path, stats))
+    plain = (text.replace("\0", "").replace("\r\n", "\n") for _, text in _lines(path, stats, True))
     lines = (line for text in plain for line in io.StringIO(text.replace("\r", "\n")))
     head = next(lines, "")
     if not head.strip():
         raise CorpusError(f"{path}: the file is empty; a CSV starts with a line of column names")
     delimiter = max(",;\t", key=head.count)
-    names = next(csv.reader([head], delimiter=delimiter))
+    try:
+        names = next(csv.reader([head], delimiter=delimiter))
+    except csv.Error as error:
+        raise CorpusError(f"{path}:1: no line of column names ({error})") from error
     reader = csv.reader(lines, delimiter=delimiter)
     while True:
         try:
@@ -180,15 +208,16 @@ def jsonl_rows(path: Path, stats: CorpusStats) -> RawRows:
     for number, line in _lines(path, stats):
         if not line.strip():
             continue
+        where = f"{path}:{number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if isinstance(row, dict):
-            good = True
-            yield f"{path}:{number}", row
-        else:
-            stats.broken("line (no JSON object)", f"{path}:{number}")
+            row, repaired = parse_line(line)
+        except ValueError as error:
+            stats.broken("line (no JSON object)", f"{where} ({error})")
+            continue
+        good = True
+        if repaired:
+            stats.repair(NOT_UNICODE, where)
+        yield where, row
     if number and not good:
         raise CorpusError(f"{path}: not one of its {number} lines is a JSON object; is it a JSONL file?")
 
@@ -210,11 +239,30 @@ def parquet_rows(path: Path, stats: CorpusStats) -> RawRows:
     number = 0
     try:
         for batch in file.iter_batches(batch_size=1024):
-            for row in batch.to_pylist():
+            for row, repaired in _pylist(batch):
                 number += 1
+                if repaired:
+                    stats.repair(NOT_UNICODE, f"{path}:{number}")
                 yield f"{path}:{number}", row
     except (pa.ArrowException, OSError) as error:
         raise CutShardError(f"{path}: damaged after row {number} ({error}); copy it again") from error
+
+
+def _pylist(batch: Any) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The rows of a batch, and whether text in one was not UTF-8 (Arrow checks that only when it is read)."""
+    try:
+        yield from ((row, False) for row in batch.to_pylist())
+        return
+    except UnicodeDecodeError:
+        import pyarrow as pa
+
+    texts = [field.name for field in batch.schema if pa.types.is_string(field.type)]
+    schema = pa.schema(
+        [field.with_type(pa.binary()) if field.name in texts else field for field in batch.schema]
+    )
+    for row in batch.cast(schema).to_pylist():
+        plain = {name: row[name].decode("utf-8", "replace") for name in texts if row[name] is not None}
+        yield {**row, **plain}, any(text.encode() != row[name] for name, text in plain.items())
 
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".jp2")
@@ -245,6 +293,9 @@ def folder_rows(path: Path, stats: CorpusStats, names_as_titles: bool = False) -
             if image.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             name = image.relative_to(path).as_posix()
+            if valid(name) != name:  # no table and no prompt can hold such a name
+                stats.broken("file name (not UTF-8)", repr(name))
+                continue
             try:
                 row = {"id": name, "image": name, **_beside(image)}
             except (OSError, ValueError) as error:
@@ -261,9 +312,10 @@ def _beside(image: Path) -> dict[str, Any]:
     if (text := image.with_suffix(".txt")).is_file():
         found["text"] = text.read_text(encoding="utf-8-sig", errors="replace")
     if (record := image.with_suffix(".json")).is_file():
-        row = json.loads(record.read_text(encoding="utf-8-sig"))
-        if not isinstance(row, dict):
-            raise RecordError(f"{record}: no JSON object")
+        try:
+            row, _ = parse_line(record.read_bytes())
+        except ValueError as error:
+            raise RecordError(f"{record}: {error}") from error
         found |= {name: value for name, value in row.items() if name not in ("image", "file_name")}
     return found
 

@@ -13,16 +13,22 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
 from comem.config import option
-from comem.io.files import write_atomic
+from comem.io.files import exact, is_missing, prose, valid, write_atomic
+from comem.io.images import image_ref, short
 from comem.types import ImageRef, KnowledgeItem
 
 logger = logging.getLogger(__name__)
 
+NOT_UNICODE = "text that is not Unicode"  # a kind of repair
 WARNINGS = 20  # of a kind and file; all are counted, but ten million warnings help nobody
 
 
 class CorpusError(ValueError):
     """A corpus that cannot be read as one."""
+
+
+class MissingColumnError(CorpusError):
+    """A row without a column that all need; in a table all rows are."""
 
 
 class CutShardError(CorpusError):
@@ -72,15 +78,6 @@ DESCRIPTIONS = {
     "alt": "caption_alt_text_description",
     "attribution": "caption_attribution_description",
 }
-EMPTY_WORDS = frozenset({"", "nan", "null", "none", "<na>", "n/a"})
-
-
-def clean(value: Any) -> str:
-    """The text without surrounding blanks; "" for missing values however they were spelled."""
-    if value is None:
-        return ""
-    text = " ".join(str(value).replace("\x00", "").split())
-    return "" if text.lower() in EMPTY_WORDS else text
 
 
 def passage(
@@ -97,9 +94,9 @@ def passage(
         descriptions: names of `DESCRIPTIONS`, the preferred one first.
         title: whether the title stands before the description.
     """
-    name = clean(row.get("page_title")) if title else ""
+    name = prose(row.get("page_title")) if title else ""
     columns = ("text", *(DESCRIPTIONS[short] for short in descriptions))
-    description = next((text for column in columns if (text := clean(row.get(column)))), "")
+    description = next((text for column in columns if (text := prose(row.get(column)))), "")
     return ": ".join(part for part in (name, description) if part)[: max_chars or None]
 
 
@@ -118,7 +115,7 @@ class CorpusRules:
         descriptions: which text follows the title, best first: section, page, reference, alt, attribution.
         title: whether the passage starts with the title.
         max_chars: cut passages to this length; 0 leaves them whole.
-        text_only: keep rows without an image, too (no image finds them).
+        text_only: keep rows of WIT without an image, as those of other corpora are (no image finds them).
         unique: of rows that show the same image keep one for each passage, for each language, only one, or
             all of them (none).
         same_image: images are the same when their address is, or when their content is (files are read).
@@ -164,23 +161,26 @@ class Places:
     store: Path | None = None
 
     def locate(self, image: Any) -> tuple[str, str, bytes]:
-        """(path, URL, bytes) of an image given as a path, an address, bytes, or the datasets library's dict.
+        """(path, URL, bytes) of an image in any form that `image_ref` reads, or with an address on the web.
 
         The path of a URL is the one that its download gets; bytes go into the store, named by their content.
+
+        Raises:
+            ValueError: what cannot be the reference of an image.
         """
-        if isinstance(image, Mapping):
-            image = image.get("bytes") or image.get("path")
-        if isinstance(image, bytes):
-            if image and self.store is not None:
-                return str(_keep_bytes(image, self.store)), "", b""
-            return "", "", image
-        address = clean(image)
+        address = exact(image) if isinstance(image, str) else ""
         if address.startswith("//"):
             address = f"https:{address}"
-        if address.startswith(("http://", "https://")):
+        if address[:8].lower().startswith(("http://", "https://")):
             return self._fetched(address), address, b""
-        path = unquote(urlsplit(address).path) if address.startswith("file://") else address
-        return str(self.base / path) if path else "", "", b""
+        ref = image_ref(image, self.base)
+        if ref is None:
+            return "", "", b""
+        if ref.fault:
+            raise ValueError(f"{ref.path}: {ref.fault}")
+        if ref.data is not None and self.store is not None:
+            return str(_keep_bytes(ref.data, self.store)), "", b""
+        return ref.path or "", "", ref.data or b""
 
     def _fetched(self, url: str) -> str:
         """Where the image of a URL lies, or will; "" where it can lie nowhere."""
@@ -228,39 +228,58 @@ def make_item(
         places: where images are.
 
     Raises:
-        CorpusError: for a row without an id, or a filter on a column that the corpus does not have.
+        MissingColumnError: no column holds ids, or what a filter asks for.
     """
-    if not rules.text_only and "image" not in row and "image_url" not in row:
+    if not any(name in row for name in ("image", "image_url", *_TEXTS)):
         _need(row, "image", "the search by image", where)
+    text_only = rules.text_only or "id" in row  # WIT's rows, which have no id, are about their image
     reason = _unwanted(row, rules, where)
+    image, url, data = "", "", b""
     text = passage(row, rules.max_chars, rules.descriptions, rules.title)
-    image, url, data = ("", "", b"") if reason else places.locate(row.get("image_url") or row.get("image"))
+    try:
+        if not reason:
+            image, url, data = places.locate(_first(row, "image_url", "image"))
+    except ValueError as error:  # whatever urllib and the reader of references found
+        reason, where = "broken image reference", f"{where} ({error})"
     if not reason and not text and not (rules.image_only and (image or data)):
         reason = "no text"
-    if not reason and not (image or data) and not rules.text_only:
+    if not reason and not (image or data) and (url or not text_only):
         reason = "no image" if places.store else "no local image"
+    name = "" if reason else _id(row, where)
+    if not reason and not name:
+        reason = "broken row (no id)"
     if reason:
         stats.drop(reason, where)
         return None
     stats.kept += 1
+    if any(isinstance(value, str) and valid(value) != value for value in row.values()):
+        stats.repair(NOT_UNICODE, where)
     return CorpusItem(
-        _id(row, where), text, image, clean(row.get("page_url") or row.get("source")),
-        clean(row.get("language")) or "en", url, clean(row.get("licence")),
+        name, text, image, prose(_first(row, "page_url", "source")),
+        prose(row.get("language")) or "en", url, prose(row.get("licence")),
         _number(row.get("original_width")), _number(row.get("original_height")), data,
     )  # fmt: skip
 
 
+_TEXTS = ("text", "page_title", *DESCRIPTIONS.values())  # columns of which one is needed
+
+
+def _first(row: Mapping[str, Any], *columns: str) -> Any:
+    """What the first of these columns holds that is not empty."""
+    return next((row[name] for name in columns if not is_missing(row.get(name))), None)
+
+
 def _unwanted(row: Mapping[str, Any], rules: CorpusRules, where: str) -> str:
     """Why the filters drop the row; "" where they keep it."""
-    if rules.languages and (clean(row.get("language")) or "en") not in rules.languages:
+    if rules.languages and (prose(row.get("language")) or "en") not in rules.languages:
         return "language"
     if rules.main_image:
         _need(row, "is_main_image", "--main-image", where)
-        if clean(row["is_main_image"]).lower() not in ("true", "1"):
+        if prose(row["is_main_image"]).lower() not in ("true", "1"):
             return "not the main image"
     if rules.licences:
         _need(row, "licence", "--licences", where)
-        if not licensed(clean(row["licence"]), rules.licences):
+        if not licensed(prose(row["licence"]), rules.licences):
             return "licence"
     return ""
 
@@ -273,7 +292,7 @@ def licensed(licence: str, allowed: Sequence[str]) -> bool:
 
 def _need(row: Mapping[str, Any], column: str, option: str, where: str) -> None:
     if column not in row:
-        raise CorpusError(
+        raise MissingColumnError(
             f"{where}: {option} asks for the column {column!r}, which this corpus does not have; it has"
             f" {', '.join(row)} (--columns {column}=NAME says which one is meant)"
         )
@@ -282,21 +301,27 @@ def _need(row: Mapping[str, Any], column: str, option: str, where: str) -> None:
 def _id(row: Mapping[str, Any], where: str) -> str:
     """The row's id. WIT gives none: page, image and section name a row, and a person can read them."""
     if "id" in row:
-        if not (given := clean(row["id"])):
-            raise CorpusError(f"{where}: the row has no id; each needs its own (--columns id=NAME)")
-        return given
+        return valid(exact(row["id"]))
     if not row.get("page_url") or not row.get("image_url"):
-        raise CorpusError(
+        raise MissingColumnError(
             f"{where}: the rows have no column 'id'; they have {', '.join(row)} (--columns id=NAME says which"
             " one is meant)"
         )
-    section = clean(row.get("hierarchical_section_title")) or clean(row.get("section_title"))
-    name = f"{clean(row['page_url'])}#{_last_part(clean(row['image_url']))}"
+    section = prose(_first(row, "hierarchical_section_title", "section_title"))
+    name = f"{prose(row['page_url'])}#{_last_part(exact(row['image_url']))}"
     return f"{name}@{section}" if section else name
 
 
 def _last_part(url: str) -> str:
-    return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    """The file's name in an address.
+
+    Raises:
+        ValueError: it is no address.
+    """
+    try:
+        return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
+    except ValueError as error:
+        raise ValueError(f"{short(url)} is no address ({error})") from error
 
 
 def download_name(url: str) -> str:
@@ -316,6 +341,7 @@ def _keep_bytes(data: bytes, store: Path) -> Path:
 
 def _number(value: Any) -> int:
     try:
-        return int(float(value))
+        found = int(float(value))
     except (TypeError, ValueError, OverflowError):
         return 0
+    return found if 0 <= found < 1 << 31 else 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import option, take_paths
-from comem.io.files import sha256_of
+from comem.io.files import is_missing, sha256_of
 from comem.retrieval.corpus.articles import article_rows, is_articles
 from comem.retrieval.corpus.rows import (
     SAVED,
@@ -27,8 +27,8 @@ from comem.retrieval.corpus.rules import (
     CorpusItem,
     CorpusRules,
     CorpusStats,
+    MissingColumnError,
     Places,
-    clean,
     make_item,
 )
 from comem.retrieval.knowledge import ITEMS, MANIFEST
@@ -92,10 +92,20 @@ class Source:
         if self.kind == "corpus":  # whose downloads lie in it, or will
             store = store or base
         places = Places(base, base if self.named else None, store)
+        before, missing = stats.kept, None
         for where, row in self.rows(stats):
-            item = make_item(where, row, rules, stats, places)
+            try:
+                item = make_item(where, row, rules, stats, places)
+            except MissingColumnError as error:
+                if self.kind not in ("jsonl", "folder"):  # whose rows have columns of their own
+                    raise
+                missing = missing or error
+                stats.drop("broken row (a column is missing)", str(error))
+                continue
             if item is not None:
                 yield item
+        if missing is not None and stats.kept == before:
+            raise missing
 
     def rows(self, stats: CorpusStats) -> RawRows:
         """All rows, with the columns under our names."""
@@ -150,7 +160,7 @@ def _renamed(row: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, An
             renamed[name] = row[found]
     for name, theirs in columns.items():
         renamed[name] = row[theirs]
-    if "image" in columns or not clean(renamed.get("image_url")):
+    if "image" in columns or is_missing(renamed.get("image_url")):
         renamed.pop("image_url", None)  # `image` alone says where the image is
     return renamed
 

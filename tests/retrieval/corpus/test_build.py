@@ -101,7 +101,7 @@ def test_filters_and_passages(tmp_path: Path, rules: dict[str, object], kept: li
         tmp_path / "w.tsv",
         row(1, context_section_description="section 1"),
         row(2, is_main_image="false"),
-        row(3, language="de", context_page_description="nan", caption_reference_description="caption"),
+        row(3, language="de", context_page_description="", caption_reference_description="caption"),
     )
     base = built(tmp_path / "kb", path, rules=CorpusRules(**rules))  # type: ignore[arg-type]
     assert base.texts() == kept

@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,22 +38,27 @@ def shard(folder: Path, *lines: str | bytes, name: str = "wit.tsv") -> Path:
     return path
 
 
+NAN = float("nan")  # as pandas has what is missing; the word is a word
+
+
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
         ({"page_title": "T", "context_section_description": "s", "context_page_description": "p"}, "T: s"),
-        ({"page_title": "T", "context_section_description": "nan", "context_page_description": "p"}, "T: p"),
+        ({"page_title": "T", "context_section_description": NAN, "context_page_description": "p"}, "T: p"),
         (
             {"page_title": "T", "context_section_description": " ", "caption_alt_text_description": "c"},
             "T: c",
         ),
-        ({"page_title": "T", "context_page_description": "NaN"}, "T"),
-        ({"page_title": "nan", "context_page_description": "p"}, "p"),
-        ({"page_title": "None"}, ""),
+        ({"page_title": "T", "context_page_description": NAN}, "T"),
+        ({"page_title": NAN, "context_page_description": "p"}, "p"),
+        ({"page_title": "Nan", "context_page_description": "a town"}, "Nan: a town"),
+        ({"page_title": None}, ""),
+        ({"page_title": "None"}, "None"),
         ({"page_title": "Nancy", "context_page_description": "in France"}, "Nancy: in France"),
     ],
 )
-def test_passage_takes_the_best_description_and_never_nan(row: dict[str, str], expected: str) -> None:
+def test_passage_takes_the_best_description_and_never_nan(row: dict[str, Any], expected: str) -> None:
     assert passage(row) == expected
 
 
@@ -153,7 +159,7 @@ def test_rows_without_text_or_local_image_are_dropped(tmp_path: Path) -> None:
     stats = CorpusStats()
     url = "https://upload.example.org/a/Fl%C3%A4che.png?x=1"
     path = shard(
-        tmp_path, line(page_title="", context_page_description="nan"), line(image_url=""), line(image_url=url)
+        tmp_path, line(page_title="", context_page_description=""), line(image_url=""), line(image_url=url)
     )
     assert list(read(path, stats)) == []
     assert dict(stats.dropped) == {"no text": 1, "no local image": 2}
@@ -161,7 +167,10 @@ def test_rows_without_text_or_local_image_are_dropped(tmp_path: Path) -> None:
     assert item.image is not None and item.image.path == str(tmp_path / "downloads" / "Fläche.png")
 
 
-def test_jsonl_items(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_jsonl_items(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMEM_IMAGES", "/x")
     path = tmp_path / "items.jsonl"
     rows = [
         {"id": 1, "text": "one", "image": "1.png"},
