@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 #: Takes one line for the user.
 Say = Callable[[str], object]
 FLAGS = Path(__file__).resolve().parents[2] / "shared" / "data" / "flags"  # optional, beside a clone
-TOY, UNSEEN, ITEMS = "toy", "val_unseen_entity", 3
+TOY, UNSEEN, ITEMS, HELD_OUT = "toy", "val_unseen_entity", 3, "held_out"
 #: How all benchmarks are asked: the backbone answers in words, and was never shown options or instructions.
 STYLE = "bare"
 TOWNS_TITLE, FLAGS_TITLE = "Towns that no model has seen before", "Real flags, real text"
@@ -111,23 +111,36 @@ class QuickSettings:
     @property
     def dialogues(self) -> DialogueSettings:
         """What the memory is trained on: the same world's training towns, with facts drawn anew each time."""
-        count, easy = (600, 600) if self.fast else (9000, 4800)
+        count, easy = (600, 600) if self.fast else (6000, 1200)
         return DialogueSettings(
             self.folder / "data", count, easy=easy, entities=self.data.size, languages=("en",), seed=self.seed
         )
 
     @property
+    def held_out(self) -> DialogueSettings | None:
+        """What the training is evaluated on: questions about towns that it never sees, three items each."""
+        if self.fast:
+            return None
+        return DialogueSettings(
+            self.folder / "data" / HELD_OUT, 48, items=(ITEMS,), turns=1, entities=self.data.size,
+            split="val", languages=("en",), seed=self.seed,
+        )  # fmt: skip
+
+    @property
     def train_seconds(self) -> float:
         """Seconds of training."""
-        return 20.0 if self.fast else 280.0
+        return 20.0 if self.fast else 240.0
 
     def training(self, dialogues: Path, output: Path) -> TrainSettings:
-        """The recipe of the embedded memory, stopped by the clock; the easy dialogues come first."""
+        """The quickstart's recipe, stopped by the clock; the easy dialogues come first."""
         from comem.training.settings import TrainSettings
 
         own = {"data": str(dialogues), "output": str(output), "seed": self.seed, "shuffle": False}
         own |= {"epochs": 2.0, "max_seconds": self.train_seconds, "max_items": ITEMS}
-        return load_config(TrainSettings, find_recipe("train/toy"), given=own)
+        if (held := self.held_out) is not None:
+            own |= {"eval_data": str(dialogues.parent / HELD_OUT / dialogues.name)}
+            own |= {"eval_every": 40, "eval_examples": held.count}
+        return load_config(TrainSettings, find_recipe("train/quickstart"), given=own)
 
 
 #: Title, headings, rows.
@@ -161,7 +174,7 @@ def quickstart(settings: QuickSettings, progress: Progress = quiet, say: Say = p
     if settings.all_benchmarks:
         steps = all_steps(settings, progress)
     else:
-        steps = [*town_steps(settings, progress), *flag_steps(settings, progress)]
+        steps = [*town_steps(settings, progress, say), *flag_steps(settings, progress)]
         if settings.real_flags is None:
             say("quickstart: no folder of real flags (--flags DIR): only the embedded world")
     if shipped_memory() is None:
@@ -257,18 +270,25 @@ def _state(folder: Path) -> dict[str, Any]:
 # --- the embedded world, and real flags ---
 
 
-def town_steps(settings: QuickSettings, progress: Progress = quiet) -> list[Step]:
+def town_steps(settings: QuickSettings, progress: Progress = quiet, say: Say = print_line) -> list[Step]:
     """World, index, training, merge, banks, answers."""
     folder, shipped = settings.folder, shipped_memory()
 
     def world() -> None:
         build(settings.data)
         build_dialogues(settings.dialogues)
+        if (held := settings.held_out) is not None:
+            build_dialogues(held)
+
+    def evaluated(step: int, found: Mapping[str, float]) -> None:
+        right, count = found["eval_accuracy"], found["eval_examples"]
+        say(f"  after {step} steps: {100 * right:.0f} % of {count:.0f} questions about towns it never saw")
 
     def training() -> None:
         from comem.training.run import train
 
-        train(settings.training(folder / "data" / "dialogues.jsonl", folder / "train"), progress=progress)
+        given = settings.training(folder / "data" / "dialogues.jsonl", folder / "train")
+        train(given, progress=progress, evaluated=evaluated)
 
     def merging() -> None:
         from comem.training.merge import merge
@@ -493,6 +513,9 @@ def outcome(settings: QuickSettings) -> Outcome:
     towns = list(BENCHMARKS[TOY].load(folder / "data" / "test.jsonl", split=UNSEEN))
     rows, cases = rows_of(folder, TOWN_LINES, towns)
     shown, notes = {TOWNS_TITLE: list(rows.values())}, [legend(settings), compare(rows)]
+    if rows["rag"].accuracy and "comem_shipped" in rows:
+        share = 100 * rows["comem_fresh"].accuracy / rows["rag"].accuracy
+        notes.append(f"comem (fresh), trained from nothing in this run: {share:.0f} % of RAG's accuracy.")
     if settings.real_flags is not None:
         asked = list(BENCHMARKS["flags"].load(flags / "questions.jsonl"))
         shown[FLAGS_TITLE] = list(rows_of(flags, FLAG_LINES, asked)[0].values())
@@ -506,7 +529,12 @@ def outcome(settings: QuickSettings) -> Outcome:
     write_json(folder / "results.json", plain | {"notes": notes, "run": manifest})
     drawn = draw_figure(shown[TOWNS_TITLE], TOWNS_TITLE)
     write_atomic(folder / "figure.png", drawn)
-    write_page(folder / "page.html", "CoMEM quickstart", notes, shown, drawn, worked_examples(cases, 3))
+    curve = draw_curve(folder / "train" / "metrics.jsonl", rows)
+    if curve:
+        write_atomic(folder / "curve.png", curve)
+    write_page(
+        folder / "page.html", "CoMEM quickstart", notes, shown, drawn, worked_examples(cases, 3), curve
+    )
     tables = [table(title, found) for title, found in shown.items()]
     if (flags / "recall.json").is_file():
         recall = read_json(flags / "recall.json")["recall"]
@@ -553,11 +581,18 @@ def worked_examples(cases: Sequence[Case], count: int = 3) -> list[Case]:
 
 def write_page(
     path: Path, title: str, notes: Sequence[str], tables: Mapping[str, Sequence[Row]], figure: bytes,
-    cases: Sequence[Case],
+    cases: Sequence[Case], curve: bytes = b"",
 ) -> None:  # fmt: skip
-    """Write the page: notes, tables by their titles, a figure (PNG), and worked examples."""
+    """Write the page: notes, tables by their titles, figures (PNG), and worked examples."""
     shown = [table(name, rows) for name, rows in tables.items()]
-    about = {"title": title, "notes": notes, "tables": shown, "figure": figure, "cases": cases}
+    about = {
+        "title": title,
+        "notes": notes,
+        "tables": shown,
+        "figure": figure,
+        "cases": cases,
+        "curve": curve,
+    }
     write_atomic(path, render("quickstart", **about, side=320))
 
 
@@ -591,6 +626,42 @@ def draw_figure(rows: Sequence[Row], title: str) -> bytes:
         axes.tick_params(colors=muted, length=0)
         axes.tick_params(axis="y", labelcolor=ink)
         axes.spines[["top", "right", "bottom"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def draw_curve(metrics: Path, rows: Mapping[str, Row]) -> bytes:
+    """What was right while the memory was trained, beside what the modes reach in the end, as PNG.
+
+    Args:
+        metrics: the training's metrics.jsonl.
+        rows: of the modes; RAG and the baseline are drawn as lines.
+
+    Returns:
+        The image; nothing where the training was not evaluated on the way.
+    """
+    found = [row for row in read_jsonl(metrics) if "eval_accuracy" in row] if metrics.is_file() else []
+    if len(found) < 2:
+        return b""
+    from matplotlib.figure import Figure
+
+    ink, muted = "#1f2937", "#6b7280"
+    figure = Figure(figsize=(9.0, 3.2), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    steps, right = [row["step"] for row in found], [100 * row["eval_accuracy"] for row in found]
+    axes.plot(steps, right, marker="o", color="#2563eb", label="memory trained in this run")
+    for name, style in (("rag", "--"), ("baseline", ":")):
+        if name in rows:
+            axes.axhline(100 * rows[name].accuracy, linestyle=style, color=muted, label=rows[name].label)
+    asked = f"{found[-1]['eval_examples']:.0f} questions about towns it never saw"
+    axes.set_title(f"While it was trained: {asked}", loc="left", fontsize=12, color=ink)
+    axes.set(xlim=(0, None), ylim=(0, 102))
+    axes.set_xlabel("steps", color=muted)
+    axes.set_ylabel("right (%)", color=muted)
+    axes.tick_params(colors=muted, length=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9, loc="lower right")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

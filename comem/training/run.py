@@ -31,7 +31,7 @@ from comem.training.model import MemoryTrainingModel
 from comem.training.ranks import check_launch, on_main, shard, sharded, use_bf16
 from comem.training.run_folder import settle
 from comem.training.settings import TrainSettings
-from comem.training.trainer import Trainer, TrainResult
+from comem.training.trainer import Evaluated, Trainer, TrainResult
 from comem.types import Message
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,9 @@ def build_collator(
     )
 
 
-def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
+def train(
+    settings: TrainSettings, progress: Progress = bar, evaluated: Evaluated | None = None
+) -> TrainResult:
     """Train in `settings.output`, from its newest complete checkpoint if it has one.
 
     The folder gets config.yaml, run.json (versions, seed), metrics.jsonl (a line a step),
@@ -142,6 +144,7 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
     Args:
         settings: of the run.
         progress: shows how far it is; `comem.io.console.quiet` for silence.
+        evaluated: is told the step and the figures of each evaluation, as soon as they are there.
 
     Raises:
         ValueError: bad data or settings, a folder in use or of another configuration; NaN.
@@ -181,7 +184,8 @@ def train(settings: TrainSettings, progress: Progress = bar) -> TrainResult:
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)
         collator = build_collator(settings, backbone, knowledge_format(settings, backbone, reader), answering)
-        return Trainer(settings, model, collator, examples, asked, answering, resume).run(progress)
+        trainer = Trainer(settings, model, collator, examples, asked, answering, resume)
+        return trainer.run(progress, evaluated)
 
 
 def _check_something_to_encode(

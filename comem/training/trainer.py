@@ -14,7 +14,7 @@ import logging
 import math
 import time
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,8 @@ def _plain(text: str) -> str:
 
 logger = logging.getLogger(__name__)
 
+#: Takes a step and the figures of its evaluation.
+Evaluated = Callable[[int, Mapping[str, float]], object]
 _GIVE_UP = 100  # questions that cannot be read, and none that can
 
 
@@ -180,9 +182,14 @@ class Trainer:
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         same_start(self.trainable)
         self.skipped, self.read, self.unread, self.checked = 0, 0, 0, False
+        self.evaluated: Evaluated | None = None
 
-    def run(self, progress: Progress = bar) -> TrainResult:
+    def run(self, progress: Progress = bar, evaluated: Evaluated | None = None) -> TrainResult:
         """Train to the end, or to the next interruption.
+
+        Args:
+            progress: shows how far it is.
+            evaluated: is told of each evaluation, on the main process.
 
         Raises:
             Interrupted: on Ctrl-C or SIGTERM, after a checkpoint.
@@ -192,6 +199,7 @@ class Trainer:
             StorageError: no space for a checkpoint or the log.
         """
         on_main(lambda: rewind_log(self.folder / "metrics.jsonl", self.state.step))
+        self.evaluated = evaluated
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
         show = progress if self.accelerator.is_main_process else quiet
         with (
@@ -358,6 +366,8 @@ class Trainer:
             )  # fmt: skip
         self.state = ckpt.RunState(self.state.step, self.state.elapsed, False, metrics)
         log.write({"step": self.state.step, **metrics})
+        if self.evaluated is not None and self.accelerator.is_main_process:
+            self.evaluated(self.state.step, metrics)
         logger.info("step %d: %s", self.state.step, ", ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
     def _save(self) -> None:
