@@ -303,16 +303,23 @@ class Injection(Protocol):
         takes: what a memory is: "vectors" `(m, d)`, or "keys_values" of some layers (`KVMemory`).
         in_sequence: whether a memory takes positions of the prompt.
         packs: whether the engine may take part: it then asks for `room`, and fills the positions itself.
+        weights: what it has to learn beside the encoder; None for nothing. Training gives it to the optimizer
+            (`optim.injection_lr`), and it is saved in the encoder's folder (`comem.memory.encoder.Learned`).
     """
 
     takes: Literal["vectors", "keys_values"] = "vectors"
     in_sequence: bool = True
     packs: bool = False
+    weights: Any = None
 
     @property
     def name(self) -> str:
         """Its row in `INJECTIONS`."""
         ...
+
+    def figures(self) -> dict[str, float]:
+        """What is worth a look while it is trained, for the log of each step."""
+        return {}
 
     def attach(
         self, model: Any, inputs: Mapping[str, Any], memories: RowMemories

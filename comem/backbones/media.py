@@ -81,6 +81,7 @@ class Media:
         values: `(b, M, d)`, rows that have fewer filled up at the end.
         counts: how many of them are each row's own; a row with 0 skips the blocks, it is the base model.
         ids: `(b, M)` positions of the keys; None for none, neither on keys nor on queries.
+        query_id: position of all queries, where media have positions among themselves; None: the decoder's.
         spans: of one row that holds several samples one behind the other: per sample where its tokens begin
             and end, and where its media do. The samples do not see each other's.
     """
@@ -89,6 +90,7 @@ class Media:
     counts: tuple[int, ...]
     ids: Tensor | None = None
     spans: tuple[tuple[int, int, int, int], ...] = ()
+    query_id: int | None = None
 
     @classmethod
     def of(cls, rows: Sequence[Tensor | None], ids: Sequence[Tensor | None] | None = None) -> Media | None:
@@ -291,7 +293,7 @@ class MediaBlocks(nn.Module):
         self._check(media)
         call = _Call(self, media, query_jump)
         with ExitStack() as hooks:
-            if media.ids is not None:
+            if media.ids is not None and media.query_id is None:
                 hook = model.get_decoder().register_forward_pre_hook(call.note_positions, with_kwargs=True)
                 hooks.callback(hook.remove)
             for number, layer in layers.items():
@@ -384,6 +386,8 @@ class _Call:
 
     def through(self, number: str, hidden: Tensor) -> Tensor:
         """The hidden states `(rows, l, d)` behind the block; those of rows without media as they are."""
+        if self.media.query_id is not None:
+            self.ids = torch.full(hidden.shape[:2], self.media.query_id, device=hidden.device)
         if self.media.spans:
             return self._through_spans(number, hidden)
         copies, rest = divmod(len(hidden), self.rows)

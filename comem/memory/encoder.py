@@ -113,6 +113,37 @@ VERSION = 1
 InputsOf = Callable[[Sequence[KnowledgeItem]], Mapping[str, Tensor]]
 
 
+#: The file beside an encoder's own with what its injection has learned.
+INJECTION = "injection.safetensors"
+
+
+@dataclass
+class Learned:
+    """What an injection with weights of its own has learned, kept in its encoder's folder.
+
+    A memory does not depend on it, so it is no part of the fingerprint.
+
+    Attributes:
+        name: the injection's row in `INJECTIONS`.
+        settings: what it is made of, for its row.
+        tensors: as they were read, until its row has made a module of them; None for a start anew.
+        module: that module.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    tensors: Mapping[str, Tensor] | None = None
+    module: nn.Module | None = None
+
+    def state(self) -> Mapping[str, Tensor]:
+        """The tensors of today."""
+        return (self.tensors or {}) if self.module is None else self.module.state_dict()
+
+    def about(self) -> dict[str, Any]:
+        """What comem_encoder.json says under "injection"."""
+        return {"name": self.name, "settings": self.settings}
+
+
 class MemoryEncoder(Protocol):
     """Item in, memory `(q, d)` out; a kind subclasses this and inherits what it does not define.
 
@@ -125,6 +156,8 @@ class MemoryEncoder(Protocol):
         reads_images: whether questions' own images become memories, too (`encode_images`).
         prepares: whether `inputs` may be made ahead, in any thread, and given to `encode`.
         accepts: fingerprints of other encoders whose memories are as good.
+        learned: what an injection has learned to bring its memories to the reader; None where it learns
+            nothing.
     """
 
     kind: str
@@ -135,6 +168,7 @@ class MemoryEncoder(Protocol):
     reads_images: bool = False
     prepares: bool = False
     accepts: tuple[str, ...] = ()
+    learned: Learned | None = None
 
     def encode(
         self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: InputsOf | None = None

@@ -30,9 +30,11 @@ from comem.config import from_values
 from comem.memory.bank import MemoryBank, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import (
     CONFIG,
+    INJECTION,
     EncoderKind,
     EncoderPlan,
     InputsOf,
+    Learned,
     MemoryEncoder,
     add_tensors,
     base_digest,
@@ -270,7 +272,8 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
     def trained_state(self) -> dict[str, dict[str, Tensor]]:
         """What training changes, by the file that it is saved in."""
         lora = {} if self.lora is None else {ADAPTER: lora_state(self.model)}
-        return {**lora, QFORMER: self.qformer.state_dict()}
+        learned = {} if self.learned is None else {INJECTION: dict(self.learned.state())}
+        return {**lora, QFORMER: self.qformer.state_dict(), **learned}
 
     def trainable_parameters(self) -> list[nn.Parameter]:
         """LoRA and Q-Former, what training changes."""
@@ -290,7 +293,9 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         accepts = self.accepted_fingerprints()
         fold_lora(self.model)
         parts = self.model, self.processor, self.qformer, None, self.form
-        return type(self)(*parts, accepts, self.elastic)
+        merged = type(self)(*parts, accepts, self.elastic)
+        merged.learned = self.learned
+        return merged
 
     def save(self, folder: str | Path) -> None:
         """Write an adapter folder (with LoRA) or a merged one (without), as a whole or not at all.
@@ -327,6 +332,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             "fingerprint": self.fingerprint(),
             "accepts": list(self.accepts),
             "elastic": list(self.elastic),
+            **({} if self.learned is None else {"injection": self.learned.about()}),
         }
 
     @classmethod
@@ -363,7 +369,9 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         load_lora_state(model, trained.get(ADAPTER, {}), str(folder / ADAPTER))
         form = KnowledgeFormat(**about["form"])
         accepts, elastic = tuple(about["accepts"]), tuple(about.get("elastic", ()))
-        return cls(model, processor, qformer, lora, form, accepts, elastic).eval()
+        encoder = cls(model, processor, qformer, lora, form, accepts, elastic).eval()
+        encoder.learned = _learned(about, trained)
+        return encoder
 
     @torch.no_grad()
     def load_weights(self, folder: str | Path) -> None:
@@ -378,6 +386,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         _check_base(folder, about, self.model)
         _load_qformer(self.qformer, trained[QFORMER], folder / QFORMER)
         load_lora_state(self.model, trained.get(ADAPTER, {}), str(folder / ADAPTER))
+        self.learned = _learned(about, trained) or self.learned
 
     def _check_sizes(self, folder: Path, about: Mapping[str, Any]) -> None:
         """Refuse a folder whose trained parts are of other sizes, before a tensor is touched."""
@@ -418,10 +427,25 @@ def read_folder(
         raise ValueError(f"{folder / CONFIG}: does not describe a memory encoder; save the encoder again")
     _check_about(folder / CONFIG, about, sizes)
     names = (ADAPTER, QFORMER) if about["kind"] == "adapter" else (QFORMER,)
+    names = (*names, INJECTION) if "injection" in about else names
     for name in reversed(names):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: missing, no memory can be computed: copy or save it again")
     return about, {name: read_tensors(folder / name) for name in names}
+
+
+def _learned(about: Mapping[str, Any], trained: Mapping[str, dict[str, Tensor]]) -> Learned | None:
+    """What an injection has learned beside this encoder."""
+    found = about.get("injection")
+    return None if found is None else Learned(found["name"], found["settings"], trained[INJECTION])
+
+
+@dataclass(frozen=True)
+class _Injection:
+    """What comem_encoder.json says of an injection with weights of its own."""
+
+    name: str
+    settings: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -444,6 +468,7 @@ class _About:
     accepts: tuple[str, ...]
     lora: LoraSettings | None = None
     elastic: tuple[int, ...] = ()
+    injection: _Injection | None = None
 
 
 def _check_about(path: Path, about: Mapping[str, Any], sizes: type[Any] | None) -> None:

@@ -69,6 +69,41 @@ class QFormerSettings:
 
 
 @dataclass(frozen=True)
+class CrossSettings:
+    """Gated cross-attention to memories: the blocks of the injections `cross` and `prefix_and_cross`.
+
+    Attributes:
+        every: a block before each layer whose number, from 1, is a multiple.
+        layers: before these layers instead, counted from 0.
+        heads: of the cross-attention; 0 for the reader's.
+        head_dim: width of a head; 0 for the reader's.
+        intermediate: width of the feed-forward layer; 0 for twice the reader's.
+        positions: "none": the answer does not depend on the items' order; "rank": it can, the best is first.
+        null_key: a learned key with value 0, to look at when no memory helps.
+        freeze_gates: leave the gates as they are, as CoMemo's second stage does.
+    """
+
+    every: int = 4
+    layers: tuple[int, ...] = ()
+    heads: int = 0
+    head_dim: int = 0
+    intermediate: int = 0
+    positions: Literal["none", "rank"] = "none"
+    null_key: bool = True
+    freeze_gates: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))
+        if self.every < 1:
+            raise ValueError(f"cross.every={self.every}: give at least 1")
+        for name in ("heads", "head_dim", "intermediate"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"cross.{name}={getattr(self, name)}: give a size, or 0 for the reader's")
+        if self.positions not in ("none", "rank"):
+            raise ValueError(f"cross.positions={self.positions!r}; known: none, rank")
+
+
+@dataclass(frozen=True)
 class KVSettings:
     """What is kept of an item.
 

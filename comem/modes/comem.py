@@ -15,7 +15,7 @@ from torch import Tensor
 from comem.backbones.base import Answer, Injection
 from comem.memory.bank import Bank, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
-from comem.memory.injection import prefix_for
+from comem.memory.injection import INJECTIONS, prefix_for
 from comem.modes.base import Contexts, Items, Mode, item_lists
 from comem.types import Example, KnowledgeItem
 
@@ -53,7 +53,10 @@ class ComemMode(Mode):
 
     @cached_property
     def injection(self) -> Injection:
-        """The soft prefix, unless the settings name another."""
+        """What the settings name, else what the encoder has learned with, else the soft prefix."""
+        encoder = self.settings.encoder
+        if self.settings.injection is None and encoder is not None and encoder.learned is not None:
+            return INJECTIONS[encoder.learned.name](self.backbone, encoder)
         return self.settings.injection or prefix_for(self.backbone)
 
     def record(self) -> dict[str, Any]:

@@ -121,6 +121,7 @@ class MemoryTrainingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder, self.injection, self.loss_chunk = encoder, injection, loss_chunk
+        self.injected: nn.Module | None = injection.weights
         self.reader: Any = encoder.model if reader is None else reader
         self.prepared = encoder.prepared
         if self.reader is not encoder.model:

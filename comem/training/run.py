@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from comem.backbones.base import Backbone
+from comem.backbones.base import Backbone, Injection
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.prepared import liger
 from comem.config import as_dict
@@ -19,7 +19,7 @@ from comem.io.console import Progress, bar
 from comem.io.files import one_writer, write_json
 from comem.io.run_folder import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
-from comem.memory.encoder import ENCODERS, TrainableEncoder
+from comem.memory.encoder import ENCODERS, Learned, TrainableEncoder
 from comem.memory.injection import INJECTIONS
 from comem.memory.items import item_inputs
 from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
@@ -180,12 +180,41 @@ def train(
                 shard(network)
             if settings.liger:
                 held.enter_context(liger(network))
-        injection = INJECTIONS[settings.injection](reader, encoder)
+        injection = build_injection(settings, reader, encoder)
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)
         collator = build_collator(settings, backbone, knowledge_format(settings, backbone, reader), answering)
         trainer = Trainer(settings, model, collator, examples, asked, answering, resume)
         return trainer.run(progress, evaluated)
+
+
+def build_injection(settings: TrainSettings, reader: Backbone, encoder: TrainableEncoder) -> Injection:
+    """The injection; its own weights, where it has any, as the encoder brings them or fresh by the seed.
+
+    They are held in float32 and trained, as the encoder's are.
+
+    Raises:
+        ValueError: the encoder brings weights of other sizes than the configuration asks for.
+    """
+    asked = as_dict(settings.cross)
+    if encoder.learned is None or encoder.learned.name != settings.injection:
+        encoder.learned = Learned(settings.injection, asked)
+    elif encoder.learned.settings | {"freeze_gates": False} != asked | {"freeze_gates": False}:
+        raise ValueError(
+            f"init holds blocks of {encoder.learned.settings}, the settings ask for {asked}; set `cross` "
+            "alike"
+        )
+    encoder.learned.settings = asked
+    torch.manual_seed(settings.seed)
+    injection = INJECTIONS[settings.injection](reader, encoder)
+    if injection.weights is None:
+        encoder.learned = None
+        return injection
+    for name, parameter in injection.weights.named_parameters():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(not (settings.cross.freeze_gates and name.endswith("_gate")))
+    injection.weights.checkpointing = settings.checkpointing
+    return injection
 
 
 def _check_something_to_encode(

@@ -121,7 +121,9 @@ def lr_factor(at: float, settings: OptimSettings) -> float:
 
 
 def _part(name: str) -> str:
-    """Which learning rate a parameter follows: latents, lora or qformer."""
+    """Which learning rate a parameter follows: latents, lora, qformer or injection."""
+    if name.startswith("injected."):
+        return "injection"
     if name.rsplit(".", maxsplit=1)[-1] == "latents":
         return "latents"
     return "lora" if ".lora_" in name else "qformer"

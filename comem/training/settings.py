@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from comem.config import DryRun, option, take_paths
-from comem.memory.settings import LoraSettings, QFormerSettings
+from comem.memory.settings import CrossSettings, LoraSettings, QFormerSettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
 
@@ -22,6 +22,7 @@ class OptimSettings:
         lora_lr: of LoRA, in place of `lr`.
         qformer_lr: of the Q-Former, in place of `lr`.
         latents_lr: of the Q-Former's queries, in place of `lr`.
+        injection_lr: of an injection's own weights (`cross`), in place of `lr`.
         weight_decay: of matrices; norms, biases, scales and queries do not decay.
         beta1: decay of AdamW's first moment.
         beta2: decay of its second moment.
@@ -37,6 +38,7 @@ class OptimSettings:
     lora_lr: float | None = None
     qformer_lr: float | None = None
     latents_lr: float | None = None
+    injection_lr: float | None = None
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.999
@@ -108,6 +110,7 @@ class TrainSettings:
         wandb: the same as `trackers=[wandb]`.
         lora: LoRA on the encoder.
         qformer: the Q-Former.
+        cross: blocks of the injection `cross`.
         optim: AdamW and its schedule.
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
@@ -160,6 +163,7 @@ class TrainSettings:
     wandb: bool = False
     lora: LoraSettings = field(default_factory=LoraSettings)
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
+    cross: CrossSettings = field(default_factory=CrossSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     elastic: tuple[int, ...] = ()
     vectors: tuple[str, ...] = ()

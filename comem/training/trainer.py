@@ -175,6 +175,7 @@ class Trainer:
         optim = settings.optim
         self.lessons = Lessons(settings, examples)
         self.optimizer = make_optimizer(parameter_groups(model.named_parameters(), optim), optim)
+        self.figures = model.injection.figures
         self.model: nn.Module = model.to(self.accelerator.device)  # not wrapped: see comem.training.ranks
         self.state = ckpt.read_state(resume) if resume else ckpt.RunState()
         if resume:
@@ -296,6 +297,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         seconds = time.monotonic() - began
         row = {"loss": float(loss), "grad_norm": float(norm), "lr": self.settings.optim.lr * factor}
+        row |= self.figures()
         return {"step": step + 1, **row, "tokens": tokens, "seconds": round(seconds, 4)}
 
     def _accumulate(self, batches: Sequence[TrainingBatch]) -> tuple[Tensor, int]:
