@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise SystemExit(0)
             return USER_ERROR if words else 0
         _set_up_logging(common.verbose)
-        return run_command(name, rest)
+        with _threads_in_words(common.debug):
+            return run_command(name, rest)
     except KeyboardInterrupt:
         _say("interrupted; run the same command again to go on")
         return INTERRUPTED
@@ -56,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone (… | head): nobody is left to tell
         sys.stderr.close()
         return 1
-    except (ValueError, OSError) as error:
-        if common.debug:
+    except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
+        said = _in_words(error)
+        if common.debug or not said:
             raise
-        _say(f"error: {_one_line(error)}")
+        _say(f"error: {said}")
         return USER_ERROR
 
 
@@ -162,6 +166,38 @@ def _sentence(text: str) -> str:
 
 def _write(text: str) -> None:
     sys.stdout.write(text)
+
+
+_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "failed to map segment", "out of memory")
+
+
+def _in_words(error: Exception) -> str:
+    """The message of an error that the caller can mend; nothing for one of ours.
+
+    Torch, and the loader of shared libraries, have errors of their own for too little memory.
+    """
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _NO_MEMORY):
+        return (
+            f"not enough memory ({_one_line(error)[:300]}); what was finished is kept: close other programs, "
+            "or lower the batch size or the number of workers, and run the same command again"
+        )
+    return _one_line(error) if isinstance(error, ValueError | OSError) else ""
+
+
+@contextmanager
+def _threads_in_words(debug: bool) -> Iterator[None]:
+    """An error in a library's own thread is a line, not a traceback; the command says what came of it."""
+
+    def say(args: threading.ExceptHookArgs) -> None:
+        name = args.thread.name if args.thread else "a thread"
+        logging.getLogger(__name__).warning("%s: %s: %s", name, args.exc_type.__name__, args.exc_value)
+
+    before = threading.excepthook
+    threading.excepthook = before if debug else say
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _one_line(error: Exception) -> str:

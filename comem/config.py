@@ -150,6 +150,8 @@ def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such config file") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a date of month 13, a number of thousands of digits
+        raise ConfigError(f"{path}: a value that cannot be read: {error}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+import threading
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,41 @@ def test_debug_shows_where(fake: types.ModuleType, place: list[str]) -> None:
 def test_a_bug_is_not_dressed_up(fake: types.ModuleType) -> None:
     with pytest.raises(KeyError):
         run(fake, KeyError("oops"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        ImportError("_fs.so: failed to map segment from shared object"),
+    ],
+)
+def test_too_little_memory_is_said_in_words(
+    fake: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    assert run(fake, error) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "not enough memory" in said and "what was finished is kept" in said
+
+
+def test_an_error_in_a_thread_is_a_line(fake: types.ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorBoard writes in one of its own; on a full disk that ends in a traceback."""
+
+    def work() -> None:
+        raise OSError(28, "No space left on device", "events")
+
+    def command(settings: DoSettings) -> int:
+        thread = threading.Thread(target=work, name="writer")
+        thread.start()
+        thread.join()
+        return 0
+
+    hook = threading.excepthook
+    fake.run = command  # type: ignore[attr-defined]
+    assert main(["do"]) == 0
+    assert "writer: OSError: [Errno 28] No space left on device: 'events'" in caplog.text
+    assert threading.excepthook is hook
 
 
 def test_ctrl_c(fake: types.ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,12 +71,12 @@ def report_of(earned: Mapping[str, Mapping[str, float]], names: Collection[str],
     return Report(benchmark, metrics, len(names), scores)
 
 
-def accepted_answers(row: Row, name: str) -> list[str]:
+def accepted_answers(row: Row, name: str, file: object = "references") -> list[str]:
     """The accepted answers of a ViQuAE record, `{"output": {"answer": […]}}`."""
     output = row.get("output")
     answers = output.get("answer") if isinstance(output, Mapping) else None
     if not isinstance(answers, list) or not answers:
-        raise RecordError(f'reference {name!r} has no answers; expected {{"output": {{"answer": […]}}}}')
+        raise RecordError(f'{file}: {name!r} has no answers; expected {{"output": {{"answer": […]}}}}')
     return [str(answer) for answer in answers]
 
 
@@ -93,7 +93,7 @@ def load(files: DataFiles) -> Iterator[Example]:
             id=name,
             question=question_text(row, "input", name, file),
             image=named_image(folder, row.get("image"), file) if folder is not None else None,
-            answers=tuple(accepted_answers(row, name)),
+            answers=tuple(accepted_answers(row, name, file)),
             group=split,
             meta=row,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any
 from comem.benchmarks.scoring import TEXT_KEYS, checked_text, key_of, keyed
 from comem.io.files import (
     JsonlAppender,
+    RecordError,
     StorageError,
     done_ids,
     read_json,
@@ -31,6 +33,7 @@ PREDICTIONS, ERRORS, RUN, METRICS = "predictions.jsonl", "errors.jsonl", "run.js
 CONTEXTS = "contexts.jsonl"
 SHARDS = "shards"  # parts of a run lie in shards/2-of-4/, each with the same files
 _ID = "data_id"
+_FIGURES = ("context_tokens", "prompt_tokens", "seconds")
 
 
 def row_of(answer: Answer) -> dict[str, Any]:
@@ -49,15 +52,26 @@ def read_answers(path: str | Path) -> dict[str, Answer]:
     """The answers in a file of predictions, by example id; of other systems' files, what they say.
 
     Raises:
-        RecordError: there is no such file, an id comes twice, or an answer is not text.
+        RecordError: there is no such file, an id comes twice, an answer is not text, or its cost no number.
     """
     answers: dict[str, Answer] = {}
     for number, (name, row) in enumerate(keyed(path, torn_tail=True).items(), start=1):
         text = checked_text(row[key_of(row, TEXT_KEYS, path, number)], name, path)
-        tokens = int(row.get("context_tokens", 0)), int(row.get("prompt_tokens", 0))
-        items = tuple(row.get("knowledge_ids") or ())
-        answers[name] = Answer(text, *tokens, float(row.get("seconds", 0)), name, items)
+        context, prompt, seconds = (_figure(row, key, path, number) for key in _FIGURES)
+        items = row.get("knowledge_ids")
+        items = () if items is None else items
+        if not isinstance(items, list | tuple):
+            raise RecordError(f"{path}: record {number}: knowledge_ids is {items!r:.40}; expected a list")
+        answers[name] = Answer(text, int(context), int(prompt), seconds, name, tuple(items))
     return answers
+
+
+def _figure(row: Mapping[str, Any], key: str, path: str | Path, number: int) -> float:
+    """What an answer cost; 0 where a file does not say."""
+    value = 0 if row.get(key) is None else row[key]
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise RecordError(f"{path}: record {number}: {key} is {value!r:.40}; expected a number")
+    return float(value)
 
 
 @dataclass(frozen=True)

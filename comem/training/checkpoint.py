@@ -26,12 +26,13 @@ from comem.training.optimizer import AnyOptimizer, parts, state_of
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: `step` optimizer steps done, `elapsed` seconds of training so far."""
+    """Where a run stands: `step` optimizer steps done, `elapsed` seconds, `skipped` faults so far."""
 
     step: int = 0
     elapsed: float = 0.0
     finished: bool = False
     metrics: Mapping[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
 
 def step_name(step: int) -> str:
@@ -135,6 +136,12 @@ def keep_last(folder: Path, count: int, also: Path | None = None) -> None:
 def read_state(checkpoint: Path) -> RunState:
     """The state of a checkpoint."""
     return RunState(**read_json(checkpoint / "state.json"))
+
+
+def write_summary(folder: Path, state: RunState) -> None:
+    """Write the run's `metrics.json`."""
+    summary = {"steps": state.step, "seconds": state.elapsed, "skipped": state.skipped}
+    write_json(folder / "metrics.json", {**summary, **state.metrics})
 
 
 def optimizer_tensors(optimizer: AnyOptimizer) -> dict[str, Tensor]:

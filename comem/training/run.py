@@ -245,4 +245,6 @@ def _finished(folder: Path, checkpoint: Path) -> TrainResult:
     """The result of a run that has nothing left to do."""
     there = ckpt.read_state(checkpoint)
     logger.warning("%s is finished after %d steps; nothing to do", folder, there.step)
+    if not (folder / "metrics.json").exists():  # the run ended between its last checkpoint and this
+        ckpt.write_summary(folder, there)
     return TrainResult(folder, checkpoint, there.step, there.elapsed, math.nan, there.metrics)

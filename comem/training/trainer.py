@@ -15,6 +15,7 @@ import math
 import time
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from comem.io.console import Progress, bar, quiet
-from comem.io.files import write_json
 from comem.memory.lora import adapters_off
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator, TrainingBatch
@@ -121,6 +121,20 @@ class NonFiniteLossError(ValueError):
     """The loss or the gradient is NaN or infinite; the message names the batch."""
 
 
+@contextmanager
+def _workers_alive() -> Iterator[None]:
+    """Say in words that a data worker was killed; PyTorch raises that in the middle of whatever runs."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a data worker ended unexpectedly (was there too little memory?): {str(error).splitlines()[0]}; "
+            "run the same command again, it goes on from the last checkpoint; workers=0 needs none"
+        ) from error
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a run did: optimizer steps in all, seconds of training, last loss, the last evaluation."""
@@ -182,7 +196,8 @@ class Trainer:
             ckpt.load_optimizer(self.optimizer, resume / "optimizer.safetensors")
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         same_start(self.trainable)
-        self.skipped, self.read, self.unread, self.checked = 0, 0, 0, False
+        self.skipped = self.state.skipped if self.accelerator.is_main_process else 0
+        self.read, self.unread, self.checked = 0, 0, False
         self.evaluated: Evaluated | None = None
 
     def run(self, progress: Progress = bar, evaluated: Evaluated | None = None) -> TrainResult:
@@ -198,12 +213,14 @@ class Trainer:
             ValueError: an example that is longer than the model's context, after a checkpoint; or none of
                 the first 100 questions can be read.
             StorageError: no space for a checkpoint or the log.
+            ChildProcessError: a data worker was killed.
         """
         on_main(lambda: rewind_log(self.folder / "metrics.jsonl", self.state.step))
         self.evaluated = evaluated
         loss, started, before = math.nan, time.monotonic(), self.state.elapsed
         show = progress if self.accelerator.is_main_process else quiet
         with (
+            _workers_alive(),
             Interrupt(self.folder) as interrupt,
             show("training", self.total, done=self.state.step, unit="steps") as advance,
             RunLog(self.settings, self.accelerator.is_main_process) as log,
@@ -218,7 +235,7 @@ class Trainer:
                 now = before + time.monotonic() - started
                 # the same on all processes
                 elapsed, signal, wish = largest((now, interrupt.signal, interrupt.wants_save()))
-                self.state = ckpt.RunState(step + 1, elapsed)
+                self.state = ckpt.RunState(step + 1, elapsed, skipped=self.skipped)
                 log.write(row)
                 advance(1, loss=loss)
                 self._after_step(step + 1, log)
@@ -350,13 +367,12 @@ class Trainer:
             return
         if self.eval_examples:
             self._evaluate(log)
-        self.state = ckpt.RunState(self.state.step, self.state.elapsed, True, self.state.metrics)
-        self._save()
         own = torch.tensor(self.skipped, device=self.accelerator.device)
         skipped = int(self.accelerator.reduce(own, "sum"))
+        self.state = replace(self.state, finished=True, skipped=skipped)
+        self._save()
         if self.accelerator.is_main_process:
-            summary = {"steps": self.state.step, "seconds": self.state.elapsed, "skipped": skipped}
-            write_json(self.folder / "metrics.json", {**summary, **self.state.metrics})
+            ckpt.write_summary(self.folder, self.state)
 
     def _evaluate(self, log: RunLog) -> None:
         model = self.accelerator.unwrap_model(self.model)
@@ -366,7 +382,7 @@ class Trainer:
                 model, self.backbone, self.collator, self.eval_examples[:limit], self.settings.batch_size,
                 self.lessons.vectors(max(0, self.state.step - 1)),
             )  # fmt: skip
-        self.state = ckpt.RunState(self.state.step, self.state.elapsed, False, metrics)
+        self.state = replace(self.state, finished=False, metrics=metrics)
         log.write({"step": self.state.step, **metrics})
         if self.evaluated is not None and self.accelerator.is_main_process:
             self.evaluated(self.state.step, metrics)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
 from comem.eval.answering import answer
-from comem.eval.run_folder import Failures
-from comem.io.files import StorageError, read_json, read_jsonl, sha256_of, write_json
+from comem.eval.run_folder import Failures, read_answers
+from comem.io.files import RecordError, StorageError, read_json, read_jsonl, sha256_of, write_json
 from comem.io.run_folder import checksums
 from tests.eval.fakes import TOY, FakeMode, questions, rows
 
@@ -73,6 +74,28 @@ def test_failures_are_noted_once_and_survive_a_torn_line(tmp_path: Path) -> None
     failures.add("c", KeyError("k"))
     failures.settle({"a"})
     assert [(row["data_id"], row["kind"]) for row in read_jsonl(path)] == [("c", "KeyError")]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"seconds": {}},
+        {"seconds": ""},
+        {"prompt_tokens": "null"},
+        {"context_tokens": [1]},
+        {"knowledge_ids": 5},
+    ],
+)
+def test_what_an_answer_cost_is_a_number(tmp_path: Path, odd: dict[str, object]) -> None:
+    path = tmp_path / "predictions.jsonl"
+    row = {"data_id": "q", "prediction": "Paris"}
+    path.write_text(json.dumps({**row, "seconds": None, "knowledge_ids": None}) + "\n")
+    assert read_answers(path)["q"].seconds == 0
+    path.write_text(json.dumps(row | odd) + "\n")
+    with pytest.raises(
+        RecordError, match=rf"predictions.jsonl: record 1: {next(iter(odd))} is .*; expected a"
+    ):
+        read_answers(path)
 
 
 def test_a_full_disk_keeps_what_is_written_and_says_so(

@@ -239,6 +239,26 @@ def test_an_interrupted_command_says_so_and_its_progress_goes_on(
     assert stages == ["training", 3, 2, "steps", (1, ["loss"])]
 
 
+def test_a_killed_data_worker_is_said_in_words(settings: Make) -> None:
+    """PyTorch raises it from a signal handler, in the middle of whatever runs."""
+
+    def kill() -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    with before_step(2, kill), pytest.raises(ChildProcessError, match="worker .pid 7. is killed.*workers=0"):
+        train(settings(save_every=1))
+    assert train(settings(save_every=1)).steps > 2
+
+
+def test_a_run_that_ended_before_its_summary_writes_it(settings: Make) -> None:
+    result = train(settings(max_steps=1))
+    summary = result.folder / "metrics.json"
+    before = summary.read_bytes()
+    summary.unlink()
+    train(settings(max_steps=1))
+    assert summary.read_bytes() == before
+
+
 def test_max_seconds_ends_the_run(settings: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = itertools.count(0.0, 0.1)  # a machine on which looking at the clock takes a tenth of a second
     monkeypatch.setattr("comem.training.trainer.time.monotonic", lambda: next(clock))

@@ -9,6 +9,7 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
@@ -106,7 +107,13 @@ def _collect(jobs: Sequence[Future[str]], counter: Any, advance: Advance) -> lis
     faults, waiting, shown = list[str](), set(jobs), 0
     while waiting:
         done, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
-        faults += [future.result() for future in done]
+        try:
+            faults += [future.result() for future in done]
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                "a worker process was killed (was there too little memory?); run the same command again: the "
+                "sources that were read to their end are kept; --workers 1 reads them one at a time"
+            ) from error
         advance(int(counter.value) - shown)
         shown = int(counter.value)
     return faults
@@ -178,9 +185,15 @@ def _join(
     stats = CorpusStats()
     for record in records:
         stats.add(record["rows"])
+    names = ", ".join(str(record["source"]["name"]) for record in records[:3])
+    names += f" and {len(records) - 3} more" if len(records) > 3 else ""
     if not stats.kept:
-        raise CorpusError(f"none of the {stats.read} rows was kept; dropped: {dict(stats.dropped) or 'none'}")
-    masks, dropped = choose_rows(parts, rules.on_duplicate == "drop")
+        why = dict(stats.dropped) or "none"
+        raise CorpusError(f"{names}: none of the {stats.read} rows was kept; dropped: {why}")
+    try:
+        masks, dropped = choose_rows(parts, rules.on_duplicate == "drop")
+    except CorpusError as error:
+        raise CorpusError(f"{names}: {error}") from error
     stats.dropped.update(dropped)
     stats.kept = int(sum(mask.sum() for mask in masks))
     sources = [{**each["source"], "rows": each["rows"], "error": each["error"]} for each in records]

@@ -9,6 +9,8 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -213,6 +215,23 @@ def test_an_interrupted_build_goes_on(
     base = built(tmp_path / "kb", *shards)
     assert read[3:] == [str(shards[1]), str(shards[2])]
     assert base.manifest["sha256"] == built(tmp_path / "once", *shards).manifest["sha256"]
+
+
+def test_a_killed_worker_is_said_in_words(
+    shards: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, *_: object) -> None:
+            super().__init__(1)
+
+        def submit(self, *_: object) -> Future[str]:  # type: ignore[override]
+            future = Future[str]()
+            future.set_exception(BrokenProcessPool("a process was terminated abruptly"))
+            return future
+
+    monkeypatch.setattr(building, "ProcessPoolExecutor", Pool)
+    with pytest.raises(ChildProcessError, match="a worker process was killed .*run the same command again"):
+        built(tmp_path / "kb", *shards, workers=2)
 
 
 def test_a_changed_parquet_is_noticed(shards: list[Path], tmp_path: Path) -> None:
