@@ -363,6 +363,22 @@ COMMANDS: Registry[Command] = Registry(
                 "    --batch-size 4",
             ),
         ),
+        "ask": Command(
+            "ask a folder of images and texts a question",
+            settings="comem.store.commands:OneQuestionSettings",
+            run="comem.store.commands:ask",
+            show="comem.store.commands:show_answer",
+            examples=(
+                'comem ask trip "When was this built?" --image photo.jpg',
+                'comem ask trip "Where was it cold?" --mode rag -k 5 --update',
+            ),
+        ),
+        "chat": Command(
+            "talk with a memory; add to it, see what was used",
+            settings="comem.store.commands:ChatSettings",
+            run="comem.store.commands:chat",
+            examples=("comem chat trip",),
+        ),
         "predict": Command(
             "answer questions: baseline, rag or comem",
             settings="comem.eval.predict:PredictSettings",

@@ -35,6 +35,12 @@ def print_line(text: str, style: str | None = None) -> None:
     _out().print(text, style=style, markup=False)
 
 
+def print_piece(text: str) -> None:
+    """Print a piece of a line that goes on, at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def print_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Labels and values, one a line."""
     table = Table.grid(padding=(0, 2))

@@ -1,0 +1,289 @@
+"""`comem ask` and `comem chat`: a memory at the terminal."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from comem.config import option, take_paths
+from comem.io.console import Progress, print_facts, print_line, print_piece, print_table, quiet
+from comem.store.table import FILE, MemoryFolderError
+
+if TYPE_CHECKING:
+    from comem.store.memory import Memory, MemoryAnswer
+
+_MODELS, _SEARCH, _ANSWER = "models", "what is looked for", "the answer"
+
+
+@dataclass(frozen=True)
+class MemorySettings:
+    """Which memory, on which models.
+
+    Attributes:
+        folder: a memory; or a folder of images, or a corpus, of which one is made beside it (FOLDER.memory).
+        backbone: what answers (default: as the memory was made; the embedded model).
+        encoder: what makes memories; "none" keeps texts and images only.
+        embedder: what makes vectors to search by.
+        device: cpu, cuda, cuda:1 … (default: a GPU if there is one).
+        update: bring what is new or changed in the folder, too.
+    """
+
+    folder: Path = option(positional=True, metavar="FOLDER")
+    backbone: str | None = option(None, group=_MODELS)
+    encoder: str | None = option(None, group=_MODELS, metavar="DIR")
+    embedder: str | None = option(None, group=_MODELS)
+    device: str | None = option(None, group=_MODELS)
+    update: bool = False
+
+    def __post_init__(self) -> None:
+        take_paths(self)
+
+
+@dataclass(frozen=True)
+class QuestionSettings(MemorySettings):
+    """How questions are asked.
+
+    Attributes:
+        mode: comem, rag, baseline, vlm_as_memory, or your own (default: comem where embeddings are kept).
+        k: items a question.
+        user_id: only this user's items.
+        max_tokens: the longest answer.
+        temperature: 0 is greedy.
+        seed: of sampling.
+    """
+
+    mode: str = option("", group=_ANSWER, metavar="NAME")
+    k: int = option(3, group=_SEARCH)
+    user_id: str | None = option(None, group=_SEARCH, metavar="NAME")
+    max_tokens: int = option(64, group=_ANSWER)
+    temperature: float = option(0.0, group=_ANSWER)
+    seed: int = option(0, group=_ANSWER)
+
+
+@dataclass(frozen=True)
+class OneQuestionSettings(QuestionSettings):
+    """Asking a memory one question.
+
+    Attributes:
+        question: a text.
+        image: shown with it; items are searched by it.
+        by: what items are searched by: auto (the image if there is one), image, text, both.
+    """
+
+    question: str = option("", positional=True, metavar="QUESTION")
+    image: Path | None = option(None, also=("-i",), metavar="FILE")
+    by: str = option("auto", group=_SEARCH)
+
+
+def open_memory(settings: MemorySettings, progress: Progress = quiet) -> Memory:
+    """The memory that the settings mean; made of the folder's images where there is none.
+
+    Raises:
+        ValueError: no such folder, or one of other models.
+    """
+    from comem.store.memory import Memory
+
+    source, place = settings.folder, settings.folder
+    if not (source / FILE).is_file():
+        if not source.exists():
+            raise MemoryFolderError(f"{source}: no memory, and no folder to make one of; check the path")
+        place = source.with_name(f"{source.name}.memory")
+    new = not (place / FILE).is_file()
+    memory = Memory(place, settings.backbone, settings.encoder, settings.embedder, device=settings.device)
+    if place != source and (new or settings.update):
+        added = memory.add(source, progress=progress)
+        for reason in added.skipped:
+            print_line(f"left out: {reason}", "yellow")
+        told = f"{len(added.ids):,} items added" + (
+            f", {added.unchanged:,} unchanged" if added.unchanged else ""
+        )
+        print_line(f"{place}: {told}")
+    return memory
+
+
+def ask(settings: OneQuestionSettings, progress: Progress = quiet) -> MemoryAnswer:
+    """Ask a memory one question.
+
+    Example:
+        >>> ask(OneQuestionSettings(Path("trip"), question="When was this built?", image=Path("x.jpg"))).text
+
+    Raises:
+        ValueError: no such folder, an empty question, an image that cannot be opened.
+    """
+    with open_memory(settings, progress) as memory:
+        return memory.ask(
+            settings.question, settings.image, user_id=settings.user_id, mode=settings.mode, k=settings.k,
+            by=settings.by, max_tokens=settings.max_tokens, temperature=settings.temperature,
+            seed=settings.seed,
+        )  # fmt: skip
+
+
+def show_answer(answer: MemoryAnswer, settings: OneQuestionSettings) -> None:
+    """Print the answer and what it comes from."""
+    print_line(answer.text)
+    _show_items(answer)
+
+
+def _show_items(answer: MemoryAnswer) -> None:
+    rows = [
+        (
+            item.text[:60] or "(an image)", f"{item.score or 0:.2f}",
+            "" if item.attention is None else f"{item.attention:.1%}", item.id,
+        )
+        for item in answer.items
+    ]  # fmt: skip
+    if rows:
+        print_table(("item", "score", "attention", "id"), rows, texts=("id",))
+    cost = f"{answer.prompt_tokens} tokens read ({answer.context_tokens} of memory), {answer.seconds:.2f} s"
+    print_facts([(answer.mode, cost)])
+
+
+_HELP = """/add TEXT, /add PATH    remember a text, an image, a folder
+/image PATH             show an image with the next question
+/used                   what the last answer comes from
+/list                   the newest items
+/delete ID              forget an item
+/mode NAME, /k N        how to answer; how many items
+/new                    forget this conversation (not the memory)
+/quit"""
+
+
+@dataclass
+class Chat:
+    """A conversation with a memory, line by line.
+
+    Attributes:
+        memory: what is remembered.
+        settings: how questions are asked.
+        turns: of the conversation so far.
+    """
+
+    memory: Memory
+    settings: QuestionSettings
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    last: MemoryAnswer | None = None
+    image: Path | None = None
+
+    def say(self, line: str) -> bool:
+        """Answer a line, or do what its slash command says; whether the conversation goes on."""
+        line = line.strip()
+        try:
+            if line.startswith("/"):
+                return self._command(line)
+            if line:
+                self._answer(line)
+        except (ValueError, OSError) as error:
+            print_line(str(error), "red")
+        return True
+
+    def _answer(self, question: str) -> None:
+        from comem.types import Message
+
+        turns = [
+            message
+            for asked, answered in self.turns
+            for message in (Message("user", (asked,)), Message("assistant", (answered,)))
+        ]
+        options = self.settings
+        self.last = self.memory.ask(
+            question, self.image, user_id=options.user_id, mode=options.mode, k=options.k, turns=tuple(turns),
+            max_tokens=options.max_tokens, temperature=options.temperature, seed=options.seed,
+            on_text=print_piece,
+        )  # fmt: skip
+        print_line("")
+        self.turns.append((question, self.last.text))
+        self.image = None
+
+    def _command(self, line: str) -> bool:
+        word, _, rest = line.partition(" ")
+        rest = rest.strip()
+        actions: dict[str, Callable[[str], object]] = {
+            "/add": self._add, "/image": self._show, "/used": self._used, "/list": self._list,
+            "/delete": self._delete, "/mode": self._mode, "/k": self._k, "/new": self._new,
+        }  # fmt: skip
+        if word in ("/quit", "/exit"):
+            return False
+        if word not in actions:
+            print_line(_HELP)
+            return True
+        actions[word](rest)
+        return True
+
+    def _add(self, text: str) -> None:
+        words = shlex.split(text) if text else []
+        path = Path(words[0]).expanduser() if len(words) == 1 else None
+        is_file = path is not None and path.is_file()
+        owner = self.settings.user_id
+        added = (
+            self.memory.add(image=path, user_id=owner) if is_file and path is not None
+            else self.memory.add(path if path is not None and path.is_dir() else text, user_id=owner)
+        )  # fmt: skip
+        for reason in added.skipped:
+            print_line(f"left out: {reason}", "yellow")
+        print_line(f"remembered: {', '.join(added.ids[:5])}{' …' if len(added.ids) > 5 else ''}")
+
+    def _show(self, path: str) -> None:
+        from comem.io.images import open_image
+
+        open_image(path)
+        self.image = Path(path)
+
+    def _used(self, _: str) -> None:
+        if self.last is None:
+            print_line("nothing has been asked yet")
+        else:
+            _show_items(self.last)
+
+    def _list(self, _: str) -> None:
+        items = self.memory.get_all(user_id=self.settings.user_id, limit=20, images=False)
+        print_table(
+            ("item", "id"), [(item.text[:80] or "(an image)", item.id) for item in items], texts=("id",)
+        )
+
+    def _delete(self, item_id: str) -> None:
+        self.memory.delete(item_id)
+        print_line("forgotten")
+
+    def _mode(self, name: str) -> None:
+        from comem.modes import MODES
+
+        MODES.check(name)
+        self.settings = replace(self.settings, mode=name)
+
+    def _k(self, number: str) -> None:
+        self.settings = replace(self.settings, k=int(number))
+
+    def _new(self, _: str) -> None:
+        self.turns.clear()
+
+
+@dataclass(frozen=True)
+class ChatSettings(QuestionSettings):
+    """A conversation with a memory at the terminal; /help shows what a line may be."""
+
+
+def chat(settings: ChatSettings, progress: Progress = quiet) -> int:
+    """Talk until the input ends; how many questions were answered.
+
+    Raises:
+        ValueError: no such folder, or one of other models.
+    """
+    with open_memory(settings, progress) as memory:
+        talk = Chat(memory, settings)
+        print_line(f"{len(memory):,} items; /help shows the commands")
+        for line in _lines():
+            if not talk.say(line):
+                break
+        return len(talk.turns)
+
+
+def _lines() -> Iterator[str]:
+    """What is typed, until it ends."""
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return
