@@ -379,6 +379,28 @@ COMMANDS: Registry[Command] = Registry(
             run="comem.store.commands:chat",
             examples=("comem chat trip",),
         ),
+        "serve": Command(
+            "a memory over HTTP, for OpenAI's clients, mem0's and people",
+            settings="comem.serve.settings:ServeSettings",
+            run="comem.serve.run:serve",
+            examples=(
+                "comem serve trip --ui",
+                "COMEM_API_KEY=… comem serve trip --host 0.0.0.0 --port 80",
+                "comem serve trip --host 0.0.0.0 --keys keys.txt      # lines of a key and a user",
+            ),
+        ),
+        "ui": Command(
+            "a page for a memory: drop in a folder, ask, see what was used, delete",
+            settings="comem.serve.settings:PageSettings",
+            run="comem.serve.run:serve",
+            examples=("comem ui trip",),
+        ),
+        "mcp": Command(
+            "a memory as tools of an agent (Model Context Protocol)",
+            settings="comem.serve.settings:McpSettings",
+            run="comem.serve.mcp:serve",
+            examples=("comem mcp trip", "comem mcp trip --user-id ann"),
+        ),
         "predict": Command(
             "answer questions: baseline, rag or comem",
             settings="comem.eval.predict:PredictSettings",

@@ -27,6 +27,7 @@ RANKS = {
     3.5: {"engine"},
     4.0: {"eval"},
     4.1: {"store"},
+    4.3: {"serve"},
     4.2: {"profiling"},
     5.1: {"data", "quickstart"},
     5.2: {"command_line", "commands"},

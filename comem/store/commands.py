@@ -78,8 +78,13 @@ class OneQuestionSettings(QuestionSettings):
     by: str = option("auto", group=_SEARCH)
 
 
-def open_memory(settings: MemorySettings, progress: Progress = quiet) -> Memory:
+def open_memory(settings: MemorySettings, progress: Progress = quiet, create: bool = False) -> Memory:
     """The memory that the settings mean; made of the folder's images where there is none.
+
+    Args:
+        settings: folder and models.
+        progress: shows how far the folder is.
+        create: make an empty memory where there is no folder.
 
     Raises:
         ValueError: no such folder, or one of other models.
@@ -87,10 +92,12 @@ def open_memory(settings: MemorySettings, progress: Progress = quiet) -> Memory:
     from comem.store.memory import Memory
 
     source, place = settings.folder, settings.folder
-    if not (source / FILE).is_file():
+    if not (source / FILE).is_file() and not (create and not source.exists()):
         if not source.exists():
             raise MemoryFolderError(f"{source}: no memory, and no folder to make one of; check the path")
         place = source.with_name(f"{source.name}.memory")
+        if source.is_dir() and not any(source.iterdir()):
+            place = source  # empty: it becomes the memory itself
     new = not (place / FILE).is_file()
     memory = Memory(place, settings.backbone, settings.encoder, settings.embedder, device=settings.device)
     if place != source and (new or settings.update):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import queue
 import threading
 import time
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from comem.memory.bank import MemoryBank
     from comem.memory.encoder import MemoryEncoder
     from comem.retrieval.embedder import Embedder
+    from comem.store.decide import Decided
 
     ImageLike = str | Path | bytes | ImageRef | Image.Image
 
@@ -256,6 +258,14 @@ class Memory:
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def warm_up(self) -> None:
+        """Load the models and the vectors now, not with the first question."""
+        known = self._table.about()
+        self.models.check(known)
+        self._searched, self._checked = True, "embedder_fingerprint" in known
+        self.models.mode(self.models.default_mode)
+        self._index.refresh()
 
     def close(self) -> None:
         """Close the folder, so that another process may write to it."""
@@ -704,6 +714,49 @@ class Memory:
         memories = list(bank.select([hit.found.id for hit in hits]).embeddings)
         return attended(self.models.backbone, self.models.injection, conversation, memories, text)
 
+    def decide(
+        self, state: Any, questions: Mapping[str, Any], *, assets: Mapping[str, ImageLike] | None = None,
+        k: int = 3, by: By = "auto", filters: Mapping[str, Any] | None = None, **whose: str | None,
+    ) -> Decided:  # fmt: skip
+        """Answer typed questions with probabilities, from one forward pass each.
+
+        Example:
+            >>> asked = {"old": {"type": "noul", "instructions": "Was it built before 1300?"}}
+            >>> memory.decide("Look: photo", asked, assets={"photo": "photo.jpg"}).answers["old"]["noul"]
+
+        Args:
+            state: what the questions are about: text, or any JSON.
+            questions: by name: `{"type": "noul" | "choice" | "score", "instructions", "criteria"}`, as of
+                transformers' decision pipeline.
+            assets: images by the placeholder that stands for them in the state or the questions.
+            k: items that are put before the model; 0 for none, and the answers are the pipeline's.
+            by: search by the first image if there is one, else by the state ("auto"); image, text, both.
+            filters: as of `search`.
+            whose: user_id, agent_id, run_id: only theirs.
+
+        Raises:
+            ValueError: a question that is none, or an image that cannot be opened.
+        """
+        start = time.perf_counter()
+        images = {name: reference_of(image) for name, image in (assets or {}).items()}
+        text = state if isinstance(state, str) else json.dumps(state, ensure_ascii=False)
+        ask = Ask(
+            text,
+            next(iter(images.values()), None),
+            mode="comem",
+            k=k,
+            by=by,
+            scope=Scope(**whose),
+            filters=filters,
+        )
+        (hits,) = self._retrieve([ask])
+        with self.models.alone:
+            bank = self._bank([hits])
+            memory = None if bank is None else bank.prefix()
+            decided = self.models.decider.decide(state, questions, images, memory)
+        items = tuple(_shown(hit.found, hit.image, hit.score) for hit in hits)
+        return replace(decided, items=items, seconds=time.perf_counter() - start)
+
     # --- out again ---
 
     def export(self, folder: str | Path, **whose: str | None) -> int:
@@ -716,8 +769,6 @@ class Memory:
         Returns:
             How many items were written.
         """
-        import json
-
         folder = Path(folder)
         conditions, values = Scope(**whose).where()
         count, lines = 0, []

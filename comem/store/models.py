@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from comem.memory.encoder import MemoryEncoder
     from comem.modes.base import Mode
     from comem.retrieval.embedder import Embedder
+    from comem.store.decide import Decider
 
 TOY, NONE = "toy", "none"
 
@@ -108,6 +109,13 @@ class Models:
 
         return prefix_for(self.backbone)
 
+    @cached_property
+    def decider(self) -> Decider:
+        """What answers typed questions."""
+        from comem.store.decide import Decider
+
+        return Decider(self.backbone, self.injection)
+
     @property
     def backbone_name(self) -> str:
         """Of the reader, without loading it."""
@@ -177,6 +185,8 @@ def _name(value: Any) -> str:
         return str(Path(value).absolute())
     if isinstance(value, str):
         return value
+    if getattr(getattr(value, "spec", None), "name", "") == TOY:
+        return TOY
     return str(getattr(value, "name", "") or getattr(getattr(value, "spec", None), "source", "") or "given")
 
 

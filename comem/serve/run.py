@@ -1,0 +1,68 @@
+"""`comem serve`: a memory behind uvicorn, until it is told to stop."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from comem.io.console import Progress, print_line, quiet
+from comem.serve.fetching import fetch_image
+from comem.serve.settings import ServeSettings, loopback, read_keys
+from comem.store.commands import open_memory
+
+NEEDS = "the server needs more packages: pip install 'comem[serve]'"
+
+
+def serve(settings: ServeSettings, progress: Progress = quiet) -> None:
+    """Serve a memory until SIGTERM or Ctrl-C; requests that have begun are answered.
+
+    Example:
+        >>> serve(ServeSettings(Path("trip"), port=8000, ui=True))
+
+    Raises:
+        ValueError: a package is missing, no key for an address that others reach, or a folder of others.
+        StorageError: another process writes to the memory.
+    """
+    try:
+        import uvicorn
+
+        from comem.serve.app import build_app
+    except ImportError as error:
+        raise ValueError(f"{NEEDS} ({error.name} is missing)") from error
+    keys = read_keys(settings, os.environ)
+    fetch = fetch_image if settings.fetch_images else None
+    listener = _listen(settings)
+    memory = open_memory(settings, progress, create=True)
+    memory.warm_up()
+    app = build_app(memory, settings, keys, fetch)
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    what = "the page is at" if settings.ui else "OpenAI's clients take"
+    where = f"http://{shown}:{port}{'/' if settings.ui else '/v1'}"
+    print_line(f"{len(memory):,} items of {memory.folder}; {what} {where}")
+    if not loopback(settings.host):
+        print_line("behind it stands no TLS: put a reverse proxy before it on a network that you do not own")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=max(1, round(settings.drain)),
+        timeout_keep_alive=30, h11_max_incomplete_event_size=65_536,
+    )  # fmt: skip
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(settings: ServeSettings) -> socket.socket:
+    """A socket on the address; an error now, not after the models have been loaded.
+
+    Raises:
+        ValueError: the address is taken, or none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        text = f"{settings.host}:{settings.port}: {error.strerror}; give another --port or --host"
+        raise ValueError(text) from error
+    return listener
