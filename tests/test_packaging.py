@@ -18,7 +18,18 @@ else:
     import tomli as tomllib  # pytest brings it
 
 ROOT = Path(__file__).resolve().parent.parent
-PINNED_EXTRAS = ("articles", "dev", "download", "endpoints", "linking", "milvus", "ray", "smolvlm", "train")
+PINNED_EXTRAS = (
+    "articles",
+    "dev",
+    "download",
+    "endpoints",
+    "linking",
+    "milvus",
+    "ray",
+    "serve",
+    "smolvlm",
+    "train",
+)
 
 
 def project() -> dict[str, Any]:

@@ -166,7 +166,8 @@ def test_memories_in_mem0s_shapes(running, towns) -> None:
     http, town = running.http, towns[0]
     added = http.post("/v1/memories", json={
         "messages": [{"role": "user", "content": [
-            {"type": "text", "text": "My cat Ada."}, {"type": "image_url", "image_url": {"url": uri(town, 2)}},
+            {"type": "text", "text": "My cat Ada."},
+            {"type": "image_url", "image_url": {"url": uri(town, 2)}},
         ]}], "user_id": "cleo", "metadata": {"kind": "cat"},
     })  # fmt: skip
     (result,) = added.json()["results"]
