@@ -11,7 +11,14 @@ from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, device, dtype
 
-from comem.backbones.specs import BackboneError, BackboneSpec, RagFormat
+from comem.backbones.specs import (
+    BackboneError,
+    BackboneSpec,
+    RagFormat,
+    resizes_by_side,
+    takes_pixels,
+    tiles_argument,
+)
 from comem.io.files import harmless, marks
 from comem.io.images import open_image
 from comem.types import Answer as Answer
@@ -29,21 +36,31 @@ class ChatProcessor:
         processor: the model's processor, or its tokenizer if it reads text only.
         min_pixels: images are enlarged to at least this many pixels; None as the processor has it.
         max_pixels: images are reduced to at most this many pixels; None as the processor has it.
+        max_tiles: images are cut into at most this many tiles, for processors that cut them.
+        max_side: images are resized to this length of their longer side, for processors that resize by it.
     """
 
     spec: BackboneSpec
     processor: Any
     min_pixels: int | None = None
     max_pixels: int | None = None
+    max_tiles: int | None = None
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
-        if not self._limited:
-            return
-        if not self.spec.pixel_limits or not self.spec.sees_images:
-            raise BackboneError(f"{self.spec.name} takes no pixel limits: leave min_pixels, max_pixels out")
-        low, high = self._edges()
-        if not 0 < low <= high:
-            raise BackboneError(f"pixel limits {low}..{high}: give 0 < min_pixels <= max_pixels")
+        images, name = getattr(self.processor, "image_processor", None), self.spec.name
+        if self._limited:
+            if not self.spec.pixel_limits or not self.spec.sees_images:
+                raise BackboneError(
+                    f"{name} takes no pixel limits: leave min_pixels, max_pixels out{_instead(images)}"
+                )
+            low, high = self._edges()
+            if not 0 < low <= high:
+                raise BackboneError(f"pixel limits {low}..{high}: give 0 < min_pixels <= max_pixels")
+        if self.max_tiles is not None and (tiles_argument(images) is None or self.max_tiles < 1):
+            raise BackboneError(f"{name}: max_tiles={self.max_tiles}: no such limit here{_instead(images)}")
+        if self.max_side is not None and (not resizes_by_side(images) or self.max_side < 1):
+            raise BackboneError(f"{name}: max_side={self.max_side}: no such limit here{_instead(images)}")
 
     @property
     def tokenizer(self) -> Any:
@@ -81,9 +98,8 @@ class ChatProcessor:
         images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
         texts = [self.text(chat, add_generation_prompt) for chat in conversations]
         kwargs: dict[str, Any] = {"images": images} if any(images) else {}
-        if any(images) and self._limited:
-            low, high = self._edges()
-            kwargs["images_kwargs"] = {"size": {"shortest_edge": low, "longest_edge": high}}
+        if any(images) and (limits := self._image_arguments()):
+            kwargs["images_kwargs"] = limits
         kwargs |= self.special_tokens(texts[0])
         batch = self.processor(
             text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
@@ -133,6 +149,18 @@ class ChatProcessor:
             return [rows]
         seeing = [bool(self._images(chat)) for chat in conversations]
         return [group for sees in (True, False) if (group := [row for row in rows if seeing[row] == sees])]
+
+    def _image_arguments(self) -> dict[str, Any]:
+        """The limits as the image processor takes them."""
+        given: dict[str, Any] = {}
+        if self._limited:
+            low, high = self._edges()
+            given["size"] = {"shortest_edge": low, "longest_edge": high}
+        if self.max_side is not None:
+            given["size"] = {"longest_edge": self.max_side}
+        if self.max_tiles is not None:
+            given[str(tiles_argument(self.processor.image_processor))] = self.max_tiles
+        return given
 
     def _edges(self) -> tuple[int, int]:
         """The limits in effect, in pixels."""
@@ -197,6 +225,17 @@ def joined(content: Iterable[str | ImageRef]) -> list[str | ImageRef]:
         else:
             found.append(part)
     return found
+
+
+def _instead(images: Any) -> str:
+    """Which limits an image processor does take."""
+    known = {
+        "min_pixels and max_pixels": takes_pixels(images),
+        "max_tiles": tiles_argument(images) is not None,
+        "max_side": resizes_by_side(images),
+    }
+    able = [name for name, takes in known.items() if takes]
+    return f"; it takes {' and '.join(able)}" if able else ""
 
 
 def item_turns(form: RagFormat, items: Iterable[KnowledgeItem]) -> list[Message]:

@@ -265,12 +265,32 @@ def _undeclared(name: str, source: str, family: str, architectures: Sequence[str
     return make(name, source, family, declared=False)
 
 
+#: What image processors call the most tiles that they cut an image into.
+_TILES = ("max_patches", "max_tiles", "max_num_tiles")
+
+
+def takes_pixels(images: Any) -> bool:
+    """Whether an image processor's size is a range of pixels (Qwen-VL's kind)."""
+    size = getattr(images, "size", None) or {}
+    return _edge(size, "shortest_edge") is not None and _edge(size, "longest_edge") is not None
+
+
+def resizes_by_side(images: Any) -> bool:
+    """Whether an image processor brings the longer side to a length (Idefics3's kind, Pixtral)."""
+    size = getattr(images, "size", None) or {}
+    return _edge(size, "longest_edge") is not None and _edge(size, "shortest_edge") is None
+
+
+def tiles_argument(images: Any) -> str | None:
+    """What an image processor calls the most tiles of an image; None for one that cuts none."""
+    return next((name for name in _TILES if isinstance(getattr(images, name, None), int)), None)
+
+
+def _edge(size: Any, name: str) -> int | None:
+    return size.get(name) if isinstance(size, Mapping) else getattr(size, name, None)
+
+
 __all__ = [
-    "BACKBONES",
-    "TOY_FOLDER",
-    "BackboneError",
-    "BackboneSpec",
-    "RagFormat",
-    "auto_class",
-    "resolve_backbone",
-]
+    "BACKBONES", "TOY_FOLDER", "BackboneError", "BackboneSpec", "RagFormat", "auto_class", "resizes_by_side",
+    "resolve_backbone", "takes_pixels", "tiles_argument",
+]  # fmt: skip

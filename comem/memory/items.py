@@ -74,10 +74,14 @@ def item_inputs(
     if form.style == "template":
         written = [(item, form) for item in items]
         written += [(item, form.of_question_image()) for item in shown]
-        return _by_template(written, processor)
+        chat = item_writer(processor, form)
+        turns = [_turns(item, how, chat.spec) for item, how in written]
+        return chat(turns, add_generation_prompt=False)
     special = special_tokens(processor)
     if form.style == "bare":
         return _bare(items, processor, form, special)
+    if form.max_tiles or form.max_side:
+        raise ValueError("max_tiles, max_side: Qwen-VL's images are limited by min_pixels and max_pixels")
     texts = [render_item(item, form, special) for item in items]
     texts += [render_item(item, form.of_question_image()) for item in shown]
     images = [_pixels(item) for item in (*items, *shown) if item.image is not None]
@@ -140,18 +144,19 @@ def first_mark(processor: Any) -> str:
     return str(tokenizer.eos_token)
 
 
-def _by_template(
-    written: Sequence[tuple[KnowledgeItem, KnowledgeFormat]], processor: Any
-) -> dict[str, Tensor]:
-    """Items, each with its form, as dialogues of the model's own chat template."""
-    chat = ChatProcessor(item_spec(processor), processor)
-    return chat([_turns(item, form, chat.spec) for item, form in written], add_generation_prompt=False)
+def item_writer(processor: Any, form: KnowledgeFormat) -> ChatProcessor:
+    """What writes items by the model's own chat template, images within the form's limits.
 
-
-def item_spec(processor: Any) -> BackboneSpec:
-    """What a processor alone shows of the row that items are written by."""
-    sees = getattr(processor, "image_processor", None) is not None
-    return BackboneSpec(type(processor).__name__, "", "", sees_images=sees)
+    Raises:
+        BackboneError: the processor knows no such limits.
+    """
+    images = getattr(processor, "image_processor", None)
+    limits = form.pixel_limits(images)
+    low, high = limits or (form.min_pixels, form.max_pixels)
+    spec = BackboneSpec(
+        type(processor).__name__, "", "", sees_images=images is not None, pixel_limits=limits is not None
+    )
+    return ChatProcessor(spec, processor, low, high, form.max_tiles, form.max_side)
 
 
 def _turns(item: KnowledgeItem, form: KnowledgeFormat, spec: BackboneSpec) -> list[Message]:

@@ -252,7 +252,8 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             "base": self.base_digest(),
         }
         if self.form.style == "template":
-            facts |= {"style": self.form.style, "template": _template(self.processor)}
+            sizes = [self.form.max_tiles, self.form.max_side]
+            facts |= {"style": self.form.style, "template": _template(self.processor), "sizes": sizes}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
         for tensors in (lora_state(self.model), self.qformer.state_dict()):
             add_tensors(digest, tensors)

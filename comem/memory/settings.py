@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from comem.backbones.specs import takes_pixels
+
 #: The authors' layouts of a text-only reader's questions (`comem.memory.injection.authors`).
 LAYOUTS = ("authors_llm", "authors_llm_training")
 PROMPT = " Similar image and text knowledge for reference"
@@ -139,6 +141,8 @@ class KnowledgeFormat:
         min_pixels, max_pixels: limits for the image. None for the paper's 16·28² and 64·28², kept
             inside the processor's own limits. (Released weights were in effect trained with 4·28²
             and 16384·28²: authors_code.md M4.)
+        max_tiles: most tiles that the image is cut into, for processors that cut images.
+        max_side: length of the image's longer side, for processors that resize by it.
         picture_prompt: what the user turn says after a question's own image, which then becomes a memory
             behind the items': for readers that see no images. None: such images are not encoded.
         style: "paper" is the authors' text, in Qwen-VL's marks; "template" is the model's own chat template
@@ -152,6 +156,8 @@ class KnowledgeFormat:
     max_pixels: int | None = None
     picture_prompt: str | None = None
     style: Literal["paper", "template", "bare"] = "paper"
+    max_tiles: int | None = None
+    max_side: int | None = None
 
     def __post_init__(self) -> None:
         if self.max_chars < 1:
@@ -181,10 +187,10 @@ class KnowledgeFormat:
 
     def pixel_limits(self, image_processor: Any) -> tuple[int, int] | None:
         """The limits in effect with this image processor, in pixels; None where it knows no such limits."""
-        size = image_processor.size
-        if self.style == "template" or None in (size.get("shortest_edge"), size.get("longest_edge")):
+        size = getattr(image_processor, "size", None) or {}
+        if self.style != "paper" and not takes_pixels(image_processor):
             return None
-        own = (image_processor.size["shortest_edge"], image_processor.size["longest_edge"])
+        own = (size["shortest_edge"], size["longest_edge"])
         low, high = (min(max(limit, own[0]), own[1]) for limit in PAPER_PIXELS)
         low = low if self.min_pixels is None else self.min_pixels
         high = high if self.max_pixels is None else self.max_pixels

@@ -91,6 +91,8 @@ def knowledge_format(
     return KnowledgeFormat(
         min_pixels=settings.min_pixels,
         max_pixels=settings.max_pixels,
+        max_tiles=settings.max_tiles,
+        max_side=settings.max_side,
         picture_prompt=PICTURE_PROMPT if wanted else None,
         style=ENCODERS[settings.encoder].style or backbone.spec.items,
     )

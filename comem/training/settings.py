@@ -96,6 +96,8 @@ class TrainSettings:
         quantization: "4bit" holds the frozen base in NF4 (QLoRA, for cards of 24 GB; needs bitsandbytes).
         min_pixels: of the knowledge images, which are enlarged to it; None is the encoder's default.
         max_pixels: of the knowledge images, which are made smaller; None is the encoder's default.
+        max_tiles: most tiles that they are cut into, for models that cut images (InternVL, LFM2-VL).
+        max_side: length of their longer side, for models that resize by it (SmolVLM, Pixtral).
         workers: processes that read and prepare batches ahead; 0 prepares them in the training process.
         save_every: steps between checkpoints (0: only at the end). SIGUSR1, or a file `save_now` touched in
             the run folder, saves after the current step.
@@ -151,6 +153,8 @@ class TrainSettings:
     quantization: Literal["", "4bit"] = ""
     min_pixels: int | None = None
     max_pixels: int | None = None
+    max_tiles: int | None = None
+    max_side: int | None = None
     workers: int = 0
     save_every: int = 800
     keep_last: int = 3

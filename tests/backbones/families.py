@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backbones.tiny import (
+    BUILDERS,
     _CHATML,
     _CHATML_ANSWER,
     _CHATML_TURN,
@@ -83,6 +84,8 @@ FAMILIES: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "gemma3_text": gemma3_text,
     "qwen3": qwen3,
 }
+#: Families of the rows of `tiny.py`, by a row's name.
+ROWS = ("qwen3_vl", "internvl3", "gemma3", "smolvlm", "llava_onevision", "llava_1_5", "llava_1_6", "mistral_small_3")
 
 
 def make(name: str, layers: int = 2, seed: int = 0) -> tuple[Any, Any]:
@@ -90,7 +93,7 @@ def make(name: str, layers: int = 2, seed: int = 0) -> tuple[Any, Any]:
     import torch
 
     torch.manual_seed(seed)
-    model, processor = FAMILIES[name](layers)
+    model, processor = FAMILIES[name](layers) if name in FAMILIES else BUILDERS[name](name)
     return lively(model), processor
 
 

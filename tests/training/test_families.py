@@ -9,16 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.families import FAMILIES, make, save
+from backbones.families import FAMILIES, ROWS, make, save
 from PIL import Image
 
 from comem.backbones.base import ChatProcessor, GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
-from comem.backbones.specs import BackboneError, resolve_backbone
+from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import load_encoder
 from comem.memory.injection import prefix_for
-from comem.memory.items import item_spec
 from comem.memory.lora import expected_lora_count, lora_layers
 from comem.memory.settings import LoraSettings, QFormerSettings
 from comem.modes import MODES
@@ -58,7 +57,7 @@ def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
     return settle
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *ROWS])
 def test_encode_bank_train_resume_merge_answer(
     name: str, settings: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
@@ -107,7 +106,7 @@ def heeds(backbone: HFBackbone, memory: torch.Tensor) -> bool:
     return bool((found - plain).abs().max() > 0.01 * plain.abs().max())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [*FAMILIES, *ROWS])
 def test_lora_reaches_every_linear_layer_but_the_head(
     name: str, settings: Callable[..., TrainSettings]
 ) -> None:
@@ -134,7 +133,7 @@ def test_labels_are_the_answers_and_their_end() -> None:
     expected["llama"] = [text.replace("Paris  ", "Paris <pad>") for text in expected["llama"]]
     for name, texts in expected.items():
         _, processor = make(name)
-        process = ChatProcessor(item_spec(processor), processor)
+        process = ChatProcessor(BackboneSpec(name, "", name, sees_images=False), processor)
         ids = process([chat, more], add_generation_prompt=False)["input_ids"]
         labels = template_labels(process, [chat, more], ids)
         byte = {c: b for b, c in _bytes().items()}
@@ -157,7 +156,6 @@ def _bytes() -> dict[int, str]:
 
 
 def test_an_image_alone_tells_a_text_model_nothing(small_image: Any) -> None:
-    from comem.backbones.specs import BackboneSpec
     from comem.memory.qformer_encoder import build_encoder
 
     model, processor = make("llama")
