@@ -79,6 +79,17 @@ COMMANDS: Registry[Command] = Registry(
             show="comem.toy.commands:show_counts",
             examples=("comem toy text-reader models/toy-text",),
         ),
+        "backbone": Command("what models can do here", examples=("comem backbone check toy",)),
+        "backbone check": Command(
+            "ask a model what it can do: images, batches, memories, packing",
+            settings="comem.backbones.settings:BackboneCheckSettings",
+            run="comem.memory.probe:check",
+            show="comem.memory.probe:show_check",
+            examples=(
+                "comem backbone check toy",
+                "comem backbone check HuggingFaceTB/SmolLM2-135M-Instruct --output smollm2.json",
+            ),
+        ),
         "corpus": Command(
             "build a knowledge base from WIT or from your own files",
             examples=(

@@ -93,7 +93,7 @@ class ChatProcessor:
         """
         if not conversations:
             raise BackboneError("an empty batch: give at least one conversation")
-        if len(self.groups(conversations)) > 1:
+        if self.spec.batches and len(self.groups(conversations)) > 1:
             raise BackboneError(f"{self.spec.name}: conversations with and without images do not go together")
         images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
         texts = [self.text(chat, add_generation_prompt) for chat in conversations]
@@ -145,6 +145,8 @@ class ChatProcessor:
     def groups(self, conversations: Conversations) -> list[list[int]]:
         """Which conversations can go in one call, as positions: all, or those with and without images."""
         rows = list(range(len(conversations)))
+        if not self.spec.batches:
+            return [[row] for row in rows]
         if self.spec.mixed_batches:
             return [rows]
         seeing = [bool(self._images(chat)) for chat in conversations]
@@ -227,14 +229,19 @@ def joined(content: Iterable[str | ImageRef]) -> list[str | ImageRef]:
     return found
 
 
-def _instead(images: Any) -> str:
-    """Which limits an image processor does take."""
+def resized_by(images: Any) -> list[str]:
+    """Which limits an image processor takes, by the names of `ChatProcessor`'s fields."""
     known = {
-        "min_pixels and max_pixels": takes_pixels(images),
+        "min_pixels": takes_pixels(images),
+        "max_pixels": takes_pixels(images),
         "max_tiles": tiles_argument(images) is not None,
         "max_side": resizes_by_side(images),
     }
-    able = [name for name, takes in known.items() if takes]
+    return [name for name, takes in known.items() if takes]
+
+
+def _instead(images: Any) -> str:
+    able = resized_by(images)
     return f"; it takes {' and '.join(able)}" if able else ""
 
 

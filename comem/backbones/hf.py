@@ -281,5 +281,9 @@ def load_backbone(
     check_attention(attn)  # before anything is read
     processor = load_processor(spec.source, spec.processor_class, needs=spec.needs)
     model = load_model(spec.source, spec.model_class, attn, needs=spec.needs, **options)
+    if not spec.declared:
+        from comem.backbones.probe import looked_up  # here: few models need it
+
+        spec = looked_up(spec, model, processor)
     logger.info("loaded %s from %s (%s, %s)", spec.name, spec.source, model.dtype, device)
     return HFBackbone(spec, model.eval().requires_grad_(False), processor, min_pixels, max_pixels)

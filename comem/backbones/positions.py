@@ -117,6 +117,12 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
 _CHANGING_ROPE = ("dynamic", "longrope")
 
 
+def per_layer_table(model: Any) -> nn.Embedding | None:
+    """The table from which each layer gets embeddings of its own (Gemma 3n, Gemma 4), if there is one."""
+    found = (m for name, m in model.named_modules() if name.rpartition(".")[2] == "embed_tokens_per_layer")
+    return next((m for m in found if isinstance(m, nn.Embedding)), None)
+
+
 def decoder_layers(model: Any) -> nn.ModuleList:
     """The language model's layers."""
     return cast(nn.ModuleList, model.get_decoder().layers)
@@ -139,6 +145,14 @@ def cache_argument(model: Any) -> str:
 @functools.cache
 def _arguments(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(function).parameters)
+
+
+def attends_fully(model: Any) -> bool:
+    """Whether every layer of the language model is full self-attention: what a packed batch needs."""
+    try:
+        return len(memory_layers(model)) == len(decoder_layers(model))
+    except AttributeError:
+        return False
 
 
 def attention(model: Any, layer: int) -> nn.Module:

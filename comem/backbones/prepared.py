@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from comem.backbones.base import GenerationConfig
+from comem.backbones.positions import attends_fully
 from comem.backbones.specs import BackboneError
 
 #: With "flash" in its name, so that vision towers hand over all windows at once.
@@ -316,11 +317,10 @@ class Prepared:
     @cached_property
     def _able(self) -> bool:
         base: Any = getattr(self.model, "base_model", None)
+        able = bool(getattr(self.model, "_supports_attention_backend", False))
         if self._given is not None:
-            return self._given and bool(getattr(self.model, "_supports_attention_backend", False))
-        return bool(getattr(self.model, "_supports_attention_backend", False)) and hasattr(
-            base, "get_rope_index"
-        )
+            return self._given and able
+        return able and attends_fully(self.model) and hasattr(base, "get_rope_index")
 
     @cached_property
     def _configs(self) -> list[Any]:

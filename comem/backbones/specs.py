@@ -54,6 +54,7 @@ class BackboneSpec:
         alternates: whether its chat template wants user and assistant in turn; turns of one role that
             follow each other are then written as one.
         mixed_batches: whether its processor takes rows with and without images in one call.
+        batches: whether several rows go in one call; otherwise they go one by one.
         rag: how retrieved items enter its context.
         items: how an encoder on it writes an item: "paper", the authors' text in Qwen-VL's marks, or
             "template", its own chat template.
@@ -75,6 +76,7 @@ class BackboneSpec:
     pixel_limits: bool = False
     alternates: bool = False
     mixed_batches: bool = True
+    batches: bool = True
     rag: RagFormat = RagFormat()
     items: Literal["paper", "template"] = "template"
     model_class: str = "AutoModelForImageTextToText"

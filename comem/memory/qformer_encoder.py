@@ -170,7 +170,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
     def _positioned(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inputs with positions that do not count padding."""
-        if self.form.style == "paper":
+        if self.form.style == "paper" or self.prepared.packs:
             return with_positions(self.model, inputs)
         return {**text_positions(self.model, inputs["attention_mask"]), **inputs}
 

@@ -111,6 +111,20 @@ class Mode(ABC):
         """
         return
 
+    def refuse_undeclared(self, ability: str) -> None:
+        """Refuse a backbone that no row declares where it shows itself that it cannot.
+
+        Args:
+            ability: as of `comem.memory.probe.ask_before_use`.
+
+        Raises:
+            BackboneError: names the model, what was found and the remedy.
+        """
+        if not self.backbone.spec.declared:
+            from comem.memory.probe import ask_before_use  # here: few models need it
+
+            ask_before_use(self.backbone, ability)
+
     def record(self) -> dict[str, Any]:
         """What a run folder keeps of the settings that this mode alone has."""
         return {}

@@ -39,6 +39,7 @@ class ComemMode(Mode):
         self.injection.check(self.backbone.spec)
         if self.injection.takes != "vectors":
             raise ValueError(f"the injection {self.injection.name} takes no vectors: this mode makes them")
+        self.refuse_undeclared("soft prefix")
         if encoder is not None:
             check_width(encoder, self.backbone.hidden_size)
         if not self.opens_question_images:

@@ -41,6 +41,7 @@ class VlmAsMemoryMode(Mode):
         if self.injection.takes != "keys_values":
             raise ValueError(f"the injection {self.injection.name} takes memory as embeddings only")
         _ = self.layers
+        self.refuse_undeclared("keys and values")
 
     @cached_property
     def injection(self) -> Injection:

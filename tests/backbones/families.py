@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from backbones.tiny import (
-    BUILDERS,
     _CHATML,
     _CHATML_ANSWER,
     _CHATML_TURN,
     _LLAMA3,
     _LLAMA3_ANSWER,
     _LLAMA3_TURN,
+    BUILDERS,
     lively,
     template,
     text,
@@ -77,6 +77,20 @@ def qwen3(layers: int) -> tuple[Any, Any]:
     return Qwen3ForCausalLM(Qwen3Config(**text(tok, num_hidden_layers=layers))), tok
 
 
+def causal(family: str, **changes: Any) -> Callable[[int], tuple[Any, Any]]:
+    """A text-only family by its `model_type`, with ChatML."""
+
+    def build(layers: int) -> tuple[Any, Any]:
+        from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+        tok = tokenizer(_CHATML, "<|im_end|>", "<|endoftext|>")
+        tok.chat_template = template("", _CHATML_TURN, answer=_CHATML_ANSWER)
+        config = CONFIG_MAPPING[family](**text(tok, num_hidden_layers=layers, **changes))
+        return AutoModelForCausalLM.from_config(config), tok
+
+    return build
+
+
 #: Model and processor of a family, by a short name, for so many layers.
 FAMILIES: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "llama": llama,
@@ -84,8 +98,82 @@ FAMILIES: dict[str, Callable[[int], tuple[Any, Any]]] = {
     "gemma3_text": gemma3_text,
     "qwen3": qwen3,
 }
+_WINDOWS: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}
+_LINEAR: dict[str, Any] = {
+    "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+}  # fmt: skip
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_LOCAL: dict[str, Any] = {"num_local_experts": 4, "num_experts_per_tok": 2}
+
+#: Text families that no row declares, whether keys and values can stand in front, and what their configs
+#: need. They cannot with states, learned positions, or rotary pairs that lie side by side.
+CAUSAL: dict[str, tuple[bool, dict[str, Any]]] = {
+    "mistral": (True, {"sliding_window": None}),
+    "mixtral": (True, _LOCAL),
+    "qwen3_moe": (True, _EXPERTS),
+    "phi3": (True, {}),
+    "granite": (True, {}),
+    "olmo2": (True, {}),
+    "olmo3": (True, _WINDOWS),
+    "olmoe": (True, _EXPERTS),
+    "smollm3": (True, {}),
+    "gemma": (True, {}),
+    "gemma2": (True, {**_WINDOWS, "query_pre_attn_scalar": 8}),
+    "starcoder2": (True, {}),
+    "stablelm": (True, {}),
+    "gpt_oss": (True, {**_WINDOWS, **_LOCAL}),
+    "nemotron": (True, {}),
+    "hunyuan_v1_dense": (True, {}),
+    "seed_oss": (True, {}),
+    "apertus": (True, {}),
+    "jais2": (True, {}),
+    "arcee": (True, {}),
+    "gemma3n_text": (
+        True,
+        {
+            **_WINDOWS, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 320,
+            "num_kv_shared_layers": 0, "laurel_rank": 4, "activation_sparsity_pattern": [0.0, 0.0],
+        },
+    ),
+    "exaone4": (True, {"layer_types": ["full_attention", "full_attention"], "sliding_window": None}),
+    "cohere2": (False, _WINDOWS),
+    "glm4": (False, {}),
+    "ernie4_5": (False, {}),
+    "helium": (False, {}),
+    "lfm2": (False, {"layer_types": ["conv", "full_attention"], "block_ff_dim": 64}),
+    "qwen3_next": (False, {**_LINEAR, **_EXPERTS, "shared_expert_intermediate_size": 32}),
+    "qwen3_5_text": (False, _LINEAR),
+    "minimax": (False, {**_LOCAL, "layer_types": ["linear_attention", "full_attention"], "block_size": 8}),
+    "mamba2": (False, {"state_size": 8, "num_heads": 8, "expand": 2, "n_groups": 1, "chunk_size": 8}),
+    "gpt2": (False, {}),
+    "gpt_neox": (False, {}),
+    "opt": (False, {"word_embed_proj_dim": 32, "ffn_dim": 64}),
+    "bloom": (False, {}),
+    "llama4_text": (
+        False, {"num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 64}
+    ),
+}  # fmt: skip
+
+
 #: Families of the rows of `tiny.py`, by a row's name.
-ROWS = ("qwen3_vl", "internvl3", "gemma3", "smolvlm", "llava_onevision", "llava_1_5", "llava_1_6", "mistral_small_3")
+ROWS = (
+    "qwen3_vl",
+    "internvl3",
+    "gemma3",
+    "smolvlm",
+    "llava_onevision",
+    "llava_1_5",
+    "llava_1_6",
+    "mistral_small_3",
+)
+
+
+def here(family: str) -> bool:
+    """Whether the installed transformers has the family."""
+    from transformers import CONFIG_MAPPING
+
+    return family in CONFIG_MAPPING
 
 
 def make(name: str, layers: int = 2, seed: int = 0) -> tuple[Any, Any]:
@@ -93,7 +181,10 @@ def make(name: str, layers: int = 2, seed: int = 0) -> tuple[Any, Any]:
     import torch
 
     torch.manual_seed(seed)
-    model, processor = FAMILIES[name](layers) if name in FAMILIES else BUILDERS[name](name)
+    if name in CAUSAL:
+        model, processor = causal(name, **CAUSAL[name][1])(layers)
+    else:
+        model, processor = FAMILIES[name](layers) if name in FAMILIES else BUILDERS[name](name)
     return lively(model), processor
 
 

@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from comem.backbones.base import Backbone, Injection
-from comem.backbones.positions import free_ids, fresh_positions, reserved_id, with_token_types
+from comem.backbones.positions import (
+    free_ids,
+    fresh_positions,
+    per_layer_table,
+    reserved_id,
+    with_token_types,
+)
 from comem.backbones.prepared import NOT_TOKENS
 from comem.backbones.specs import BackboneError, BackboneSpec
 
@@ -268,12 +274,15 @@ def memory_at(
     _check_memories(memories, table.weight)
     if not 0 <= placeholder_id < table.num_embeddings:
         raise ValueError(f"placeholder id {placeholder_id} is outside the {table.num_embeddings} embeddings")
-    handle = table.register_forward_hook(_fill_hook(memories, positions, placeholder_id))
+    handles = [table.register_forward_hook(_fill_hook(memories, positions, placeholder_id))]
+    if (each := per_layer_table(model)) is not None:
+        handles.append(each.register_forward_pre_hook(_as_images(positions, placeholder_id)))
     try:
         with fresh_positions(model):
             yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def _embeddings(model: nn.Module) -> nn.Embedding:
@@ -324,6 +333,23 @@ def _fill_hook(
         return output.masked_scatter(where[..., None], memory.to(output))
 
     return fill
+
+
+#: The row of a layer's own table that Gemma's models give the positions of images: the padding's.
+_NO_WORD = 0
+
+
+def _as_images(
+    positions: Tensor, placeholder_id: int
+) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
+    """The hook by which each layer's own table gives memory what it gives images: no word's row."""
+
+    def ids_of(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if not args or args[0].ndim != 2 or args[0].shape[1] < positions.shape[1]:
+            return None
+        return (args[0].masked_fill(args[0] == placeholder_id, _NO_WORD), *args[1:])
+
+    return ids_of
 
 
 def prefix_for(backbone: Backbone, encoder: Any = None) -> Prefix:

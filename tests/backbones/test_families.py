@@ -1,0 +1,108 @@
+"""Families that no row declares, probed and run in every mode that they allow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from backbones.families import CAUSAL, here, make, save
+
+from comem.backbones.base import GenerationConfig
+from comem.backbones.hf import HFBackbone, load_backbone
+from comem.backbones.positions import per_layer_table
+from comem.backbones.probe import looked_up
+from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.cli import main
+from comem.memory.bank import MemoryBank
+from comem.memory.injection.prefix import PREFIX
+from comem.memory.probe import Checked, examine
+from comem.modes import MODES
+from comem.types import Example, KnowledgeItem, Message, RetrievedContext
+
+SHORT = GenerationConfig(max_new_tokens=4)
+NAMES = [
+    pytest.param(name, marks=[] if here(name) else pytest.mark.skip(f"this transformers has no {name}"))
+    for name in CAUSAL
+]
+
+
+@cache
+def checked(name: str) -> tuple[HFBackbone, Checked]:
+    """A family as it is loaded from a folder, and what the probe says."""
+    model, processor = make(name)
+    sees = hasattr(processor, "image_processor")
+    spec = looked_up(BackboneSpec(name, name, name, sees_images=sees, declared=False), model, processor)
+    backbone = HFBackbone(spec, model, processor)
+    return backbone, examine(backbone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_the_probe_finds(name: str) -> None:
+    _, found = checked(name)
+    kv, _ = CAUSAL[name]
+    assert found.modes() == ("baseline", "rag", "comem", *(["vlm_as_memory"] if kv else []))
+    works = {finding.ability: finding.works for finding in found.findings}
+    assert works["chat template"] and works["soft prefix"]
+    assert works["batch = single"] == found.spec.batches == (name != "minimax")  # padding spoils its state
+    assert works["keys and values"] == kv and works["packing"] is None
+    assert all(finding.remedy for finding in found.findings if finding.works is False)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mode_that_a_family_allows(name: str) -> None:
+    backbone, found = checked(name)
+    items = tuple(KnowledgeItem(f"i{n}", f"Passage {n}: it is {7 * n}.", None) for n in range(2))
+    questions = [Example("q", "What is it?", None), Example("r", "And what is that?", None)]
+    contexts = [RetrievedContext("q", items), None]
+    bank = MemoryBank(torch.randn(2, 8, 32), ("i0", "i1"), "f")
+    if "vlm_as_memory" not in found.modes():
+        with pytest.raises(ValueError, match=r"use rag|use baseline or rag|no layer|hold no memory"):
+            MODES["vlm_as_memory"](backbone, generation=SHORT)
+    for mode in found.modes():
+        row = MODES[mode](backbone, bank=bank, generation=SHORT)
+        together = row.answer_batch(questions, contexts)
+        alone = [row.answer_batch([q], [c])[0] for q, c in zip(questions, contexts, strict=True)]
+        assert [replace(a, seconds=0) for a in together] == [replace(a, seconds=0) for a in alone], mode
+        assert [a.context_tokens > 0 for a in together] == [mode in ("comem", "vlm_as_memory"), False] or (
+            mode == "rag"
+        )
+
+
+def test_tables_of_each_layer_give_memory_what_they_give_images() -> None:
+    """Gemma 3n: the row of no word, whatever id stands at the memory's place."""
+    backbone, _ = checked("gemma3n_text")
+    model, seen = backbone.model, []
+    table = per_layer_table(model)
+    assert table is not None
+    inputs = backbone.process([[Message("user", ("x",))], [Message("user", ("and more",))]])
+    with PREFIX.attach(model, inputs, [torch.randn(3, 32), None]) as extended, torch.no_grad():
+        handle = table.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        model(**extended)
+        handle.remove()
+    placeholder = extended["input_ids"][0][extended["attention_mask"][0].bool()][0]
+    assert (seen[-1][extended["input_ids"] == placeholder] == 0).all()
+    model(**inputs)
+    assert not table._forward_pre_hooks
+    kept = extended["input_ids"] != placeholder
+    assert torch.equal(seen[-1][kept], extended["input_ids"][kept])
+
+
+def test_a_folder_of_an_undeclared_family(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Keys of GLM-4 are rotated in pairs side by side: memory in front would be wrong, and is refused."""
+    folder = save("glm4", tmp_path / "glm4")
+    backbone = load_backbone(folder, device="cpu")
+    assert not backbone.spec.declared and backbone.spec.soft_prefix
+    with pytest.raises(
+        BackboneError, match="keys and values was tried and does not hold .*comem backbone check"
+    ):
+        MODES["vlm_as_memory"](backbone)
+    assert main(["backbone", "check", folder, "--output", str(tmp_path / "found.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "logits are off" in shown and "use comem or rag" in " ".join(shown.split())
+    noted: Any = json.loads((tmp_path / "found.json").read_text())
+    assert noted["spec"]["family"] == "glm4" and noted["spec"]["kv_memory"] is False
