@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from comem.io.hub import hub_or_cache
 from comem.registry import Registry, nearest
 
 
@@ -201,7 +202,8 @@ def _hub_config(name: str) -> dict[str, Any] | None:
     from transformers import PreTrainedConfig
 
     try:
-        return PreTrainedConfig.get_config_dict(name)[0] or None
+        with hub_or_cache(name):
+            return PreTrainedConfig.get_config_dict(name)[0] or None
     except (OSError, ValueError):
         return None
 
