@@ -90,6 +90,13 @@ COMMANDS: Registry[Command] = Registry(
                 "comem backbone check HuggingFaceTB/SmolLM2-135M-Instruct --output smollm2.json",
             ),
         ),
+        "toy comemo": Command(
+            "write a small CoMemo to train, and its conversations",
+            settings="comem.toy.comemo:ComemoSettings",
+            run="comem.toy.comemo:build_comemo",
+            show="comem.toy.commands:show_counts",
+            examples=("comem toy comemo data/comemo", "comem toy comemo data/tiles --wide 2 --max-tiles 2"),
+        ),
         "corpus": Command(
             "build a knowledge base from WIT or from your own files",
             examples=(

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from comem.io.files import StorageError, new_folder, read_json, sweep, write_json
+from comem.memory.bank import read_tensors
 from comem.memory.encoder import TrainableEncoder
-from comem.memory.qformer_encoder import read_folder
 from comem.training.optimizer import AnyOptimizer, parts, state_of
 
 
@@ -84,8 +84,7 @@ def compare(folder: Path, encoder: TrainableEncoder, optimizer: AnyOptimizer) ->
     Raises:
         OSError: a tensor is missing, too many, or differs; names it.
     """
-    _, trained = read_folder(folder)
-    pairs = {name: (trained[name], held) for name, held in encoder.trained_state().items()}
+    pairs = {name: (read_tensors(folder / name), held) for name, held in encoder.trained_state().items()}
     optimizer_file = "optimizer.safetensors"
     pairs[optimizer_file] = (load_file(folder / optimizer_file), optimizer_tensors(optimizer))
     for part, (read, held) in pairs.items():

@@ -125,10 +125,14 @@ class Collator:
         try:
             return self._build(examples, (), held)
         except ImageError:  # rare, so images are not opened twice only to look for it
-            readable, skipped = _readable(examples, self.max_items)
-            if readable or held:
-                return self._build(readable, skipped, held)
+            kept, skipped = readable(examples, self.max_items)
+            if kept or held:
+                return self._build(kept, skipped, held)
             return TrainingBatch((), {}, {}, (), skipped)
+
+    def batches(self, examples: Sequence[TrainingExample]) -> list[TrainingBatch]:
+        """What one micro-batch of examples becomes: one batch."""
+        return [self(examples)]
 
     def _build(
         self, examples: Sequence[TrainingExample], skipped: tuple[str, ...], held: frozenset[str]
@@ -194,7 +198,7 @@ def _places(order: dict[Any, int], wanted: Sequence[Any]) -> tuple[int, ...]:
     return tuple(order.setdefault(one, len(order)) for one in wanted)
 
 
-def _readable(
+def readable(
     examples: Sequence[TrainingExample], max_items: int
 ) -> tuple[list[TrainingExample], tuple[str, ...]]:
     """The examples with images that open, each with its best readable items; and what was left out."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -17,20 +17,27 @@ from comem.training.plan import on_meta
 from comem.training.run_folder import recorded
 from comem.training.settings import MergeSettings, TrainSettings
 
+if TYPE_CHECKING:
+    from comem.backbones.comemo import CoMemo
 
-def merge(settings: MergeSettings) -> TrainableEncoder:
-    """Write the encoder that a run has trained.
+
+def merge(settings: MergeSettings) -> TrainableEncoder | CoMemo:
+    """Write the encoder, or the CoMemo, that a run has trained.
 
     The Q-Former goes along (the authors' merge loses it: authors_code.md C2).
 
     Returns:
-        The encoder as written.
+        The encoder as written; of a run of CoMemo's stages, that model.
 
     Raises:
         ValueError: no complete checkpoint, `out` holds something already, or the run's base was in 4 bits
             and an adapter is asked for: an adapter belongs to the very base that it was trained on.
     """
     checkpoint, run = _settled(settings)
+    if run.comemo.stage:
+        from comem.training.comemo import merged
+
+        return merged(checkpoint, run, settings.dtype, settings.out)
     # a 4-bit base as `train` loads it: what is quantised is the rounded weight
     dtype = "bfloat16" if run.quantization else settings.dtype
     backbone = load_backbone(run.model, dtype=dtype, quantization=run.quantization)
@@ -68,7 +75,7 @@ def merge_plan(settings: MergeSettings, options: DryRun = DryRun()) -> list[tupl
     ]
 
 
-def show_merge(result: TrainableEncoder | list[tuple[str, str]], settings: MergeSettings) -> None:
+def show_merge(result: TrainableEncoder | CoMemo | list[tuple[str, str]], settings: MergeSettings) -> None:
     """Print the plan, or where the encoder lies."""
     print_facts(result if isinstance(result, list) else [("encoder", str(settings.out))])
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from comem.backbones.base import Injection, RowMemories
+from comem.backbones.base import Answer, Conversations, Injection, RowMemories
 from comem.backbones.positions import text_positions, with_positions
 from comem.backbones.prepared import Prepared, pack
 from comem.memory.encoder import TrainableEncoder, check_width, hidden_size
@@ -167,6 +167,16 @@ class MemoryTrainingModel(nn.Module):
         entropy = F.cross_entropy(logits[~theirs].float(), targets[~theirs], reduction="sum")
         loss = entropy + divergence(logits[theirs], said).sum()
         return loss, torch.tensor(len(targets), device=targets.device)
+
+    def figures(self) -> dict[str, float]:
+        """What the log of each step has beside the loss."""
+        return self.injection.figures()
+
+    def answers(self, backbone: Any, chats: Conversations, batch: TrainingBatch) -> list[Answer]:
+        """What the reader answers to dialogues without their last answers, with the batch's memories."""
+        prefixes = self.prefixes(batch.items, batch.rows, vectors=batch.vectors)
+        with adapters_off(self.encoder.model):
+            return backbone.generate(chats, prefixes, injection=self.injection)  # type: ignore[no-any-return]
 
     def prefixes(
         self, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]], embeddings: Sequence[int] = (),

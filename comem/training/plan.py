@@ -161,7 +161,15 @@ class Plan:
 
 
 def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> Plan:  # noqa: B008 (frozen)
-    """The plan of a run; the model is only built on the meta device, from its config."""
+    """The plan of a run; the model is only built on the meta device, from its config.
+
+    Raises:
+        ValueError: a stage of CoMemo, whose work is not reckoned; or as `train`, for data and model.
+    """
+    if settings.comemo.stage:
+        raise ValueError(
+            "no plan is made for CoMemo's stages: start with max_steps=3 and look at the seconds"
+        )
     found = load_examples(settings.data, settings.knowledge or None) if settings.data else []
     examples = select(found, settings) if found else []
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)

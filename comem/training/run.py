@@ -169,6 +169,15 @@ def train(
         device = "cpu" if sharded() else None  # whole on the CPU, in pieces on the GPU
         attn, quantization = settings.attn or None, settings.quantization
         load = partial(load_backbone, dtype=dtype, device=device, attn=attn, quantization=quantization)
+        if settings.comemo.stage:
+            from comem.training.comemo import build_run
+
+            if sharded():
+                raise ValueError("CoMemo's stages train on whole models: start without FSDP")
+            run = build_run(settings, load, resume)
+            return Trainer(
+                settings, run.model, run.collator, examples, asked, run.backbone, resume
+            ).run(progress)  # fmt: skip
         backbone = load(settings.model)
         reader = load(settings.reader) if settings.reader else backbone
         encoder = build_encoder(settings, backbone, resume, reader)

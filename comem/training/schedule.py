@@ -79,7 +79,9 @@ class Steps(Dataset[list[TrainingBatch]]):
 
     def _batches(self, step: int) -> list[TrainingBatch]:
         if not self.alike:
-            return [self.collator(chunk) for chunk in self._chunks(step, self.rank)]
+            return [
+                batch for chunk in self._chunks(step, self.rank) for batch in self.collator.batches(chunk)
+            ]
         batches = []
         for chunks in zip_longest(*(self._chunks(step, r) for r in range(self.world)), fillvalue=[]):
             together = [example for chunk in chunks for example in chunk]

@@ -60,6 +60,54 @@ class OptimSettings:
 
 
 @dataclass(frozen=True)
+class ComemoSettings:
+    """CoMemo's training in three stages; `model` is then a CoMemo folder, or an InternVL one.
+
+    Attributes:
+        stage: 1 trains projector, blocks and gates; 2 projector and blocks, gates frozen; 3 everything. 0
+            trains no CoMemo: a memory encoder, as the paper does.
+        whole: how stage 3 trains decoder and vision tower: all weights, or LoRA (`lora`) on them.
+        loss_weight: what a token counts: each the same ("token"), each dialogue the same ("sample"), or a
+            dialogue as the root of its tokens ("square").
+        packing: several dialogues in one row, each as if it came alone.
+        pack_tokens: of a row, at most.
+        pack_tiles: the same, of images.
+        max_tiles: of a dialogue's images together, thumbnails not counted; 0 gives each image one.
+        positions: how ids are counted; empty as the model says.
+        image_path: "both"; "context" or "memory" leave the other out, for experiments.
+        gate_warning: warn once the blocks' mean |tanh attn_gate| exceeds this while the decoder is frozen.
+        every: blocks of an InternVL model that has none: before each layer whose number is a multiple.
+        heads: of such blocks.
+        head_dim: width of their heads.
+        intermediate: width of their feed-forward layers; 0 for twice the decoder's.
+    """
+
+    stage: Literal[0, 1, 2, 3] = 0
+    whole: Literal["full", "lora"] = "full"
+    loss_weight: Literal["token", "sample", "square"] = "square"
+    packing: bool = True
+    pack_tokens: int = 16384
+    pack_tiles: int = 48
+    max_tiles: int = 12
+    positions: Literal["", "dhr", "dhr_released", "plain"] = ""
+    image_path: Literal["both", "context", "memory"] = "both"
+    gate_warning: float = 0.9
+    every: int = 4
+    heads: int = 16
+    head_dim: int = 128
+    intermediate: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stage not in (0, 1, 2, 3):
+            raise ValueError(f"comemo.stage={self.stage}: give 1, 2 or 3; 0 trains a memory encoder")
+        for name in ("pack_tokens", "pack_tiles", "every", "heads", "head_dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"comemo.{name}={getattr(self, name)}: give at least 1")
+        if self.max_tiles < 0 or self.intermediate < 0:
+            raise ValueError("comemo.max_tiles and comemo.intermediate: give 0 or more")
+
+
+@dataclass(frozen=True)
 class TrainSettings:
     """One training run, complete.
 
@@ -113,6 +161,7 @@ class TrainSettings:
         lora: LoRA on the encoder.
         qformer: the Q-Former.
         cross: blocks of the injection `cross`.
+        comemo: CoMemo's stages.
         optim: AdamW and its schedule.
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
@@ -168,6 +217,7 @@ class TrainSettings:
     lora: LoraSettings = field(default_factory=LoraSettings)
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     cross: CrossSettings = field(default_factory=CrossSettings)
+    comemo: ComemoSettings = field(default_factory=ComemoSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     elastic: tuple[int, ...] = ()
     vectors: tuple[str, ...] = ()

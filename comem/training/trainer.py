@@ -26,12 +26,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from comem.io.console import Progress, bar, quiet
-from comem.memory.lora import adapters_off
 from comem.training import checkpoint as ckpt
-from comem.training.collator import Collator, TrainingBatch
+from comem.training.collator import TrainingBatch
 from comem.training.data import Lessons, TrainingExample
 from comem.training.interrupt import Interrupt, Interrupted, ignore_signals
-from comem.training.model import MemoryTrainingModel, step_seed
+from comem.training.model import step_seed
 from comem.training.optimizer import make_optimizer
 from comem.training.ranks import largest, on_main, same_start, sharded, sum_gradients, use_bf16
 from comem.training.run_log import RunLog, rewind_log
@@ -41,9 +40,9 @@ from comem.training.settings import TrainSettings
 
 @torch.no_grad()
 def evaluate(
-    model: MemoryTrainingModel,
+    model: Any,
     backbone: Any,
-    collator: Collator,
+    collator: Any,
     examples: Sequence[TrainingExample],
     batch_size: int,
     vectors: int = 0,
@@ -51,7 +50,7 @@ def evaluate(
     """Loss (mean over answer tokens) and accuracy of generated answers.
 
     Args:
-        model: encoder and reader; in training mode again afterwards, if it was.
+        model: as the trainer's; in training mode again afterwards, if it was.
         backbone: generates; None leaves the accuracy out.
         collator: makes the batches.
         examples: held out from training.
@@ -63,7 +62,7 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    device = next(model.encoder.parameters()).device
+    device = next(model.parameters()).device
     loss, tokens, right, asked = 0.0, 0.0, 0, 0
     for at in range(0, len(examples), batch_size):
         batch = replace(collator(examples[at : at + batch_size]).to(device), vectors=vectors)
@@ -74,10 +73,8 @@ def evaluate(
         if backbone is not None:
             known = {example.id: example for example in examples[at : at + batch_size]}
             asking = [known[identifier] for identifier in batch.ids]
-            prefixes = model.prefixes(batch.items, batch.rows, vectors=vectors)
-            with adapters_off(model.encoder.model):
-                chats = [[*collator.opening, *e.messages(last_answer=False)] for e in asking]
-                answers = backbone.generate(chats, prefixes, injection=model.injection)
+            chats = [[*collator.opening, *e.messages(last_answer=False)] for e in asking]
+            answers = model.answers(backbone, chats, batch)
             right += sum(_counts(a.text, e) for a, e in zip(answers, asking, strict=True))
     model.train(was_training)
     metrics = {"eval_loss": loss / max(tokens, 1), "eval_examples": float(asked)}
@@ -155,11 +152,13 @@ class TrainResult:
 
 
 class Trainer:
-    """Trains the memory of a `MemoryTrainingModel` in a run folder that is settled and locked already.
+    """Trains what of a model needs gradients, in a run folder that is settled and locked already.
 
     Args:
         settings: the run's configuration.
-        model: encoder (with the checkpoint's weights when resuming) and frozen reader.
+        model: a `MemoryTrainingModel` (with the checkpoint's weights when resuming), or what offers the same:
+            called with a batch it gives loss and weight; `encoder` (saved, compared, prepared), `prepared`,
+            `figures`, `answers`.
         collator: makes the batches.
         examples: what to train on.
         eval_examples: what to evaluate on; may be empty.
@@ -170,8 +169,8 @@ class Trainer:
     def __init__(
         self,
         settings: TrainSettings,
-        model: MemoryTrainingModel,
-        collator: Collator,
+        model: Any,
+        collator: Any,
         examples: Sequence[TrainingExample],
         eval_examples: Sequence[TrainingExample] = (),
         backbone: Any = None,
@@ -189,7 +188,7 @@ class Trainer:
         optim = settings.optim
         self.lessons = Lessons(settings, examples)
         self.optimizer = make_optimizer(parameter_groups(model.named_parameters(), optim), optim)
-        self.figures = model.injection.figures
+        self.figures = model.figures
         self.model: nn.Module = model.to(self.accelerator.device)  # not wrapped: see comem.training.ranks
         self.state = ckpt.read_state(resume) if resume else ckpt.RunState()
         if resume:

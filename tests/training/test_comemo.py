@@ -1,0 +1,214 @@
+"""CoMemo's three stages: what learns, packs, weights, files, resuming, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import comem
+from comem.backbones.comemo import CoMemo
+from comem.config import load_config
+from comem.toy.comemo import ComemoSettings as Data
+from comem.toy.comemo import build_comemo
+from comem.training.comemo import CoMemoBatch, build_run
+from comem.training.data import load_examples
+from comem.training.merge import merge
+from comem.training.run import train
+from comem.training.settings import ComemoSettings, LoraSettings, MergeSettings, OptimSettings, TrainSettings
+from tests.backbones.tiny_comemo import tiny_comemo
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("comemo")
+    build_comemo(Data(folder, count=6, test_count=2, images=(1, 2)))
+    shutil.rmtree(folder / "model")
+    made = tiny_comemo(gate=0.0)
+    made.comemo.save(folder / "model", made.processor)
+    return folder
+
+
+@pytest.fixture()
+def settings(data: Path, tmp_path: Path) -> Callable[..., TrainSettings]:
+    def make(stage: int = 1, output: str = "run", **changes: Any) -> TrainSettings:
+        own = {"max_tiles": 4} | {name: changes.pop(name) for name in list(changes) if name in _COMEMO}
+        base = TrainSettings(
+            model=str(data / "model"), data=str(data / "train.jsonl"), output=str(tmp_path / output),
+            batch_size=3,            epochs=10, max_steps=4, save_every=2, precision="fp32",
+            tensorboard=False, comemo=ComemoSettings(stage=stage, **own), optim=OptimSettings(lr=5e-3),
+        )  # fmt: skip
+        return replace(base, **changes)
+
+    return make
+
+
+_COMEMO = ComemoSettings.__dataclass_fields__
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_three_stages_one_after_the_other_and_a_model_that_answers(
+    settings: Callable[..., TrainSettings], data: Path, tmp_path: Path
+) -> None:
+    start = comem.load_backbone(data / "model").comemo.state_dict()
+    one = train(settings(1, "one", checkpointing=True))
+    first = load_file(one.checkpoint / "comemo.safetensors")
+    assert float(first["blocks.blocks.1.attn_gate"].abs()) > 0
+    assert changed({n: start[n] for n in first}, first) == set(first)
+    assert not (one.checkpoint / "whole.safetensors").exists()
+    assert rows(one.folder)[-1]["gate/attn_gate"] == pytest.approx(
+        sum(float(first[f"blocks.blocks.{n}.attn_gate"].tanh().abs()) for n in (1, 3)) / 2
+    )
+    two = train(settings(2, "two", init=str(one.checkpoint)))
+    second = load_file(two.checkpoint / "comemo.safetensors")
+    assert set(first) - changed(first, second) == {n for n in first if n.endswith("_gate")}
+    three = train(settings(3, "three", init=str(two.checkpoint), eval_data=str(data / "test.jsonl")))
+    whole = load_file(three.checkpoint / "whole.safetensors")
+    assert "model.vision_tower.encoder.layer.0.mlp.fc1.weight" in whole
+    assert not torch.equal(whole["lm_head.weight"], start["model.lm_head.weight"])
+    assert set(three.metrics) == {"eval_loss", "eval_accuracy", "eval_examples"}
+    merge(MergeSettings(three.folder, tmp_path / "merged"))
+    answering = comem.load_backbone(tmp_path / "merged")
+    found = answering.comemo.state_dict()
+    assert all(torch.equal(found[f"model.{n}"], t) for n, t in whole.items())
+    example = load_examples(data / "test.jsonl")[0]
+    assert len(answering.generate([example.messages(last_answer=False)])) == 1
+
+
+def test_a_killed_run_goes_on_exactly(settings: Callable[..., TrainSettings], tmp_path: Path) -> None:
+    whole = train(settings(3, "whole"))
+    other = tmp_path / "other"
+    shutil.copytree(whole.folder, other)
+    shutil.rmtree(other / "checkpoints" / "step-00000004")
+    train(settings(3, "other"))
+    assert [row["loss"] for row in rows(other)] == [row["loss"] for row in rows(whole.folder)]
+    for name in ("comemo.safetensors", "whole.safetensors"):
+        mine = load_file(other / "checkpoints" / "step-00000004" / name)
+        assert not changed(load_file(whole.checkpoint / name), mine)
+
+
+def test_lora_in_the_last_stage(settings: Callable[..., TrainSettings], tmp_path: Path) -> None:
+    run = train(settings(3, whole="lora", lora=LoraSettings(2, 4, 0.0)))
+    assert (run.checkpoint / "adapter.safetensors").is_file()
+    assert not (run.checkpoint / "whole.safetensors").exists()
+    merge(MergeSettings(run.folder, tmp_path / "merged"))
+    comem.load_backbone(tmp_path / "merged")
+    with pytest.raises(ValueError, match="holds LoRA"):
+        train(settings(3, "next", init=str(run.checkpoint)))
+
+
+def test_packed_is_one_by_one_in_loss_and_gradients(
+    settings: Callable[..., TrainSettings], data: Path
+) -> None:
+    examples, found = load_examples(data / "train.jsonl")[:3], []
+    for packing in (True, False):
+        asked = settings(1, packing=packing)
+        run = build_run(asked, lambda name: comem.load_backbone(name, dtype="float32"))
+        for gate in run.model.comemo.blocks.gate_parameters():
+            gate.data.fill_(0.5)
+        (batch,) = run.collator.batches(examples)
+        loss, weight = run.model(batch)
+        loss.backward()
+        grads = {n: p.grad for n, p in run.model.named_parameters() if p.grad is not None}
+        found.append((loss.detach(), weight, grads))
+        assert all("multi_modal_projector" in n or "blocks" in n for n in grads)
+    torch.testing.assert_close(found[0][:2], found[1][:2])
+    for name, grad in found[0][2].items():
+        torch.testing.assert_close(grad, found[1][2][name], atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_the_decoder_is_unharmed_at_gate_0(settings: Callable[..., TrainSettings], data: Path) -> None:
+    run = build_run(settings(1), lambda name: comem.load_backbone(name, dtype="float32"))
+    (batch,) = run.collator.batches(load_examples(data / "train.jsonl")[:2])
+    losses = []
+    for path in ("both", "context"):
+        run.model.comemo.image_path = path  # type: ignore[assignment]
+        losses.append(run.model(batch)[0].detach())
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(("kind", "powers"), [("token", 0.0), ("square", 0.5), ("sample", 1.0)])
+def test_weights_of_a_dialogue(
+    settings: Callable[..., TrainSettings], data: Path, kind: str, powers: float
+) -> None:
+    run = build_run(settings(1, loss_weight=kind), comem.load_backbone)
+    batch = run.collator(load_examples(data / "train.jsonl"))
+    for sample in batch.samples:
+        count = int((sample["labels"] != -100).sum())
+        learned = sample["weights"][sample["labels"] != -100]
+        assert torch.allclose(learned, torch.full((count,), float(count) ** -powers))
+        assert float(sample["weights"].sum()) == pytest.approx(count ** (1 - powers), rel=1e-5)
+    assert batch.answer_weight == pytest.approx(sum(float(s["weights"].sum()) for s in batch.samples))
+
+
+def test_packs_keep_their_limits(settings: Callable[..., TrainSettings], data: Path) -> None:
+    examples = load_examples(data / "train.jsonl")
+    run = build_run(settings(1, pack_tiles=2), comem.load_backbone)
+    packs: list[CoMemoBatch] = run.collator.batches(examples)
+    assert [name for pack in packs for name in pack.ids] == [example.id for example in examples]
+    assert 1 < len(packs) < len(examples) + 1
+    assert all(sum(len(s["pixel_values"]) for s in pack.samples) <= 2 for pack in packs)
+    short = build_run(settings(1, max_tokens=20), comem.load_backbone)
+    with pytest.raises(ValueError, match="above max_tokens=20"):
+        short.collator.batches(examples)
+
+
+def test_a_memory_path_that_takes_over_is_told(
+    settings: Callable[..., TrainSettings], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = build_run(settings(1, gate_warning=0.3), comem.load_backbone)
+    with caplog.at_level(logging.WARNING):
+        run.model.figures()
+        assert not caplog.records
+        for gate in run.model.comemo.blocks.gate_parameters():
+            gate.data.fill_(0.4)
+        run.model.figures()
+        run.model.figures()
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["the memory path takes over"]
+
+
+def test_an_internvl_model_gets_fresh_blocks(settings: Callable[..., TrainSettings], tmp_path: Path) -> None:
+    from tests.backbones.tiny import build
+
+    made = build("internvl3")
+    made.model.save_pretrained(tmp_path / "internvl")
+    made.processor.save_pretrained(tmp_path / "internvl")
+    run = build_run(
+        settings(1, model=str(tmp_path / "internvl"), every=2, heads=2, head_dim=8), comem.load_backbone
+    )
+    assert isinstance(run.model.comemo, CoMemo)
+    assert run.model.comemo.blocks.sizes.layers == (1, 3)
+    with pytest.raises(ValueError, match="no InternVL model"):
+        build_run(settings(1, model="toy"), comem.load_backbone)
+
+
+def test_what_is_no_checkpoint_is_refused(settings: Callable[..., TrainSettings], data: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint of CoMemo"):
+        train(settings(2, init=str(data / "model")))
+
+
+@pytest.mark.parametrize(
+    "name", ["comemo_1", "comemo_2", "comemo_3", "comemo_toy_1", "comemo_toy_2", "comemo_toy_3"]
+)
+def test_recipes(name: str) -> None:
+    settings = load_config(
+        TrainSettings, Path(__file__).parents[2] / "configs" / "train" / f"{name}.yaml", []
+    )
+    assert str(settings.comemo.stage) == name[-1]
+    with pytest.raises(ValueError, match="stage=4"):
+        ComemoSettings(stage=4)  # type: ignore[arg-type]
