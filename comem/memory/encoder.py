@@ -158,6 +158,7 @@ class MemoryEncoder(Protocol):
         accepts: fingerprints of other encoders whose memories are as good.
         learned: what an injection has learned to bring its memories to the reader; None where it learns
             nothing.
+        injection: how its memories are to reach the reader, a row of `INJECTIONS`; empty: as the mode has it.
     """
 
     kind: str
@@ -169,6 +170,7 @@ class MemoryEncoder(Protocol):
     prepares: bool = False
     accepts: tuple[str, ...] = ()
     learned: Learned | None = None
+    injection: str = ""
 
     def encode(
         self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: InputsOf | None = None

@@ -296,6 +296,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         parts = self.model, self.processor, self.qformer, None, self.form
         merged = type(self)(*parts, accepts, self.elastic)
         merged.learned = self.learned
+        merged.injection = self.injection
         return merged
 
     def save(self, folder: str | Path) -> None:
@@ -334,6 +335,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
             "accepts": list(self.accepts),
             "elastic": list(self.elastic),
             **({} if self.learned is None else {"injection": self.learned.about()}),
+            **({"injection_name": self.injection} if self.injection else {}),
         }
 
     @classmethod
@@ -372,6 +374,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         accepts, elastic = tuple(about["accepts"]), tuple(about.get("elastic", ()))
         encoder = cls(model, processor, qformer, lora, form, accepts, elastic).eval()
         encoder.learned = _learned(about, trained)
+        encoder.injection = about.get("injection_name", "")
         return encoder
 
     @torch.no_grad()
@@ -470,6 +473,7 @@ class _About:
     lora: LoraSettings | None = None
     elastic: tuple[int, ...] = ()
     injection: _Injection | None = None
+    injection_name: str = ""
 
 
 def _check_about(path: Path, about: Mapping[str, Any], sizes: type[Any] | None) -> None:

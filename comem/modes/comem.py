@@ -15,7 +15,7 @@ from torch import Tensor
 from comem.backbones.base import Answer, Injection
 from comem.memory.bank import Bank, MemoryBank
 from comem.memory.encoder import MemoryEncoder, check_width
-from comem.memory.injection import INJECTIONS, prefix_for
+from comem.memory.injection import injection_for
 from comem.modes.base import Contexts, Items, Mode, item_lists
 from comem.types import Example, KnowledgeItem
 
@@ -54,11 +54,8 @@ class ComemMode(Mode):
 
     @cached_property
     def injection(self) -> Injection:
-        """What the settings name, else what the encoder has learned with, else the soft prefix."""
-        encoder = self.settings.encoder
-        if self.settings.injection is None and encoder is not None and encoder.learned is not None:
-            return INJECTIONS[encoder.learned.name](self.backbone, encoder)
-        return self.settings.injection or prefix_for(self.backbone)
+        """What the settings name, else what the encoder was trained with, else the soft prefix."""
+        return self.settings.injection or injection_for(self.backbone, self.settings.encoder)
 
     def record(self) -> dict[str, Any]:
         """How many embeddings of an item are used, if not all."""

@@ -105,9 +105,9 @@ class Models:
     @cached_property
     def injection(self) -> Injection:
         """How vectors reach the reader."""
-        from comem.memory.injection import prefix_for
+        from comem.memory.injection import injection_for
 
-        return prefix_for(self.backbone)
+        return injection_for(self.backbone, self.encoder)
 
     @cached_property
     def decider(self) -> Decider:

@@ -20,7 +20,7 @@ from comem.io.files import one_writer, write_json
 from comem.io.run_folder import run_manifest
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import ENCODERS, Learned, TrainableEncoder
-from comem.memory.injection import INJECTIONS
+from comem.memory.injection import INJECTIONS, LAYOUTS
 from comem.memory.items import item_inputs
 from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
 from comem.training import checkpoint as ckpt
@@ -191,6 +191,8 @@ def train(
                 shard(network)
             if settings.liger:
                 held.enter_context(liger(network))
+        if settings.injection not in ("prefix", *LAYOUTS):
+            encoder.injection = settings.injection
         injection = build_injection(settings, reader, encoder)
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)

@@ -1,1 +1,1 @@
-"""Research for "any model": a memory for a frozen SmolLM2 (README.md); to become library code and a script."""
+"""A memory for a pretrained reader that nobody taught, SmolLM2-135M-Instruct: data, measurements, files."""

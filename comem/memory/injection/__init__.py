@@ -27,4 +27,21 @@ INJECTIONS: Registry[InjectionRow] = Registry(
     },
 )
 
-__all__ = ["INJECTIONS", "LAYOUTS", "PREFIX", "Injection", "InjectionRow", "Prefix", "prefix_for"]
+
+def injection_for(backbone: Backbone, encoder: MemoryEncoder | None = None) -> Injection:
+    """What the encoder was trained with, where it says so; else the soft prefix."""
+    if encoder is not None and (name := encoder.learned.name if encoder.learned else encoder.injection):
+        return INJECTIONS[name](backbone, encoder)
+    return prefix_for(backbone)
+
+
+__all__ = [
+    "INJECTIONS",
+    "LAYOUTS",
+    "PREFIX",
+    "Injection",
+    "InjectionRow",
+    "Prefix",
+    "injection_for",
+    "prefix_for",
+]
