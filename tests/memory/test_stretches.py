@@ -78,7 +78,8 @@ def text_backbone(tiny_qwen2: Any, tiny_processor: Any, tmp_path: Path) -> HFBac
     folder = tmp_path / "model"
     model = tame(copy.deepcopy(tiny_qwen2))
     model.save_pretrained(folder)
-    tokenizer = tiny_processor.tokenizer
+    tokenizer = copy.deepcopy(tiny_processor.tokenizer)
+    tokenizer._processor_class = None  # nobody's part
     tokenizer.save_pretrained(folder)
     model.config._name_or_path = str(folder)
     return HFBackbone(resolve_backbone(folder), model, tokenizer)

@@ -68,6 +68,7 @@ class SlowEncoder:
     """Stands in for the memory encoder; counts its calls."""
 
     width, reads_images, num_vectors, elastic = 64, False, 8, ()
+    learned, injection = None, ""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, ...]] = []
