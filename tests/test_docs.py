@@ -20,7 +20,7 @@ BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | 
 #: Pages that build on each other, in one folder; and what is made smaller, so that it takes seconds.
 WALKS = {
     "tour": ["tour.md"],
-    "howto": [f"howto/{name}.md" for name in ("own_data", "own_benchmark", "train")],
+    "howto": [f"howto/{name}.md" for name in ("own_data", "own_questions", "own_benchmark", "train")],
 }
 SMALLER = {"--size 300": "--size 40", "--limit 100": "--limit 8", "max_steps=5": "max_steps=1"}
 

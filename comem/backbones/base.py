@@ -38,6 +38,7 @@ class ChatProcessor:
         max_pixels: images are reduced to at most this many pixels; None as the processor has it.
         max_tiles: images are cut into at most this many tiles, for processors that cut them.
         max_side: images are resized to this length of their longer side, for processors that resize by it.
+        context: the longest prompt that the model takes, in tokens; None for no limit.
     """
 
     spec: BackboneSpec
@@ -46,6 +47,7 @@ class ChatProcessor:
     max_pixels: int | None = None
     max_tiles: int | None = None
     max_side: int | None = None
+    context: int | None = None
 
     def __post_init__(self) -> None:
         images, name = getattr(self.processor, "image_processor", None), self.spec.name
@@ -89,12 +91,15 @@ class ChatProcessor:
         Raises:
             BackboneError: no conversation, more images than the model takes, or conversations that do not
                 go together (see `groups`).
+            BackboneError: a prompt is longer than the model's context.
             ImageError: an image that cannot be opened.
         """
         if not conversations:
             raise BackboneError("an empty batch: give at least one conversation")
         if self.spec.batches and len(self.groups(conversations)) > 1:
             raise BackboneError(f"{self.spec.name}: conversations with and without images do not go together")
+        for chat in conversations:  # texts so long are not even tokenized: no token has more characters
+            self._check_length(sum(len(p) for m in chat for p in m.content if isinstance(p, str)) // _TOKEN)
         images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
         texts = [self.text(chat, add_generation_prompt) for chat in conversations]
         kwargs: dict[str, Any] = {"images": images} if any(images) else {}
@@ -104,7 +109,16 @@ class ChatProcessor:
         batch = self.processor(
             text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
         )
-        return {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+        self._check_length(int(inputs["attention_mask"].sum(dim=1).max()))
+        return inputs
+
+    def _check_length(self, tokens: int) -> None:
+        if self.context is not None and tokens > self.context:
+            raise BackboneError(
+                f"a prompt of {tokens} tokens, but {self.spec.name} takes {self.context}: shorten the "
+                "question or the passages (corpus build --max-chars), give fewer items, or use comem"
+            )
 
     def text(self, chat: Sequence[Message], add_generation_prompt: bool = True) -> str:
         """A conversation as the chat template writes it, a mark where an image goes.
@@ -204,6 +218,9 @@ class ChatProcessor:
     @cached_property
     def _special(self) -> re.Pattern[str]:
         return marks(special_tokens(self.processor))
+
+
+_TOKEN = 128  # characters of the longest tokens that vocabularies have
 
 
 def special_tokens(processor: Any) -> set[str]:

@@ -94,7 +94,9 @@ class HFBackbone:
     @cached_property
     def process(self) -> ChatProcessor:
         """Renders, tokenizes and batches conversations."""
-        return ChatProcessor(self.spec, self.processor, self.min_pixels, self.max_pixels)
+        return ChatProcessor(
+            self.spec, self.processor, self.min_pixels, self.max_pixels, context=context_of(self.model)
+        )
 
     @property
     def _table(self) -> Tensor:
@@ -232,6 +234,14 @@ def _criterion(watch: Watch) -> Callable[..., Tensor]:
         return torch.tensor(list(watch(ids[:, -1].tolist())), dtype=torch.bool, device=ids.device)
 
     return ends
+
+
+def context_of(model: Any) -> int | None:
+    """The longest sequence that a model was made for, in tokens; None if it does not say."""
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    limit = getattr(config, "max_position_embeddings", None)
+    return int(limit) if isinstance(limit, int) and limit > 0 else None
 
 
 def load_backbone(

@@ -23,6 +23,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "viquae": "comem.benchmarks.viquae:ROW",
         "cvqa": "comem.benchmarks.cvqa:ROW",
         "evqa": "comem.benchmarks.evqa:ROW",
+        "own": "comem.benchmarks.own:ROW",
         "flags": "comem.benchmarks.infoseek:FLAGS",
         "toy": "comem.benchmarks.infoseek:TOY",
     },

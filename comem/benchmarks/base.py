@@ -65,10 +65,12 @@ def per_example(value: Callable[[str, Example], float], definition: str = "mean 
     """
 
     def score(answers: Mapping[str, str], examples: Mapping[str, Example], benchmark: str) -> Report:
-        values = {name: float(value(answers[name], examples[name])) for name in match(answers, examples)}
-        for name, earned in values.items():
-            if not 0 <= earned <= 1:
-                raise ValueError(f"{benchmark}: the answer to {name!r} earns {earned:g}; give 0 to 1")
+        values = {}
+        for name in match(answers, examples):
+            earned = value(answers[name], examples[name])
+            if not isinstance(earned, (int, float)) or not 0 <= earned <= 1:
+                raise ValueError(f"{benchmark}: the answer to {name!r} earns {earned!r:.80}; give 0 to 1")
+            values[name] = float(earned)
         group, language = (lambda name: examples[name].group), (lambda name: examples[name].language)
         return mean_report(benchmark, "accuracy", values, examples, group, language)
 
@@ -110,6 +112,10 @@ class Benchmark:
         files: the file or files to fetch, and from where, in a sentence.
         images: where the images are, when they are not in the files.
         fallback_language: whose prompts serve languages that a style lacks.
+        needs_images: whether a question without an image is a fault, where the model sees images.
+
+    Raises:
+        ValueError: a scorer is no `Scorer`.
     """
 
     name: str
@@ -132,6 +138,15 @@ class Benchmark:
     files: str = ""
     images: str = ""
     fallback_language: str | None = None
+    needs_images: bool = True
+
+    def __post_init__(self) -> None:
+        for scorer in (self.scorer, self.authors):
+            if scorer is not None and not isinstance(scorer, Scorer):
+                raise ValueError(
+                    f"benchmark {self.name}: its scorer is a {type(scorer).__name__}; give per_example(f) "
+                    "or a Scorer"
+                )
 
     @property
     def scorers(self) -> Registry[Scorer]:
@@ -185,6 +200,8 @@ class Benchmark:
         Raises:
             ValueError: an example comes without an image; says where the images are.
         """
+        if not self.needs_images:
+            return
         without = [example.id for example in examples if example.image is None]
         if without:
             where = f": {self.images}" if self.images else ""
@@ -225,7 +242,13 @@ class Benchmark:
         row, rows = self.scorers[scorer], self.rows(examples)
         if not (whole or row.whole):
             outputs = {n: self.short(text, rows[n]) if n in rows else text for n, text in outputs.items()}
-        return row.score(outputs, rows, self.name)
+        report = row.score(outputs, rows, self.name)
+        if not isinstance(report, Report):
+            raise ValueError(
+                f"benchmark {self.name}: the {scorer} scorer gives a {type(report).__name__}, not a Report; "
+                "per_example(function) makes one"
+            )
+        return report
 
     def score_files(self, files: ScoreFiles, scorer: str = "official") -> Report:
         """Score files as they stand.

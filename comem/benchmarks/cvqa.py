@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
 from comem.benchmarks.base import Benchmark, Scorer, authors_scorer
@@ -60,7 +61,9 @@ def _index(mark: str, count: int) -> int | None:
 
 
 def _fold(text: str) -> str:
-    return " ".join(text.casefold().strip(_EDGES).split())
+    """Equal for texts that differ in case, blanks (also around commas) and composition of letters."""
+    text = unicodedata.normalize("NFC", text).casefold().strip(_EDGES)
+    return re.sub(r"\s*([,;/])\s*", r"\1", " ".join(text.split()))
 
 
 def pair_of(row: Row) -> tuple[str, str]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from comem.io.files import RecordError, unique, write_atomic
-from comem.io.images import image_ref
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
@@ -56,12 +55,18 @@ def locate(path: str | Path, names: Sequence[str]) -> Path:
     raise ValueError(f"{path}: holds none of {', '.join(names)} (plain or .gz); give the data file itself")
 
 
+def _ref(value: Any, folder: str | Path) -> ImageRef | None:
+    from comem.io.images import image_ref  # here: scoring needs no Pillow
+
+    return image_ref(value, folder)
+
+
 def image_by_id(folder: str | Path, image_id: str) -> ImageRef:
     """The image called `image_id` in a folder, whatever its suffix.
 
     A missing image is found out when it is opened, where the run can record it and go on.
     """
-    refs = [ref for suffix in IMAGE_SUFFIXES if (ref := image_ref(f"{image_id}{suffix}", folder)) is not None]
+    refs = [ref for suffix in IMAGE_SUFFIXES if (ref := _ref(f"{image_id}{suffix}", folder)) is not None]
     return next((ref for ref in refs if not ref.fault and os.path.isfile(str(ref.path))), refs[0])
 
 
@@ -71,7 +76,7 @@ def named_image(folder: str | Path | None, name: object, file: str | Path) -> Im
     What `image_ref` reads may stand in the name's place: a data URI, a dict, bytes. A missing image is found
     out when it is opened, where the run can record it and go on.
     """
-    return image_ref(name, Path(folder) if folder is not None else Path(file).parent)
+    return _ref(name, Path(folder) if folder is not None else Path(file).parent)
 
 
 def row_image(row: Mapping[str, Any], file: Path, folder: Path | None) -> ImageRef | None:
@@ -294,7 +299,7 @@ def embedded_image(cell: Any, file: str | Path, name: str) -> ImageRef:
     Raises:
         RecordError: there is no picture in it.
     """
-    if (ref := image_ref(cell, Path(file).parent)) is not None:
+    if (ref := _ref(cell, Path(file).parent)) is not None:
         return ref
     raise RecordError(f"{file}: {name!r} has no picture; the published file embeds one, fetch it again")
 

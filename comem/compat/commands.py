@@ -79,7 +79,10 @@ def parity(settings: ParitySettings) -> dict[Path, list[Difference]]:
     """
     from comem.compat.parity import run_parity
 
-    return {folder: run_parity(folder) for folder in settings.folders}
+    folders = [path for path in settings.folders if path.suffix != ".md"]  # a README that a shell's * brings
+    if not folders:
+        raise ValueError("no folders: give at least one with case_*.safetensors")
+    return {folder: run_parity(folder) for folder in folders}
 
 
 def show_parity(found: dict[Path, list[Difference]], settings: ParitySettings) -> int:

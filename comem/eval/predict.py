@@ -15,7 +15,7 @@ from comem.benchmarks.prompts import PROMPTS
 from comem.config import option
 from comem.eval.run_folder import CONTEXTS, Merged, Processes, RunFolder, Shard, is_complete, merge_shards
 from comem.eval.score import score_answers, show, write_metrics
-from comem.io.console import Progress, print_facts, print_line, quiet
+from comem.io.console import Progress, print_facts, print_line, print_table, quiet
 from comem.io.files import StorageError
 from comem.retrieval.settings import RetrieverSettings
 from comem.types import Answer, Example, Report, RetrievedContext
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from comem.memory.encoder import MemoryEncoder
     from comem.modes import Mode
 
+_SHOWN = 20  # answers
 _ASKED, _MODEL, _KNOWLEDGE, _DECODING, _RUN = "questions", "model", "knowledge", "decoding", "run"
 
 
@@ -407,4 +408,7 @@ def show_predicted(found: PredictResult, settings: PredictSettings) -> None:
             print_line(each.waits_for)
             continue
         show(each.report, BENCHMARKS[settings.benchmark].headline)
+        if not each.report.scores and each.answers:  # nothing to compare them with
+            rows = [(name, said.text) for name, said in list(each.answers.items())[:_SHOWN]]
+            print_table(("question", "answer"), rows, f"{len(each.answers)} answers")
         print_facts([("run folder", str(each.folder))])

@@ -50,7 +50,7 @@ def draw_figure(found: Overview, title: str) -> bytes:
 
     columns = min(_COLUMNS, len(found.rows))
     lines = math.ceil(len(found.rows) / columns)
-    figure = Figure(figsize=(_width(found) * columns + 0.4, 2.9 * lines + 0.9), dpi=110, layout="constrained")
+    figure = Figure(figsize=(_width(found) * columns + 0.4, 2.9 * lines + 1.3), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{title} (percent)", x=0.01, ha="left", fontsize=12, color=INK)
     panels = figure.subplots(lines, columns, squeeze=False).flat
@@ -58,7 +58,9 @@ def draw_figure(found: Overview, title: str) -> bytes:
         _panel(panel, name, metric, found.columns, values)
     for panel in list(panels):  # what the last line leaves over
         panel.set_axis_off()
-    figure.legend(handles=_legend(), loc="outside lower left", ncols=3, frameon=False, fontsize=9)
+    entries = _legend()
+    beside = max(1, int(figure.get_figwidth() // (1 + max(len(each.get_label()) for each in entries) / 14)))
+    figure.legend(handles=entries, loc="outside lower left", ncols=beside, frameon=False, fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -323,6 +323,7 @@ def embed_shown(
     rows = [row for row, path in enumerate(shown) if path in place]
     if not rows:
         hint = "" if any(map(os.path.exists, paths)) else "; comem corpus download fetches what has a URL"
+        hint = hint if paths else "; texts alone are found by --retriever bm25 --index CORPUS"
         raise ValueError(f"{base.folder}: none of the {len(shown)} items has a readable image{hint}")
     order = np.asarray([place[shown[row]] for row in rows], np.int64)
     return np.asarray(rows, np.int64), Vectors.from_files(found.files, order), found

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 import comem
+from comem.io.files import valid
 from comem.io.hub import hub_or_cache
 from comem.io.images import open_image
 from comem.registry import nearest
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 TOY_CLIP = Path(comem.__file__).parent / "toy" / "weights" / "clip"
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
+MAX_CHARS = 20_000  # of a text, of which 77 tokens are read: CLIP's tokenizer is slow on long words
 PRECISIONS = ("fp32", "bf16", "fp16")
 ImageLike = ImageRef | Image.Image
 
@@ -119,9 +121,8 @@ class OpenClipEmbedder:
         """
 
         def run(batch: Sequence[str]) -> Any:
-            return self.model.encode_text(
-                self._tokenizer(list(batch)).to(self.device), normalize=True
-            )  # (b, d)
+            plain = [valid(text)[:MAX_CHARS] for text in batch]
+            return self.model.encode_text(self._tokenizer(plain).to(self.device), normalize=True)  # (b, d)
 
         return self._embed(run, texts, batch_size)
 

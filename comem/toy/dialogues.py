@@ -53,6 +53,8 @@ class DialogueSettings:
 
     def __post_init__(self) -> None:
         check_languages(self.languages)
+        if self.views < 2:
+            raise ValueError(f"views {self.views}: give 2 or more, the first for the item")
 
 
 def build_dialogues(settings: DialogueSettings) -> dict[str, int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from comem.backbones.base import Backbone, Injection
-from comem.backbones.hf import HFBackbone, load_backbone
+from comem.backbones.hf import HFBackbone, context_of, load_backbone
 from comem.backbones.prepared import liger
 from comem.config import as_dict
 from comem.io.console import Progress, bar
@@ -100,7 +100,7 @@ def knowledge_format(
 
 def _context(backbone: Backbone) -> int:
     """The longest input that the model's positions are made for, in tokens."""
-    return int(getattr(backbone.model.config.get_text_config(), "max_position_embeddings", 1 << 30))
+    return context_of(backbone.model) or 1 << 30
 
 
 def build_collator(

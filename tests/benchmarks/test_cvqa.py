@@ -58,6 +58,21 @@ def test_options_are_read(output: str, expected: int | None) -> None:
 
 
 @pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("leo\u0301n", 3),
+        ("LEO\u0301N.", 3),
+        ("rojo,azul", 1),
+        ("rojo, azul", 1),
+        ("Rojo ,azul", 1),
+        ("rojo", 0),
+    ],
+)
+def test_composition_and_blanks_around_commas_do_not_count(output: str, expected: int) -> None:
+    assert cvqa.parse_option(output, ["rojo", "rojo,azul", "verde", "león"]) == expected
+
+
+@pytest.mark.parametrize(
     "text", ["9" * 100_000, "x " * 50_000, "是" * 50_000, "(" * 100_000, "answer " * 15_000]
 )
 def test_long_answers_choose_nothing(text: str) -> None:
