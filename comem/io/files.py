@@ -455,7 +455,7 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-                there = ", ".join(reader.fieldnames or ()) or "none"
+                there = ", ".join(name[:40] for name in (reader.fieldnames or ())[:20]) or "none"
                 raise RecordError(f"{path}:1: no column {', '.join(missing)}; it has {there}")
             for row in reader:
                 if None in row or None in row.values():

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ["PYTHONWARNINGS"] = "ignore"
     warm()
     tally, began = Tally(), time.monotonic()
-    with _folder(words.folder) as folder, fuzz.picture_server() as url:
+    with _folder(words.folder) as folder, fuzz.picture_server(folder / "port") as url:
         world = folder / "world"
         if not world.exists():
             build_world(world, url, quick=words.quick)

@@ -177,8 +177,8 @@ READERS = (
 
 
 @contextmanager
-def picture_server() -> Iterator[str]:
-    """A process that serves a picture at every address; its own address."""
+def picture_server(note: Path) -> Iterator[str]:
+    """A process that serves a picture at every address; its own address, the same where the note is there."""
     from http.server import BaseHTTPRequestHandler, HTTPServer
 
     from PIL import Image
@@ -196,7 +196,8 @@ def picture_server() -> Iterator[str]:
             self.end_headers()
             self.wfile.write(buffer.getvalue())
 
-    server = HTTPServer(("127.0.0.1", 0), Handler)
+    server = HTTPServer(("127.0.0.1", int(note.read_text("ascii")) if note.exists() else 0), Handler)
+    note.write_text(str(server.server_port), "ascii")
     pid = os.fork()
     if pid == 0:
         server.serve_forever()

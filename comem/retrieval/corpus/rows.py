@@ -112,7 +112,7 @@ def wit_rows(path: Path, stats: CorpusStats) -> RawRows:
         missing.append("one of " + "/".join(DESCRIPTIONS.values()))
     if missing:
         raise CorpusError(
-            f"{path}: not a WIT table: missing columns {', '.join(missing)}; found {columns[:20]}"
+            f"{path}: not a WIT table: missing columns {', '.join(missing)}; found {[name[:40] for name in columns[:20]]}"
         )
     for number, fields in _split_rows(lines, len(columns), path, stats):
         yield f"{path}:{number}", dict(zip(columns, fields, strict=True))
@@ -234,7 +234,7 @@ def parquet_rows(path: Path, stats: CorpusStats) -> RawRows:
 
     try:
         file = pq.ParquetFile(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # a column's name may be damaged, too
         raise CorpusError(f"{path}: not a whole Parquet file ({error}); copy it again") from error
     number = 0
     try:
@@ -244,7 +244,7 @@ def parquet_rows(path: Path, stats: CorpusStats) -> RawRows:
                 if repaired:
                     stats.repair(NOT_UNICODE, f"{path}:{number}")
                 yield f"{path}:{number}", row
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CutShardError(f"{path}: damaged after row {number} ({error}); copy it again") from error
 
 
