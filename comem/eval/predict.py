@@ -126,13 +126,16 @@ class PredictSettings(AskSettings):
 
     Attributes:
         limit: only the first N questions.
-        mode: baseline, rag, comem, vlm_as_memory, or your own; of several, each gets a folder in the output.
+        mode: baseline, rag, comem, hybrid, vlm_as_memory, or your own; each of several gets a folder.
         encoder: memory encoder folder, or "toy"; for comem.
         bank: of comem bank build or comem encode; for comem.
         embeddings: of each item, the first N (an elastic memory).
         item_order: retrieval (best first), reversed.
         question_layout: comem; authors_llm, authors_llm_training (text-only readers: docs/receivers.md).
         injection: how memories reach the model (default: the mode's own way).
+        full: for hybrid: so many items as text and image, the best ones; the others as memory.
+        budget: for hybrid: the most tokens that items may take (0: no limit).
+        unsure: for hybrid: items in full only where an answer from memory starts less probably than this.
         kv_layers: for vlm_as_memory.
         kv_fraction: for vlm_as_memory: tokens kept (1: all).
         shard: only part I of N, 1/4 to 4/4 for four.
@@ -147,6 +150,9 @@ class PredictSettings(AskSettings):
     item_order: str = option("retrieval", group=_MODEL, metavar="ORDER")
     question_layout: str = option("comem", group=_MODEL, metavar="NAME")
     injection: str | None = option(None, group=_MODEL, metavar="NAME")
+    full: int = option(1, group=_MODEL)
+    budget: int = option(0, group=_MODEL)
+    unsure: float = option(0.0, group=_MODEL)
     kv_layers: tuple[int, ...] = option((), group=_MODEL, metavar="L")
     kv_fraction: float = option(1.0, group=_MODEL)
     shard: str = option("1/1", group=_RUN, metavar="I/N")
@@ -284,6 +290,7 @@ class Reader:
         """A mode on these models, and what the run folder records of it."""
         from comem.engine.engine import accelerated
         from comem.memory.injection import INJECTIONS, LAYOUTS
+        from comem.memory.settings import HybridSettings
         from comem.modes import MODES, KVSettings, ModeSettings
 
         style, generation = settings.prompt or benchmark.style, settings.generation
@@ -294,8 +301,9 @@ class Reader:
         way = settings.injection or ("" if layout == "comem" else layout)
         injection = INJECTIONS[way](self.backbone, self.encoder) if way else None
         kv = KVSettings(layers=settings.kv_layers, fraction=settings.kv_fraction)
+        hybrid = HybridSettings(settings.full, settings.budget, settings.unsure)
         reading: dict[str, Any] = {
-            "item_order": settings.item_order, "kv": kv, "embeddings": settings.embeddings,
+            "item_order": settings.item_order, "kv": kv, "hybrid": hybrid, "embeddings": settings.embeddings,
         }  # fmt: skip
         mode = MODES[name](
             self.backbone, ModeSettings(self.encoder, self.bank, injection, ask, generation, **reading)

@@ -132,6 +132,28 @@ class KVSettings:
 
 
 @dataclass(frozen=True)
+class HybridSettings:
+    """Which of a question's items are given as text and image; the others become memory.
+
+    Attributes:
+        full: so many items, the best ones.
+        budget: the most tokens that items may take, in full and as memory; 0 for no limit.
+        unsure: in full only where the first token of an answer from memory alone is less probable than
+            this; 0 always.
+    """
+
+    full: int = 1
+    budget: int = 0
+    unsure: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.full < 0 or self.budget < 0:
+            raise ValueError(f"full={self.full}, budget={self.budget}: give 0 or more")
+        if not 0 <= self.unsure <= 1:
+            raise ValueError(f"unsure={self.unsure}: give a probability, 0 to 1")
+
+
+@dataclass(frozen=True)
 class KnowledgeFormat:
     """How an item is written for the encoder; part of the encoder's identity.
 

@@ -15,6 +15,7 @@ MODES: Registry[Callable[..., Mode]] = Registry(
         "baseline": "comem.modes.baseline:BaselineMode",
         "rag": "comem.modes.rag:RagMode",
         "comem": "comem.modes.comem:ComemMode",
+        "hybrid": "comem.modes.hybrid:HybridMode",
         "vlm_as_memory": "comem.modes.vlm_as_memory:VlmAsMemoryMode",
     },
 )

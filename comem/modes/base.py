@@ -22,7 +22,7 @@ from comem.backbones.base import (
 from comem.memory.bank import Bank
 from comem.memory.encoder import MemoryEncoder
 from comem.memory.lora import adapters_off
-from comem.memory.settings import KVSettings
+from comem.memory.settings import HybridSettings, KVSettings
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
 #: "retrieval": best item first, as in training. "reversed": best item next to the question, as the
@@ -53,6 +53,7 @@ class ModeSettings:
         generation: how answers are decoded.
         item_order: see `ItemOrder`.
         kv: what is kept of an item (vlm_as_memory).
+        hybrid: which items are given in full (hybrid).
         embeddings: how many of an item's embeddings are read, the first ones; None for all (comem). For
             memories trained so (`elastic`).
         watch: sees every token as it is made, and may end rows.
@@ -65,6 +66,7 @@ class ModeSettings:
     generation: GenerationConfig = GREEDY
     item_order: ItemOrder = "retrieval"
     kv: KVSettings = KVSettings()
+    hybrid: HybridSettings = HybridSettings()
     embeddings: int | None = None
     watch: Watch | None = None
 
