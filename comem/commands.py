@@ -495,6 +495,16 @@ COMMANDS: Registry[Command] = Registry(
                 'comem report runs oven-comem.json --output runs/report --title "Qwen2.5-VL-7B"',
             ),
         ),
+        "audit": Command(
+            "is it memory? interventions on it, and probes of what it holds",
+            settings="comem.eval.audit:AuditSettings",
+            run="comem.eval.audit:audit",
+            show="comem.eval.audit:show_audit",
+            examples=(
+                "comem audit --benchmark toy --data data/toy --split unseen_entity --index data/toy/index \\",
+                "    --encoder toy --limit 200 --output runs/audit",
+            ),
+        ),
         "profile": Command(
             "what answering costs: seconds, memory, operations, by mode",
             settings="comem.profiling.commands:ProfileSettings",
