@@ -531,6 +531,13 @@ COMMANDS: Registry[Command] = Registry(
             show="comem.recipes:show_copies",
             examples=("comem configs copy train/paper mine", "comem configs copy accelerate/multi_gpu"),
         ),
+        "verify": Command(
+            "compare whatever was written with its checksums; exit code 1 for damage",
+            settings="comem.verifying:VerifyAnySettings",
+            run="comem.verifying:verify",
+            show="comem.verifying:show",
+            examples=("comem verify runs/7b runs/flags/bank data/toy/index",),
+        ),
         "parity": Command(
             "compare our modules with recorded outputs of the authors'",
             settings="comem.compat.commands:ParitySettings",

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union
 import yaml
 
 from comem.io.files import write_atomic
+from comem.io.run_folder import without_secrets
 from comem.registry import nearest
 
 C = TypeVar("C")
@@ -122,7 +123,10 @@ def save_config(config: Any, path: str | Path) -> None:
 
 
 def as_dict(config: Any) -> dict[str, Any]:
-    """A config as nested plain values (dicts, lists, text, numbers), for YAML and JSON."""
+    """A config as nested plain values (dicts, lists, text, numbers), for YAML and JSON.
+
+    Names, passwords and keys in addresses are left out: what this gives is written to files.
+    """
     return {name: _plain(value) for name, value in dataclasses.asdict(config).items()}
 
 
@@ -131,7 +135,7 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return without_secrets(str(value)) if isinstance(value, str | Path) else value
 
 
 def read_yaml(path: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

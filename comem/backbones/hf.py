@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -28,10 +29,16 @@ from comem.backbones.base import (
     Watch,
     WatchRows,
 )
-from comem.backbones.loading import check_attention, load_model, load_processor
 from comem.backbones.positions import fresh_positions, with_token_types
 from comem.backbones.prepared import evaluating, seeded
-from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
+from comem.backbones.specs import (
+    BackboneError,
+    BackboneSpec,
+    check_attention,
+    load_model,
+    load_processor,
+    resolve_backbone,
+)
 
 KINDS = ("", "4bit")
 
@@ -63,6 +70,100 @@ def quantization_config(kind: str, dtype: torch.dtype = torch.bfloat16) -> Any:
 
 
 logger = logging.getLogger(__name__)
+
+# What a model's generation_config.json asks for beside our own settings. How long, how greedily and by which
+# strategy is decoded, `GenerationConfig` says, alike for all models. What else comes with the weights (words
+# that are barred, texts that end an answer, a least length …) is meant by those who made them and holds on
+# every path: transformers' `generate` does it, and the engine steps aside.
+
+#: Strategies and outputs of others, which are switched off: an answer is one row of tokens.
+_STRATEGIES = """
+    num_return_sequences num_beams num_beam_groups early_stopping length_penalty diversity_penalty constraints
+    force_words_ids penalty_alpha dola_layers low_memory use_mtp is_assistant num_assistant_tokens
+    num_assistant_tokens_schedule assistant_confidence_threshold assistant_early_exit assistant_lookbehind
+    target_lookbehind assistant_ensemble_weight speculation_type prompt_lookup_num_tokens
+    max_matching_ngram_size continuous_batching_config return_dict_in_generate output_attentions
+    output_hidden_states output_scores output_logits
+""".split()
+#: Decided by us, or without effect on which token is the best; the rest of a config acts, unless it is empty.
+_OURS = frozenset(
+    """
+    max_length max_new_tokens do_sample temperature top_k top_p min_p top_h typical_p epsilon_cutoff
+    eta_cutoff repetition_penalty renormalize_logits use_cache cache_config max_cache_len compile_config
+    disable_compile pad_token_id bos_token_id eos_token_id decoder_start_token_id transformers_version
+""".split()
+) | frozenset(_STRATEGIES)
+_FACTORS = ("encoder_repetition_penalty", "guidance_scale")  # 1 asks for nothing
+
+
+def asked_for(model: Any) -> dict[str, Any]:
+    """The entries of a model's generation config that act on its answers beside our own settings."""
+    config = getattr(model, "generation_config", None)
+    values = {} if config is None else config.to_dict()
+    return {
+        name: value
+        for name, value in values.items()
+        if name not in _OURS and not name.startswith("_") and not _asks_for_nothing(name, value)
+    }
+
+
+def _asks_for_nothing(name: str, value: Any) -> bool:
+    return value in (None, 0, "", [], {}, "dynamic") or (name in _FACTORS and value == 1)
+
+
+@contextmanager
+def plain_decoding(model: Any) -> Iterator[None]:
+    """Inside, the model's generation config names no strategy; afterwards it is what it was."""
+    from transformers import GenerationConfig
+
+    before, fresh = model.generation_config, GenerationConfig()
+    model.generation_config = copy.deepcopy(before)
+    for name in _STRATEGIES:
+        if hasattr(before, name):
+            setattr(model.generation_config, name, getattr(fresh, name, None))
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def decoding_arguments(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What `generate` is told beside our settings."""
+    from transformers import LogitsProcessorList
+
+    needed = asked_for(model).keys() & {"stop_strings", "token_healing"}
+    return {
+        "logits_processor": LogitsProcessorList([refuse_nan]),
+        **({"tokenizer": tokenizer} if needed else {}),
+    }
+
+
+def stop_tokens(model: Any) -> tuple[int, ...]:
+    """The ids that end an answer."""
+    ids = model.generation_config.eos_token_id
+    return () if ids is None else tuple(ids) if isinstance(ids, (list, tuple)) else (ids,)
+
+
+def refuse_nan(input_ids: Tensor, scores: Tensor) -> Tensor:
+    """A logits processor that changes nothing.
+
+    Args:
+        input_ids: so far `(b, l)`.
+        scores: of the next token `(b, v)`.
+
+    Raises:
+        ValueError: numbers that are none, of which `argmax` makes a token all the same.
+    """
+    if bool(torch.isnan(scores).any()):
+        raise ValueError(NOT_A_NUMBER)
+    return scores
+
+
+NOT_A_NUMBER = (
+    "the model's scores have NaN in them: load it in bfloat16 or float32 (dtype), or look at memory and"
+    " weights"
+)
+
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 
@@ -191,12 +292,14 @@ class HFBackbone:
         start = time.perf_counter()
         inputs = self.place(self.process(conversations))
         decoding = {**config.arguments(), "pad_token_id": self.process.tokenizer.pad_token_id}
+        decoding |= decoding_arguments(self.model, self.process.tokenizer)
         if watch is not None:
             decoding["stopping_criteria"] = [_criterion(watch)]
         with ExitStack() as stack:
             stack.enter_context(self._alone)
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluating(self.model))
+            stack.enter_context(plain_decoding(self.model))
             stack.enter_context(seeded(config, self.device))
             if injection is None:
                 stack.enter_context(fresh_positions(self.model))
@@ -217,7 +320,15 @@ class HFBackbone:
 
     def _new_tokens(self, inputs: Mapping[str, Any], decoding: Mapping[str, Any]) -> Tensor:
         """What `generate` adds to the prompts, `(b, t)`."""
-        tokens = self.model.generate(**inputs, **decoding)
+        try:
+            tokens = self.model.generate(**inputs, **decoding)
+        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            if str(error) == NOT_A_NUMBER or not (asked := asked_for(self.model)):
+                raise
+            raise BackboneError(
+                f"{self.spec.source or self.spec.name}: cannot decode with what its generation_config.json"
+                f" asks for ({', '.join(asked)}): {error}; repair or remove the entry"
+            ) from error
         return cast(Tensor, tokens[:, inputs["input_ids"].shape[1] :])
 
     def _placed(self, memory: Any, injection: Injection) -> Any:

@@ -21,9 +21,8 @@ from comem.backbones.base import (
     Watch,
     joined,
 )
-from comem.backbones.loading import refuse_adapter
 from comem.backbones.prepared import evaluating, seeded
-from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.backbones.specs import BackboneError, BackboneSpec, refuse_adapter
 from comem.io.files import harmless, marks
 from comem.io.hub import hub_or_cache
 from comem.types import ImageRef, Message

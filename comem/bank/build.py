@@ -197,7 +197,7 @@ class _Build:
         if not pairs:
             return
         items = [item for item, _ in pairs]
-        made = self.encoder.encode(items, self.batch_size).embeddings.float().cpu().numpy()
+        made = self.encoder.encode(items, self.batch_size).checked().embeddings.float().cpu().numpy()
         self.writer.append([item.id for item in items], [content for _, content in pairs], made)
         self.counts.encoded += len(items)
         for item in items:

@@ -6,6 +6,7 @@ Nothing here (nor in the reader and the writer) imports torch: a store opens in 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import struct
 import zlib
@@ -17,16 +18,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from comem.io.files import read_json, write_atomic, write_json
+from comem.io.files import read_json, write_atomic, write_sealed
 from comem.io.run_folder import run_manifest
 from comem.types import KnowledgeItem
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "comem-memory-store"
 VERSION = 1
 MANIFEST, TABLE, IDS, LOOKUP = "store.json", "table.bin", "ids.bin", "lookup.bin"
 LOCK, CODEC, BUILDS = "lock", "codec.safetensors", "builds.jsonl"
 SHARD_BYTES = 1 << 30  # files large enough to be few, small enough to copy
-REMOVED = 1  # flag of an entry that says: this id is no longer here
+REPAIR = "run comem bank verify --drop-damaged, then build again (only what is lost is encoded)"
+REMOVED = (
+    1  # flag of an entry that says: this id is no longer here; the other bits are its append's own number
+)
 
 #: One item, 64 bytes. Entry i belongs to slot i of the shards; the last entry of an id counts.
 ENTRY = np.dtype(
@@ -104,7 +110,7 @@ def shard_name(number: int) -> str:
 def write_info(folder: Path, info: StoreInfo) -> None:
     """Write the manifest of a new store: from now on the folder is one."""
     about = {"format": FORMAT, "version": VERSION, **asdict(info), "made": run_manifest()}
-    write_json(folder / MANIFEST, about)
+    write_sealed(folder / MANIFEST, about)
 
 
 def read_info(folder: str | Path) -> StoreInfo:
@@ -124,7 +130,7 @@ def read_info(folder: str | Path) -> StoreInfo:
         raise StoreError(f"{path}: store version {about.get('version')}, known is {VERSION}: update comem")
     try:
         return StoreInfo(**_known(StoreInfo, about) | {"encoder": EncoderInfo(**about["encoder"])})
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{path}: incomplete ({error}); copy it again from the original store") from error
 
 
@@ -183,17 +189,27 @@ def _hash(data: bytes | None) -> bytes:
 
 
 MAGIC = b"CMLOOKUP"
-#: magic, version, 0, entries covered, keys, CRC of the last entry covered, CRC of this header before it
-HEADER = struct.Struct("<8sIIQQII24x")
+#: magic, version, whether keys and slots have a CRC, entries covered, keys, CRC of the last entry covered,
+#: CRC of this header before it, CRC of keys and slots
+HEADER = struct.Struct("<8sIIQQIII20x")
 _CHECKED = 36  # bytes of the header before its CRC
 _SCAN = 1 << 16  # entries read at once
+_CHEAP = 1 << 20  # bytes of lookup.bin up to which it is checked when the store is opened
 
 
 class EntryTable:
     """Which slot holds the memory of an id; what a writer adds is known at once, to itself.
 
+    lookup.bin is a help that is not believed blindly: an id found by it is compared with the entry's, and
+    before one counts as missing it is checked whole, once; where it is damaged the table is read instead.
+
     Args:
         folder: of a store; without table.bin it is empty.
+
+    Attributes:
+        promised: entries that were written, by lookup.bin: with fewer here, table.bin was cut or changed.
+        lookup_fault: what is wrong with lookup.bin, as far as it has been checked.
+        lookup_crc: the checksum of what it holds; None where it has none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -202,7 +218,11 @@ class EntryTable:
         self._slots = np.zeros(0, dtype=np.uint64)  # (m,), of the keys
         self._covered = 0  # entries that keys and slots speak for
         self._tail: dict[bytes, int] = {}  # id hash → slot, or -1 for removed; newer than the keys
-        self.count = 0
+        self.count = self.promised = 0
+        self.lookup_fault = ""
+        self.lookup_crc: int | None = None
+        self._trusted = False
+        self._last = b""  # the entry that was the last one when the table was read
         self._table = self._ids = -1
         self.refresh()
 
@@ -210,17 +230,20 @@ class EntryTable:
         """Read what a writer has appended since."""
         if self._table < 0 and not self._open():
             return
-        if self._covered == 0:  # before the size of the table, which may grow in between
+        if self._covered == 0 and not self.lookup_fault:  # before the table's size, which may grow in between
             self._load_lookup()
         count = _valid_count(self._table)
-        if count < self._covered:  # the table was replaced by an older one
+        if count < self._covered:  # the table was cut, or replaced by an older one
             self._keys, self._slots, self._covered, self._tail = _none(), _none(), 0, {}
             self.count = 0
+        elif self.count > self._covered and self.raw(self.count - 1) != self._last:
+            self._tail, self.count = {}, 0  # a writer took back what it could not finish, and others followed
         start = max(self.count, self._covered)
         for first in range(start, count, _SCAN):
             for slot, entry in self._valid(first, min(first + _SCAN, count)):
                 self.note(entry["id_hash"].tobytes(), slot, bool(entry["flags"] & REMOVED))
         self.count = count
+        self._last = self.raw(count - 1) if count else b""
 
     def note(self, key: bytes, slot: int, removed: bool) -> None:
         """Let an entry count, as the newest of its id."""
@@ -240,9 +263,48 @@ class EntryTable:
     def slot(self, item_id: str) -> int:
         """The slot of an id, or -1."""
         key = id_hash(item_id)
-        if key in self._tail:
-            return self._tail[key]
-        return self._find(key)
+        slot = self._place(key)
+        if slot < 0 and not self._trusted:
+            self.check_lookup()
+            slot = self._place(key)
+        return slot
+
+    def _place(self, key: bytes) -> int:
+        """The slot of an id's hash, or -1."""
+        if (slot := self._tail.get(key)) is None:
+            return self._find(key)
+        return slot if slot < 0 or self.raw(slot)[: len(key)] == key else -1
+
+    def check_lookup(self) -> None:
+        """Read lookup.bin through, once; where it is damaged, the table says what is where."""
+        if self._trusted or self._covered == 0:
+            self._trusted = True
+            return
+        self._trusted = True
+        if not self._lookup_is_right():
+            self.lookup_fault = f"{LOOKUP} was changed"
+            logger.warning("%s: it was changed; %s is read instead", self.folder / LOOKUP, TABLE)
+            self.rebuild(self.lookup_fault)
+
+    def rebuild(self, reason: str) -> None:
+        """Read what is where from the table alone."""
+        self._trusted, self.lookup_fault = True, reason
+        self._keys, self._slots, self._covered, self._tail, self.count = _none(), _none(), 0, {}, 0
+        self.refresh()
+
+    def _lookup_is_right(self) -> bool:
+        if self.lookup_crc is not None:
+            return zlib.crc32(self._slots.tobytes(), zlib.crc32(self._keys.tobytes())) == self.lookup_crc
+        if len(self._slots) == 0:
+            return True
+        own = np.sort(self._slots)  # of 0.2, without a checksum: each key has to be that of its entry
+        distinct = bool((own[1:] != own[:-1]).all()) and int(own[-1]) < self._covered
+        ordered = bool((self._keys[1:] >= self._keys[:-1]).all())
+        if not distinct or not ordered:
+            return False
+        with open(self.folder / TABLE, "rb") as file:
+            table = np.memmap(file, dtype="<u8", mode="r", shape=(self._covered, ENTRY.itemsize // 8))
+        return bool((table[self._slots.astype(np.int64), 0] == self._keys).all())
 
     def live(self) -> np.ndarray:
         """int64 `(n,)`: the slots that count, in the order in which they were appended."""
@@ -255,7 +317,11 @@ class EntryTable:
 
     def entry(self, slot: int) -> Any:
         """One entry, as a numpy record."""
-        return np.frombuffer(os.pread(self._table, ENTRY.itemsize, slot * ENTRY.itemsize), dtype=ENTRY)[0]
+        return np.frombuffer(self.raw(slot), dtype=ENTRY)[0]
+
+    def raw(self, slot: int) -> bytes:
+        """One entry's bytes."""
+        return os.pread(self._table, ENTRY.itemsize, slot * ENTRY.itemsize)
 
     def entries(self, start: int, stop: int) -> np.ndarray:
         """Entries start … stop - 1, as `ENTRY` records `(stop - start,)`."""
@@ -263,13 +329,29 @@ class EntryTable:
         return np.frombuffer(os.pread(self._table, (stop - start) * size, start * size), dtype=ENTRY)
 
     def id_of(self, entry: Any) -> str:
-        """The id of an entry."""
-        raw = os.pread(self._ids, int(entry["id_length"]), int(entry["id_offset"]))
-        return raw.decode("utf-8", "surrogatepass")
+        """The id of an entry.
+
+        Raises:
+            StoreError: entry or id were changed on the disk.
+        """
+        length, offset = int(entry["id_length"]), int(entry["id_offset"])
+        try:
+            if offset + length <= os.fstat(self._ids).st_size:
+                name = os.pread(self._ids, length, offset).decode("utf-8", "surrogatepass")
+                if id_hash(name) == entry["id_hash"].tobytes():
+                    return name
+        except (UnicodeDecodeError, OverflowError, MemoryError):  # lengths and offsets of any size
+            pass
+        raise StoreError(f"{self.folder}: an id in {IDS} or its entry in {TABLE} was changed: {REPAIR}")
 
     def ids(self, slots: Iterable[int] | None = None) -> list[str]:
         """The ids of slots; by default of all that count."""
         return [self.id_of(self.entry(int(slot))) for slot in (self.live() if slots is None else slots)]
+
+    def lost(self) -> str:
+        """What to say where fewer entries are here than were written."""
+        missing = self.promised - self.count
+        return f"{TABLE} was cut or changed at its end, {missing} of {self.promised} entries are lost"
 
     def save_lookup(self) -> None:
         """Write lookup.bin for all entries; call it only when table.bin is on the disk.
@@ -280,10 +362,13 @@ class EntryTable:
         self._keys, self._slots = self._merged()
         self._covered, self._tail = self.count, {}
         last = int(self.entry(self.count - 1)["entry_crc"]) if self.count else 0
-        head = HEADER.pack(MAGIC, 1, 0, self.count, len(self._keys), last, 0)
-        head = HEADER.pack(MAGIC, 1, 0, self.count, len(self._keys), last, zlib.crc32(head[:_CHECKED]))
         body = self._keys.astype("<u8").tobytes() + self._slots.astype("<u8").tobytes()
+        head = HEADER.pack(MAGIC, 1, 1, self.count, len(self._keys), last, 0, 0)
+        crcs = zlib.crc32(head[:_CHECKED]), zlib.crc32(body)
+        head = HEADER.pack(MAGIC, 1, 1, self.count, len(self._keys), last, *crcs)
         write_atomic(self.folder / LOOKUP, head + body)
+        self.lookup_crc, self._trusted, self.lookup_fault = crcs[1], True, ""
+        self.promised = self.count
 
     def close(self) -> None:
         """Let go of the files."""
@@ -312,16 +397,27 @@ class EntryTable:
         except FileNotFoundError:
             return
         self._keys, self._slots, self._covered = both[0], both[1], count
+        self._trusted = False
         self._tail, self.count = {}, 0  # what was scanned before may be older than what the keys say
+        if both.nbytes <= _CHEAP:
+            self.check_lookup()
 
     def _checked_lookup(self, file: BinaryIO) -> tuple[int, int]:
         """Keys and covered entries of an opened lookup.bin; no entries where it does not fit the table."""
         head, size = file.read(HEADER.size), os.fstat(file.fileno()).st_size
         if len(head) < HEADER.size:
             return 0, 0
-        magic, version, _, count, keys, last, crc = HEADER.unpack(head)
-        fits = size == HEADER.size + 16 * keys and count * ENTRY.itemsize <= os.fstat(self._table).st_size
-        if (magic, version, crc) != (MAGIC, 1, zlib.crc32(head[:_CHECKED])) or not fits or count == 0:
+        magic, version, has_crc, count, keys, last, crc, body = HEADER.unpack(head)
+        rest = head[HEADER.size - 20 :]
+        right = (MAGIC, 1, zlib.crc32(head[:_CHECKED]), bytes(20))
+        if (magic, version, crc, rest) != right or (body and not has_crc):
+            self.lookup_fault = f"{LOOKUP} was changed"
+            return 0, 0
+        self.promised, self.lookup_crc = count, body if has_crc else None
+        if size != HEADER.size + 16 * keys:
+            self.lookup_fault = f"{LOOKUP} was cut"
+            return 0, 0
+        if count * ENTRY.itemsize > os.fstat(self._table).st_size or count == 0:
             return 0, 0
         return (keys, count) if int(self.entry(count - 1)["entry_crc"]) == last else (0, 0)
 
@@ -331,13 +427,14 @@ class EntryTable:
         place = int(np.searchsorted(self._keys, half))
         while place < len(self._keys) and self._keys[place] == half:
             slot = int(self._slots[place])
-            if os.pread(self._table, len(key), slot * ENTRY.itemsize) == key:  # where the entry's hash lies
+            if slot < self._covered and self.raw(slot)[: len(key)] == key:  # where the entry's hash lies
                 return slot
             place += 1
         return -1
 
     def _merged(self) -> tuple[np.ndarray, np.ndarray]:
         """Keys and slots with the tail worked in: sorted by key, removed ids left out."""
+        self.check_lookup()
         if not self._tail:
             return self._keys, self._slots
         old = {self._find(key) for key in self._tail}

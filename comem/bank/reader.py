@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import mmap
 import os
+import zlib
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from comem.bank.format import EntryTable, StoreError, StoreInfo, missing_message, read_info, shard_name
+from comem.bank.format import (
+    ENTRY,
+    REPAIR,
+    EntryTable,
+    StoreError,
+    StoreInfo,
+    entry_crc,
+    missing_message,
+    read_info,
+    shard_name,
+)
 from comem.bank.forms import Form, open_form
 
 
@@ -23,14 +34,17 @@ class MemoryStore:
         folder: of the store.
         accepted: fingerprints of encoders whose memories are wanted; None takes any.
         width: the reader's embedding width `d`; None takes any.
+        repair: open one whose table was cut, too: to verify and mend it.
 
     Raises:
-        StoreError: no store, another encoder or width, a missing or changed codec; names the remedy.
+        StoreError: no store, another encoder or width, a missing or changed codec, or a table that was cut;
+            names the remedy.
     """
 
     def __init__(
-        self, folder: str | Path, accepted: str | Collection[str] | None = None, width: int | None = None
-    ) -> None:
+        self, folder: str | Path, accepted: str | Collection[str] | None = None, width: int | None = None,
+        *, repair: bool = False,
+    ) -> None:  # fmt: skip
         self.folder = Path(folder)
         self.info: StoreInfo = read_info(self.folder)
         check_encoder(self.folder, self.info.encoder.fingerprint, accepted)
@@ -41,6 +55,9 @@ class MemoryStore:
             )
         self.form: Form = open_form(self.folder, self.info)
         self.table = EntryTable(self.folder)
+        if self.table.promised > self.table.count and not repair:
+            self.table.close()
+            raise StoreError(f"{self.folder}: {self.table.lost()}: {REPAIR}")
         self._shards: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:
@@ -65,11 +82,15 @@ class MemoryStore:
             raise StoreError(missing_message(self.folder, missing, self.table))
         return np.array(found, dtype=np.int64)
 
-    def rows(self, slots: Sequence[int] | np.ndarray) -> np.ndarray:
+    def rows(self, slots: Sequence[int] | np.ndarray, *, check: bool = True) -> np.ndarray:
         """The bytes of slots, uint8 `(n, stride)`, copied out of the mapped files.
 
+        Args:
+            slots: of the table.
+            check: compare each memory with its checksum.
+
         Raises:
-            StoreError: a shard is missing or was cut.
+            StoreError: a shard is missing or was cut, or a memory was changed.
         """
         stride = self.info.stride
         places = [self.info.place(int(slot)) for slot in slots]
@@ -81,7 +102,17 @@ class MemoryStore:
         out = np.empty((len(places), stride), dtype=np.uint8)
         for row, (part, (_, offset)) in enumerate(zip(maps, places, strict=True)):
             out[row] = np.frombuffer(part, dtype=np.uint8, count=stride, offset=offset)
+        if check:
+            self._check(slots, out)
         return out
+
+    def _check(self, slots: Sequence[int] | np.ndarray, rows: np.ndarray) -> None:
+        for slot, row in zip(slots, rows, strict=True):
+            raw = self.table.raw(int(slot))
+            entry = np.frombuffer(raw, dtype=ENTRY)[0]
+            if entry_crc(raw) != entry["entry_crc"] or zlib.crc32(row) != entry["payload_crc"]:
+                name = shard_name(self.info.place(int(slot))[0])
+                raise StoreError(f"{self.folder}: a memory in {name} or its entry was changed: {REPAIR}")
 
     def read(self, ids: Sequence[str]) -> np.ndarray:
         """float32 `(n, q, d)`: the memories of these items, in this order.
@@ -112,10 +143,7 @@ class MemoryStore:
         path = self.folder / shard_name(number)
         size = path.stat().st_size if path.is_file() else 0
         if size < needed:
-            raise StoreError(
-                f"{path}: {size} bytes, but {needed} were written; it was cut or lost: run comem bank verify"
-                " --drop-damaged, then build again (only the lost items are encoded)"
-            )
+            raise StoreError(f"{path}: {size} bytes, but {needed} were written; it was cut or lost: {REPAIR}")
         fd = os.open(path, os.O_RDONLY)
         try:
             self._shards[number] = mmap.mmap(fd, 0, access=mmap.ACCESS_READ)

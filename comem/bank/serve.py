@@ -185,7 +185,7 @@ class LiveBank(Bank):
     def _made(self, items: Sequence[KnowledgeItem], keys: Sequence[Hashable]) -> dict[Hashable, Tensor]:
         """Encode items, add them to the store, and keep them."""
         prepared = self._taken if self._inputs else None
-        made = self._maker.encode(items, self.items_per_call, prepared).embeddings  # (n, q, d)
+        made = self._maker.encode(items, self.items_per_call, prepared).checked().embeddings  # (n, q, d)
         self._counts.encoder_calls += -(-len(items) // self.items_per_call)
         self._counts.encoded += len(items)
         if self.store is not None:

@@ -206,7 +206,9 @@ class StoreReport:
         superseded: entries in whose place a newer one of the same id stands, or that were removed.
         bytes: of all files.
         damaged: item → what is wrong with its memory.
-        nameless: items of which even the id is damaged; an export leaves them out.
+        nameless: items of which even the id is damaged.
+        faults: what is wrong with whole files.
+        unverified: what has no checksum to compare with, or could not be told.
     """
 
     items: int
@@ -215,8 +217,10 @@ class StoreReport:
     bytes: int
     damaged: dict[str, str]
     nameless: int
+    faults: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
         """Whether nothing is damaged or nameless."""
-        return not self.damaged and not self.nameless
+        return not self.damaged and not self.nameless and not self.faults

@@ -56,12 +56,17 @@ def show_report(report: StoreReport, settings: VerifySettings) -> int:
         rows = list(report.damaged.items())
         title = "damaged" if len(rows) <= _SHOWN else f"damaged, the first {_SHOWN} of {len(rows):,}"
         print_table(("item", "what is wrong"), rows[:_SHOWN], title)
+    for line in report.faults:
+        print_line(f"damaged: {line}")
+    for line in report.unverified:
+        print_line(f"not verified: {line}")
     print_facts([
         ("items", f"{report.items:,}"),
         ("damaged", f"{len(report.damaged):,}"),
         ("without a readable id", f"{report.nameless:,}"),
         ("verdict", "good" if report.good else "damaged"),
     ])  # fmt: skip
-    if report.damaged and settings.drop_damaged:
-        print_line(f"{len(report.damaged):,} items forgotten; comem bank build encodes them again")
+    if not report.good and settings.drop_damaged:
+        forgotten = len(report.damaged) + report.nameless
+        print_line(f"{forgotten:,} items forgotten; comem bank build encodes them again")
     return 0 if report.good else 1

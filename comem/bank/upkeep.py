@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from comem.bank.format import EncoderInfo, StoreError, entry_crc, id_hash, is_store, shard_name
+from comem.bank.format import (
+    ENTRY,
+    LOOKUP,
+    MANIFEST,
+    TABLE,
+    EncoderInfo,
+    StoreError,
+    entry_crc,
+    is_store,
+    shard_name,
+)
 from comem.bank.forms import PLAIN_FORMS, QUANTIZED_FORMS, Form, Quantized, train_codec, write_codec
 from comem.bank.reader import MemoryStore, check_encoder
 from comem.bank.settings import (
@@ -22,6 +32,7 @@ from comem.bank.settings import (
 )
 from comem.bank.writer import StoreWriter, create_store
 from comem.io.console import Advance, Progress, quiet
+from comem.io.files import is_sealed
 
 if TYPE_CHECKING:
     from comem.memory.bank import MemoryBank
@@ -58,7 +69,9 @@ def verify(settings: VerifySettings, progress: Progress = quiet) -> StoreReport:
     Raises:
         StoreError: it cannot even be opened.
     """
-    with MemoryStore(settings.bank) as store:
+    if settings.bank.suffix == ".safetensors":
+        return _verify_file(settings)
+    with MemoryStore(settings.bank, repair=True) as store:
         count = len(store)
     with progress("verifying", count) as advance:
         report = verify_store(settings.bank, advance)
@@ -74,28 +87,50 @@ def verify_store(folder: str | Path, progress: Advance | None = None) -> StoreRe
         folder: of the store.
         progress: called with the number of items just checked.
     """
-    with MemoryStore(folder) as store:
+    with MemoryStore(folder, repair=True) as store:
         damaged: dict[str, str] = {}
         nameless = 0
         live = store.table.live()
         for start in range(0, len(live), _BLOCK):
             block = [int(slot) for slot in live[start : start + _BLOCK]]
             for slot in block:
-                fault = _fault(store, slot)
-                if fault and _named(store, slot):
-                    damaged[store.table.id_of(store.table.entry(slot))] = fault
-                nameless += bool(fault) and not _named(store, slot)
+                name = _name(store, slot)
+                if name is None:
+                    nameless += 1
+                elif fault := _fault(store, slot):
+                    damaged[name] = fault
             if progress:
                 progress(len(block))
         items, entries = len(live), store.table.count
-        return StoreReport(items, entries, entries - items, folder_bytes(store.folder), damaged, nameless)
+        size, notes = folder_bytes(store.folder), _notes(store)
+        return StoreReport(
+            items, entries, entries - items, size, damaged, nameless, _faults(store, live), notes
+        )
+
+
+def _verify_file(settings: VerifySettings) -> StoreReport:
+    """One file, whose tensors are whole or not: nothing of it can be dropped."""
+    from comem.memory.bank import MemoryBank, has_checksum
+
+    bank, size = MemoryBank.load(settings.bank), settings.bank.stat().st_size
+    notes = (
+        () if has_checksum(settings.bank) else ("the file has no checksum: it was written by version 0.2",)
+    )
+    return StoreReport(len(bank), len(bank), 0, size, {}, 0, (), notes)
 
 
 def drop_damaged(folder: str | Path, report: StoreReport) -> None:
-    """Forget the damaged items; the next build encodes them again."""
-    if report.damaged:
-        with StoreWriter(folder) as writer:
+    """Forget the damaged items, and write lookup.bin anew; the next build encodes what was lost."""
+    if report.good:
+        return
+    with StoreWriter(folder, repair=True) as writer, MemoryStore(folder, repair=True) as store:
+        nameless = [slot for slot in map(int, store.table.live()) if _name(store, slot) is None]
+        writer.blank()
+        writer.table.rebuild("set aside")
+        writer.forget([store.table.entry(slot)["id_hash"].tobytes() for slot in nameless])
+        if report.damaged:
             writer.remove(list(report.damaged))
+        writer.checkpoint()
 
 
 def folder_bytes(folder: Path) -> int:
@@ -103,27 +138,55 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
-def _named(store: MemoryStore, slot: int) -> bool:
-    """Whether the entry still says of which item it is."""
-    entry = store.table.entry(slot)
+def _name(store: MemoryStore, slot: int) -> str | None:
+    """The id of an entry, None where it no longer says of which item it is."""
     try:
-        return bool(id_hash(store.table.id_of(entry)) == entry["id_hash"].tobytes())
-    except (UnicodeDecodeError, OverflowError, OSError, MemoryError):  # lengths and offsets of any size
-        return False
+        return store.table.id_of(store.table.entry(slot))
+    except StoreError:
+        return None
 
 
 def _fault(store: MemoryStore, slot: int) -> str | None:
     entry = store.table.entry(slot)
     if entry_crc(entry.tobytes()) != entry["entry_crc"]:
-        return "its entry in table.bin was changed"
-    if not _named(store, slot):
-        return "its id in ids.bin was changed"
+        return f"its entry in {TABLE} was changed"
     name = shard_name(store.info.place(slot)[0])
     try:
-        row = store.rows([slot])
+        row = store.rows([slot], check=False)
     except StoreError:
         return f"{name} was cut or lost"
     return None if zlib.crc32(row.data) == entry["payload_crc"] else f"its memory in {name} was changed"
+
+
+def _faults(store: MemoryStore, live: np.ndarray) -> tuple[str, ...]:
+    """What is wrong with whole files; the items' own faults are told with the items."""
+    table, told = store.table, set(map(int, live))
+    faults = [] if table.promised <= table.count else [table.lost()]
+    if table.lookup_fault:
+        faults.append(f"{table.lookup_fault}; the next build, or --drop-damaged, writes it anew")
+    changed = 0
+    for start in range(0, table.count, _BLOCK):
+        for slot, entry in enumerate(table.entries(start, min(start + _BLOCK, table.count)), start):
+            changed += slot not in told and entry_crc(entry.tobytes()) != entry["entry_crc"]
+    if changed:
+        faults.append(
+            f"{changed} entries in {TABLE} were changed: the newest of their items may be among them"
+        )
+    return tuple(faults)
+
+
+def _notes(store: MemoryStore) -> tuple[str, ...]:
+    """What has no checksum, or cannot be told."""
+    table, notes = store.table, []
+    if not is_sealed(store.folder / MANIFEST):
+        notes.append(f"{MANIFEST} has no checksum: it was written by version 0.2")
+    if table.promised == 0 and table.count:
+        notes.append(f"without {LOOKUP} nobody knows whether entries at the end of {TABLE} are lost")
+    elif table.lookup_crc is None and table.count:
+        notes.append(f"{LOOKUP} has no checksum: it was compared with the ids in {TABLE}")
+    if (rest := (store.folder / TABLE).stat().st_size - table.count * ENTRY.itemsize) > 0 and table.count:
+        notes.append(f"{rest} bytes at the end of {TABLE} are no entry: an append that was cut, or damage")
+    return tuple(notes)
 
 
 def export(settings: ExportSettings, progress: Progress = quiet) -> BankInfo:

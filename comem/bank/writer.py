@@ -6,7 +6,9 @@ no entry with a right checksum does not exist, and its room is used again.
 
 from __future__ import annotations
 
+import logging
 import os
+import secrets
 import time
 import zlib
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from comem.bank.format import (
     IDS,
     LOCK,
     REMOVED,
+    REPAIR,
     TABLE,
     EncoderInfo,
     EntryTable,
@@ -35,7 +38,9 @@ from comem.bank.format import (
     write_info,
 )
 from comem.bank.forms import Form, open_form
-from comem.io.files import one_writer, storage_errors, sync
+from comem.io.files import one_writer, storage_errors, sweep, sync
+
+logger = logging.getLogger(__name__)
 
 _WRITE = os.O_RDWR | os.O_CREAT
 CHECKPOINT = 1 << 16  # entries without lookup.bin that a reader may have to scan (and 1/64 of all)
@@ -47,13 +52,14 @@ class StoreWriter:
     Args:
         folder: of a store (`create_store` makes one).
         durable: wait for the disk at each append (a power cut), not only for the system (kill -9).
+        repair: open one whose ids were cut, too.
 
     Raises:
-        StoreError: no store here.
+        StoreError: no store here, or one whose ids were cut.
         StorageError: another process writes it.
     """
 
-    def __init__(self, folder: str | Path, *, durable: bool = True) -> None:
+    def __init__(self, folder: str | Path, *, durable: bool = True, repair: bool = False) -> None:
         self.folder, self.durable = Path(folder), durable
         self.info: StoreInfo = read_info(self.folder)
         self.form: Form = open_form(self.folder, self.info)
@@ -65,7 +71,10 @@ class StoreWriter:
                 self._ids_fd = self._open(IDS, opened)
                 self.table = EntryTable(self.folder)
                 opened.callback(self.table.close)
-                self._ids_end = self._cut_torn()
+                if self.table.promised > self.table.count:
+                    logger.warning("%s: %s; a build makes them again", self.folder, self.table.lost())
+                self._ids_end = self._cut_torn(repair)
+            sweep(self.folder)  # what killed writers left
             if self.table.uncovered > self._slack():
                 self.checkpoint()
             self._opened: ExitStack | None = opened.pop_all()
@@ -111,6 +120,27 @@ class StoreWriter:
         with storage_errors(self.folder):
             self._commit(ids, [bytes(16)] * len(ids), [0] * len(ids), flags=REMOVED)
 
+    def forget(self, hashes: Sequence[bytes]) -> None:
+        """As `remove`, of items whose ids can no longer be read."""
+        nothing = [b""] * len(hashes)
+        with storage_errors(self.folder):
+            self._append_entries(hashes, nothing, [bytes(16)] * len(hashes), [0] * len(hashes), REMOVED)
+
+    def blank(self) -> None:
+        """Let entries that were changed say nothing any more; no lookup.bin speaks for them then."""
+        end = 0
+        for slot in range(self.table.count):
+            raw = self.table.raw(slot)
+            entry = np.frombuffer(raw, dtype=ENTRY).copy()
+            if entry_crc(raw) != entry[0]["entry_crc"]:
+                entry = np.zeros(1, dtype=ENTRY)
+                entry["id_offset"], entry["flags"] = end, REMOVED
+                entry["entry_crc"] = entry_crc(entry.tobytes())
+                with storage_errors(self.folder):
+                    _write_at(self._table_fd, memoryview(entry.tobytes()), slot * ENTRY.itemsize)
+            end = int(entry[0]["id_offset"]) + int(entry[0]["id_length"])
+        self._sync(self._table_fd)
+
     def content(self, item_id: str) -> bytes | None:
         """The content hash under which an item is stored, or None."""
         slot = self.table.slot(item_id)
@@ -143,15 +173,15 @@ class StoreWriter:
         opened.callback(os.close, fd)
         return fd
 
-    def _cut_torn(self) -> int:
+    def _cut_torn(self, repair: bool) -> int:
         """Cut what a crash left behind the last whole entry; where the ids end."""
         os.ftruncate(self._table_fd, self.table.count * ENTRY.itemsize)
         end = 0
         if self.table.count:
             last = self.table.entry(self.table.count - 1)
             end = int(last["id_offset"]) + int(last["id_length"])
-        if os.fstat(self._ids_fd).st_size < end:
-            raise StoreError(f"{self.folder / IDS}: {end} bytes were written, it was cut: copy it again")
+        if os.fstat(self._ids_fd).st_size < end and not repair:
+            raise StoreError(f"{self.folder / IDS}: {end} bytes were written, it was cut: {REPAIR}")
         os.ftruncate(self._ids_fd, end)
         return end
 
@@ -168,10 +198,20 @@ class StoreWriter:
 
     def _commit(self, ids: Sequence[str], contents: Sequence[bytes], crcs: Sequence[int], flags: int) -> None:
         """Ids, then entries; without the entries nothing has happened."""
-        names = [id_bytes(item_id) for item_id in ids]
+        names, hashes = [id_bytes(item_id) for item_id in ids], [id_hash(item_id) for item_id in ids]
+        for item_id, content in zip(ids, contents, strict=True):
+            if len(content) != 16:
+                raise StoreError(f"content hash of {item_id!r}: {len(content)} bytes, must be 16")
         _write_at(self._ids_fd, memoryview(b"".join(names)), self._ids_end)
         self._sync(self._ids_fd)
-        entries = self._entries(ids, names, contents, crcs, flags)
+        self._append_entries(hashes, names, contents, crcs, flags)
+
+    def _append_entries(
+        self, hashes: Sequence[bytes], names: Sequence[bytes], contents: Sequence[bytes],
+        crcs: Sequence[int], flags: int,
+    ) -> None:  # fmt: skip
+        """What makes items exist, or be gone."""
+        entries = self._entries(hashes, names, contents, crcs, flags)
         try:
             _write_at(self._table_fd, memoryview(entries), self.table.count * ENTRY.itemsize)
             self._sync(self._table_fd)
@@ -179,21 +219,20 @@ class StoreWriter:
             os.ftruncate(self._table_fd, self.table.count * ENTRY.itemsize)
             raise
         self._ids_end += sum(map(len, names))
-        for item_id in ids:
-            self.table.note(id_hash(item_id), self.table.count, bool(flags & REMOVED))
+        for key in hashes:
+            self.table.note(key, self.table.count, bool(flags & REMOVED))
         if self.table.uncovered > self._slack():
             self.checkpoint()
 
     def _entries(
-        self, ids: Sequence[str], names: Sequence[bytes], contents: Sequence[bytes], crcs: Sequence[int],
-        flags: int,
+        self, hashes: Sequence[bytes], names: Sequence[bytes], contents: Sequence[bytes],
+        crcs: Sequence[int], flags: int,
     ) -> bytes:  # fmt: skip
         now, offset, parts = int(time.time()), self._ids_end, []
-        for item_id, name, content, crc in zip(ids, names, contents, crcs, strict=True):
-            if len(content) != 16:
-                raise StoreError(f"content hash of {item_id!r}: {len(content)} bytes, must be 16")
+        flags |= secrets.randbits(31) << 1  # a reader tells this append from one that was taken back
+        for key, name, content, crc in zip(hashes, names, contents, crcs, strict=True):
             entry = np.zeros(1, dtype=ENTRY)
-            entry["id_hash"], entry["content"] = np.void(id_hash(item_id)), np.void(content)
+            entry["id_hash"], entry["content"] = np.void(key), np.void(content)
             entry["id_offset"], entry["id_length"], entry["flags"] = offset, len(name), flags
             entry["time"], entry["payload_crc"] = now, crc
             entry["entry_crc"] = entry_crc(entry.tobytes())

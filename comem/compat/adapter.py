@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from comem.compat.checkpoint import QFORMER_PREFIX, current_name, qformer_config
 from comem.compat.inspect import REST, missing_qformer, part_of
-from comem.io.files import read_json
+from comem.compat.peft_settings import as_ours, read_peft_settings
 from comem.memory.bank import read_tensors
-from comem.memory.lora import LoraSettings, add_lora, load_lora_state
+from comem.memory.lora import add_lora, load_lora_state
 from comem.memory.qformer import QFormer
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.memory.settings import KnowledgeFormat
@@ -43,19 +43,21 @@ def load_authors_adapter(
         The encoder, and notes for the user.
 
     Raises:
-        ValueError: no Q-Former, weights that ZeRO-3 left out (C4), or another base; names the file.
+        ValueError: no Q-Former, weights that ZeRO-3 left out (C4), another base, or settings that are not
+            supported here; names the file.
     """
     path = Path(folder) / "adapter_model.safetensors"
     tensors = read_tensors(path)
     if (rest := path.with_name(REST)).is_file():
         tensors |= {name: tensor for name, tensor in read_tensors(rest).items() if QFORMER_PREFIX in name}
+    settings = read_peft_settings(Path(folder) / "adapter_config.json")
     lora, qformer, reader_count = _sort(path, tensors)
-    settings = read_json(Path(folder) / "adapter_config.json")
+    lora_settings, lora = as_ours(Path(folder) / "adapter_config.json", settings, lora)
+    lora = {current_name(name): tensor for name, tensor in lora.items()}
     config = qformer_config(path, {name: tuple(t.shape) for name, t in qformer.items()}, {})
     table: Any = model.get_input_embeddings().weight  # type: ignore[operator]
     former = QFormer(config).to(device=table.device, dtype=table.dtype)
     former.load_state_dict(qformer)
-    lora_settings = LoraSettings(settings["r"], settings["lora_alpha"], settings.get("lora_dropout", 0.0))
     add_lora(model, lora_settings)
     with torch.no_grad():
         load_lora_state(model, lora, str(path))
@@ -66,7 +68,7 @@ def load_authors_adapter(
 
 
 def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
-    """LoRA of the encoder and Q-Former by our names, and how many tensors of the reader were passed over."""
+    """LoRA of the encoder and Q-Former by plain names, and how many of the reader were passed over."""
     parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "qformer": {}, "first": {}, "reader": {}}
     for stored, tensor in tensors.items():
         if tensor.numel() == 0:
@@ -75,7 +77,7 @@ def _sort(path: Path, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], di
                 "in non_lora_state_dict.bin, a pickle: convert that to safetensors where you trust it"
             )
         part, name = part_of(stored)
-        parts[part][current_name(name) if part == "encoder" else name] = tensor
+        parts[part][name] = tensor
     if not parts["qformer"]:
         raise ValueError(f"{path}: {missing_qformer(path.parent)}")
     return parts["encoder"], parts["qformer"], len(parts["reader"])

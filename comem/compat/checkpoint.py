@@ -17,7 +17,7 @@ from transformers import (
 )
 from transformers.initialization import no_init_weights
 
-from comem.backbones.loading import load_model_config
+from comem.backbones.specs import load_model_config
 from comem.io.files import read_json
 from comem.memory.bank import stream_tensors, tensor_files, tensor_shapes
 from comem.memory.qformer import QFormer, QFormerConfig

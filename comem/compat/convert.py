@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from comem.backbones.hf import load_backbone
-from comem.backbones.loading import load_processor
-from comem.backbones.specs import resolve_backbone
+from comem.backbones.specs import load_processor, resolve_backbone
 from comem.compat.adapter import load_authors_adapter
 from comem.compat.checkpoint import load_authors_checkpoint
 from comem.compat.comemo import CoMemoFindings, convert_comemo, is_comemo

@@ -150,8 +150,7 @@ def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
 
 def _tokens_of(model: str) -> Callable[[str], int]:
     """How many tokens of a backbone a text has."""
-    from comem.backbones.loading import load_processor
-    from comem.backbones.specs import resolve_backbone
+    from comem.backbones.specs import load_processor, resolve_backbone
 
     tokenizer = load_processor(resolve_backbone(model).source, "AutoTokenizer")
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from comem.retrieval.download.fetch import retry_after
 
@@ -61,6 +62,12 @@ class EndpointSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        plain = self.url.rpartition("@")[2].partition("?")[0].partition("#")[0]
+        if plain != self.url:
+            raise ValueError(
+                f"endpoint …{plain!r}: a name, a key or a query in the address would be written to files: put"
+                " the key into an environment variable and name that (--api-key-env)"
+            )
         if not self.url.startswith(("http://", "https://")):
             raise ValueError(f"endpoint {self.url!r}: give its address, such as https://api.openai.com/v1")
         if not self.model:
@@ -103,7 +110,12 @@ class Endpoint:
             raise ValueError(
                 f"the environment variable {settings.key_variable} is not set: put the key there"
             )
-        self._client = _client(settings, key)
+        parts = urlsplit(settings.url)
+        if key and parts.scheme == "http" and not _on_this_machine(parts.hostname or ""):
+            log.warning(
+                "%s: the key goes over the network unencrypted; is there an https:// address?", settings.url
+            )
+        self._key, self._client = key, _client(settings, key)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._not_before, self._failures = 0.0, 0
 
@@ -203,30 +215,43 @@ class Endpoint:
                 temperature=settings.temperature, max_tokens=settings.max_tokens, seed=settings.seed,
                 extra_headers=None if settings.key_variable else {"Authorization": openai.omit},
             ) as response:  # fmt: skip
-                return _reply(_read(response.http_response, until))
+                return _reply(self._said(_read(response.http_response, until).decode("utf-8", "replace")))
         except (openai.APITimeoutError, TimeoutError):
             return _Outcome(reason="timeout")
         except (openai.APIConnectionError, _RefusedError, OSError) as error:
             cause = error.__cause__ or error  # openai 2 wraps what the hook raises
             if isinstance(cause, _RefusedError):
                 return self._refused(cause)
-            return _Outcome(reason=f"no answer ({cause})")
+            return _Outcome(reason=f"no answer ({self._said(str(cause))})")
 
     def _refused(self, error: _RefusedError) -> _Outcome:
         if error.status in _PASSING or error.status >= 500:
             wait = retry_after(error.wait)
             return _Outcome(reason=f"status {error.status}", wait=wait, busy=error.status in (429, 503))
         raise EndpointError(
-            f"{self.settings.address} answers {error.status} ({error}); "
+            f"{self.settings.address} answers {error.status} ({self._said(str(error))[:500]}); "
             "check --endpoint, --model and --api-key-env"
         )
+
+    def _said(self, text: str) -> str:
+        """What a server says, without the key: some repeat what they were sent."""
+        if len(self._key) < 6:  # a word of any reply
+            return text
+        for form in {self._key, quote(self._key, safe=""), json.dumps(self._key)[1:-1]}:
+            text = text.replace(form, "***")
+        cut = next((n for n in range(len(self._key) - 1, 3, -1) if text.endswith(self._key[:n])), 0)
+        return f"{text[:-cut]}***" if cut else text  # the beginning of one at the end of what was read
+
+
+def _on_this_machine(host: str) -> bool:
+    return host == "localhost" or host.endswith(".localhost") or host == "::1" or host.startswith("127.")
 
 
 class _RefusedError(Exception):
     """A status that is no success, with the beginning of what was sent along."""
 
     def __init__(self, response: Any) -> None:
-        detail = next(response.iter_bytes(500), b"").decode("utf-8", "replace")
+        detail = next(response.iter_bytes(1000), b"").decode("utf-8", "replace")
         super().__init__(" ".join(detail.split()) or response.reason_phrase)
         self.status, self.wait = int(response.status_code), response.headers.get("Retry-After")
 
@@ -270,7 +295,7 @@ def _read(response: Any, until: float) -> bytes:
     return bytes(data)
 
 
-def _reply(body: bytes) -> _Outcome:
+def _reply(body: str) -> _Outcome:
     try:
         content = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):

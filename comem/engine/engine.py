@@ -22,7 +22,7 @@ from comem.backbones.base import (
     RowMemories,
     Watch,
 )
-from comem.backbones.hf import HFBackbone
+from comem.backbones.hf import NOT_A_NUMBER, HFBackbone, asked_for, stop_tokens
 from comem.backbones.positions import cache_argument, pinned, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.bank.serve import LiveBank
@@ -38,6 +38,8 @@ _BUCKET = 256
 _KEPT = 4
 #: Tokens in all kept buffers, beyond which only the newest stays: 3.7 GB at 7B in bfloat16.
 _KEPT_TOKENS = 65_536
+#: The most stop tokens.
+_STOPS = 8
 #: Steps on a GPU between two looks at whether all rows have ended: each look waits for the device.
 _LOOK_EVERY = 8
 
@@ -111,7 +113,7 @@ class Decoder:
             watch: sees every token as it is made, which on a GPU means to wait for each.
 
         Raises:
-            ValueError: the model takes no packed batches, or too many stop tokens.
+            ValueError: the model takes no packed batches, too many stop tokens, or its scores are no numbers.
         """
         if not self.prepared.packs:
             raise ValueError("the engine's decoder needs a model whose attention can be packed")
@@ -136,6 +138,8 @@ class Decoder:
             done += 1
             step.show(watch, len(prompt.segments.lengths))
         self.counts.add(forward_passes=done)
+        if bool(step.nan.any()):
+            raise ValueError(NOT_A_NUMBER)
         tokens = step.tokens[: len(prompt.segments.lengths), :done].to("cpu", copy=True)
         return NewTokens(_trimmed(tokens, self.pad_id), first_seconds, time.perf_counter() - start)
 
@@ -171,7 +175,8 @@ class _Step:
         self.ended = torch.zeros(rows, dtype=torch.bool, device=device)
         self.tokens = torch.full((rows, slots), decoder.pad_id, dtype=torch.long, device=device)
         self.written = torch.zeros(rows, dtype=torch.long, device=device)
-        self.stop = torch.full((8,), -1, dtype=torch.long, device=device)
+        self.stop = torch.full((_STOPS,), -1, dtype=torch.long, device=device)
+        self.nan = torch.zeros(rows, dtype=torch.bool, device=device)  # rows whose scores were no numbers
         self.advance = Recorded(self._run, decoder.pool)
 
     def begin(self, prompt: PackedPrompt, stop: Sequence[int]) -> None:
@@ -186,6 +191,7 @@ class _Step:
         self.ended.copy_(torch.arange(len(self.token)) >= n)
         self.tokens.fill_(self.decoder.pad_id)
         self.written.zero_()
+        self.nan.zero_()
         self.stop.fill_(-1)
         self.stop[: len(stop)] = torch.tensor(list(stop), dtype=torch.long)
 
@@ -193,6 +199,7 @@ class _Step:
         """The first token of each row, from the prefill's logits `(n, v)`."""
         new = torch.full_like(self.token, self.decoder.pad_id)
         new[: len(logits)] = logits.argmax(dim=-1)
+        self.nan[: len(logits)] = torch.isnan(logits).any(dim=-1)
         self._take(new)
 
     def all_ended(self) -> bool:
@@ -214,7 +221,9 @@ class _Step:
         )  # fmt: skip
         self.cache.at.add_(1)
         self.position.add_(1)
-        self._take(out.logits[:, -1].argmax(dim=-1))
+        scores = out.logits[:, -1]
+        self.nan.logical_or_(torch.isnan(scores).any(dim=-1) & ~self.ended)
+        self._take(scores.argmax(dim=-1))
         return self.token
 
     def _take(self, new: Tensor) -> None:
@@ -240,7 +249,7 @@ class EngineBackbone(HFBackbone):
     """A backbone whose greedy answers come from `Decoder`, and all else from transformers' `generate`.
 
     Sampling, repetition penalties and injections that do not pack go the ordinary way, as do models whose
-    attention cannot be packed.
+    attention cannot be packed, or whose generation_config.json asks for more (`comem.backbones.hf`).
 
     Attributes:
         graphs: see `Decoder`.
@@ -277,13 +286,13 @@ class EngineBackbone(HFBackbone):
         """The same tokens as transformers' `generate`, errors as there."""
         start, decoder, injection = time.perf_counter(), self.decoder, injection or PREFIX
         greedy = config.temperature == 0 and config.repetition_penalty == 1
-        if decoder is None or not greedy or not injection.packs:
+        if decoder is None or not greedy or not injection.packs or not self._plain:
             return super()._answer(conversations, memories, config, injection, watch)
         inputs = self._processed.take(_key(conversations))
         vectors = [self._placed(memory, injection) for memory in memories]
         prompt = decoder.prepare(inputs, [0 if m is None else len(m) for m in vectors], injection)
         with self._alone, evaluating(self.model):
-            made = decoder.generate(prompt, vectors, config.max_new_tokens, self._stop, watch)
+            made = decoder.generate(prompt, vectors, config.max_new_tokens, stop_tokens(self.model), watch)
         texts = self.process.tokenizer.batch_decode(made.tokens, skip_special_tokens=True)
         seconds = (time.perf_counter() - start) / len(texts)
         return [
@@ -292,9 +301,9 @@ class EngineBackbone(HFBackbone):
         ]
 
     @property
-    def _stop(self) -> tuple[int, ...]:
-        ids = self.model.generation_config.eos_token_id
-        return () if ids is None else tuple(ids) if isinstance(ids, (list, tuple)) else (ids,)
+    def _plain(self) -> bool:
+        """Whether the model's own generation config asks for nothing that the decoder does not do."""
+        return len(stop_tokens(self.model)) <= _STOPS and not asked_for(self.model)
 
 
 def _key(conversations: Conversations) -> _Batch:

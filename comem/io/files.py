@@ -20,7 +20,7 @@ import secrets
 import shutil
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -106,6 +106,49 @@ def write_atomic(path: str | Path, data: str | bytes) -> None:
 def write_json(path: str | Path, obj: Any) -> None:
     """Write an object as readable JSON, atomically."""
     write_atomic(path, json.dumps(obj, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+_SEAL, _SEALED = "checksum", "sha256-of-the-rest:"
+
+
+def write_sealed(path: str | Path, obj: Mapping[str, Any]) -> None:
+    """Write an object as `write_json`, with a checksum of its content that `read_json` compares."""
+    write_json(path, {**obj, _SEAL: _seal_of(obj)})
+
+
+def _seal_of(obj: Mapping[str, Any]) -> str:
+    text = json.dumps(json.loads(json.dumps(obj)), sort_keys=True)
+    return _SEALED + hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_seal(key: str, value: Any) -> bool:
+    """Whether this is a checksum of ours, or what damage has left of one."""
+    size = len(_SEALED) + 64
+    return isinstance(value, str) and (value.startswith(_SEALED) or (key == _SEAL and len(value) == size))
+
+
+def is_sealed(path: str | Path) -> bool:
+    """Whether a JSON file brings a checksum of its content."""
+    return f'"{_SEAL}": "{_SEALED}' in Path(path).read_text(encoding="utf-8", errors="replace")
+
+
+def _unsealed(obj: Any, path: str | Path, edited: bool) -> Any:
+    """Without the checksum of `write_sealed`, compared where there is one."""
+    if not isinstance(obj, dict):
+        return obj
+    seals = [key for key, value in obj.items() if _is_seal(key, value)]
+    if not seals:
+        return obj
+    rest = {name: value for name, value in obj.items() if name not in seals}
+    if _seal_of(rest) == obj.get(_SEAL):
+        return rest
+    if not edited:
+        raise RecordError(
+            f"{path}: was changed after it was written (its checksum differs): copy it again; if it was"
+            f" changed on purpose, take its line {_SEAL!r} out"
+        )
+    logger.warning("%s: was changed after it was written (its checksum differs)", path)
+    return rest
 
 
 def lock_file(fd: int, path: Path, holder: str = "") -> None:
@@ -572,11 +615,15 @@ def _cut_torn_tail(fd: int) -> None:
         os.ftruncate(fd, end)
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, *, edited: bool = False) -> Any:
     """The content of a JSON file (or `.json.gz`).
 
+    Args:
+        path: the file.
+        edited: people edit such files: one that was changed since `write_sealed` wrote it is a warning only.
+
     Raises:
-        RecordError: missing, or not JSON; names the file.
+        RecordError: missing, not JSON, or changed since `write_sealed` wrote it; names the file.
     """
     try:
         with open_binary(path) as file:
@@ -592,7 +639,38 @@ def read_json(path: str | Path) -> Any:
         raise RecordError(f"{path}{f':{at}' if at else ''}: {error}") from error
     if repaired:
         logger.warning("%s: text that is not Unicode was replaced", path)
-    return value
+    return _unsealed(value, path, edited or repaired)
+
+
+SUMS = "sha256"  # of a folder's other files, in the JSON file that describes it
+
+
+def sums_of(folder: Path) -> dict[str, str]:
+    """The checksums of all files in a folder and below, by relative path."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in files}
+
+
+def compare_sums(folder: Path, sums: Any, only: Collection[str] | None = None) -> list[str]:
+    """What differs from the checksums of when it was written, a sentence a file.
+
+    Args:
+        folder: with the files.
+        sums: by relative path, as `sums_of` gives them.
+        only: look at these alone.
+    """
+    if not isinstance(sums, Mapping):
+        return [f"{folder}: its list of checksums is damaged; copy the folder again"]
+    wrong = []
+    for name, expected in sums.items():
+        path = folder / str(name)
+        if only is not None and name not in only:
+            continue
+        if not path.is_file():
+            wrong.append(f"{path}: is missing; copy the folder again")
+        elif sha256_of(path) != expected:
+            wrong.append(f"{path}: was changed after it was written (its checksum differs); copy it again")
+    return wrong
 
 
 def sha256_of(path: str | Path) -> str:

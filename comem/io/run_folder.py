@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
@@ -29,7 +30,7 @@ def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """
     manifest: dict[str, Any] = {
         "time": datetime.now(tz=timezone.utc).isoformat(timespec="seconds"),
-        "command": [_program(), *sys.argv[1:]],
+        "command": [_program(), *map(without_secrets, sys.argv[1:])],
         "versions": {"python": platform.python_version(), **_versions()},
         "platform": platform.platform(),
         "git_commit": _git_commit(),
@@ -38,6 +39,17 @@ def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         torch = sys.modules["torch"]
         manifest["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     return {**manifest, **(extra or {})}
+
+
+_USER = re.compile(r"(\w+://)[^/@\s]+@")
+_SECRET = re.compile(
+    r"([?&;][\w.-]*(?:key|token|secret|password|passwd|pwd|signature|sig|auth)=)[^&;#\s]+", re.I
+)
+
+
+def without_secrets(text: str) -> str:
+    """Text as it may be written down: what addresses in it hold of names, passwords and keys is left out."""
+    return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
 
 
 def _program() -> str:

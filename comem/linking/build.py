@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comem.io.console import Progress, quiet
-from comem.io.files import lock_file, read_json, sha256_of, storage_errors, write_json
+from comem.io.files import SUMS, lock_file, read_json, sha256_of, storage_errors, sums_of, write_sealed
 from comem.io.run_folder import run_manifest
 from comem.linking.index import (
     FORMAT,
@@ -109,7 +109,8 @@ def _build(
         shutil.copyfile(tokenizer.vocabulary, folder / VOCABULARY)
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     extra = {"format": FORMAT, "count": len(documents), "tokens": len(vocabulary), "bytes": sizes}
-    write_json(folder / MANIFEST, {**extra, **about, **run_manifest({"titles": str(titles)})})
+    made = run_manifest({"titles": str(titles)})
+    write_sealed(folder / MANIFEST, {**extra, **about, SUMS: sums_of(folder), **made})
 
 
 def _write_titles(

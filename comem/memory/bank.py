@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,10 +47,42 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
         ) from error
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of a file; errors as `open_tensors`."""
+def read_tensors(path: str | Path, *, check: bool = True) -> dict[str, Tensor]:
+    """All tensors of a file, compared with the checksum of `write_tensors`; errors as `open_tensors`."""
     with open_tensors(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if check:
+            _compare(path, tensors, file.metadata() or {})
+    return tensors
+
+
+_CHECKSUM, _CRC = "checksum", "crc32:"
+
+
+def has_checksum(path: str | Path) -> bool:
+    """Whether a file brings a checksum of its content; those of 0.2 have none."""
+    return _CHECKSUM in read_metadata(path)
+
+
+def _compare(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Refuse tensors or metadata that were changed after `write_tensors` had written them."""
+    sealed = any(key == _CHECKSUM or value.startswith(_CRC) for key, value in metadata.items())  # or damaged
+    if sealed and metadata.get(_CHECKSUM) != _checksum_of(tensors, metadata):
+        raise ValueError(
+            f"{path}: was changed after it was written (its checksum differs): copy or write it again"
+        )
+
+
+def _checksum_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """CRC-32 over names, types, shapes and bytes of CPU tensors, and the rest of the metadata."""
+    crc = 0
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().contiguous()
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode(), crc)
+        if tensor.numel():
+            crc = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, crc)
+    rest = sorted((key, value) for key, value in metadata.items() if key != _CHECKSUM)
+    return f"{_CRC}{zlib.crc32(json.dumps(rest).encode(), crc):08x}"
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -67,7 +100,8 @@ def write_tensors(
         StorageError: no space is left.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(plain, metadata=dict(metadata or {})))
+    known = dict(metadata or {})
+    write_atomic(path, save(plain, metadata={**known, _CHECKSUM: _checksum_of(plain, known)}))
 
 
 def tensor_files(folder: str | Path) -> list[Path]:
@@ -191,6 +225,20 @@ class MemoryBank:
             raise ValueError(f"knowledge id {twice!r} comes twice: give every item an id of its own")
         object.__setattr__(self, "_rows", rows)
 
+    def checked(self) -> MemoryBank:
+        """Itself, if all its numbers are numbers.
+
+        Raises:
+            ValueError: a memory holds NaN or infinity; names its item.
+        """
+        if not torch.isfinite(self.embeddings).all():
+            bad = ~torch.isfinite(self.embeddings).flatten(1).all(dim=1)
+            raise ValueError(
+                f"knowledge item {self.ids[int(bad.int().argmax())]!r}: its memory has NaN or infinity in it"
+                f" ({int(bad.sum())} of {len(self)} have): check the encoder, or its dtype"
+            )
+        return self
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -308,11 +356,18 @@ class MemoryBank:
             meta = file.metadata() or {}
             if meta.get("format") != FORMAT:
                 raise ValueError(f"{path}: not a memory bank (no {FORMAT} mark): see `comem encode`")
-            if int(meta["version"]) > VERSION:
-                raise ValueError(f"{path}: bank version {meta['version']}, known is {VERSION}: update comem")
+            try:
+                version, fingerprint, ids = int(meta["version"]), meta["fingerprint"], json.loads(meta["ids"])
+            except (KeyError, ValueError, RecursionError) as error:
+                raise ValueError(f"{path}: says too little of itself ({error}); copy it again") from error
+            if version > VERSION:
+                raise ValueError(f"{path}: bank version {version}, known is {VERSION}: update comem")
+            if "embeddings" not in file.keys():  # noqa: SIM118 (not a dict)
+                raise ValueError(f"{path}: holds no embeddings; copy it again, or encode the items anew")
             embeddings = file.get_tensor("embeddings")
-        check_fingerprint(meta["fingerprint"], expect_fingerprint, str(path))
-        bank = cls(embeddings, tuple(json.loads(meta["ids"])), meta["fingerprint"])
+            _compare(path, {"embeddings": embeddings}, meta)
+        check_fingerprint(fingerprint, expect_fingerprint, str(path))
+        bank = cls(embeddings, tuple(map(str, ids)), fingerprint)
         if width is not None and embeddings.shape[-1] != width:
             raise ValueError(
                 f"{path}: memories of width {embeddings.shape[-1]}, the reader needs {width}: "

@@ -15,7 +15,7 @@ from torch import Tensor, device, nn
 from comem.backbones.flops import Flops
 from comem.backbones.prepared import Prepared
 from comem.backbones.specs import TOY_FOLDER
-from comem.io.files import new_folder, read_json, write_json
+from comem.io.files import SUMS, new_folder, read_json, sums_of, write_sealed
 from comem.memory.bank import MemoryBank
 from comem.memory.lora import lora_layers
 from comem.registry import Registry
@@ -361,7 +361,7 @@ def read_about(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise ValueError(_not_an_encoder(Path(folder)))
-    about: Any = read_json(path)
+    about: Any = read_json(path, edited=True)
     if not isinstance(about, dict) or about.get("format") != "comem-encoder":
         raise ValueError(f"{path}: does not describe a memory encoder; save the encoder again")
     if not isinstance(about.get("version"), int) or not isinstance(about.get("fingerprint"), str):
@@ -389,7 +389,8 @@ def write_about(
     with new_folder(Path(folder)) as temporary:
         if write is not None:
             write(temporary)
-        write_json(temporary / CONFIG, {"format": "comem-encoder", "version": VERSION, **about})
+        known = {"format": "comem-encoder", "version": VERSION, **about}
+        write_sealed(temporary / CONFIG, {**known, SUMS: sums_of(temporary)})
 
 
 def _not_an_encoder(folder: Path) -> str:

@@ -22,10 +22,9 @@ from torch import Tensor, device, nn
 
 from comem.backbones.base import Backbone
 from comem.backbones.flops import Flops
-from comem.backbones.loading import load_model, load_model_config, load_processor
 from comem.backbones.positions import text_positions, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
-from comem.backbones.specs import auto_class
+from comem.backbones.specs import auto_class, load_model, load_model_config, load_processor
 from comem.config import from_values
 from comem.memory.bank import MemoryBank, open_tensors, read_tensors, tensor_files, write_tensors
 from comem.memory.encoder import (
@@ -211,7 +210,10 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
                 some = images[start : start + batch_size]
                 inputs = item_inputs((), self.processor, self.form, some)
                 parts.append(self(to_device(inputs, self.device)))
-        return torch.cat(parts)
+        made = torch.cat(parts)
+        if not torch.isfinite(made).all():
+            raise ValueError("the memory of a question's image has NaN or infinity in it: check the encoder")
+        return made
 
     def item_format(self) -> dict[str, Any]:
         """As `MemoryEncoder.item_format`; without a processor the pixel limits are None."""
@@ -415,13 +417,14 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
 
 
 def read_folder(
-    folder: str | Path, sizes: type[Any] | None = None
+    folder: str | Path, sizes: type[Any] | None = None, *, check: bool = True
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
     """What a folder's comem_encoder.json says, and its trained tensors by file; the base is not touched.
 
     Args:
         folder: the encoder's.
         sizes: of its kind's compressor, to check what the description says of it; None leaves that out.
+        check: compare the tensors with their files' checksums.
 
     Raises:
         ValueError: not an encoder folder, or an incomplete one; names the file and the remedy.
@@ -435,7 +438,7 @@ def read_folder(
     for name in reversed(names):
         if not (folder / name).is_file():
             raise ValueError(f"{folder / name}: missing, no memory can be computed: copy or save it again")
-    return about, {name: read_tensors(folder / name) for name in names}
+    return about, {name: read_tensors(folder / name, check=check) for name in names}
 
 
 def _learned(about: Mapping[str, Any], trained: Mapping[str, dict[str, Tensor]]) -> Learned | None:

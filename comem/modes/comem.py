@@ -135,7 +135,7 @@ class ComemMode(Mode):
         if self.settings.bank is not None:
             return self.settings.bank.of(items)
         assert self.settings.encoder is not None  # `check` has refused that
-        return self.settings.encoder.encode(items)
+        return self.settings.encoder.encode(items).checked()
 
 
 def _distinct(rows: Sequence[Items]) -> list[KnowledgeItem]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from comem.io.console import Progress, print_facts, print_line, print_table, quiet
+from comem.io.run_folder import without_secrets
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import (
     CorpusDownloadSettings,
@@ -151,7 +152,7 @@ def push(settings: PushSettings, progress: Progress = quiet) -> int:
 
 def show_push(count: int, settings: PushSettings) -> None:
     """How many items, and where."""
-    print_line(f"{count} items in the collection {settings.collection!r} of {settings.uri}")
+    print_line(f"{count} items in the collection {settings.collection!r} of {without_secrets(settings.uri)}")
 
 
 def verify(settings: VerifySettings) -> list[str]:

@@ -19,11 +19,21 @@ import numpy as np
 
 from comem.config import as_dict
 from comem.io.console import Progress, quiet
-from comem.io.files import one_writer, read_json, whole_file, write_json
+from comem.io.files import (
+    SUMS,
+    compare_sums,
+    one_writer,
+    read_json,
+    sha256_of,
+    sweep,
+    whole_file,
+    write_json,
+    write_sealed,
+)
 from comem.io.images import ImageError, open_image
 from comem.io.parallel import Engine, run_shards
 from comem.io.run_folder import run_manifest
-from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.knowledge import KnowledgeBase, ids_checksum
 from comem.retrieval.settings import EmbedSettings
 from comem.retrieval.vectors import Vectors, load_array, save_array
@@ -95,7 +105,25 @@ class ShardFolder:
 
     def unfinished(self) -> list[int]:
         """The shards that are still to be made."""
-        return [number for number in range(self.plan.shards) if not self.record(number).is_file()]
+        return [number for number in range(self.plan.shards) if self.fault(number) is not None]
+
+    def fault(self, number: int) -> str | None:
+        """Why a shard is not there as it was written, None if it is; "" where it was never made."""
+        path = self.record(number)
+        if not path.is_file():
+            return ""
+        try:
+            record = read_json(path)
+            sums = record.get(SUMS, {})
+            if not isinstance(record["positions"], list) or not isinstance(record["faults"], dict):
+                raise TypeError("no positions")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return f"{path}: damaged ({error})"
+        wrong = [] if sums else [f"{file}: is missing" for file in self._files(number) if not file.is_file()]
+        return next(iter(wrong or compare_sums(self.folder, sums)), None)
+
+    def _files(self, number: int) -> tuple[Path, Path]:
+        return self.vectors(number), self.metadata(number)
 
     def save(
         self, number: int, vectors: np.ndarray, columns: Mapping[str, Sequence[str]], record: dict[str, Any]
@@ -111,8 +139,9 @@ class ShardFolder:
         save_array(self.vectors(number), vectors.astype(self.plan.dtype))
         table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
         with whole_file(self.metadata(number)) as unfinished:
-            pq.write_table(table, unfinished)
-        write_json(self.record(number), record)
+            pq.write_table(table, unfinished, write_page_checksum=True)
+        sums = {path.relative_to(self.folder).as_posix(): sha256_of(path) for path in self._files(number)}
+        write_sealed(self.record(number), {**record, SUMS: sums})
 
 
 def open_shards(folder: Path, plan: ShardPlan) -> ShardFolder:
@@ -126,7 +155,7 @@ def open_shards(folder: Path, plan: ShardPlan) -> ShardFolder:
             found = ShardPlan(**read_json(path))
             if (found.embedder, found.inputs_sha256) == (plan.embedder, plan.inputs_sha256):
                 return ShardFolder(folder, found)
-        except TypeError:  # of an older version
+        except (TypeError, ValueError):  # of an older version, or damaged
             pass
         logger.warning("%s: made from other inputs or by another embedder; embedding starts anew", folder)
         for pattern in (f"{plan.kind}_emb/*.npy", "metadata/*.parquet", f"shards/{plan.kind}_*.json"):
@@ -134,6 +163,20 @@ def open_shards(folder: Path, plan: ShardPlan) -> ShardFolder:
                 old.unlink()
     write_json(path, asdict(plan))
     return ShardFolder(folder, plan)
+
+
+def verify_shards(folder: Path) -> tuple[list[str], int]:
+    """What is wrong with the shards in a folder, and how many have no checksums (of 0.2)."""
+    wrong, old = [], 0
+    for path in sorted(folder.glob(f"*_{PLAN}")):
+        shards = ShardFolder(folder, ShardPlan(**read_json(path)))
+        for number in range(shards.plan.shards):
+            fault = shards.fault(number)
+            if fault:
+                wrong.append(fault)
+            elif fault is None:
+                old += SUMS not in read_json(shards.record(number))
+    return wrong, old
 
 
 def _checksum(inputs: Sequence[str], folder: Path, kind: Kind) -> str:
@@ -198,10 +241,14 @@ def embed_inputs(  # noqa: PLR0913 (each one optional)
     """
     embedder, dtype = _embedder(made_by), "float16" if half else "float32"
     with one_writer(folder / LOCK):
+        sweep(folder, recursive=True)  # what killed processes left
         checksum = _checksum(inputs, folder, kind)
         plan = ShardPlan(embedder.fingerprint, checksum, len(inputs), shard_size, dtype, kind)
         shards = open_shards(folder, plan)
         todo = shards.unfinished()
+        for number in todo:
+            if fault := shards.fault(number):
+                logger.warning("%s; its shard is made again", fault)
 
         def job(number: int) -> Callable[[], int]:
             span = shards.plan.span(number)
@@ -234,7 +281,8 @@ def _embed_shard(
     embedder, faults = _embedder(made_by), dict[str, str]()
     if shards.plan.kind == "text":
         vectors, positions = embedder.embed_texts(inputs, batch_size), list(range(len(inputs)))
-        columns = {"caption": inputs}
+        vectors, positions = _usable(vectors, positions, inputs, embedder, faults)
+        columns = {"caption": [inputs[i] for i in positions]}
     else:
         vectors, positions, faults = _embed_images(inputs, embedder, batch_size)
         columns = {"image_path": [inputs[i] for i in positions]}
@@ -273,7 +321,24 @@ def _embed_images(
                 positions.append(place)
         if good:
             vectors.append(embedder.embed_images(good, batch_size))
-    return np.concatenate(vectors), positions, faults
+    return *_usable(np.concatenate(vectors), positions, paths, embedder, faults), faults
+
+
+def _usable(
+    vectors: np.ndarray,
+    positions: list[int],
+    inputs: Sequence[str],
+    embedder: Embedder,
+    faults: dict[str, str],
+) -> tuple[np.ndarray, list[int]]:
+    """Without the vectors that are none, which become faults of their inputs."""
+    bad = unusable(vectors)
+    for row, fault in bad.items():
+        name = inputs[positions[row]]
+        faults[name] = f"{name[:200]}: {fault} (made by {embedder.name})"
+        logger.warning("not indexed: %s", faults[name])
+    kept = [row for row in range(len(vectors)) if row not in bad]
+    return vectors[kept], [positions[row] for row in kept]
 
 
 def _prepared(paths: Sequence[str], embedder: Embedder, batch_size: int) -> Iterator[tuple[int, list[Any]]]:
@@ -324,6 +389,7 @@ def embed_shown(
     if not rows:
         hint = "" if any(map(os.path.exists, paths)) else "; comem corpus download fetches what has a URL"
         hint = hint if paths else "; texts alone are found by --retriever bm25 --index CORPUS"
+        hint = f": {next(iter(found.faults.values()))}" if found.faults and not hint else hint
         raise ValueError(f"{base.folder}: none of the {len(shown)} items has a readable image{hint}")
     order = np.asarray([place[shown[row]] for row in rows], np.int64)
     return np.asarray(rows, np.int64), Vectors.from_files(found.files, order), found

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,6 @@ from PIL import Image
 
 import comem
 from comem.io.files import valid
-from comem.io.hub import hub_or_cache
 from comem.io.images import open_image
 from comem.registry import nearest
 from comem.retrieval.settings import DEFAULT_EMBEDDER
@@ -154,6 +154,8 @@ def load_embedder(
     import open_clip
     import torch
 
+    from comem.io.hub import hub_or_cache
+
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     folder = TOY_CLIP if name == "toy" else Path(name.removeprefix("local-dir:"))
     if name == "toy" or folder.is_dir() or name.startswith("local-dir:"):
@@ -170,7 +172,7 @@ def load_embedder(
             model, _, preprocess = open_clip.create_model_and_transforms(
                 where.source, pretrained=str(where.file), device=device, **where.images
             )
-        with hub_or_cache(str(where.folder or name)):
+        with nullcontext() if where.folder is not None else hub_or_cache(name):
             tokenizer = open_clip.get_tokenizer(where.source)
         embedder = OpenClipEmbedder(name, model, preprocess, tokenizer, device, precision)
     except (torch.OutOfMemoryError, EmbedderError):
@@ -230,6 +232,8 @@ def _downloaded(name: str, repository: str, file: str) -> Path:
     """A file of a hub repository, from the cache where it is there."""
     from huggingface_hub import hf_hub_download
 
+    from comem.io.hub import hub_or_cache
+
     try:
         with hub_or_cache(repository):
             return Path(hf_hub_download(repository, file))
@@ -276,6 +280,25 @@ def _known_names(name: str, open_clip: Any) -> tuple[str, str]:
             f" of {', '.join(known) or 'none (open_clip publishes no weights for it)'}"
         )
     return architecture, pretrained
+
+
+_UNIT = 0.01  # by so much a vector's length may miss 1: half precision rounds
+
+
+def unusable(vectors: np.ndarray) -> dict[int, str]:
+    """What is wrong with rows of `(n, d)` vectors, by row: numbers that are none, a length that is not 1.
+
+    One NaN among them would be in every search's result, and a long vector first in each.
+    """
+    with np.errstate(all="ignore"):
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT))
+    finite = np.isfinite(vectors[wrong]).all(axis=1)
+    none = "its vector has NaN or infinity in it"
+    return {
+        int(row): f"its vector has the length {lengths[row]:.4g} instead of 1" if whole else none
+        for row, whole in zip(wrong, finite, strict=True)
+    }
 
 
 def pixels(image: ImageLike) -> Image.Image:

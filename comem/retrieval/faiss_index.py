@@ -141,13 +141,15 @@ class FaissIndex:
     """
 
     def __init__(self, folder: Path, settings: SearchSettings | None = None) -> None:
-        self.index = _open(folder / INDEX)
+        self.index, self._path = _open(folder / INDEX), folder / INDEX
         settings = settings or SearchSettings()
         self.candidates = settings.candidates
         refine = folder / REFINE
         self._half = HalfVectors(refine, (len(self), self.dimension)) if refine.is_file() else None
         inner = _inner(self.index)
         self._kind = "ivf" if hasattr(inner, "nprobe") else "hnsw" if hasattr(inner, "hnsw") else "flat"
+        if type(inner).__name__ in ("IndexPQ", "IndexPQFastScan"):
+            self._kind = "codes"  # which FAISS cannot search in part
         if self._kind == "ivf":
             inner.nprobe = min(inner.nlist, settings.probes or min(128, max(16, inner.nlist // 64)))
         elif self._kind == "hnsw":
@@ -176,10 +178,18 @@ class FaissIndex:
         """
         k = min(k, len(self))
         wanted = k if self._half is None else min(len(self), max(100, self.candidates * k))
-        params = None if allowed is None else self._filter(allowed)
-        scores, places = self.index.search(queries, wanted, params=params)
-        if allowed is not None and (places[:, : min(k, int(allowed.sum()))] < 0).any():
-            scores, places = self._search_harder(queries, wanted, allowed)
+        everything = allowed is None or self._kind == "codes"
+        params = None if everything else self._filter(allowed)  # type: ignore[arg-type]
+        try:
+            scores, places = self.index.search(queries, wanted, params=params)
+        except (RuntimeError, MemoryError) as error:
+            raise ValueError(
+                f"{self._path}: FAISS cannot search it ({error}); see comem index verify, or build it again"
+            ) from error
+        if allowed is not None:
+            missed = (places[:, : min(k, int(allowed.sum()))] < 0).any()
+            if missed or self._kind == "codes":
+                scores, places = self._search_harder(queries, wanted, allowed)
         if self._half is None:
             return scores[:, :k], places[:, :k]
         return self._half.rank(queries, places, k)
@@ -188,7 +198,7 @@ class FaissIndex:
         self, queries: np.ndarray, k: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """When few places are allowed, an approximate search may miss them: look everywhere instead."""
-        if self._kind != "hnsw":
+        if self._kind not in ("hnsw", "codes"):
             scores, places = self.index.search(queries, k, params=self._filter(allowed, everywhere=True))
             return scores, places
         places = np.flatnonzero(allowed)
@@ -286,6 +296,6 @@ def _open(path: Path, mapped: bool = True) -> Any:
     for flags in [faiss.IO_FLAG_MMAP_IFC, 0] if mapped else [0]:
         try:
             return faiss.read_index(str(path), flags)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             failure = error
     raise ValueError(f"{path}: FAISS cannot read it ({failure}); build it again") from failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,23 +13,25 @@ from typing import Any
 import numpy as np
 
 from comem.io.console import Progress, quiet
-from comem.io.files import one_writer, read_json, sha256_of, write_json
+from comem.io.files import one_writer, read_json, sha256_of, sweep, write_sealed
 from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.build import PARTS, build_corpus
 from comem.retrieval.corpus.rules import CorpusError, CutShardError
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.embed import embed_shown
-from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.faiss_index import INDEX, REFINE, FaissIndex, build_files
 from comem.retrieval.knowledge import MANIFEST as CORPUS_MANIFEST
-from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
-from comem.retrieval.settings import FaissSettings, IndexSettings, SearchSettings
-from comem.retrieval.vectors import Vectors, save_array
+from comem.retrieval.knowledge import KnowledgeBase
+from comem.retrieval.plan import check_factory
+from comem.retrieval.settings import AUTO, FaissSettings, IndexSettings, SearchSettings
+from comem.retrieval.vectors import Vectors, load_array, save_array
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "comem-index-2"
 ROWS, LANGUAGES, MANIFEST, LOCK = "rows.npy", "languages.npy", "index.json", ".index.lock"
+_CHEAP = 64 << 20  # bytes up to which a file is compared with its checksum whenever the index is opened
 DECIMALS = 6  # scores that agree to here are ties: sums of float32 products differ in the last bits
 
 
@@ -82,19 +85,20 @@ class VectorIndex:
         if not (self.folder / MANIFEST).is_file():
             raise IndexFolderError(f"{self.folder}: no finished index here; build it with comem index build")
         self.manifest: Mapping[str, Any] = read_json(self.folder / MANIFEST)
+        try:
+            self._open(embedder)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise IndexFolderError(
+                f"{self.folder / MANIFEST}: incomplete or malformed ({error!r}); build the index again"
+            ) from error
+
+    def _open(self, embedder: Embedder | None) -> None:
         if self.manifest.get("format") != FORMAT:
             raise IndexFolderError(
                 f"{self.folder}: format {self.manifest.get('format')!r}, this version reads {FORMAT!r};"
                 " build it again"
             )
-        for name, expected in self.manifest["bytes"].items():
-            path = self.folder / name
-            found = path.stat().st_size if path.is_file() else 0
-            if found != expected:
-                raise IndexFolderError(
-                    f"{path}: {found} bytes, but {expected} were written; it was cut or changed:"
-                    " build it again"
-                )
+        self._check_files()
         if embedder is not None:
             self.check(embedder)
         self.base = KnowledgeBase(self.folder)
@@ -106,9 +110,29 @@ class VectorIndex:
             self.vectors = FaissIndex(self.folder, SearchSettings(**self.manifest["settings"]["search"]))
         except ValueError as error:
             raise IndexFolderError(str(error)) from error
-        self._rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)  # (n,)
+        try:
+            self._rows = np.load(self.folder / ROWS, mmap_mode="r", allow_pickle=False)  # (n,)
+        except (ValueError, OSError, MemoryError) as error:
+            raise IndexFolderError(f"{self.folder / ROWS}: damaged ({error}); build it again") from error
         if not len(self._rows) == len(self.vectors) == self.manifest["count"]:
             raise IndexFolderError(f"{self.folder}: index and rows disagree on their number; build it again")
+        if self.vectors.dimension != self.manifest["dimension"]:
+            raise IndexFolderError(f"{self.folder}: index and manifest disagree on the width; build it again")
+
+    def _check_files(self) -> None:
+        """Sizes, and the checksums of what is not large."""
+        for name, expected in self.manifest["bytes"].items():
+            path = self.folder / name
+            found = path.stat().st_size if path.is_file() else 0
+            if found != expected:
+                raise IndexFolderError(
+                    f"{path}: {found} bytes, but {expected} were written; it was cut or changed:"
+                    " build it again"
+                )
+            small = expected <= _CHEAP
+            sums = self.manifest.get("sha256_of" if small else "head_sha256", {})
+            if name in sums and (sha256_of(path) if small else _head_sum(path)) != sums[name]:
+                raise IndexFolderError(f"{path}: was changed after it was written; build the index again")
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -156,6 +180,9 @@ class VectorIndex:
             raise ValueError(
                 f"queries of shape {queries.shape}, the index takes (b, {self.vectors.dimension})"
             )
+        if bad := unusable(queries):
+            row, fault = next(iter(bad.items()))
+            raise ValueError(f"query {row}: {fault}; check the embedder")
         allowed = None if languages is None else self._in_languages(languages)
         # Somewhat more than k, so that ties at the end can be put in order.
         scores, places = self.vectors.search(queries, min(len(self), 2 * k + 8), allowed)
@@ -187,8 +214,14 @@ class VectorIndex:
             raise ValueError(
                 f"no item is in {', '.join(unknown)}; languages here: {', '.join(sorted(present))}"
             )
-        codes = np.load(self.folder / LANGUAGES, mmap_mode="r", allow_pickle=False)
+        codes = load_array(self.folder / LANGUAGES, mapped=True)
         return np.isin(codes, [present.index(language) for language in languages])
+
+
+def _head_sum(path: Path) -> str:
+    """SHA-256 over a file's first MiB: what FAISS allocates and how it searches stands there."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read(1 << 20)).hexdigest()
 
 
 def open_index(folder: str | Path) -> VectorIndex:
@@ -208,15 +241,18 @@ def open_index(folder: str | Path) -> VectorIndex:
 def verify_index(folder: str | Path) -> list[str]:
     """Compares all files, the table of items too, with their checksums: what is wrong, a sentence each."""
     folder = Path(folder)
-    index = VectorIndex(folder)
-    wrong = [
-        f"{folder / name}: was changed after it was written; build the index again"
-        for name, expected in index.manifest["sha256_of"].items()
-        if sha256_of(folder / name) != expected
-    ]
+    wrong: list[str] = []
     try:
-        index.base.verify()
-    except KnowledgeBaseError as error:
+        sums = (read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}).get("sha256_of", {})
+        wrong += [
+            f"{folder / name}: was changed after it was written; build the index again"
+            for name, expected in sums.items()
+            if not (folder / name).is_file() or sha256_of(folder / name) != expected
+        ]
+        KnowledgeBase(folder).verify()
+        if not wrong:
+            VectorIndex(folder)
+    except ValueError as error:
         wrong.append(str(error))
     return wrong
 
@@ -245,8 +281,10 @@ def build_index(
         IndexFolderError: no image can be read, or the factory string is not FAISS's.
         StorageError: the disk is full, or another process builds in this folder.
     """
-    embedder = embedder or load_embedder(settings.embedder)  # before the reading: it fails sooner
+    _check_factory(settings.index)  # before the reading: it fails sooner
+    embedder = embedder or load_embedder(settings.embedder)
     with one_writer(settings.output / LOCK):
+        sweep(settings.output)  # what killed processes left
         base = read_items(settings, progress)
         return index_base(base, embedder, settings.index, progress, announce=announce)
 
@@ -284,6 +322,7 @@ def index_base(
         StorageError: when the disk is full; finished shards stay.
     """
     settings = settings or FaissSettings()
+    _check_factory(settings)
     try:
         rows, vectors, found = embed_shown(
             base, embedder, shard_size=settings.shard_size, batch_size=settings.batch_size,
@@ -298,6 +337,7 @@ def index_base(
         build_files(vectors, plan, base.folder, budget=settings.memory, seed=settings.seed, progress=progress)
     except ValueError as error:
         raise IndexFolderError(str(error)) from error
+    _check_found(vectors, base.folder, settings)
     without = len(base) - len(rows)
     if without:
         logger.warning("%d of %d items have no readable image and are not indexed", without, len(base))
@@ -306,6 +346,32 @@ def index_base(
         "plan": asdict(plan),
     }  # fmt: skip
     return save_index(base, rows, vectors.dimension, embedder, settings, extra)
+
+
+def _check_factory(settings: FaissSettings) -> None:
+    try:
+        if settings.factory != AUTO:
+            check_factory(settings.factory)
+    except ValueError as error:
+        raise IndexFolderError(str(error)) from error
+
+
+def _check_found(vectors: Vectors, folder: Path, settings: FaissSettings) -> None:
+    """Ask a new index for some of its own vectors: one that finds nothing is none.
+
+    Raises:
+        IndexFolderError: it does not find them.
+    """
+    asked = vectors.take(np.linspace(0, len(vectors) - 1, num=min(8, len(vectors)), dtype=np.int64))
+    try:
+        scores, places = FaissIndex(folder, settings.search).search(asked, 1)
+    except ValueError as error:
+        raise IndexFolderError(str(error)) from error
+    if (places < 0).any() or not np.isfinite(scores).all():
+        raise IndexFolderError(
+            f"{folder}: the index of factory {settings.factory!r} does not find its own vectors; take 'auto',"
+            " 'Flat', or more probes (index.search.probes)"
+        )
 
 
 def save_index(
@@ -326,9 +392,10 @@ def save_index(
         "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint}, "languages": names,
         "settings": asdict(settings), "ids_sha256": base.manifest["ids_sha256"],
         "bytes": {name: (folder / name).stat().st_size for name in files},
-        "sha256": sums[INDEX], "sha256_of": sums, **run_manifest(extra),
+        "sha256": sums[INDEX], "sha256_of": sums,
+        "head_sha256": {name: _head_sum(folder / name) for name in files}, **run_manifest(extra),
     }  # fmt: skip
-    write_json(folder / MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
     return VectorIndex(folder, embedder)
 
 

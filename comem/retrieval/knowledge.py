@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -61,6 +62,8 @@ class KnowledgeBase:
                 " comem index build"
             )
         self.manifest: Mapping[str, Any] = read_json(self.folder / MANIFEST)
+        if not isinstance(self.manifest, dict) or not {"ids_sha256", "row_group"} <= self.manifest.keys():
+            raise KnowledgeBaseError(f"{self.folder / MANIFEST}: not a corpus's manifest; build it again")
         if path.stat().st_size != self.manifest.get("bytes"):
             raise KnowledgeBaseError(
                 f"{path}: {path.stat().st_size} bytes, but {self.manifest.get('bytes')} were written; it"
@@ -69,8 +72,8 @@ class KnowledgeBase:
         if (tail := self.manifest.get("tail_sha256")) and tail != tail_checksum(path):
             raise KnowledgeBaseError(f"{path}: changed since it was built; build it and its index again")
         try:
-            self._file = pq.ParquetFile(path, memory_map=True)
-        except (pa.ArrowInvalid, OSError) as error:
+            self._file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
             raise KnowledgeBaseError(f"{path}: not a Parquet file ({error}); build it again") from error
         self._group = lru_cache(maxsize=8)(self._read_group)
 
@@ -164,7 +167,19 @@ class KnowledgeBase:
         return os.path.normpath(self.folder / image)
 
     def _column(self, name: str) -> list[str]:
-        return cast(list[str], self._file.read(columns=[name]).column(name).to_pylist())
+        with self._damage():
+            return cast(list[str], self._file.read(columns=[name]).column(name).to_pylist())
 
     def _read_group(self, group: int) -> pa.Table:
-        return self._file.read_row_group(group, columns=list(COLUMNS))
+        with self._damage():
+            return self._file.read_row_group(group, columns=list(COLUMNS))
+
+    @contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Name the table where a page of it is not as it was written."""
+        import pyarrow as pa
+
+        try:
+            yield
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise KnowledgeBaseError(f"{self.folder / ITEMS}: damaged ({error}); build it again") from error

@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from comem.io.console import Progress, quiet
+from comem.io.run_folder import without_secrets
 from comem.retrieval.embed import embed_shown
 from comem.retrieval.embedder import Embedder
 from comem.retrieval.index import DECIMALS, Hits, check_embedder
@@ -47,17 +48,21 @@ class MilvusIndex:
     def __init__(
         self, folder: str | Path, uri: str, collection: str = COLLECTION, *, token: str = ""
     ) -> None:
-        self.base, self.collection, self.uri = KnowledgeBase(folder), collection, uri
+        self.base, self.collection, self.uri = KnowledgeBase(folder), collection, without_secrets(uri)
         self._client = _connect(uri, token)
         if not self._client.has_collection(collection):
-            raise MilvusError(f"{uri}: no collection {collection!r}; make it with comem index push")
+            raise MilvusError(
+                f"{without_secrets(uri)}: no collection {collection!r}; make it with comem index push"
+            )
         self.manifest = _manifest(self._client.describe_collection(collection))
         if not self.manifest:
-            raise MilvusError(f"{uri}: the collection {collection!r} was not made by comem index push")
+            raise MilvusError(
+                f"{without_secrets(uri)}: the collection {collection!r} was not made by comem index push"
+            )
         if self.manifest["ids_sha256"] != self.base.manifest["ids_sha256"]:
             raise MilvusError(
-                f"{uri}: the collection {collection!r} is of another knowledge base than {folder}; push it"
-                " again"
+                f"{without_secrets(uri)}: the collection {collection!r} is of another knowledge base than"
+                f" {folder}; push it again"
             )
         self._client.load_collection(collection)
 
@@ -170,7 +175,7 @@ def push(
         client.drop_collection(collection)
         client.rename_collection(fresh, collection)
     except _milvus_exception() as error:
-        raise MilvusError(f"{uri}: {error}") from error
+        raise MilvusError(f"{without_secrets(uri)}: {error}") from error
     finally:
         client.close()
     return len(rows)
@@ -207,7 +212,9 @@ def _connect(uri: str, token: str) -> Any:
     try:
         return MilvusClient(uri=uri, token=token)
     except (_milvus_exception(), ConnectionError) as error:
-        raise MilvusError(f"{uri}: cannot be reached ({error}); is the server running?") from error
+        raise MilvusError(
+            f"{without_secrets(uri)}: cannot be reached ({error}); is the server running?"
+        ) from error
 
 
 def _milvus_exception() -> type[Exception]:

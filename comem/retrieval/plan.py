@@ -13,6 +13,29 @@ _CODES = (256, 128, 64, 32, 16)  # codes of 4 bits a vector, best first
 _LINKS = 32
 
 
+_NUMBER = "[1-9][0-9]*"
+_CODE = rf"(?:PQ{_NUMBER}(?:x{_NUMBER})?(?:np|fs|fsr)?|SQ(?:4|6|8|bf16|fp16))"
+#: The kinds of indexes that are searched here: by row, in some languages only, out of a mapped file.
+_SEARCHABLE = re.compile(
+    rf"(?:(?:OPQ{_NUMBER}(?:_{_NUMBER})?|PCA(?:R|W|WR)?{_NUMBER}|RR{_NUMBER}|L2norm),)*"
+    rf"(?:Flat|{_CODE}|IVF{_NUMBER}(?:_HNSW{_NUMBER})?,(?:Flat|{_CODE})|HNSW{_NUMBER}(?:,Flat|[,_]{_CODE})?)"
+)
+
+
+def check_factory(factory: str) -> None:
+    """Refuse factory strings of what FAISS cannot build, or nobody could search here; before the work.
+
+    Raises:
+        ValueError: names the kinds that there are.
+    """
+    if _SEARCHABLE.fullmatch(factory) is None:
+        raise ValueError(
+            f"FAISS cannot build {factory!r}, or it cannot be searched here: take 'auto', 'Flat', HNSW32,"
+            " IVF256,Flat, IVF256,PQ16x4fs, or a code such as SQ8 or PQ16, with OPQ16_64, PCA64 or RR64 in"
+            " front of it; numbers are above 0, and rows are told apart without IDMap"
+        )
+
+
 @dataclass(frozen=True)
 class IndexPlan:
     """What will be built.

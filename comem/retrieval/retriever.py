@@ -16,7 +16,7 @@ from comem.io.console import Progress, quiet
 from comem.io.files import JsonlAppender, RecordError, is_missing, read_json, read_jsonl, unique, write_json
 from comem.io.images import ImageError, image_ref, open_image
 from comem.io.run_folder import check_same
-from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.index import Hits, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import RETRIEVERS, RetrieverSettings, RetrieveSettings
@@ -126,6 +126,11 @@ class VectorRetriever(Retriever):
             except ImageError as error:
                 logger.warning("question %s: nothing retrieved: %s", example.id, error)
         vectors = self.embedder.embed_images(images) if images else np.zeros((0, 1))
+        bad = unusable(vectors)
+        for n, fault in bad.items():
+            logger.warning("question %s: nothing retrieved: %s", asked[n].id, fault)
+        asked = [example for n, example in enumerate(asked) if n not in bad]
+        vectors = np.delete(vectors, list(bad), axis=0)
         for part, chosen in _by_language(asked, languages):
             hits = self.index.search(vectors[part], k, chosen)
             for n, rows, scores in zip(part, hits.rows, hits.scores, strict=True):

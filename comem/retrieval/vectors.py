@@ -92,5 +92,12 @@ def load_array(path: str | Path, mapped: bool = False) -> np.ndarray:
     """
     try:
         return cast(np.ndarray, np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False))
-    except (ValueError, EOFError, OSError) as error:
+    except (
+        ValueError,
+        EOFError,
+        OSError,
+        MemoryError,
+        SyntaxError,
+        TypeError,
+    ) as error:  # headers of any kind
         raise ValueError(f"{path}: not a whole .npy file ({error}); remove it and run again") from error

@@ -18,10 +18,23 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from comem.io.files import StorageError, new_folder, read_json, sweep, write_json
+from comem.io.files import (
+    SUMS,
+    StorageError,
+    compare_sums,
+    new_folder,
+    read_json,
+    sums_of,
+    sweep,
+    write_json,
+    write_sealed,
+)
 from comem.memory.bank import read_tensors
 from comem.memory.encoder import TrainableEncoder
 from comem.training.optimizer import AnyOptimizer, parts, state_of
+
+STATE = "state.json"
+_BEFORE = "remove this checkpoint's folder: the run then goes on from the one before"
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ def save_checkpoint(
         with new_folder(final) as temporary:
             save_encoder(temporary)
             save_file(optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
-            write_json(temporary / "state.json", asdict(state))
+            write_sealed(temporary / STATE, {**asdict(state), SUMS: sums_of(temporary)})
             if check:
                 check(temporary)
     except StorageError as error:
@@ -84,7 +97,8 @@ def compare(folder: Path, encoder: TrainableEncoder, optimizer: AnyOptimizer) ->
     Raises:
         OSError: a tensor is missing, too many, or differs; names it.
     """
-    pairs = {name: (read_tensors(folder / name), held) for name, held in encoder.trained_state().items()}
+    state = encoder.trained_state()
+    pairs = {name: (read_tensors(folder / name, check=False), held) for name, held in state.items()}
     optimizer_file = "optimizer.safetensors"
     pairs[optimizer_file] = (load_file(folder / optimizer_file), optimizer_tensors(optimizer))
     for part, (read, held) in pairs.items():
@@ -134,7 +148,22 @@ def keep_last(folder: Path, count: int, also: Path | None = None) -> None:
 
 def read_state(checkpoint: Path) -> RunState:
     """The state of a checkpoint."""
-    return RunState(**read_json(checkpoint / "state.json"))
+    path = checkpoint / STATE
+    try:
+        kept = {name: value for name, value in read_json(path).items() if name != SUMS}
+        return RunState(**kept)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{path}: not a run's state ({error}); {_BEFORE}") from error
+
+
+def check_whole(checkpoint: Path) -> None:
+    """Refuse a checkpoint whose files are not as they were written; those of 0.2 have no checksums.
+
+    Raises:
+        ValueError: names the file and the remedy.
+    """
+    if wrong := compare_sums(checkpoint, read_json(checkpoint / STATE).get(SUMS, {})):
+        raise ValueError(f"{wrong[0]}, or {_BEFORE}")
 
 
 def write_summary(folder: Path, state: RunState) -> None:

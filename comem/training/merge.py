@@ -41,6 +41,7 @@ def merge(settings: MergeSettings) -> TrainableEncoder | CoMemo:
     # a 4-bit base as `train` loads it: what is quantised is the rounded weight
     dtype = "bfloat16" if run.quantization else settings.dtype
     backbone = load_backbone(run.model, dtype=dtype, quantization=run.quantization)
+    ckpt.check_whole(checkpoint)
     encoder = cast(TrainableEncoder, load_encoder(checkpoint, backbone))
     if not settings.adapter:
         encoder = encoder.merge()

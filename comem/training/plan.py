@@ -11,8 +11,7 @@ from torch import Tensor
 
 from comem.backbones.flops import Flops, decoder, output_layer, vision_tower
 from comem.backbones.hf import HFBackbone
-from comem.backbones.loading import load_model_config, load_processor
-from comem.backbones.specs import BackboneSpec, resolve_backbone
+from comem.backbones.specs import BackboneSpec, load_model_config, load_processor, resolve_backbone
 from comem.io.console import print_facts
 from comem.memory.encoder import ENCODERS, EncoderPlan
 from comem.training.collator import TrainingBatch

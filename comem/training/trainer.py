@@ -192,6 +192,7 @@ class Trainer:
         self.model: nn.Module = model.to(self.accelerator.device)  # not wrapped: see comem.training.ranks
         self.state = ckpt.read_state(resume) if resume else ckpt.RunState()
         if resume:
+            ckpt.check_whole(resume)
             ckpt.load_optimizer(self.optimizer, resume / "optimizer.safetensors")
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         same_start(self.trainable)

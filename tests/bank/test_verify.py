@@ -81,7 +81,8 @@ def test_a_changed_id(folder: Path) -> None:
 
 def test_manifests(folder: Path) -> None:
     path = folder / MANIFEST
-    text = path.read_text()
+    text = "\n".join(line for line in path.read_text().split("\n") if '"checksum"' not in line)
+    text = text.replace("},\n}", "}\n}")
     for old, new, message in [
         ('"version": 1', '"version": 2', "store version 2, known is 1: update comem"),
         ('"comem-memory-store"', '"something"', "not a memory store's manifest"),

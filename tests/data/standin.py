@@ -47,6 +47,7 @@ class StandIn:
 
     troubles: dict[int, str] = field(default_factory=dict)
     sayings: dict[str, str] = field(default_factory=dict)
+    echoes: bool = False  # say what was sent in refusals
     pause: float = 0.0
     stall: float = 5.0
     url: str = ""
@@ -92,6 +93,8 @@ def _handler(standin: StandIn) -> type[BaseHTTPRequestHandler]:
             body = json.dumps(completion).encode()
             status = int(trouble) if trouble.isdigit() else 200
             body = b"<html>not here" if trouble == "rubbish" or status != 200 else body
+            if standin.echoes:  # some servers say what they were sent
+                body = body.replace(b"not here", self.headers["Authorization"].encode() * 40)
             self.send_response(status)
             if status == 429:
                 self.send_header("Retry-After", "0.3")

@@ -126,6 +126,59 @@ def test_the_key_is_sent_and_never_shown(monkeypatch: pytest.MonkeyPatch) -> Non
         Endpoint(settings(standin, key_variable="A_KEY"))
 
 
+KEY = "sk-Abc+1/234567890xyz"
+
+
+@pytest.mark.parametrize("trouble", ["401", "400", "500"])
+def test_a_key_that_a_server_repeats_is_not_shown(
+    trouble: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    shown = ""
+    with serving(StandIn(troubles=dict.fromkeys(range(9), trouble), echoes=True)) as standin:
+        endpoint = Endpoint(settings(standin, key_variable="A_KEY", retries=1, backoff=0.01))
+        try:
+            list(endpoint.replies(prompts(1)))
+        except EndpointError as error:
+            shown = str(error)
+            assert "Bearer ***" in shown
+    shown += f"{caplog.text} {endpoint.reasons} {endpoint.about}"
+    assert all(KEY[:n] not in shown for n in range(5, len(KEY) + 1))
+
+
+def test_a_key_in_a_reply_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    with serving(StandIn(sayings={"": f"your key is {KEY}, thanks"})) as standin:
+        ((_, reply),) = list(Endpoint(settings(standin, key_variable="A_KEY")).replies(prompts(1)))
+    assert reply == "your key is ***, thanks"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://me:sk-123456@h.org/v1", "http://sk-123456@h.org", "https://h.org/v1?key=sk-123456",
+            "https://h.org/v1?code=sk-123456", "https://h.org/v1#sk-123456", "me:sk-123456@h.org"],
+)  # fmt: skip
+def test_a_key_in_the_address_is_refused_and_not_shown(url: str) -> None:
+    with pytest.raises(ValueError, match="--api-key-env") as error:
+        EndpointSettings(url, "m")
+    assert "sk-123456" not in str(error.value) and "h.org" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"), [("http://models.example/v1", True), ("http://10.0.0.7/v1", True),
+                        ("http://localhost:8000/v1", False), ("http://127.0.0.1/v1", False),
+                        ("https://models.example/v1", False)],
+)  # fmt: skip
+def test_a_key_without_encryption_is_warned_of(
+    url: str, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    Endpoint(EndpointSettings(url, "m", key_variable="A_KEY"))
+    assert ("unencrypted" in caplog.text) is warned
+    caplog.clear()
+    Endpoint(EndpointSettings(url, "m"))
+    assert caplog.text == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

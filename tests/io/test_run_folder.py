@@ -40,3 +40,20 @@ def test_inputs_that_have_changed_are_named(tmp_path: Path) -> None:
     (tmp_path / "folder" / "a").write_text("2")
     with pytest.raises(ValueError, match=r"images \(.*folder\) has changed since the run was begun"):
         check_inputs(tmp_path, before, checksums(inputs))
+
+
+def test_secrets_in_addresses_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    from comem.io.run_folder import run_manifest, without_secrets
+
+    cases = {
+        "http://me:pw@host:19530/x": "http://***@host:19530/x",
+        "--milvus=https://tok@host": "--milvus=https://***@host",
+        "https://h/v1?api_key=abc&k=3": "https://h/v1?api_key=***&k=3",
+        "https://h/a.jpg?X-Amz-Signature=f00&w=9#top": "https://h/a.jpg?X-Amz-Signature=***&w=9#top",
+        "https://h/page?keyword=sun": "https://h/page?keyword=sun",
+        "you@example.org": "you@example.org",
+        "pics/a@b.png": "pics/a@b.png",
+    }
+    assert {text: without_secrets(text) for text in cases} == cases
+    monkeypatch.setattr("sys.argv", ["comem", "index", "push", "--uri", "http://me:pw@host:1"])
+    assert "pw" not in str(run_manifest()["command"])

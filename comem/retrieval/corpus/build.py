@@ -17,7 +17,7 @@ from typing import Any
 
 from comem.config import as_dict
 from comem.io.console import Advance, Progress, quiet
-from comem.io.files import RecordError, one_writer, read_json, sha256_of, storage_errors, write_json
+from comem.io.files import RecordError, one_writer, read_json, sha256_of, storage_errors, sweep, write_json
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, CorpusRules, CorpusStats, CutShardError
 from comem.retrieval.corpus.sources import CorpusSettings, Source
 from comem.retrieval.corpus.table import choose_rows, join_parts, row_key, write_part
@@ -50,6 +50,8 @@ def build_corpus(settings: CorpusSettings, progress: Progress = quiet) -> Knowle
     with one_writer(folder / LOCK):
         with storage_errors(folder):
             (folder / PARTS).mkdir(exist_ok=True)
+        sweep(folder)  # what killed processes left
+        sweep(folder / PARTS)
         parts = [_part(folder, source, rules) for source in sources]
         pairs = zip(sources, parts, strict=True)
         todo = [pair for pair in pairs if not _is_done(*pair, settings.keep_partial)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from comem.io.files import sha256_of, whole_file, write_json
+from comem.io.files import sha256_of, sweep, whole_file, write_sealed
 from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, Duplicates
 from comem.retrieval.knowledge import (
@@ -77,7 +77,10 @@ def write_part(items: Iterable[tuple[CorpusItem, int]], path: Path, folder: Path
 
     columns, failure = schema(keys=True), None
     stream, rows, ended = iter(items), list[dict[str, Any]](), False
-    with whole_file(path) as partial, pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+    with (
+        whole_file(path) as partial,
+        pq.ParquetWriter(partial, columns, compression="zstd", write_page_checksum=True) as writer,
+    ):
         while not ended:
             try:
                 pair = next(stream, None)
@@ -163,7 +166,7 @@ def join_parts(
 
     columns, digest, count = schema(keys=False), hashlib.sha256(), 0
     with whole_file(folder / ITEMS) as partial:
-        with pq.ParquetWriter(partial, columns, compression="zstd") as writer:
+        with pq.ParquetWriter(partial, columns, compression="zstd", write_page_checksum=True) as writer:
             for table in map(pa.Table.combine_chunks, _groups(parts, masks, columns)):
                 for item_id in table.column("id").to_pylist():
                     digest.update(item_id.encode("utf-8", "surrogatepass") + b"\n")
@@ -175,7 +178,7 @@ def join_parts(
             "tail_sha256": tail_checksum(partial), **run_manifest(about),
         }  # fmt: skip
         (folder / MANIFEST).unlink(missing_ok=True)
-    write_json(folder / MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
     return KnowledgeBase(folder)
 
 
@@ -214,6 +217,8 @@ def write_knowledge_base(
 
     folder, failure = Path(folder), None
     folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder, "items")
+    sweep(folder, ITEMS)
     part = folder / f".items.{os.getpid()}.tmp"
     try:
         try:

@@ -12,9 +12,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from comem.io.images import ImageError, open_image
+from comem.retrieval.download.addresses import PrivateAddressError, check_literal
 from comem.retrieval.download.settings import DownloadSettings, Fetched
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Hosts:
 
     def of(self, url: str) -> Host:
         """The host of a URL."""
-        name = urlsplit(url).netloc.lower()
+        name = urlsplit(url).netloc.rpartition("@")[2].lower()  # a name and a key before it stay unsaid
         if name not in self._hosts:
             self._hosts[name] = Host(name, self.settings)
         return self._hosts[name]
@@ -138,6 +139,7 @@ def addresses(url: str, width: int, original_width: int = 0) -> list[str]:
 
 
 BUSY = (429, 503)
+_REDIRECTS = (301, 302, 303, 307, 308)
 JPEG_QUALITY = 90
 
 
@@ -151,6 +153,7 @@ class Answer:
     final: bool = True
     wait: float | None = None
     missing: bool = False  # the address does not exist: another one may
+    location: str = ""  # where it is to be asked instead
 
 
 async def fetch(
@@ -181,40 +184,72 @@ async def fetch(
 async def _attempts(
     session: aiohttp.ClientSession, url: str, hosts: Hosts, settings: DownloadSettings
 ) -> Answer:
-    host, answer = hosts.of(url), Answer()
+    answer = Answer()
     for attempt in range(settings.retries + 1):
         try:
-            async with host.turn(), hosts.open_requests:
-                answer = await _attempt(session, url, host, settings)
+            answer, host = await _followed(session, url, hosts, settings)
         except HostClosedError as error:
             return Answer(reason="host left alone", detail=str(error), final=False)
-        if answer.final:
+        if answer.final or host is None:
             return answer
         host.hold(answer.wait if answer.wait is not None else settings.backoff_seconds * 2**attempt)
     return answer
 
 
+async def _followed(
+    session: aiohttp.ClientSession, url: str, hosts: Hosts, settings: DownloadSettings
+) -> tuple[Answer, Host | None]:
+    """One request and its redirects, each at the pace of the host that it goes to; None: ask nobody again."""
+    left = settings.total_seconds
+    for _ in range(settings.redirects + 1):
+        try:
+            host = hosts.of(url)
+            if not settings.allow_private:
+                check_literal(urlsplit(url).hostname or "")
+        except PrivateAddressError as error:
+            return Answer(reason="private address", detail=str(error), final=False), None
+        except ValueError as error:
+            return Answer(reason="no address", detail=str(error)), None
+        async with host.turn(), hosts.open_requests:
+            began = time.monotonic()
+            answer = await _attempt(session, url, host, settings, left)
+            left -= time.monotonic() - began
+        if not answer.location:
+            return answer, None if answer.reason == "private address" else host
+        url = answer.location
+    return Answer(reason="redirects in circles", detail=f"more than {settings.redirects}"), host
+
+
 async def _attempt(
-    session: aiohttp.ClientSession, url: str, host: Host, settings: DownloadSettings
+    session: aiohttp.ClientSession, url: str, host: Host, settings: DownloadSettings, seconds: float
 ) -> Answer:
     import aiohttp
 
+    limits = aiohttp.ClientTimeout(
+        total=max(seconds, 0.001), sock_connect=settings.connect_seconds, sock_read=settings.read_seconds
+    )
     try:
-        async with session.get(url, max_redirects=settings.redirects) as response:
+        async with session.get(url, allow_redirects=False, timeout=limits) as response:
             host.answered()
+            if response.status in _REDIRECTS and (to := response.headers.get("Location")):
+                return Answer(location=urljoin(str(response.url), to))
             return await _read(response, settings)
-    except aiohttp.TooManyRedirects:
-        return Answer(reason="redirects in circles", detail=f"more than {settings.redirects}")
     except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError, ValueError) as error:
         return Answer(reason="no address", detail=str(error))
-    except asyncio.TimeoutError:
-        host.failed()
-        return Answer(reason="timeout", detail="too slow", final=False)
     except aiohttp.ClientPayloadError as error:
         return Answer(reason="cut off", detail=str(error), final=False)
-    except (aiohttp.ClientError, OSError) as error:
-        host.failed()
-        return Answer(reason="no connection", detail=str(error), final=False)
+    except (asyncio.TimeoutError, aiohttp.ClientError, OSError) as error:
+        return _unanswered(error, host)
+
+
+def _unanswered(error: Exception, host: Host) -> Answer:
+    """No answer came, or none was asked for."""
+    if isinstance(cause := getattr(error, "os_error", error), PrivateAddressError):
+        return Answer(reason="private address", detail=str(cause), final=False)
+    host.failed()
+    if isinstance(error, asyncio.TimeoutError):
+        return Answer(reason="timeout", detail="too slow", final=False)
+    return Answer(reason="no connection", detail=str(error), final=False)
 
 
 async def _read(response: aiohttp.ClientResponse, settings: DownloadSettings) -> Answer:

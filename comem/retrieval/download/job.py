@@ -18,6 +18,7 @@ from comem.io.console import Advance, Progress, quiet
 from comem.io.files import JsonlAppender, read_json, read_jsonl, sha256_of, sweep, write_atomic, write_json
 from comem.io.parallel import Engine, run_shards
 from comem.io.run_folder import run_manifest
+from comem.retrieval.download.addresses import PublicResolver
 from comem.retrieval.download.fetch import Hosts, fetch
 from comem.retrieval.download.settings import DownloadSettings, Fetched
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase
@@ -136,12 +137,10 @@ async def _download_shards(
     import aiohttp
 
     hosts, counts, asked = Hosts(settings), Counter[str](), 0
-    timeout = aiohttp.ClientTimeout(
-        total=settings.total_seconds, sock_connect=settings.connect_seconds, sock_read=settings.read_seconds
-    )
-    connector = aiohttp.TCPConnector(limit=settings.concurrency)
+    resolver = None if settings.allow_private else PublicResolver()
+    connector = aiohttp.TCPConnector(limit=settings.concurrency, resolver=resolver)
     headers = {"User-Agent": settings.user_agent, "Accept": "image/*"}
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers) as session:
+    async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
         for number in numbers:
             fresh = await _download_shard(session, folder, number, hosts, settings, advance)
             asked += fresh

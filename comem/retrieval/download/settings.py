@@ -30,6 +30,8 @@ class DownloadSettings:
         max_bytes: of one image.
         max_pixels: of one image.
         max_side: larger images are made smaller and stored as JPEG; 0 stores what was sent.
+        allow_private: fetch from private networks and this machine, too. Otherwise a URL, a redirect or a
+            name that leads there is refused: who wrote the corpus could reach what only this machine can.
         thumb_width: from Wikimedia ask for this width instead of the original; 0 asks for originals.
     """
 
@@ -48,6 +50,7 @@ class DownloadSettings:
     max_pixels: int = 64_000_000  # io.images.MAX_PIXELS, which is heavy to import
     max_side: int = 0
     thumb_width: int = 500
+    allow_private: bool = False
 
     def __post_init__(self) -> None:
         if "@" not in self.contact and not self.contact.startswith(("http://", "https://")):

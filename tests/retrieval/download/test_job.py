@@ -143,7 +143,7 @@ def test_a_killed_download_goes_on(server: Any, corpus: Callable[..., Path], qui
     code = (
         "from comem.retrieval.download.job import download_corpus as d\n"
         "from comem.retrieval.download.settings import DownloadSettings as S\n"
-        f"d({str(folder)!r}, S('a@b.example', rate=20, connections=1))"
+        f"d({str(folder)!r}, S('a@b.example', rate=20, connections=1, allow_private=True))"
     )
     child = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 60
@@ -172,7 +172,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_is_there(
         "from comem.io.files import StorageError\n"
         "from pathlib import Path\n"
         "try:\n"
-        f"    download_shards(Path({str(folder)!r}), [0], S('a@b.example'))\n"
+        f"    download_shards(Path({str(folder)!r}), [0], S('a@b.example', allow_private=True))\n"
         "except StorageError as error:\n"
         "    print('refused:', error)\n"
     )
@@ -198,7 +198,10 @@ def test_the_command_downloads_and_counts(
     corpus: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = corpus("good/1.png", "status/404")
-    assert main(["corpus", "download", str(folder), "--contact", "a@b.example", "--retries", "0"]) == 0
+    command = ["corpus", "download", str(folder), "--contact", "a@b.example", "--retries", "0"]
+    assert main(command) == 0
+    assert "private address" in capsys.readouterr().out
+    assert main([*command, "--allow-private"]) == 0
     shown = capsys.readouterr().out
     assert "ok" in shown and "status 404" in shown
     settings = json.loads((folder / "downloads" / "manifest.json").read_text())["settings"]
