@@ -97,35 +97,44 @@ class SearchedIndex(Protocol):
 
 
 class VectorRetriever(Retriever):
-    """Image to image, as in the paper: the question's text is not used.
+    """Image to image, as in the paper: the question's text is not used, unless it is given a weight.
 
     An example whose image is missing or cannot be read gets no items, and a warning.
 
     Args:
         index: the opened index.
         embedder: the one that made it.
+        temperature: as in `Retriever`.
+        image_weight: share of the image in the query, 0 to 1; the rest is the question's text.
     """
 
-    def __init__(self, index: SearchedIndex, embedder: Embedder, *, temperature: float | None = None) -> None:
+    def __init__(
+        self, index: SearchedIndex, embedder: Embedder, *, temperature: float | None = None,
+        image_weight: float = 1.0,
+    ) -> None:  # fmt: skip
+        if not 0 <= image_weight <= 1:
+            raise ValueError(f"image_weight={image_weight}: give a share of 0 to 1")
         index.check(embedder)
         super().__init__(index.base, temperature)
         self.index, self.embedder, self.name = index, embedder, index.kind
+        self.image_weight = image_weight
 
     def retrieve(
         self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
     ) -> dict[str, RetrievedContext]:
         """Embeds the images and searches."""
         found = {example.id: RetrievedContext(example.id) for example in examples}
-        asked, images = [], []
+        asked: list[Example] = []
+        images: list[Any] = []
         for example in examples:
             try:
-                if example.image is None:
+                if self.image_weight and example.image is None:
                     raise ImageError("it has no image")
-                images.append(open_image(example.image))
+                images.append(open_image(example.image) if self.image_weight and example.image else None)
                 asked.append(example)
             except ImageError as error:
                 logger.warning("question %s: nothing retrieved: %s", example.id, error)
-        vectors = self.embedder.embed_images(images) if images else np.zeros((0, 1))
+        vectors = self._vectors(asked, images) if images else np.zeros((0, 1))
         bad = unusable(vectors)
         for n, fault in bad.items():
             logger.warning("question %s: nothing retrieved: %s", asked[n].id, fault)
@@ -137,9 +146,20 @@ class VectorRetriever(Retriever):
                 found[asked[n].id] = self._context(asked[n].id, rows, scores)
         return found
 
+    def _vectors(self, asked: Sequence[Example], images: Sequence[Any]) -> np.ndarray:
+        """Float32 `(b, d)` of length 1: images, questions, or both by their weights."""
+        share = self.image_weight
+        if share == 1:
+            return self.embedder.embed_images(images)
+        words = self.embedder.embed_texts([example.question for example in asked])
+        both = share * self.embedder.embed_images(images) + (1 - share) * words if share else words
+        unit: np.ndarray = both / np.maximum(np.linalg.norm(both, axis=1, keepdims=True), 1e-12)
+        return unit
+
     def describe(self) -> dict[str, Any]:
-        """Index, embedder and temperature."""
-        return super().describe() | self.index.describe() | {"embedder": self.embedder.fingerprint}
+        """Index, embedder, temperature and the query's weights."""
+        found = super().describe() | self.index.describe() | {"embedder": self.embedder.fingerprint}
+        return found if self.image_weight == 1 else found | {"image_weight": self.image_weight}
 
 
 def _by_language(
@@ -222,7 +242,9 @@ def open_faiss(settings: RetrieverSettings) -> Retriever:
     """An index folder, with the embedder that made it."""
     index = VectorIndex(settings.index_folder)
     name = settings.embedder or index.manifest["embedder"]["name"]
-    return VectorRetriever(index, load_embedder(name), temperature=settings.softmax)
+    return VectorRetriever(
+        index, load_embedder(name), temperature=settings.softmax, image_weight=settings.image_weight
+    )
 
 
 def open_milvus(settings: RetrieverSettings) -> Retriever:
@@ -233,7 +255,9 @@ def open_milvus(settings: RetrieverSettings) -> Retriever:
         raise ValueError("the retriever milvus needs --milvus URI (http://…, or a .db file)")
     index = MilvusIndex(settings.index_folder, settings.milvus, settings.collection)
     name = settings.embedder or index.manifest["embedder"]["name"]
-    return VectorRetriever(index, load_embedder(name), temperature=settings.softmax)
+    return VectorRetriever(
+        index, load_embedder(name), temperature=settings.softmax, image_weight=settings.image_weight
+    )
 
 
 def open_precomputed(settings: RetrieverSettings) -> Retriever:

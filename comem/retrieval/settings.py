@@ -21,7 +21,8 @@ _KNOWLEDGE = "knowledge"  # heading in the help
 #: Rows are functions or classes that take `RetrieverSettings` (or a subclass of it) and give a `Retriever`.
 RETRIEVERS: Registry[Callable[[Any], Any]] = Registry(
     "retriever",
-    {name: f"comem.retrieval.retriever:open_{name}" for name in ("faiss", "milvus", "precomputed", "bm25")},
+    {name: f"comem.retrieval.retriever:open_{name}" for name in ("faiss", "milvus", "precomputed", "bm25")}
+    | {"articles": "comem.retrieval.rerank:open_articles", "memory": "comem.bank.keys:open_memory"},
 )
 
 
@@ -313,6 +314,8 @@ class RetrieverSettings:
         contexts: results made before, by comem retrieve or by another system.
         milvus: search there (comem index push): http://…, or a .db file.
         collection: of Milvus.
+        image_weight: share of the question's image in the query; the rest is its words (faiss, milvus,
+            articles). 1: the image alone, as in the paper; 0: the words alone.
         retriever_options: what a retriever of your own needs.
     """
 
@@ -324,6 +327,7 @@ class RetrieverSettings:
     contexts: Path | None = option(None, group=_KNOWLEDGE, metavar="FILE")
     milvus: str | None = option(None, group=_KNOWLEDGE, metavar="URI")
     collection: str = option("comem", group=_KNOWLEDGE)
+    image_weight: float = option(1.0, group=_KNOWLEDGE)
     retriever_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

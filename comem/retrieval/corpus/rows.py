@@ -112,7 +112,8 @@ def wit_rows(path: Path, stats: CorpusStats) -> RawRows:
         missing.append("one of " + "/".join(DESCRIPTIONS.values()))
     if missing:
         raise CorpusError(
-            f"{path}: not a WIT table: missing columns {', '.join(missing)}; found {[name[:40] for name in columns[:20]]}"
+            f"{path}: not a WIT table: missing columns {', '.join(missing)}; "
+            f"found {[name[:40] for name in columns[:20]]}"
         )
     for number, fields in _split_rows(lines, len(columns), path, stats):
         yield f"{path}:{number}", dict(zip(columns, fields, strict=True))
