@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,14 +34,67 @@ class ImageRef:
 
 
 @dataclass(frozen=True)
+class VideoRef:
+    """A video, or a part of one: a path, or frames.
+
+    Attributes:
+        path: of the file.
+        frames: uint8 `(f, h, w, 3)`, `fps` of them a second, in place of a path.
+        start: where it begins, in seconds.
+        end: where it ends, in seconds; None at its end.
+        fps: frames to be read of each second, by rules that go by the clock.
+
+    Raises:
+        ValueError: neither or both of `path` and `frames`, or a span that cannot be.
+
+    Example:
+        >>> VideoRef("films/a.mp4", start=60, end=90)
+    """
+
+    path: str | None = None
+    frames: Any = field(default=None, repr=False, compare=False)
+    start: float = 0.0
+    end: float | None = None
+    fps: float = 1.0
+    _digest: str = field(default="", init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.frames is None):
+            raise ValueError("a VideoRef needs either a path or frames, not both and not neither")
+        if self.frames is not None:
+            shape, kind = tuple(self.frames.shape), str(self.frames.dtype).removeprefix("torch.")
+            if len(shape) != 4 or shape[-1] != 3 or not shape[0] or kind != "uint8":
+                raise ValueError(f"frames are {kind} {shape}: give uint8 (f, h, w, 3), one frame at least")
+            digest = hashlib.sha256(bytes(memoryview(self.frames.reshape(-1)))).hexdigest()
+            object.__setattr__(self, "_digest", digest)  # frames are equal by what they show
+        if not self.fps > 0:
+            raise ValueError(f"{self}: fps={self.fps}: give a positive number")
+        if self.start < 0 or (self.end is not None and self.end <= self.start):
+            raise ValueError(f"{self}: from {self.start} to {self.end} s: give 0 <= start < end")
+
+    def __str__(self) -> str:
+        return self.path if self.path is not None else f"<{len(self.frames)} frames>"
+
+
+@dataclass(frozen=True)
 class KnowledgeItem:
-    """One row of the knowledge base: an image with a passage (a WIT row)."""
+    """One row of the knowledge base: an image with a passage (a WIT row), or a segment of a video.
+
+    Attributes:
+        id: of the item.
+        text: its passage.
+        image: its image; of a segment a frame of it, by which it is found.
+        source: where it comes from.
+        language: of the text.
+        video: of a segment the part of the video up to its end.
+    """
 
     id: str
     text: str
     image: ImageRef | None
     source: str = ""
     language: str = "en"
+    video: VideoRef | None = None
 
 
 @dataclass(frozen=True)
@@ -77,15 +131,16 @@ class Example:
     language: str = "en"
     group: str = ""
     meta: Mapping[str, Any] = field(default_factory=dict)
+    video: VideoRef | None = None
     turns: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
 class Message:
-    """One chat turn: text and images in the order in which the model shall see them."""
+    """One chat turn: text, images and videos in the order in which the model shall see them."""
 
     role: Literal["system", "user", "assistant"]
-    content: tuple[str | ImageRef, ...]
+    content: tuple[str | ImageRef | VideoRef, ...]
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,11 @@ from comem.backbones.specs import (
 from comem.io.files import harmless, marks
 from comem.io.images import open_image
 from comem.types import Answer as Answer
-from comem.types import ImageRef, KnowledgeItem, Message
+from comem.types import ImageRef, KnowledgeItem, Message, VideoRef
 
 Conversations = Sequence[Sequence[Message]]
+#: What stands in a turn.
+Part = str | ImageRef | VideoRef
 
 
 @dataclass(frozen=True)
@@ -207,13 +209,39 @@ class ChatProcessor:
                 turn["content"] = "".join(part["text"] for part in turn["content"])
         return turns
 
-    def _read(self, content: Iterable[str | ImageRef]) -> Iterator[str | ImageRef]:
-        return (part for part in content if self.spec.sees_images or isinstance(part, str))
+    def _read(self, content: Iterable[Part]) -> Iterator[Part]:
+        return (part for part in content if self.spec.sees_images or not isinstance(part, ImageRef))
 
-    def _part(self, part: str | ImageRef) -> dict[str, str]:
+    def _part(self, part: Part) -> dict[str, str]:
+        if isinstance(part, VideoRef):
+            return {"type": "text", "text": self.video_marker[0]}
         if isinstance(part, str):
             return {"type": "text", "text": harmless(part, self._special)}
         return {"type": "image"}
+
+    @cached_property
+    def video_marker(self) -> tuple[str, int]:
+        """The token that stands where a video's memory goes (`comem.memory.injection.infix`), and its id.
+
+        It is one that no prompt contains: texts are cleaned of special tokens, and padding is masked.
+
+        Raises:
+            BackboneError: all special tokens have a part in prompts.
+        """
+        template = str(getattr(self.processor, "chat_template", "")) + str(self.tokenizer.chat_template)
+        own = {str(getattr(self.processor, f"{kind}_token", None)) for kind in ("image", "video", "audio")}
+        own |= {"<image>", "<video>"}
+        found = [
+            (str(token), id_)
+            for id_, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special and str(token) not in template and str(token) not in own
+        ]
+        if not found:
+            raise BackboneError(f"{self.spec.name}: its tokenizer has no special token to spare for videos")
+        roles = {self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id}
+        return min(
+            found, key=lambda pair: (pair[1] in roles, "vision" in pair[0] or "image" in pair[0], pair[1])
+        )
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
@@ -235,9 +263,9 @@ def special_tokens(processor: Any) -> set[str]:
     return tokens | {str(getattr(processor, name, None) or "") for name in ("image_token", "video_token")}
 
 
-def joined(content: Iterable[str | ImageRef]) -> list[str | ImageRef]:
+def joined(content: Iterable[Part]) -> list[Part]:
     """The parts of a turn, texts that follow each other as one: a token must not form between them."""
-    found: list[str | ImageRef] = []
+    found: list[Part] = []
     for part in content:
         if isinstance(part, str) and found and isinstance(found[-1], str):
             found[-1] += part
@@ -260,6 +288,11 @@ def resized_by(images: Any) -> list[str]:
 def _instead(images: Any) -> str:
     able = resized_by(images)
     return f"; it takes {' and '.join(able)}" if able else ""
+
+
+def has_video(chat: Sequence[Message]) -> bool:
+    """Whether a video stands in a conversation."""
+    return any(isinstance(part, VideoRef) for message in chat for part in message.content)
 
 
 def item_turns(form: RagFormat, items: Iterable[KnowledgeItem]) -> list[Message]:

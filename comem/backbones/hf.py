@@ -28,6 +28,7 @@ from comem.backbones.base import (
     RowMemories,
     Watch,
     WatchRows,
+    has_video,
 )
 from comem.backbones.positions import fresh_positions, with_token_types
 from comem.backbones.prepared import evaluating, seeded
@@ -265,6 +266,10 @@ class HFBackbone:
             ValueError: as the injection's `attach`.
         """
         given = self._checked(len(conversations), memories, injection)
+        if injection is None and any(has_video(chat) for chat in conversations):
+            raise BackboneError(
+                "a video without a memory: ask in the mode video_memory, with an encoder of videos"
+            )
         answers: dict[int, Answer] = {}
         for rows in self.process.groups(conversations) if conversations else ():
             some = [conversations[row] for row in rows], [given[row] for row in rows]

@@ -155,6 +155,7 @@ class MemoryEncoder(Protocol):
         any_number: whether it writes any number of vectors an item, as it is asked (`vectors` in training).
         reads_images: whether questions' own images become memories, too (`encode_images`).
         prepares: whether `inputs` may be made ahead, in any thread, and given to `encode`.
+        adapts_reader: whether LoRA that it brings is the reader's: on while the reader reads memories.
         accepts: fingerprints of other encoders whose memories are as good.
         learned: what an injection has learned to bring its memories to the reader; None where it learns
             nothing.
@@ -168,6 +169,7 @@ class MemoryEncoder(Protocol):
     any_number: bool = False
     reads_images: bool = False
     prepares: bool = False
+    adapts_reader: bool = False
     accepts: tuple[str, ...] = ()
     learned: Learned | None = None
     injection: str = ""
@@ -298,7 +300,11 @@ class EncoderKind:
 
 ENCODERS: Registry[EncoderKind] = Registry(
     "encoder",
-    {"qformer": "comem.memory.qformer_encoder:ROW", "stretches": "comem.memory.stretch_encoder:ROW"},
+    {
+        "qformer": "comem.memory.qformer_encoder:ROW",
+        "stretches": "comem.memory.stretch_encoder:ROW",
+        "video_memory": "comem.memory.video.encoder:ROW",
+    },
 )
 
 

@@ -16,6 +16,7 @@ MODES: Registry[Callable[..., Mode]] = Registry(
         "rag": "comem.modes.rag:RagMode",
         "comem": "comem.modes.comem:ComemMode",
         "hybrid": "comem.modes.hybrid:HybridMode",
+        "video_memory": "comem.modes.video_memory:VideoMemoryMode",
         "vlm_as_memory": "comem.modes.vlm_as_memory:VlmAsMemoryMode",
     },
 )

@@ -180,6 +180,8 @@ class Mode(ABC):
     def question_turn(self, example: Example, has_knowledge: bool) -> Message:
         """The user turn that asks: image, then text."""
         image = () if example.image is None else (example.image,)
+        if example.video is not None:
+            return Message("user", (example.video, "\n" + self.settings.ask(example, False)))
         return Message("user", (*image, self.settings.ask(example, self.grounded and has_knowledge)))
 
     def ordered(self, items: Items) -> Items:

@@ -21,6 +21,7 @@ INJECTIONS: Registry[InjectionRow] = Registry(
         "in_turn": "comem.memory.injection.in_turn:in_turn",
         "cross": "comem.memory.injection.cross:cross_for",
         "prefix_and_cross": "comem.memory.injection.cross:prefix_and_cross_for",
+        "infix": "comem.memory.injection.infix:infix_for",
         "keys_values": "comem.memory.injection.keys_values:keys_values",
         "authors_llm": "comem.memory.injection.authors:authors_llm",
         "authors_llm_training": "comem.memory.injection.authors:authors_llm_training",

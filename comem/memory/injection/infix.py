@@ -12,8 +12,9 @@ from typing import Any
 
 from torch import Tensor
 
-from comem.backbones.positions import with_token_types
-from comem.memory.injection.prefix import Prefix, make_room, without
+from comem.backbones.base import Backbone
+from comem.backbones.positions import free_ids, with_token_types
+from comem.memory.injection.prefix import PREFIX, Prefix, make_room, without
 
 
 @dataclass(frozen=True)
@@ -52,3 +53,14 @@ class Infix(Prefix):
 
         extended, positions = make_room(with_token_types(model, plain), sizes, placeholder, starts)
         return extended, positions, placeholder
+
+
+def infix_for(backbone: Backbone, encoder: Any = None) -> Infix:
+    """The infix at the token of a video, with ids that no text of the backbone's tokenizer yields.
+
+    Raises:
+        BackboneError: the model takes no embeddings, or its tokenizer has no token that can mark a video.
+    """
+    PREFIX.check(backbone.spec)
+    marker = backbone.process.video_marker[1]
+    return Infix(tuple(i for i in free_ids(backbone.model, backbone.processor) if i != marker), marker)

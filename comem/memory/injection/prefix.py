@@ -133,7 +133,7 @@ def without(inputs: Mapping[str, Any], marker: int) -> tuple[dict[str, Any], lis
 
     Args:
         inputs: what a processor returns, `(b, l)`; a mask is added if there is none.
-        marker: an id that stands at most once in a row.
+        marker: an id that stands at most once in a row's real tokens.
 
     Returns:
         The inputs, and per row the column at which the marker stood, None where there was none.
@@ -142,9 +142,10 @@ def without(inputs: Mapping[str, Any], marker: int) -> tuple[dict[str, Any], lis
         ValueError: a row has it twice.
     """
     ids = _ids(inputs)
-    inputs = {**inputs, "attention_mask": inputs.get("attention_mask", torch.ones_like(ids))}
+    mask = inputs.get("attention_mask", torch.ones_like(ids))
+    inputs = {**inputs, "attention_mask": mask}
     columns: list[int | None] = []
-    for row, found in enumerate((ids == marker).tolist()):
+    for row, found in enumerate(((ids == marker) & mask.bool()).tolist()):
         if (times := sum(found)) > 1:
             raise ValueError(f"row {row} has {times} videos: one in a conversation can be remembered")
         columns.append(found.index(True) if times else None)

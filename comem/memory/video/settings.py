@@ -13,6 +13,8 @@ Evict = Literal["oldest", "merge"]
 Time = Literal["frames", "seconds"]
 Fill = Literal["authors", "tail"]
 Read = Literal["both", "memory", "frames"]
+#: What training changes: the memory, LoRA on the language model besides, or the language model in full.
+Tune = Literal["memory", "lora", "full"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,10 @@ class VideoMemorySettings:
             segment, "tail" takes them as they are, the last segment shorter, as a stream does.
         kept: frames that are shown beside the memory.
         read: what the reader is given.
+        frame_dropout: in training, how often the reader is given the memory without frames.
+        sampling: how frames of a file are loaded, a row of `comem.io.video.SAMPLING`.
+        max_frames: of "uniform" the number of frames, of others the most; 0 for no limit.
+        side: of the grid of patches, for models that take frames of any size.
         trained_frames: the temporal code was trained below this index; going beyond is said once.
         memory_header: words in front of the memory.
         frames_header: words in front of the frames.
@@ -61,6 +67,10 @@ class VideoMemorySettings:
     fill: Fill = "authors"
     kept: int = 32
     read: Read = "both"
+    frame_dropout: float = 0.0
+    sampling: str = "fps"
+    max_frames: int = 0
+    side: int = 14
     trained_frames: int = 600
     memory_header: str = MEMORY_HEADER
     frames_header: str = FRAMES_HEADER

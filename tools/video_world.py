@@ -1,0 +1,269 @@
+"""Train the embedded video model: a tiny LLaVA-OneVision and its memory, then measure what the memory does.
+
+    python tools/video_world.py train runs/video-world/seed0 --seed 0
+    python tools/video_world.py measure runs/video-world/seed0
+
+Order matters (video_memory.md 8): the eye first, taught each asked frame's shape and colour; then the reader on
+frames of short clips; then memory and reader together, the eye frozen. What is measured and how stands in
+docs/video.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from comem.backbones.hf import HFBackbone, load_backbone
+from comem.backbones.specs import BACKBONES, TOY_FOLDER
+from comem.memory.injection.infix import infix_for
+from comem.memory.video.encoder import VideoMemoryEncoder, build_encoder
+from comem.memory.video.recurrent import EMPTY
+from comem.memory.video.sampling import shown_frames
+from comem.memory.video.settings import VideoMemorySettings
+from comem.toy.videos import COLOURS, SHAPES, SIDE, Clip, make_clip, question
+from comem.training.model import answer_loss
+from comem.types import Message, VideoRef
+
+COLOUR_NAMES = list(COLOURS)
+
+
+def tiny_model(seed: int) -> HFBackbone:
+    """An untrained LLaVA-OneVision of 64 dimensions over the toy's tokenizer."""
+    from transformers import (
+        AutoTokenizer,
+        LlavaOnevisionConfig,
+        LlavaOnevisionForConditionalGeneration,
+        LlavaOnevisionImageProcessor,
+        LlavaOnevisionProcessor,
+        LlavaOnevisionVideoProcessor,
+    )
+
+    torch.manual_seed(seed)
+    tokenizer = AutoTokenizer.from_pretrained(
+        TOY_FOLDER, extra_special_tokens={"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+    )
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": SIDE, "width": SIDE}}
+    template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% for part in m['content'] %}"
+        "{{ part['text'] if part['type'] == 'text' else '<|image_pad|>' }}{% endfor %}{{ '<|im_end|>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(image_grid_pinpoints=[[SIDE, SIDE]], **half), tokenizer,
+        LlavaOnevisionVideoProcessor(do_sample_frames=False, **half), num_image_tokens=16,
+        vision_feature_select_strategy="full", chat_template=template,
+    )  # fmt: skip
+    config = LlavaOnevisionConfig(
+        vision_config={
+            "model_type": "siglip_vision_model", "hidden_size": 64, "intermediate_size": 128,
+            "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": SIDE, "patch_size": 6,
+            "vision_use_head": False,
+        },
+        text_config={
+            "model_type": "qwen2", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": len(tokenizer) + 1,
+            "max_position_embeddings": 32768, "bos_token_id": None,
+            "eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"),
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        image_token_index=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
+        image_grid_pinpoints=[[SIDE, SIDE]], vision_feature_layer=-1, vision_feature_select_strategy="full",
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    model = LlavaOnevisionForConditionalGeneration(config)
+    return HFBackbone(BACKBONES["llava_onevision"], model, processor)
+
+
+def memory_settings(**changes: Any) -> VideoMemorySettings:
+    """Four slots of four patches, segments of eight frames: 16 vectors a segment, as four frames have."""
+    sizes = {"slots": 4, "heads": 4, "segment": 8, "kept": 8, "fill": "tail", "memory_header": "memory:",
+             "frames_header": "frames:", "side": 2}  # fmt: skip
+    return VideoMemorySettings(**{**sizes, **changes})
+
+
+def eye_stage(encoder: VideoMemoryEncoder, rng: np.random.Generator, steps: int) -> float:
+    """Tower and projector learn to name a frame's shape and its colour; returns the last accuracy."""
+    model = encoder.model
+    tower = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
+    for parameter in tower:
+        parameter.requires_grad_(True)
+    heads = nn.ModuleList([nn.Linear(256, len(SHAPES) + 1), nn.Linear(256, len(COLOUR_NAMES))])
+    optimizer = torch.optim.AdamW([*tower, *heads.parameters()], lr=2e-3, weight_decay=0.01)
+    right = 0.0
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * min(1.0, (step + 1) / 40) * (1 - step / steps) ** 0.5
+        frames, shape, colour = one_frames(rng, 128)
+        features = encoder.eye.features(encoder.eye.pixels(torch.as_tensor(frames))).flatten(1)
+        said = heads[0](features), heads[1](features)
+        loss = F.cross_entropy(said[0], shape) + F.cross_entropy(said[1], colour, ignore_index=-1)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        seen = shape < len(SHAPES)
+        hit = (said[0].argmax(1) == shape) & (~seen | (said[1].argmax(1) == colour))
+        right = 0.95 * right + 0.05 * float(hit.float().mean())
+        if step % 50 == 49:
+            print(f"  eye {step + 1} loss {float(loss):.3f} right {right:.3f}", flush=True)
+    for parameter in tower:
+        parameter.requires_grad_(False)
+    return right
+
+
+def one_frames(rng: np.random.Generator, count: int) -> tuple[Any, Tensor, Tensor]:
+    """Single frames, four in five with a shape."""
+    clip = [make_clip(rng, 5) for _ in range(count // 5 + 1)]
+    frames, shape, colour = [], [], []
+    for each in clip:
+        by_frame = {at: (name, tint) for name, (tint, at) in each.facts.items()}
+        for at, frame in enumerate(each.frames):
+            name, tint = by_frame.get(at, ("", ""))
+            frames.append(frame)
+            shape.append(SHAPES.index(name) if name else len(SHAPES))
+            colour.append(COLOUR_NAMES.index(tint) if name else -1)
+    return np.stack(frames[:count]), torch.tensor(shape[:count]), torch.tensor(colour[:count])
+
+
+def asked(backbone: HFBackbone, names: list[str], answers: list[str]) -> dict[str, Tensor]:
+    """Questions with answers, labels on the answer's tokens."""
+    from comem.backbones.chatml import answer_labels
+
+    dummy = VideoRef(frames=np.zeros((1, 2, 2, 3), dtype=np.uint8))
+    chats = [
+        [Message("user", (dummy, "\n" + question(name))), Message("assistant", (answer,))]
+        for name, answer in zip(names, answers, strict=True)
+    ]
+    inputs = backbone.process(chats, add_generation_prompt=False)
+    inputs["labels"] = answer_labels(inputs["input_ids"], backbone.process.tokenizer)
+    return inputs
+
+
+def draw(rng: np.random.Generator, length: int, count: int) -> tuple[list[Clip], list[str], list[str]]:
+    """Clips, a shape of each, and its colour."""
+    clips = [make_clip(rng, length) for _ in range(count)]
+    names = [SHAPES[int(rng.integers(len(SHAPES)))] for _ in clips]
+    return clips, names, [clip.facts[name][0] for clip, name in zip(clips, names, strict=True)]
+
+
+@torch.no_grad()
+def seen_of(encoder: VideoMemoryEncoder, clips: list[Clip]) -> Tensor:
+    """Features of clips of one length with temporal code `(b, f, p, d)`."""
+    frames = torch.as_tensor(np.stack([clip.frames for clip in clips]))
+    count, length = frames.shape[:2]
+    pixels = encoder.eye.pixels(frames.flatten(0, 1))
+    return encoder.timed(pixels, torch.arange(length).repeat(count)).unflatten(0, (count, length))
+
+
+def stage(
+    backbone: HFBackbone, encoder: VideoMemoryEncoder, rng: np.random.Generator, name: str, steps: int,
+    lengths: list[int], reads: dict[str, float], lr: float, batch: int = 32,
+) -> None:  # fmt: skip
+    """Train reader and memory on clips of these lengths; each step draws a length and what is read."""
+    model, injection = backbone.model, infix_for(backbone)
+    trained = [p for n, p in model.named_parameters() if "vision_tower" not in n and "projector" not in n]
+    memory = list(encoder.memory.parameters())
+    for parameter in (*trained, *memory):
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW([*trained, *memory], lr=lr, weight_decay=0.01)
+    began, mean = time.time(), 3.0
+    encoder.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.05 + 0.95 * (1 - step / steps))
+        length = lengths[int(rng.integers(len(lengths)))]
+        read = str(rng.choice(list(reads), p=list(reads.values())))
+        clips, names, answers = draw(rng, length, batch)
+        seen = seen_of(encoder, clips)
+        rows = (
+            shown_frames(length, int(rng.choice([4, 8, 16]))) if read == "frames" else shown_frames(length, 8)
+        )
+        state = EMPTY if read == "frames" else encoder.remember(seen)
+        blocks = [
+            encoder.block_from(state.row(i) if state.states else EMPTY, seen[i, rows], read)  # type: ignore[arg-type]
+            for i in range(batch)
+        ]
+        loss, count = answer_loss(encoder.prepared, asked(backbone, names, answers), blocks, injection)
+        loss = loss / count
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_([*trained, *memory], 1.0)
+        optimizer.step()
+        mean = 0.97 * mean + 0.03 * float(loss)
+        if step % 50 == 49:
+            print(f"  {name} {step + 1} loss {mean:.3f} {time.time() - began:.0f} s", flush=True)
+    encoder.eval()
+    encoder.requires_grad_(False)
+
+
+@torch.no_grad()
+def accuracy(
+    backbone: HFBackbone,
+    encoder: VideoMemoryEncoder,
+    blocks: list[Tensor],
+    names: list[str],
+    answers: list[str],
+) -> list[bool]:
+    """Whether each answer is right, generated by the ordinary way."""
+    from comem.backbones.base import GenerationConfig
+
+    dummy = VideoRef(frames=np.zeros((1, 2, 2, 3), dtype=np.uint8))
+    chats = [[Message("user", (dummy, "\n" + question(name)))] for name in names]
+    said = backbone.generate(chats, blocks, GenerationConfig(max_new_tokens=4), infix_for(backbone))
+    return [one.text.strip() == answer for one, answer in zip(said, answers, strict=True)]
+
+
+def train(folder: Path, seed: int, short: float) -> None:
+    """All stages, and the folders `model` and `memory`."""
+    began, rng = time.time(), np.random.default_rng(seed)
+    backbone = tiny_model(seed)
+    backbone.model.requires_grad_(False)
+    encoder = build_encoder(backbone, video=memory_settings(cache=0))
+    eye_stage(encoder, rng, int(500 * short))
+    plan = [
+        ("reader", 500, [8], {"frames": 1.0}, 3e-3),
+        ("one segment", 400, [8], {"memory": 0.9, "frames": 0.1}, 2e-3),
+        ("segments", 500, [8, 8, 16, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3),
+    ]
+    for name, steps, lengths, reads, lr in plan:
+        stage(backbone, encoder, rng, name, int(steps * short), lengths, reads, lr)
+        clips, names, answers = draw(np.random.default_rng(99), 16, 32)
+        seen = seen_of(encoder, clips)
+        for read in ("frames", "memory", "both"):
+            blocks = [encoder.block_of(one, read) for one in seen]  # type: ignore[arg-type]
+            right = accuracy(backbone, encoder, blocks, names, answers)
+            print(f"  after {name}: 16 frames, {read}: {np.mean(right):.3f}", flush=True)
+        save(backbone, encoder, folder)
+    print(f"trained in {time.time() - began:.0f} s", flush=True)
+
+
+def save(backbone: HFBackbone, encoder: VideoMemoryEncoder, folder: Path) -> None:
+    """The folders `model` and `memory`: what `comem predict` opens."""
+    backbone.model.save_pretrained(folder / "model")
+    backbone.processor.save_pretrained(folder / "model")
+    reader = load_backbone(folder / "model", device="cpu")
+    saved = build_encoder(reader, video=memory_settings(cache=10))
+    saved.memory.load_state_dict(encoder.memory.state_dict())
+    saved.save(folder / "memory")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job", choices=["train", "measure"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--short", type=float, default=1.0)
+    parser.add_argument("--questions", type=int, default=96)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.job == "train":
+        train(given.folder, given.seed, given.short)
+    else:
+        measure(given.folder, given.questions)
