@@ -29,6 +29,7 @@ RANKS = {
     4.1: {"store"},
     4.2: {"profiling", "verifying"},
     4.3: {"serve"},
+    4.5: {"lmms"},
     5.1: {"data", "quickstart"},
     5.2: {"command_line", "commands"},
     5.21: {"command_help"},

@@ -29,6 +29,7 @@ PINNED_EXTRAS = (
     "serve",
     "smolvlm",
     "train",
+    "video",
 )
 
 

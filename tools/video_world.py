@@ -3,15 +3,17 @@
     python tools/video_world.py train runs/video-world/seed0 --seed 0
     python tools/video_world.py measure runs/video-world/seed0
 
-Order matters (video_memory.md 8): the eye first, taught each asked frame's shape and colour; then the reader on
-frames of short clips; then memory and reader together, the eye frozen. What is measured and how stands in
+Order matters (video_memory.md 8): the eye first, taught each asked frame's shape and colour; then the reader
+on frames of short clips; then memory and reader together, the eye frozen. What is measured and how stands in
 docs/video.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,10 @@ from torch import Tensor, nn
 
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.specs import BACKBONES, TOY_FOLDER
+from comem.memory.encoder import load_encoder
 from comem.memory.injection.infix import infix_for
 from comem.memory.video.encoder import VideoMemoryEncoder, build_encoder
-from comem.memory.video.recurrent import EMPTY
+from comem.memory.video.recurrent import EMPTY, MemoryState
 from comem.memory.video.sampling import shown_frames
 from comem.memory.video.settings import VideoMemorySettings
 from comem.toy.videos import COLOURS, SHAPES, SIDE, Clip, make_clip, question
@@ -162,11 +165,21 @@ def seen_of(encoder: VideoMemoryEncoder, clips: list[Clip]) -> Tensor:
     return encoder.timed(pixels, torch.arange(length).repeat(count)).unflatten(0, (count, length))
 
 
-def stage(
-    backbone: HFBackbone, encoder: VideoMemoryEncoder, rng: np.random.Generator, name: str, steps: int,
-    lengths: list[int], reads: dict[str, float], lr: float, batch: int = 32,
-) -> None:  # fmt: skip
-    """Train reader and memory on clips of these lengths; each step draws a length and what is read."""
+@dataclass(frozen=True)
+class Stage:
+    """Training of reader and memory: each step draws a length and what is read."""
+
+    name: str
+    steps: int
+    lengths: list[int]
+    reads: dict[str, float]
+    lr: float
+    batch: int = 32
+
+
+def stage(backbone: HFBackbone, encoder: VideoMemoryEncoder, rng: np.random.Generator, plan: Stage) -> None:
+    """Train the reader and the memory as planned; the eye stays as it is."""
+    name, steps, lengths, reads, lr, batch = (getattr(plan, each) for each in plan.__dataclass_fields__)
     model, injection = backbone.model, infix_for(backbone)
     trained = [p for n, p in model.named_parameters() if "vision_tower" not in n and "projector" not in n]
     memory = list(encoder.memory.parameters())
@@ -233,7 +246,7 @@ def train(folder: Path, seed: int, short: float) -> None:
         ("segments", 500, [8, 8, 16, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3),
     ]
     for name, steps, lengths, reads, lr in plan:
-        stage(backbone, encoder, rng, name, int(steps * short), lengths, reads, lr)
+        stage(backbone, encoder, rng, Stage(name, int(steps * short), lengths, reads, lr))
         clips, names, answers = draw(np.random.default_rng(99), 16, 32)
         seen = seen_of(encoder, clips)
         for read in ("frames", "memory", "both"):
@@ -242,6 +255,80 @@ def train(folder: Path, seed: int, short: float) -> None:
             print(f"  after {name}: 16 frames, {read}: {np.mean(right):.3f}", flush=True)
         save(backbone, encoder, folder)
     print(f"trained in {time.time() - began:.0f} s", flush=True)
+
+
+#: What the reader is given, by name: its part of the memory's settings.
+ARMS: dict[str, dict[str, Any]] = {
+    "memory": {}, "memory, all states": {"cache": 0}, "memory, merged": {"evict": "merge"},
+    "memory, one state": {"cache": 1}, "memory, states shuffled": {}, "memory, zeroed": {},
+    "memory of another clip": {}, "memory and 8 frames": {}, "8 frames": {}, "frames, equal tokens": {},
+}  # fmt: skip
+
+
+@torch.no_grad()
+def block_for(encoder: VideoMemoryEncoder, arm: str, seen: Tensor, other: Tensor) -> Tensor:
+    """What the reader is given of a clip `(f, p, d)` in an arm; `other` is another clip, as long."""
+    settings = encoder.settings
+    encoder.memory.settings = replace(settings, **ARMS[arm])
+    try:
+        if arm == "memory and 8 frames":
+            return encoder.block_of(seen, "both")
+        if "frames" in arm:
+            states = min(settings.cache, -(-len(seen) // settings.segment))
+            count = 8 if arm == "8 frames" else states * encoder.memory.vectors // encoder.memory.patches
+            return encoder.block_from(EMPTY, seen[shown_frames(len(seen), count)], "frames")
+        state = encoder.remember((other if "another" in arm else seen)[None])
+        if "shuffled" in arm:
+            order = torch.randperm(len(state.states), generator=torch.Generator().manual_seed(0)).tolist()
+            state = MemoryState(tuple(state.states[i] for i in order), state.counts, state.segments)
+        vectors = encoder.memory.read(state)[0]
+        return encoder.block(torch.zeros_like(vectors) if "zeroed" in arm else vectors, None)
+    finally:
+        encoder.memory.settings = settings
+
+
+def measure(folder: Path, clips: int, lengths: list[int]) -> None:
+    """Accuracy of every arm at every length, the same clips for all; a row a cell in results.jsonl."""
+    backbone = load_backbone(folder / "model", device="cpu")
+    encoder = load_encoder(folder / "memory", backbone)
+    if not isinstance(encoder, VideoMemoryEncoder):
+        raise ValueError(f"{folder / 'memory'}: holds no video memory")
+    out = folder / "results.jsonl"
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    done = {(row["arm"], row["frames"]) for row in rows}
+    for length in lengths:
+        rng = np.random.default_rng(10_000 + length)
+        world = [make_clip(rng, length) for _ in range(clips if length <= 256 else max(12, clips // 3))]
+        seen = [seen_of(encoder, [clip])[0] for clip in world]
+        places = [clip.facts[name][1] / max(1, length - 1) for clip in world for name in SHAPES]
+        for arm in ARMS:
+            if (arm, length) in done:
+                continue
+            right = []
+            for at, clip in enumerate(world):
+                block = block_for(encoder, arm, seen[at], seen[at - 1])
+                answers = [clip.facts[name][0] for name in SHAPES]
+                right.append(accuracy(backbone, encoder, [block] * 4, list(SHAPES), answers))
+            row = cell(arm, length, np.array(right, dtype=float), np.array(places))
+            row["tokens"] = len(block)
+            with out.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+
+
+def cell(arm: str, length: int, right: Any, places: Any) -> dict[str, Any]:
+    """Accuracy with its 95 % interval over clips, and by where in the clip the fact was shown."""
+    draws = np.random.default_rng(0).integers(0, len(right), (2000, len(right)))
+    means = right[draws].mean(axis=(1, 2))
+    flat, parts = right.ravel(), {}
+    for name, (first, last) in {"first": (0, 0.1), "middle": (0.4, 0.6), "last": (0.9, 1.01)}.items():
+        inside = (places >= first) & (places < last)
+        parts[name] = round(float(flat[inside].mean()), 3) if inside.any() else None
+    low, high = np.quantile(means, [0.025, 0.975])
+    return {
+        "arm": arm, "frames": length, "questions": int(right.size), "accuracy": round(float(right.mean()), 4),
+        "low": round(float(low), 3), "high": round(float(high), 3), "by_place": parts,
+    }  # fmt: skip
 
 
 def save(backbone: HFBackbone, encoder: VideoMemoryEncoder, folder: Path) -> None:
@@ -260,10 +347,11 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", type=float, default=1.0)
-    parser.add_argument("--questions", type=int, default=96)
+    parser.add_argument("--clips", type=int, default=48)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512, 1024])
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.job == "train":
         train(given.folder, given.seed, given.short)
     else:
-        measure(given.folder, given.questions)
+        measure(given.folder, given.clips, given.lengths)

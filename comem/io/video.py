@@ -153,7 +153,8 @@ def frame_times(ref: VideoRef) -> list[float]:
         if not stamps:
             raise VideoError(f"{path}: a video without frames; record or download it again")
         base = float(stream.time_base)
-        return [(stamp - stamps[0]) * base for stamp in stamps]
+        first = stamps[0] if stream.start_time is None else int(stream.start_time)
+        return [(stamp - first) * base for stamp in stamps if stamp >= first]
 
 
 def stream_frames(path: str | Path, fps: float = 1.0) -> Iterator[tuple[float, Frame]]:
@@ -184,9 +185,9 @@ def write_video(path: str | Path, frames: Sequence[Frame], fps: float = 1.0) -> 
     from fractions import Fraction
 
     with av.open(str(path), "w", format="matroska") as container:
-        stream = container.add_stream("png", rate=Fraction(fps).limit_denominator(1000))
+        stream = container.add_stream("ffv1", rate=Fraction(fps).limit_denominator(1000))
         stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "rgb24"
+        stream.pix_fmt = "bgr0"
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), "rgb24")))
         container.mux(stream.encode())
@@ -267,19 +268,18 @@ def _decoded(ref: VideoRef, times: Sequence[float]) -> Iterator[Frame]:
     with _opened(path) as (container, stream):
         base = float(stream.time_base)
         zero = _first_stamp(container, stream)
-        half = 0.5 / float(stream.average_rate or 25)
         source, now, shown = None, float("-inf"), None
         for at in times:
-            if source is None or at - now > _NEAR or at < now - half:
+            if source is None or at - now > _NEAR or at < now - base:
                 container.seek(int(zero + at / base), stream=stream, backward=True)
                 source, now, shown = _frames(container, stream, str(path)), float("-inf"), None
-            while shown is None or now < at - half:
+            while shown is None or now < at - base / 2:
                 frame = next(source, None)
                 if frame is None:
                     break
                 if frame.pts is not None:
                     now, shown = (frame.pts - zero) * base, frame
-            if shown is None or now < at - _NEAR:
+            if shown is None or now < at - base / 2:
                 raise VideoError(
                     f"{path}: cannot be decoded at {at:g} s: damaged or cut short; fetch it again"
                 )
