@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,25 +45,56 @@ def encode(settings: EncodeSettings, progress: Progress = quiet) -> BuildCounts:
     from comem.memory.encoder import load_encoder
 
     items, count = _open_items(settings)
+    items = _some(items, settings)
     loader = partial(load_encoder, settings.encoder, None, settings.device)
     with progress("encoding", count) as advance:
-        if settings.engine == "ray":
-            from comem.retrieval.knowledge import KnowledgeBase
+        counts = _built(settings, items, loader, advance)
+    if not counts.encoded and not counts.unchanged:
+        raise ValueError(
+            f"{settings.output}: holds none of {counts.items} items: {next(iter(counts.faults.values()), '')}"
+        )
+    return counts
 
-            return build_divided(
-                KnowledgeBase(_given(settings.index)), loader, settings.output, settings.form,
-                settings.batch_size, part_items=settings.part_items, skip_faults=settings.skip_faults,
-                workers=settings.workers, gpus=settings.gpus, progress=advance,
-            )  # fmt: skip
-        if settings.output.suffix == ".safetensors":
-            return build_file(
-                loader(), items, settings.output, settings.batch_size, settings.commit_items,
-                skip_faults=settings.skip_faults, progress=advance,
-            )  # fmt: skip
-        return build_store(
-            loader(), items, settings.output, settings.form, settings.batch_size, settings.commit_items,
-            skip_faults=settings.skip_faults, by_id=settings.by_id, progress=advance,
+
+def _some(items: Iterable[KnowledgeItem], settings: EncodeSettings) -> Iterable[KnowledgeItem]:
+    """The items, of which there is one at least: an empty bank is a mistake that would show much later.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if isinstance(items, Sized):
+        first, rest = len(items), items
+    else:
+        stream = iter(items)
+        start = list(islice(stream, 1))
+        first, rest = len(start), chain(start, stream)
+    if not first:
+        source = settings.items or settings.index
+        raise ValueError(f"{source}: no item in it to encode; see comem data check or comem corpus build")
+    return rest
+
+
+def _built(
+    settings: EncodeSettings, items: Iterable[KnowledgeItem], loader: Loader, advance: Advance
+) -> BuildCounts:
+    """As the settings ask: by workers, into a file, or into a folder."""
+    if settings.engine == "ray":
+        from comem.retrieval.knowledge import KnowledgeBase
+
+        return build_divided(
+            KnowledgeBase(_given(settings.index)), loader, settings.output, settings.form,
+            settings.batch_size, part_items=settings.part_items, skip_faults=settings.skip_faults,
+            workers=settings.workers, gpus=settings.gpus, progress=advance,
         )  # fmt: skip
+    if settings.output.suffix == ".safetensors":
+        return build_file(
+            loader(), items, settings.output, settings.batch_size, settings.commit_items,
+            skip_faults=settings.skip_faults, progress=advance,
+        )  # fmt: skip
+    return build_store(
+        loader(), items, settings.output, settings.form, settings.batch_size, settings.commit_items,
+        skip_faults=settings.skip_faults, by_id=settings.by_id, progress=advance,
+    )  # fmt: skip
 
 
 def _open_items(settings: EncodeSettings) -> tuple[Iterable[KnowledgeItem], int | None]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.compat.inspect import QFORMER_PREFIX
+from comem.compat.checkpoint import QFORMER_PREFIX
 from comem.io.files import read_json
 from comem.memory.lora import LoraSettings
 

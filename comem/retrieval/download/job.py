@@ -137,7 +137,7 @@ async def _download_shards(
     import aiohttp
 
     hosts, counts, asked = Hosts(settings), Counter[str](), 0
-    resolver = None if settings.allow_private else PublicResolver()
+    resolver: Any = None if settings.allow_private else PublicResolver()
     connector = aiohttp.TCPConnector(limit=settings.concurrency, resolver=resolver)
     headers = {"User-Agent": settings.user_agent, "Accept": "image/*"}
     async with aiohttp.ClientSession(connector=connector, headers=headers) as session:
