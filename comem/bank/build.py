@@ -62,8 +62,9 @@ def _some(items: Iterable[KnowledgeItem], settings: EncodeSettings) -> Iterable[
     Raises:
         ValueError: there is none.
     """
+    rest: Iterable[KnowledgeItem] = items
     if isinstance(items, Sized):
-        first, rest = len(items), items
+        first = len(items)
     else:
         stream = iter(items)
         start = list(islice(stream, 1))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from urllib.parse import urlsplit
 
 from comem.io.images import ImageError
+from comem.retrieval.download.addresses import is_public
 from comem.types import ImageRef
 
 MAX_BYTES, SECONDS, HOPS = 20_000_000, 10.0, 3
@@ -68,9 +68,6 @@ def public_address(host: str, port: int) -> str:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
     except (OSError, UnicodeError) as error:
         raise ImageError(f"{host}: no such host ({error})") from error
-    for address in found:
-        plain = ipaddress.ip_address(address.partition("%")[0])
-        inner = getattr(plain, "ipv4_mapped", None) or plain
-        if not inner.is_global or inner.is_multicast:
-            raise ImageError(f"{host}: a private address; images are fetched from public ones only")
+    if not all(map(is_public, found)):
+        raise ImageError(f"{host}: a private address; images are fetched from public ones only")
     return sorted(found)[0]

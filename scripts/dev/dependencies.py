@@ -41,13 +41,14 @@ ADVISORIES: dict[str, tuple[tuple[str, str], ...]] = {
 LICENCES = {"ray": "Apache-2.0", "playwright": "Apache-2.0", "milvus-lite": "Apache-2.0"}
 _HEAD = """# Dependencies
 
-The tested set of versions (`requirements.txt`), each with its licence as its own metadata names it, and
-the security advisories that its version is past, as far as `scripts/dev/dependencies.py` knows them: it
-makes this page without a network, so newer advisories are not in it. `pip-audit -r requirements.txt` asks
-for those. The packages that come along with these are not listed.
+The tested set of versions (`requirements.txt`), each with its licence as its own metadata names it,
+and the security advisories that its version is past, as far as `scripts/dev/dependencies.py` knows
+them: it makes this page without a network, so newer advisories are not in it.
+`pip-audit -r requirements.txt` asks for those. The packages that come along with these are not
+listed.
 
-CoMEM itself opens no pickles, from any of them (weights are read from safetensors only), runs no code of
-a model's repository unless it is told to, and fetches from no private address; see
+CoMEM itself opens no pickles, from any of them (weights are read from safetensors only), runs no
+code of a model's repository unless it is told to, and fetches from no private address; see
 [knowledge bases](knowledge_base.md#downloads).
 
 | package | version | licence | past |
