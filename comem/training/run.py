@@ -191,8 +191,6 @@ def train(
                 shard(network)
             if settings.liger:
                 held.enter_context(liger(network))
-        if settings.injection not in ("prefix", *LAYOUTS):
-            encoder.injection = settings.injection
         injection = build_injection(settings, reader, encoder)
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)
@@ -222,6 +220,8 @@ def build_injection(settings: TrainSettings, reader: Backbone, encoder: Trainabl
     injection = INJECTIONS[settings.injection](reader, encoder)
     if injection.weights is None:
         encoder.learned = None
+        if settings.injection not in ("prefix", *LAYOUTS):
+            encoder.injection = settings.injection  # an encoder's folder remembers it
         return injection
     for name, parameter in injection.weights.named_parameters():
         parameter.data = parameter.data.float()

@@ -9,9 +9,13 @@ in it, the same rule for all.
 from __future__ import annotations
 
 import argparse
+import csv
+import gzip
 import json
 import random
+import re
 import time
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,7 @@ from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.benchmarks.scoring import Bootstrap
 from comem.io.console import print_line
+from comem.io.files import read_jsonl
 from comem.memory.encoder import load_encoder
 from comem.memory.injection import INJECTIONS
 from comem.memory.stretch_encoder import StretchEncoder
@@ -65,6 +70,52 @@ def questions(split: Split, skip: int, count: int, items: int) -> list[Asked]:
             judges = [lambda said, t=town, f=fact, rule=rule: rule(said, t, f) for rule in (right, near)]
             found.append(Asked(text, fact, shown, *judges))
     return found
+
+
+def flag_questions(folder: Path, count: int, items: int) -> list[Asked]:
+    """Real facts in real words: countries' passages, and questions that name the country.
+
+    Args:
+        folder: of flags, in WIT format (`comem quickstart` has them, too).
+        count: questions, spread over the file.
+        items: of a question, its country's among others.
+    """
+    with gzip.open(folder / "wit_flags.tsv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file, dialect="excel-tab") if row["language"] == "en"]
+    texts = {row["page_title"]: row["context_page_description"] for row in rows}
+    asked = [row for row in read_jsonl(folder / "questions.jsonl") if row["entity_text"] in texts]
+    found = []
+    for row in asked[:: max(1, len(asked) // count)][:count]:
+        name, rng = row["entity_text"], random.Random(row["data_id"])
+        chosen = [name, *rng.sample([other for other in texts if other != name], items - 1)]
+        rng.shuffle(chosen)
+        shown = tuple(KnowledgeItem(one, texts[one], None) for one in chosen)
+        text = row["question"].replace("the country or territory with this flag", name)
+        judges = [
+            lambda said, row=row: _says(said, row["answer"]),
+            lambda said, row=row: _says(said, row["answer"]) or _within(said, row["answer_eval"]),
+        ]
+        found.append(Asked(text, row["data_id"].split("_", 2)[2], shown, *judges))
+    return found
+
+
+def _says(said: str, accepted: Sequence[str]) -> bool:
+    """Whether an accepted answer stands in it, as whole words; numbers may have commas."""
+    plain = f" {_words(said)} "
+    return any(f" {_words(answer)} " in plain for answer in accepted)
+
+
+def _words(text: str) -> str:
+    text = re.sub(r"(?<=\d),(?=\d)", "", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join(re.findall(r"\w+", text))
+
+
+def _within(said: str, accepted: Sequence[Any]) -> bool:
+    """Whether a number in it lies in the accepted range, where there is one."""
+    if not all(isinstance(end, (int, float)) for end in accepted) or len(accepted) != 2:
+        return False
+    numbers = map(float, re.findall(r"\d+(?:\.\d+)?", said.replace(",", "")))
+    return any(accepted[0] <= number <= accepted[1] for number in numbers)
 
 
 def answers(
@@ -125,6 +176,7 @@ def main() -> None:
     parser.add_argument("--towns", type=int, default=16, help="six questions each")
     parser.add_argument("--skip", type=int, default=100, help="towns of the split before them")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
+    parser.add_argument("--flags", type=Path, help="folder of real flags: their passages instead of towns'")
     parser.add_argument("--output", type=Path, help="JSONL, appended to")
     parser.add_argument("--show", type=int, default=0, help="print so many answers")
     args = parser.parse_args()
@@ -132,7 +184,10 @@ def main() -> None:
     backbone = load_backbone(args.model, attn="eager")
     encoder: Any = load_encoder(args.memory, backbone) if args.memory and "comem" in args.way else None
     for items in args.items:
-        asked = questions(args.split, args.skip, args.towns, items)
+        if args.flags:
+            asked = flag_questions(args.flags, 6 * args.towns, items)
+        else:
+            asked = questions(args.split, args.skip, args.towns, items)
         for way in args.way:
             for vectors in args.vectors if way == "comem" else [0]:
                 if way == "comem" and encoder is None:
@@ -146,7 +201,8 @@ def main() -> None:
                     "items": items,
                     "vectors": encoder.num_vectors if way == "comem" else None,
                 }
-                row = {**about, "split": args.split, "skip": args.skip, **summary(asked, said)}
+                where = {"split": args.split, "skip": args.skip}
+                row = {**about, **({"source": "flags"} if args.flags else where), **summary(asked, said)}
                 line = json.dumps(row | {"seconds": round(time.perf_counter() - began)})
                 print_line(line)
                 if args.output:
