@@ -15,7 +15,7 @@ from typing import Any
 from comem.config import option, take_paths
 from comem.io.console import Progress, print_facts, print_line, print_table, quiet
 from comem.io.files import DAMAGED, open_binary, parse_line, write_atomic
-from comem.io.images import ImageError, open_image
+from comem.io.images import why_not
 from comem.io.page import render
 from comem.training.data import TrainingExample, load_knowledge, parse_example
 from comem.types import ImageRef
@@ -123,7 +123,7 @@ def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
     result, seen = Check(settings.file), {}  # type: Check, dict[str, int]
     length = _tokens_of(settings.model) if settings.model else len
     table = load_knowledge(settings.knowledge) if settings.knowledge else None
-    opened: dict[ImageRef, str | None] = {}
+    opened: dict[ImageRef, str] = {}
     with progress("checking", unit="records") as advance:
         for line, raw in _lines(result):
             result.records += 1
@@ -177,23 +177,15 @@ def _fault(line: int, problem: str) -> Fault:
     return Fault(line, "", problem, "see the table of fields in docs/training_data.md")
 
 
-def _image_faults(line: int, example: TrainingExample, opened: dict[ImageRef, str | None]) -> Iterator[Fault]:
+def _image_faults(line: int, example: TrainingExample, opened: dict[ImageRef, str]) -> Iterator[Fault]:
     """Images that do not open: of the turns, and of the items."""
     named = [("image", image) for image in example.images]
     named += [(f"knowledge[{at}].image", item.image) for at, item in enumerate(example.items) if item.image]
     for name, image in named:
         if image not in opened:
-            opened[image] = _why_not(image)
+            opened[image] = why_not(image)
         if problem := opened[image]:
             yield Fault(line, name, problem, "put the image there, or take it out of the record")
-
-
-def _why_not(image: ImageRef) -> str | None:
-    try:
-        open_image(image)
-    except ImageError as error:
-        return str(error)
-    return None
 
 
 def length_statistics(

@@ -21,7 +21,7 @@ from comem.eval.run_folder import (
 )
 from comem.io.console import Advance, Progress, quiet
 from comem.io.files import JsonlAppender, sweep
-from comem.io.images import one_ahead, open_images
+from comem.io.images import one_ahead, open_images, usable
 from comem.types import Answer, Example, RetrievedContext
 
 if TYPE_CHECKING:
@@ -151,6 +151,7 @@ class _Session:
     resumed: int
     predicted: int = 0
     failed: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
 
     def work(self, batches: Sequence[Batch], total: int, advance: Advance) -> None:
         """Answer batch after batch; the next one's images are opened and its prompts made meanwhile."""
@@ -159,6 +160,12 @@ class _Session:
                 before = self.predicted + self.failed
                 self._answer(examples, contexts, batch.wanted)
                 advance(self.predicted + self.failed - before)
+        if self.left_out:
+            name, why = next(iter(self.left_out.items()))
+            log.warning(
+                "%d items have images that cannot be used; their questions were answered without them. The "
+                "first is %s: %s", len(self.left_out), name, why,
+            )  # fmt: skip
         if self.failed and not self.predicted + self.resumed:
             raise ValueError(
                 f"none of the {total} examples could be answered; the reasons: {self.failures.path}"
@@ -166,7 +173,10 @@ class _Session:
 
     def _opened(self, batch: Batch) -> tuple[list[Example], list[RetrievedContext | None]]:
         contexts = [self.contexts.get(example.id) for example in batch.examples]
-        examples, contexts = open_images(batch.examples, contexts, self.mode.opens_item_images)
+        items = self.mode.opens_item_images
+        examples, contexts = open_images(batch.examples, contexts, items)
+        if items and not self.strict:
+            contexts = [usable(context, self.left_out) for context in contexts]
         self.mode.ahead(examples, contexts)
         return examples, contexts
 

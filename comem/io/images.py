@@ -135,7 +135,7 @@ def _of_text(text: str, folder: Path) -> ImageRef | None:
     if not _within_reach(place, folder):
         return _unusable(
             short(path),
-            f"lies outside the data's folder; to allow it, set {REACH} to the folder that holds it",
+            f"outside the data's folder; to allow it, set {REACH} to the folder that holds it",
         )
     return ImageRef(path=place)
 
@@ -572,3 +572,32 @@ def open_images(
         else replace(context, items=tuple(replace(item, image=ready(item.image)) for item in context.items))
         for context in contexts
     ]
+
+
+def usable(context: RetrievedContext | None, left_out: dict[str, str]) -> RetrievedContext | None:
+    """The items whose images are open, or that have none, as training takes them.
+
+    Args:
+        context: its items' images opened where they can be (`open_images`).
+        left_out: gets why the other items are left out, by id.
+    """
+    if context is None:
+        return None
+    open_ = (item.image is None or item.image.pixels is not None for item in context.items)
+    good = [at for at, is_open in enumerate(open_) if is_open]
+    if len(good) == len(context.items):
+        return context
+    for at, item in enumerate(context.items):
+        if at not in good and item.image is not None and item.id not in left_out:
+            left_out[item.id] = why_not(item.image)
+    scores = tuple(context.scores[at] for at in good) if context.scores else ()
+    return replace(context, items=tuple(context.items[at] for at in good), scores=scores)
+
+
+def why_not(image: ImageRef) -> str:
+    """Why an image cannot be opened; "" if it can."""
+    try:
+        open_image(image)
+    except ImageError as error:
+        return str(error)
+    return ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from comem.backbones.chatml import IGNORED as IGNORED
 from comem.backbones.chatml import answer_labels as answer_labels
-from comem.io.images import ImageError, open_image
+from comem.io.images import ImageError, why_not
 from comem.training.data import TrainingExample, fillers, kinds
 from comem.types import ImageRef, KnowledgeItem, Message
 
@@ -204,7 +204,7 @@ def readable(
     """The examples with images that open, each with its best readable items; and what was left out."""
     kept, skipped = [], []
     for example in examples:
-        if broken := [why for image in example.images if (why := _unreadable(image))]:
+        if broken := [why for image in example.images if (why := why_not(image))]:
             skipped.append(f"question {example.id}: {broken[0]}")
             continue
         items: list[KnowledgeItem] = []
@@ -221,13 +221,4 @@ def readable(
 
 def _item_fault(item: KnowledgeItem) -> str:
     """Why an item's image cannot be read; empty if it can, or if there is none."""
-    return "" if item.image is None else _unreadable(item.image)
-
-
-def _unreadable(image: ImageRef) -> str:
-    """Why an image cannot be read; empty if it can."""
-    try:
-        open_image(image)
-    except ImageError as error:
-        return str(error)
-    return ""
+    return "" if item.image is None else why_not(item.image)

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -119,7 +120,7 @@ def build_collator(
             "wrong_items with a reader that gets the question's image as memory: what it says without any "
             "memory knows nothing of the image; set wrong_items=0, or question_picture=none"
         )
-    chat = (reader or backbone).process
+    chat = replace((reader or backbone).process, context=None)  # the collator says which example is too long
     return Collator(
         process=partial(chat, add_generation_prompt=False),
         process_items=partial(item_inputs, processor=backbone.processor, form=form),
