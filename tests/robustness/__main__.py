@@ -16,7 +16,8 @@ from pathlib import Path
 
 from comem.io.console import print_line, print_table
 from tests.robustness import damage, fuzz, hardships, kills, special
-from tests.robustness.jobs import JOBS, Reference, build_world, reference
+from tests.robustness.faults import Modules
+from tests.robustness.jobs import JOBS, MODULES, Reference, build_world, reference
 from tests.robustness.process import warm
 from tests.robustness.verdicts import Tally, Trial
 
@@ -46,8 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         world = folder / "world"
         if not world.exists():
             build_world(world, url, quick=words.quick)
+        Modules(folder / MODULES).learn()
         for trial in _trials(words, world, folder):
             tally.add([trial])
+            _log(folder / LOGGED, trial)
             if trial.problems:
                 print_line(f"{trial.kind} {trial.subject}: {trial.fault}: {'; '.join(trial.problems)}")
     seconds = time.monotonic() - began
@@ -83,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", help="the figures, as JSON")
     return parser
+
+
+def _log(file: Path, trial: Trial) -> None:
+    """Each trial as it ends, so that a run that is stopped has its figures, too."""
+    with file.open("a", encoding="utf-8") as log:
+        log.write(json.dumps(vars(trial)) + "\n")
 
 
 @contextmanager

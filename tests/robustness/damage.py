@@ -81,14 +81,15 @@ def _show(*values: object) -> None:
 
 
 STORED = (
-    Stored("bank", "bank", _w("bank export out --output use.safetensors"), _w("bank verify out"), trials=25),
-    Stored("bank file", "bank.safetensors", _read_bank_file, trials=25),
-    Stored("index", "index", _search_index, _w("index verify out"), trials=20),
+    Stored("bank", "bank", _w("bank export out --output use.safetensors"), _w("verify out"), trials=25),
+    Stored("bank file", "bank.safetensors", _read_bank_file, _w("verify out.safetensors"), trials=25),
+    Stored("index", "index", _search_index, _w("verify out"), trials=20),
     Stored("contexts", "found.jsonl", _read_contexts, trials=10),
     Stored(
         "titles",
         "titles",
         _w("oven link --index out --predictions w/answers.jsonl --output use/linked.jsonl"),
+        _w("verify out"),
         trials=15,
     ),
     Stored(
@@ -104,12 +105,17 @@ STORED = (
         "corpus",
         "corpus",
         _w("index build --corpus out --output out --embedder toy"),
-        _w("corpus info out --verify"),
+        _w("verify out"),
         trials=6,
         made=("out/index.faiss", "out/rows.npy"),
     ),
-    Stored("encoder", "encoder", _w("encode --encoder out --items w/items.jsonl --output use.safetensors")),
-    Stored("checkpoints", "trained", _w("merge out use")),
+    Stored(
+        "encoder",
+        "encoder",
+        _w("encode --encoder out --items w/items.jsonl --output use.safetensors"),
+        _w("verify out"),
+    ),
+    Stored("checkpoints", "trained/checkpoints/step-00000001", _w("merge out use"), _w("verify out")),
     Stored(
         "training run",
         "trained",

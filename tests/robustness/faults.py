@@ -321,10 +321,11 @@ class Modules(Fault):
         object.__setattr__(self, "file", file)
 
     def after(self) -> None:
-        self.file.write_text(json.dumps(sorted(sys.modules)), encoding="utf-8")
+        there = json.loads(self.file.read_text(encoding="utf-8")) if self.file.exists() else []
+        self.file.write_text(json.dumps(sorted({*there, *sys.modules})), encoding="utf-8")
 
     def learn(self) -> None:
-        """Import them here."""
+        """Import them here, and those that were noted in the file before."""
         for name in json.loads(self.file.read_text(encoding="utf-8")):
             if name not in sys.modules:
                 with suppress(Exception):  # made at run time, not from a file

@@ -15,6 +15,7 @@ from typing import Any
 from tests.robustness.faults import Count, Modules
 from tests.robustness.process import Outcome, run
 
+MODULES = "modules.json"  # what the commands import, which their parent then does for all
 WORLD = "w"  # the folder with the inputs, linked into every trial's folder
 #: What killed processes must not leave for good.
 LEFTOVER = re.compile(r"\..+\.(tmp|part|old)|.+\.(tmp|part)")
@@ -196,7 +197,7 @@ def build_world(folder: Path, url: str = "", quick: bool = False) -> None:
 
 
 def _must(folder: Path, words: str) -> None:
-    modules = Modules(folder / "modules.json")
+    modules = Modules(folder / MODULES)
     outcome = run(words.split(), folder, modules)
     if outcome.code == 0:
         modules.learn()
