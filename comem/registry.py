@@ -108,7 +108,7 @@ class Registry(Mapping[str, T], Generic[T]):
             UnknownNameError: there is none; the nearest ones are offered.
         """
         if name not in self:
-            raise UnknownNameError(f"unknown {self.kind} {name!r}; {nearest(str(name), self._rows)}")
+            raise UnknownNameError(f"unknown {self.kind} {name!r:.80}; {nearest(str(name)[:80], self._rows)}")
         return name
 
     def __getitem__(self, name: str) -> T:

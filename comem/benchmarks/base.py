@@ -211,9 +211,19 @@ class Benchmark:
             )
 
     def ask(self, example: Example, grounded: bool, style: str | None = None) -> str:
-        """The text of the question turn, without or with knowledge."""
+        """The text of the question turn, without or with knowledge.
+
+        Raises:
+            ValueError: no such style, or a question in a language without a prompt; names the question.
+        """
         style, language = style or self.style, example.language
-        if self.fallback_language is not None and language not in PROMPTS[style]:
+        if language not in PROMPTS[style]:
+            if self.fallback_language is None:
+                known = ", ".join(PROMPTS[style])
+                raise ValueError(
+                    f"{self.name}: question {example.id!r:.80} is in the language {language!r:.40}; the "
+                    f"prompts {style!r} are in {known}"
+                )
             language = self.fallback_language
         return ask(example.question, language, grounded, style, example.choices)
 
@@ -256,6 +266,15 @@ class Benchmark:
         Raises:
             ValueError: no such scorer, or files that cannot be scored.
         """
+        try:
+            return self._scored(files, scorer)
+        except ValueError as error:
+            names = [str(path) for path in (*files.predictions.values(), *files.references.values())]
+            if any(name in str(error) for name in (*names, str(files.question_types))):
+                raise
+            raise ValueError(f"{', '.join(names)}: {error}") from error
+
+    def _scored(self, files: ScoreFiles, scorer: str) -> Report:
         row = self.scorers[scorer]
         if self.reader is not None:
             files = dataclasses.replace(files, whole=files.whole or row.whole)

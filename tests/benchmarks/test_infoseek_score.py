@@ -149,7 +149,7 @@ def write(path: Path, *rows: Any) -> Path:
         ([{"data_id": "a", "prediction": "x"}] * 2, "data_id 'a' comes twice"),
         ([{"prediction": "x"}], "record 1 has none of data_id"),
         ([{"data_id": "a"}], "record 1 has none of prediction"),
-        ([], "p.jsonl: no predictions in this file"),
+        ([], "none of the 0 predictions"),
     ],
 )
 def test_bad_predictions_are_named(tmp_path: Path, predictions: list[Any], message: str) -> None:

@@ -143,7 +143,7 @@ BAD: list[tuple[list[Any], str]] = [
     ([{"id": "a", "prediction": ["Rome"]}], "the prediction of 'a' is list"),
     ([{"id": "a", "prediction": "x"}] * 2, "id 'a' comes twice"),
     ([{"id": "b", "prediction": "x"}], "none of the 1 predictions belongs to one of the 1 references"),
-    ([], "no predictions in this file"),
+    ([], r"p.jsonl.*: none of the 0 predictions belongs"),
     ([{"prediction": "x"}], "record 1 has none of data_id"),
 ]
 

@@ -50,6 +50,10 @@ def _w(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+#: Of a training's folder, what is no checkpoint.
+_OF_RUN = ("lock", "config.yaml", "data.json", "run.json", "metrics.json", "metrics.jsonl")
+
+
 def _read_bank_file() -> None:
     from comem.memory.bank import MemoryBank
 
@@ -115,7 +119,7 @@ STORED = (
         _w("encode --encoder out --items w/items.jsonl --output use.safetensors"),
         _w("verify out"),
     ),
-    Stored("checkpoints", "trained/checkpoints/step-00000001", _w("merge out use"), _w("verify out")),
+    Stored("checkpoints", "trained", _w("merge out use"), _w("verify out"), spared=_OF_RUN),
     Stored(
         "training run",
         "trained",
@@ -137,6 +141,7 @@ class Sound:
 def prepare(world: Path, folder: Path, stored: Stored) -> None:
     """A trial's folder with a copy of what is to be damaged."""
     new_folder(world, folder)
+    (folder / "images").symlink_to("w/images")  # a corpus's paths start at its folder
     source = world / stored.where
     if source.is_dir():
         shutil.copytree(source, folder / "out")

@@ -302,7 +302,7 @@ def one(seeds: list[Path], folder: Path, reader: Reader, number: int) -> Trial:
     except (ValueError, OSError) as error:
         ended = "refused"
         message = str(error)
-        if reader.named and path.name not in message:
+        if reader.named and path.name not in message and ": question " not in message:
             problems.append(f"does not name the file: {type(error).__name__}: {message[:300]}")
         if len(message) > LONG:
             problems.append(f"a message of {len(message)} characters: {message[:100]}")

@@ -90,7 +90,7 @@ JOBS = (
                            "2"), start="corpus"),
     Job(
         "corpus download",
-        _w("corpus download out --contact you@example.org --rate 500"),
+        _w("corpus download out --contact you@example.org --rate 500 --allow-private"),
         start="web",
         look=_w("corpus info out --verify"),
     ),
@@ -285,7 +285,8 @@ def content(path: Path) -> Any:
         if path.suffix == ".json":
             return _lasting(json.loads(data))
         if path.suffix == ".jsonl":
-            return [_lasting(json.loads(line)) for line in data.splitlines()]
+            rows = [_lasting(json.loads(line)) for line in data.splitlines()]
+            return sorted(rows, key=str) if path.parent.name == "downloads" else rows  # as they arrived
     except ValueError:
         pass
     return hashlib.sha256(re.sub(rb"\d", b"0", data) if path.suffix == ".html" else data).hexdigest()
