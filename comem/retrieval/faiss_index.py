@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from comem.io.console import Progress, quiet
-from comem.io.files import whole_file
+from comem.io.files import sha256_of, whole_file
 from comem.retrieval.plan import IndexPlan
 from comem.retrieval.settings import SearchSettings
 from comem.retrieval.vectors import Vectors
@@ -256,7 +256,7 @@ def _trained(vectors: Vectors, plan: IndexPlan, folder: Path, chunk: int, seed: 
     faiss = _faiss()
     key = json.dumps(asdict(plan) | {"seed": seed, "count": len(vectors)}, sort_keys=True)
     kept, of = folder / TRAINED, folder / f"{TRAINED}.json"
-    if kept.is_file() and of.is_file() and of.read_text() == key:
+    if kept.is_file() and of.is_file() and of.read_bytes() == f"{key}\n{sha256_of(kept)}".encode():
         return _open(kept, mapped=False)
     try:
         index = faiss.index_factory(vectors.dimension, plan.factory, faiss.METRIC_INNER_PRODUCT)
@@ -265,7 +265,7 @@ def _trained(vectors: Vectors, plan: IndexPlan, folder: Path, chunk: int, seed: 
             index.train(vectors.sample(max(plan.train, 1), seed))
             with whole_file(kept) as partial:
                 faiss.write_index(index, str(partial))
-            of.write_text(key)
+            of.write_text(f"{key}\n{sha256_of(kept)}")
     except RuntimeError as error:
         raise ValueError(
             f"FAISS cannot build {plan.factory!r} over {len(vectors)} vectors: {error}; 'Flat' always works"

@@ -199,6 +199,8 @@ ABOUT = "comem_encoder.json"
         ({"form": []}, "form is"),
         ({"form": {"max_chars": 0}}, "max_chars=0"),
         ({"lora": {"rank": 0}}, "rank=0"),
+        ({"lora": {"rank": 16, "alpha": 32, "use_rslora": True}}, "unknown key 'lora.use_rslora'"),
+        ({"lora": {"rank": 16, "alpha": "32"}}, "lora.alpha is '32'"),
         ({"lora": None}, "lora is None in a folder of kind 'adapter'"),
         ({"accepts": 3}, "accepts is 3"),
         ({"elastic": ["a"]}, "elastic"),
