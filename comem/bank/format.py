@@ -349,7 +349,13 @@ class EntryTable:
         return [self.id_of(self.entry(int(slot))) for slot in (self.live() if slots is None else slots)]
 
     def lost(self) -> str:
-        """What to say where fewer entries are here than were written."""
+        """What to say where fewer entries are here than were written; nothing where all are."""
+        gone = [name for name in (TABLE, IDS) if not (self.folder / name).is_file()]
+        others = [self.folder / name for name in (TABLE, IDS, LOOKUP, shard_name(0))]
+        if gone and any(path.is_file() and path.stat().st_size for path in others):
+            return f"{' and '.join(gone)} is missing, and without it every memory is lost"
+        if self.promised <= self.count:
+            return ""
         missing = self.promised - self.count
         return f"{TABLE} was cut or changed at its end, {missing} of {self.promised} entries are lost"
 
@@ -406,6 +412,7 @@ class EntryTable:
         """Keys and covered entries of an opened lookup.bin; no entries where it does not fit the table."""
         head, size = file.read(HEADER.size), os.fstat(file.fileno()).st_size
         if len(head) < HEADER.size:
+            self.lookup_fault = f"{LOOKUP} was cut"
             return 0, 0
         magic, version, has_crc, count, keys, last, crc, body = HEADER.unpack(head)
         rest = head[HEADER.size - 20 :]

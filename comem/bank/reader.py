@@ -55,9 +55,9 @@ class MemoryStore:
             )
         self.form: Form = open_form(self.folder, self.info)
         self.table = EntryTable(self.folder)
-        if self.table.promised > self.table.count and not repair:
+        if (lost := self.table.lost()) and not repair:
             self.table.close()
-            raise StoreError(f"{self.folder}: {self.table.lost()}: {REPAIR}")
+            raise StoreError(f"{self.folder}: {lost}: {REPAIR}")
         self._shards: dict[int, mmap.mmap] = {}
 
     def __len__(self) -> int:

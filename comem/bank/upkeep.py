@@ -161,7 +161,7 @@ def _fault(store: MemoryStore, slot: int) -> str | None:
 def _faults(store: MemoryStore, live: np.ndarray) -> tuple[str, ...]:
     """What is wrong with whole files; the items' own faults are told with the items."""
     table, told = store.table, set(map(int, live))
-    faults = [] if table.promised <= table.count else [table.lost()]
+    faults = [lost] if (lost := table.lost()) else []
     if table.lookup_fault:
         faults.append(f"{table.lookup_fault}; the next build, or --drop-damaged, writes it anew")
     changed = 0
@@ -184,7 +184,7 @@ def _notes(store: MemoryStore) -> tuple[str, ...]:
         notes.append(f"without {LOOKUP} nobody knows whether entries at the end of {TABLE} are lost")
     elif table.lookup_crc is None and table.count:
         notes.append(f"{LOOKUP} has no checksum: it was compared with the ids in {TABLE}")
-    if (rest := (store.folder / TABLE).stat().st_size - table.count * ENTRY.itemsize) > 0 and table.count:
+    if table.count and (rest := (store.folder / TABLE).stat().st_size - table.count * ENTRY.itemsize) > 0:
         notes.append(f"{rest} bytes at the end of {TABLE} are no entry: an append that was cut, or damage")
     return tuple(notes)
 

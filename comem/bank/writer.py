@@ -71,8 +71,8 @@ class StoreWriter:
                 self._ids_fd = self._open(IDS, opened)
                 self.table = EntryTable(self.folder)
                 opened.callback(self.table.close)
-                if self.table.promised > self.table.count:
-                    logger.warning("%s: %s; a build makes them again", self.folder, self.table.lost())
+                if lost := self.table.lost():
+                    logger.warning("%s: %s; a build makes them again", self.folder, lost)
                 self._ids_end = self._cut_torn(repair)
             sweep(self.folder)  # what killed writers left
             if self.table.uncovered > self._slack():

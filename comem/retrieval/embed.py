@@ -169,7 +169,11 @@ def verify_shards(folder: Path) -> tuple[list[str], int]:
     """What is wrong with the shards in a folder, and how many have no checksums (of 0.2)."""
     wrong, old = [], 0
     for path in sorted(folder.glob(f"*_{PLAN}")):
-        shards = ShardFolder(folder, ShardPlan(**read_json(path)))
+        try:
+            shards = ShardFolder(folder, ShardPlan(**read_json(path)))
+        except (TypeError, ValueError) as error:
+            wrong.append(f"{path}: damaged ({error}); run comem corpus embed again")
+            continue
         for number in range(shards.plan.shards):
             fault = shards.fault(number)
             if fault:

@@ -18,7 +18,7 @@ from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.build import PARTS, build_corpus
 from comem.retrieval.corpus.rules import CorpusError, CutShardError
 from comem.retrieval.corpus.sources import find_sources
-from comem.retrieval.embed import embed_shown
+from comem.retrieval.embed import IMAGES, TEXTS, embed_shown, verify_shards
 from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.faiss_index import INDEX, REFINE, FaissIndex, build_files
 from comem.retrieval.knowledge import MANIFEST as CORPUS_MANIFEST
@@ -254,6 +254,8 @@ def verify_index(folder: str | Path) -> list[str]:
             VectorIndex(folder)
     except ValueError as error:
         wrong.append(str(error))
+    for name in (IMAGES, TEXTS):
+        wrong += verify_shards(folder / name)[0]
     return wrong
 
 

@@ -119,6 +119,23 @@ def test_cut_files(folder: Path, name: str, encoder: FakeEncoder, items: list[Kn
         check_it_mends(folder, encoder, items)
 
 
+@pytest.mark.parametrize("name", [TABLE, IDS, LOOKUP, shard_name(0)])
+@pytest.mark.parametrize("emptied", [False, True])
+def test_lost_and_emptied_files(
+    folder: Path, name: str, emptied: bool, encoder: FakeEncoder, items: list[KnowledgeItem]
+) -> None:
+    (folder / name).unlink()
+    if emptied:
+        (folder / name).touch()
+    if name == LOOKUP and not emptied:  # it may be deleted
+        assert "nobody knows" in verify_store(folder).unverified[0] and check_what_is_read(folder) == 10
+        return
+    if name == TABLE or (name == IDS and not emptied):  # without the ids' names, memories are found by hash
+        with pytest.raises(StoreError, match="bank verify --drop-damaged"):
+            open_bank(folder).of(items[:1])
+    check_it_mends(folder, encoder, items)
+
+
 def test_a_cut_table_is_refused_with_the_remedy(folder: Path) -> None:
     os.truncate(folder / TABLE, 7 * ENTRY.itemsize)
     with pytest.raises(StoreError, match="3 of 10 entries are lost: run comem bank verify --drop-damaged"):
