@@ -97,6 +97,13 @@ COMMANDS: Registry[Command] = Registry(
             show="comem.toy.commands:show_counts",
             examples=("comem toy comemo data/comemo", "comem toy comemo data/tiles --wide 2 --max-tiles 2"),
         ),
+        "backbone table": Command(
+            "probe every family that transformers loads, and write the table of docs/backbones.md",
+            settings="comem.backbones.settings:BackboneTableSettings",
+            run="comem.memory.survey:survey",
+            show="comem.memory.survey:show_survey",
+            examples=("comem backbone table --output docs/backbones.md",),
+        ),
         "corpus": Command(
             "build a knowledge base from WIT or from your own files",
             examples=(

@@ -30,3 +30,23 @@ class BackboneCheckSettings:
 
     def __post_init__(self) -> None:
         take_paths(self)
+
+
+@dataclass(frozen=True)
+class BackboneTableSettings:
+    """Probing every family that the installed transformers loads, on tiny models with random weights.
+
+    Takes a quarter of an hour on two cores; a run that was stopped goes on where its log ends.
+
+    Attributes:
+        output: a Markdown file with the table's marks in it, e.g. docs/backbones.md; None writes none.
+        log: JSONL file of what was found, a line a family.
+        families: only these; empty for all.
+    """
+
+    output: Path | None = None
+    log: Path = Path("runs/backbone-table.jsonl")
+    families: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        take_paths(self)

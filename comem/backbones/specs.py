@@ -98,6 +98,9 @@ _text = partial(
     BackboneSpec, sees_images=False, several_images=False, rag=PASSAGES,
     model_class="AutoModelForCausalLM", processor_class="AutoTokenizer",
 )  # fmt: skip
+# states instead of keys, or rotary pairs that lie side by side: no keys and values in front
+_hybrid = partial(BackboneSpec, kv_memory=False)
+_asked = partial(BackboneSpec, declared=False)
 _remote = partial(BackboneSpec, soft_prefix=False, kv_memory=False, model_class="AutoModel")
 
 _comemo = partial(
@@ -162,6 +165,32 @@ _ROWS = (
     # images on a second path, too (docs/comemo.md)
     _comemo("comemo_2b", "CLLBJ16/CoMemo-2B"),
     _comemo("comemo_9b", "CLLBJ16/CoMemo-9B"),
+    _qwen_vl("qwen3_vl_moe", "Qwen/Qwen3-VL-30B-A3B-Instruct", "qwen3_vl_moe"),
+    _hybrid("qwen3_5", "Qwen/Qwen3.5-27B", "qwen3_5", pixel_limits=True),
+    _hybrid("qwen3_5_moe", "Qwen/Qwen3.5-35B-A3B", "qwen3_5_moe", pixel_limits=True),
+    _hybrid("lfm2_vl", "LiquidAI/LFM2-VL-1.6B", "lfm2_vl"),
+    _hybrid("glm4v", "zai-org/GLM-4.1V-9B-Thinking", "glm4v", pixel_limits=True),
+    _hybrid("glm46v", "zai-org/GLM-4.6V-Flash", "glm46v", pixel_limits=True),
+    _hybrid("aya_vision", "CohereForAI/aya-vision-8b", "aya_vision"),
+    BackboneSpec("internvl3_5", "OpenGVLab/InternVL3_5-8B-HF", "internvl"),
+    BackboneSpec("perception_lm", "facebook/Perception-LM-1B", "perception_lm", needs="timm"),
+    BackboneSpec("ovis2", "thisisiron/Ovis2-1B-hf", "ovis2"),
+    BackboneSpec("vipllava", "llava-hf/vip-llava-7b-hf", "vipllava"),
+    BackboneSpec("lighton_ocr", "lightonai/LightOnOCR-1B-1025", "lighton_ocr"),
+    # by name; what they can do is looked up in the loaded model
+    _asked("gemma3n", "google/gemma-3n-E4B-it", "gemma3n"),
+    _asked("gemma4", "google/gemma-4-e2b-it", "gemma4"),
+    _asked("lfm3_vl", "LiquidAI/LFM3-VL-2B", "lfm3_vl"),
+    _asked("minicpmv4_6", "openbmb/MiniCPM-V-4.6", "minicpmv4_6"),
+    _asked("minicpmv4_7", "openbmb/MiniCPM-V-4.7-1B", "minicpmv4_7"),
+    _asked("kimi_k25", "moonshotai/Kimi-K2.6", "kimi_k25"),
+    _asked("molmo2", "allenai/Molmo2-8B", "molmo2"),
+    _asked("fast_vlm", "KamilaMila/FastVLM-7B", "fast_vlm"),
+    _asked("llama4", "meta-llama/Llama-4-Scout-17B-16E-Instruct", "llama4"),
+    _asked("mistral4", "mistralai/Mistral-Small-4-119B-2603", "mistral4"),
+    _asked("granite4_vision", "ibm-granite/granite-4.0-3b-vision", "granite4_vision"),
+    _asked("exaone4_5", "LGAI-EXAONE/EXAONE-4.5-33B", "exaone4_5"),
+    _asked("ernie4_5_vl", "baidu/ERNIE-4.5-VL-28B-A3B-PT", "ernie4_5_vl_moe"),
     # embedded: needs no download
     BackboneSpec("toy", str(TOY_FOLDER), "qwen2_5_vl", pixel_limits=True, rag=IMAGE_PASSAGE, items="paper"),
 )  # fmt: skip

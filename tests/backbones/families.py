@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from typing import Any
 
+import pytest
+from backbones.seeing import SEEING
 from backbones.tiny import (
     _CHATML,
     _CHATML_ANSWER,
@@ -169,11 +173,18 @@ ROWS = (
 )
 
 
+def sampled(names: Iterable[str], always: Iterable[str]) -> list[Any]:
+    """Names as parameters; those that are not run always wait for COMEM_TEST_FAMILIES=all."""
+    chosen, everything = set(always), os.environ.get("COMEM_TEST_FAMILIES") == "all"
+    rest = pytest.mark.skipif(not everything, reason="set COMEM_TEST_FAMILIES=all")
+    return [pytest.param(name, marks=() if name in chosen else rest) for name in names]
+
+
 def here(family: str) -> bool:
     """Whether the installed transformers has the family."""
     from transformers import CONFIG_MAPPING
 
-    return family in CONFIG_MAPPING
+    return family in CONFIG_MAPPING and (family != "perception_lm" or find_spec("timm") is not None)
 
 
 def make(name: str, layers: int = 2, seed: int = 0) -> tuple[Any, Any]:
@@ -181,7 +192,9 @@ def make(name: str, layers: int = 2, seed: int = 0) -> tuple[Any, Any]:
     import torch
 
     torch.manual_seed(seed)
-    if name in CAUSAL:
+    if name in SEEING:
+        model, processor = SEEING[name][1]()
+    elif name in CAUSAL:
         model, processor = causal(name, **CAUSAL[name][1])(layers)
     else:
         model, processor = FAMILIES[name](layers) if name in FAMILIES else BUILDERS[name](name)

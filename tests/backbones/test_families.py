@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.families import CAUSAL, here, make, save
+from backbones.families import CAUSAL, here, make, sampled, save
+from backbones.seeing import SEEING
 
 from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.positions import per_layer_table
 from comem.backbones.probe import looked_up
-from comem.backbones.specs import BackboneError, BackboneSpec
+from comem.backbones.specs import BACKBONES, BackboneError, BackboneSpec
 from comem.cli import main
 from comem.memory.bank import MemoryBank
 from comem.memory.injection.prefix import PREFIX
@@ -25,10 +26,9 @@ from comem.modes import MODES
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
 SHORT = GenerationConfig(max_new_tokens=4)
-NAMES = [
-    pytest.param(name, marks=[] if here(name) else pytest.mark.skip(f"this transformers has no {name}"))
-    for name in CAUSAL
-]
+PACKED = ("qwen3_vl_moe", "glm4v", "glm46v")
+NAMES = sampled([name for name in (*CAUSAL, *SEEING) if here(name)], [*CAUSAL, "qwen3_5", "glm4v", "lfm2_vl"])
+ABSENT = [name for name in (*CAUSAL, *SEEING) if not here(name)]
 
 
 @cache
@@ -41,23 +41,40 @@ def checked(name: str) -> tuple[HFBackbone, Checked]:
     return backbone, examine(backbone)
 
 
+@pytest.mark.skipif(not ABSENT, reason="this transformers has every family")
+@pytest.mark.parametrize("name", ABSENT)
+def test_families_that_are_not_here(name: str) -> None:
+    pytest.skip(f"this transformers has no {name}, or a package that it needs is missing")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_what_the_probe_finds(name: str) -> None:
     _, found = checked(name)
-    kv, _ = CAUSAL[name]
+    kv, _ = (CAUSAL | SEEING)[name]
     assert found.modes() == ("baseline", "rag", "comem", *(["vlm_as_memory"] if kv else []))
     works = {finding.ability: finding.works for finding in found.findings}
     assert works["chat template"] and works["soft prefix"]
     assert works["batch = single"] == found.spec.batches == (name != "minimax")  # padding spoils its state
-    assert works["keys and values"] == kv and works["packing"] is None
+    assert works["keys and values"] == kv
+    assert works["packing"] is not False and (works["packing"] is None) == (name not in PACKED)
+    if name in SEEING:
+        assert works["images"] and works["the image reaches the answer"]
+        assert declares(BACKBONES[name]) == declares(found.spec)
     assert all(finding.remedy for finding in found.findings if finding.works is False)
 
 
+def declares(row: BackboneSpec) -> dict[str, Any]:
+    """The abilities of a row that the probe finds, too."""
+    names = ("sees_images", "several_images", "soft_prefix", "kv_memory", "pixel_limits", "alternates")
+    return {name: getattr(row, name) for name in (*names, "mixed_batches", "batches")}
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_mode_that_a_family_allows(name: str) -> None:
+def test_every_mode_that_a_family_allows(name: str, small_image: Any) -> None:
     backbone, found = checked(name)
+    image = small_image(56, 84) if backbone.spec.sees_images else None
     items = tuple(KnowledgeItem(f"i{n}", f"Passage {n}: it is {7 * n}.", None) for n in range(2))
-    questions = [Example("q", "What is it?", None), Example("r", "And what is that?", None)]
+    questions = [Example("q", "What is it?", image), Example("r", "And what is that?", None)]
     contexts = [RetrievedContext("q", items), None]
     bank = MemoryBank(torch.randn(2, 8, 32), ("i0", "i1"), "f")
     if "vlm_as_memory" not in found.modes():

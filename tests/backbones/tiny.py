@@ -416,7 +416,7 @@ BUILDERS: dict[str, Callable[[str], tuple[Any, Any]]] = {
     **dict.fromkeys(("llava_1_6", "llava_1_6_vicuna", "llava_next_llama3"), llava_next),
     "llava_onevision": llava_onevision,
     "llama_3_2_vision": mllama,
-    "internvl3": internvl,
+    **dict.fromkeys(("internvl3", "internvl3_5"), internvl),
     "gemma3": gemma3,
     **dict.fromkeys(("smolvlm", "idefics3"), idefics3),
     **dict.fromkeys(("pixtral", "mistral_small_3"), pixtral),
@@ -424,7 +424,7 @@ BUILDERS: dict[str, Callable[[str], tuple[Any, Any]]] = {
 #: Rows that differ only in size stand for each other.
 DISTINCT = (
     "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5",
-    *(name for name in BUILDERS if name not in (*_QWEN_VL, *_QWEN_TEXT)),
+    *(name for name in BUILDERS if name not in (*_QWEN_VL, *_QWEN_TEXT, "internvl3_5")),
 )  # fmt: skip
 
 

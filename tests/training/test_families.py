@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from backbones.families import FAMILIES, ROWS, make, save
+from backbones.families import CAUSAL, FAMILIES, ROWS, SEEING, make, sampled, save
 from PIL import Image
 
 from comem.backbones.base import ChatProcessor, GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
+from comem.config import load_config
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import load_encoder
 from comem.memory.injection import prefix_for
@@ -28,7 +29,19 @@ from comem.training.run import train
 from comem.training.settings import MergeSettings, OptimSettings, TrainSettings
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
+ROOT = Path(__file__).resolve().parents[2]
 SHORT = GenerationConfig(max_new_tokens=5)
+#: Run by default; COMEM_TEST_FAMILIES=all runs the rest, too.
+WHOLE = ("llama", "gemma3_text", "qwen3", "internvl3", "smolvlm", "qwen3_5")
+#: Linear layers of the tiny models, towers and projectors included, counted by hand from their configs.
+COUNTS = {
+    "llama": 2 * 7,
+    "qwen3": 2 * 7,
+    "gemma3_text": 2 * 7,
+    "llava_1_5": 4 * 7 + 2 * 6 + 2,
+    "internvl3": 4 * 7 + 2 * 6 + 2,
+    "smolvlm": 4 * 7 + 2 * 6 + 1,
+}
 
 
 @pytest.fixture()
@@ -57,7 +70,7 @@ def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
     return settle
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *ROWS])
+@pytest.mark.parametrize("name", sampled([*FAMILIES, *ROWS, *SEEING], WHOLE))
 def test_encode_bank_train_resume_merge_answer(
     name: str, settings: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
@@ -96,6 +109,29 @@ def test_encode_bank_train_resume_merge_answer(
         MODES["comem"](backbone, encoder=encoder, bank=foreign)
 
 
+@pytest.mark.parametrize("name", ["smolvlm", "llama", "qwen3_5"])
+def test_a_small_encoder_writes_for_a_larger_reader_of_another_family(
+    name: str, settings: Callable[..., TrainSettings], tmp_path: Path, tiny_backbone_folder: Path
+) -> None:
+    """Other vocabulary, other width, other chat template: memories are vectors of the reader's width."""
+    recipe = load_config(TrainSettings, ROOT / "configs/train/small_to_large.yaml")
+    folder, reader = save(name, tmp_path / name), load_backbone(tiny_backbone_folder)
+    given = {"reader": str(tiny_backbone_folder), "max_items": recipe.max_items, "question_picture": "auto"}
+    side = recipe.max_side if name == "smolvlm" else None
+    run = train(settings(folder, **given, max_side=side and 56))
+    merge(MergeSettings(run.folder, tmp_path / "merged"))
+    items = [example.items[0] for example in load_examples(settings(folder).data)]
+    encoder = load_encoder(tmp_path / "merged")
+    bank = encoder.encode(items)
+    assert encoder.width == reader.hidden_size == 64 and bank.embeddings.shape == (4, 4, 64)
+    asked = MODES["comem"](reader, encoder=encoder, bank=bank, generation=SHORT)
+    context = RetrievedContext("q", tuple(items[:2]))
+    (answer,) = asked.answer_batch([Example("q", "What is it?", None)], [context])
+    assert answer.context_tokens == 8 and heeds(reader, bank.embeddings[0])
+    with pytest.raises(ValueError, match="memories of width 64, the reader reads 32"):
+        MODES["comem"](load_backbone(folder), encoder=encoder)
+
+
 @torch.no_grad()
 def heeds(backbone: HFBackbone, memory: torch.Tensor) -> bool:
     """Whether the next token's scores are others with the memory."""
@@ -106,7 +142,7 @@ def heeds(backbone: HFBackbone, memory: torch.Tensor) -> bool:
     return bool((found - plain).abs().max() > 0.01 * plain.abs().max())
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, *ROWS])
+@pytest.mark.parametrize("name", sampled([*FAMILIES, *ROWS, *SEEING, *CAUSAL], [*COUNTS, *FAMILIES]))
 def test_lora_reaches_every_linear_layer_but_the_head(
     name: str, settings: Callable[..., TrainSettings]
 ) -> None:
@@ -119,6 +155,7 @@ def test_lora_reaches_every_linear_layer_but_the_head(
     add_lora(model, LoraSettings(4))
     assert len(lora_layers(model)) == len(linear)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == expected
+    assert name not in COUNTS or len(linear) == COUNTS[name]
 
 
 def test_labels_are_the_answers_and_their_end() -> None:
