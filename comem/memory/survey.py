@@ -275,7 +275,7 @@ def _write(rows: list[Surveyed], path: Path) -> None:
     lines = [
         f"Made with transformers {transformers.__version__}, torch {torch.__version__.partition('+')[0]}.",
         "",
-        "| family | kind | here | limits, or why not |", "|---|---|---|---|",
+        "| kind | family | here | limits, or why not |", "|---|---|---|---|",
         *(_line(row) for row in rows),
     ]  # fmt: skip
     with whole_file(path) as temporary:
@@ -285,7 +285,7 @@ def _write(rows: list[Surveyed], path: Path) -> None:
 
 def _line(row: Surveyed) -> str:
     kind, said = "image-text" if row.sees else "text", row.says.replace("|", "\\|").replace("\n", " ")
-    return f"| `{row.family}` | {kind} | {row.verdict} | {said} |"
+    return f"| {kind} | `{row.family}` | {row.verdict} | {said} |"
 
 
 def show_survey(rows: list[Surveyed], settings: BackboneTableSettings) -> None:
