@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from comem.io.files import read_json
+from comem.io.files import SUMS, compare_sums, read_json
 from comem.linking.titles import TOKENIZERS, Entity
 
 Rows = NDArray[np.int32]
@@ -173,4 +173,6 @@ def _checked_manifest(folder: Path) -> Mapping[str, Any]:
             raise TitleIndexError(
                 f"{path} is missing, cut or changed ({size} bytes were written); build the index again"
             )
+    if wrong := compare_sums(folder, manifest.get(SUMS, {})):  # read once, which opening does anyway
+        raise TitleIndexError(f"{wrong[0]}, or build the index again")
     return manifest

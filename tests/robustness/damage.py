@@ -33,6 +33,7 @@ class Stored:
         use: a command that reads it (what it writes is named `use…`), or a function that prints its content.
         verify: the command that promises to find damage, if there is one.
         trials: in a round; fewer where a use costs more.
+        sealed: it has checksums; text that others read, too, has none: what stays well-formed goes unnoticed.
         spared: files that hold nothing that could be damaged (locks, histories).
         made: how the names of what `use` makes begin.
     """
@@ -42,6 +43,7 @@ class Stored:
     use: tuple[str, ...] | Callable[[], None]
     verify: tuple[str, ...] = ()
     trials: int = 4
+    sealed: bool = True
     spared: tuple[str, ...] = ("lock", "builds.jsonl")
     made: tuple[str, ...] = ("use",)
 
@@ -50,6 +52,8 @@ def _w(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+#: Where a change may be without effect: JSON's blanks, what is elsewhere, too, bytes behind the last entry.
+_SPARE = (".json", "lookup.bin", "table.bin", "ids.bin")
 #: Of a training's folder, what is no checkpoint.
 _OF_RUN = ("lock", "config.yaml", "data.json", "run.json", "metrics.json", "metrics.jsonl")
 
@@ -88,7 +92,7 @@ STORED = (
     Stored("bank", "bank", _w("bank export out --output use.safetensors"), _w("verify out"), trials=25),
     Stored("bank file", "bank.safetensors", _read_bank_file, _w("verify out.safetensors"), trials=25),
     Stored("index", "index", _search_index, _w("verify out"), trials=20),
-    Stored("contexts", "found.jsonl", _read_contexts, trials=10),
+    Stored("contexts", "found.jsonl", _read_contexts, trials=10, sealed=False),
     Stored(
         "titles",
         "titles",
@@ -104,6 +108,7 @@ STORED = (
             "use/report.json"
         ),
         trials=10,
+        sealed=False,
     ),
     Stored(
         "corpus",
@@ -125,7 +130,7 @@ STORED = (
         "trained",
         _w("train --config toy data=w/lessons/train.jsonl output=out max_steps=1 batch_size=2 save_every=1"),
     ),
-    Stored("run folder", "run", _w("report out --output use"), trials=3),
+    Stored("run folder", "run", _w("report out --output use"), trials=3, sealed=False),
 )
 
 
@@ -195,7 +200,7 @@ def damaged(world: Path, folder: Path, good: Sound, draw: random.Random) -> Iter
     ]
     path = draw.choice(choices)
     before = path.read_bytes()
-    if draw.random() < 0.05:
+    if draw.random() < 0.05 and path.suffix != ".json":  # a folder without its manifest is no such folder
         path.unlink()
         after, ways = None, "lost"
     else:
@@ -212,9 +217,9 @@ def damaged(world: Path, folder: Path, good: Sound, draw: random.Random) -> Iter
         if verified.crashed:
             problems.append(f"{' '.join(stored.verify)}: exit code {verified.code}, {verified.last[:300]}")
     ended = _used(folder, good, path, problems)
-    if stored.verify and not found and (ended != "unharmed" or path.suffix != ".json"):
+    if stored.verify and not found and (ended != "unharmed" or not path.name.endswith(_SPARE)):
         problems.append(f"{' '.join(stored.verify)} says that all is well; used, it is {ended}")
-    if ended == "silent":
+    if ended == "silent" and stored.sealed:
         problems.append("taken over silently, with another result")
     yield Trial("damage", stored.name, fault, ended, tuple(problems))
 
@@ -234,6 +239,8 @@ def _used(folder: Path, good: Sound, path: Path, problems: list[str]) -> str:
     if same:
         return "unharmed"
     more = set(_plain(outcome.text).splitlines()) - set(_plain(good.outcome.text).splitlines())
+    if not good.stored.sealed:
+        return "changed"
     return "reported" if any(_SAID.search(line) for line in more) else "silent"
 
 
