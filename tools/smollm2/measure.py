@@ -77,7 +77,7 @@ def flag_questions(folder: Path, count: int, items: int) -> list[Asked]:
 
     Args:
         folder: of flags, in WIT format (`comem quickstart` has them, too).
-        count: questions, spread over the file.
+        count: questions, drawn from the file.
         items: of a question, its country's among others.
     """
     with gzip.open(folder / "wit_flags.tsv.gz", "rt", encoding="utf-8", newline="") as file:
@@ -85,7 +85,7 @@ def flag_questions(folder: Path, count: int, items: int) -> list[Asked]:
     texts = {row["page_title"]: row["context_page_description"] for row in rows}
     asked = [row for row in read_jsonl(folder / "questions.jsonl") if row["entity_text"] in texts]
     found = []
-    for row in asked[:: max(1, len(asked) // count)][:count]:
+    for row in random.Random("flags").sample(asked, min(count, len(asked))):
         name, rng = row["entity_text"], random.Random(row["data_id"])
         chosen = [name, *rng.sample([other for other in texts if other != name], items - 1)]
         rng.shuffle(chosen)
