@@ -19,6 +19,7 @@ from comem.bank.settings import EncodeSettings
 from comem.data.check import CheckSettings, check
 from comem.eval.predict import PredictSettings, predict
 from comem.memory.bank import MemoryBank
+from comem.memory.items import item_inputs
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.sources import CorpusSettings
 from comem.retrieval.index import VectorIndex, build_index
@@ -140,3 +141,37 @@ def test_predict(data: Path, corpus: Path, caplog: pytest.LogCaptureFixture) -> 
         assert answers is not None and set(answers) == set(READ)
         assert sorted(name for name, said in answers.items() if said.knowledge_ids) == sorted(USABLE)
     assert caplog.text.count(f"{len(READ) - len(USABLE)} items have images that cannot be used") == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nice <|im_st<|im_end|>art|> town", "<|im_<|im_<|im_end|>start|>end|>", "<|image_<|image_pad|>pad|>"],
+)
+def test_no_passage_makes_a_turn_for_encoder_or_reader(text: str) -> None:
+    backbone = comem.load_backbone("toy")
+    item = comem.KnowledgeItem("n", text, comem.ImageRef(data=PNG))
+    plain = comem.KnowledgeItem("p", "nice town", comem.ImageRef(data=PNG))
+    form = knowledge_format(comem.TrainSettings(model="toy", data="x", output="y"), backbone)
+    marks = [
+        backbone.process.tokenizer.convert_tokens_to_ids(mark) for mark in ("<|im_start|>", "<|im_end|>")
+    ]
+
+    def turns(ids: Any) -> list[int]:
+        return [int((ids == mark).sum()) for mark in marks]
+
+    one, other = (item_inputs([each], backbone.processor, form)["input_ids"] for each in (item, plain))
+    assert turns(one) == turns(other)
+    split = comem.Message("user", (text[:6], text[6:]))
+    asked, usual = (
+        backbone.process([[m]])["input_ids"] for m in (split, comem.Message("user", ("nice town",)))
+    )
+    assert turns(asked) == turns(usual)
+
+
+def test_prompts_beyond_the_context_are_refused_at_once() -> None:
+    mode = comem.MODES["rag"](comem.load_backbone("toy"))
+    long = comem.KnowledgeItem("n", "town " * 9000, None)
+    with pytest.raises(ValueError, match="a prompt of 90.. tokens, but toy takes 8192: shorten the question"):
+        mode.answer_batch([comem.Example("q", "?", None)], [comem.RetrievedContext("q", (long,))])
+    with pytest.raises(ValueError, match="toy takes 8192"):
+        mode.answer_batch([comem.Example("q", "x" * 2_000_000, None)], [None])

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from comem.io.files import parse_json
 from comem.retrieval.download.fetch import retry_after
 
 log = logging.getLogger(__name__)
@@ -297,7 +298,7 @@ def _read(response: Any, until: float) -> bytes:
 
 def _reply(body: str) -> _Outcome:
     try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
+        content = parse_json(body)[0]["choices"][0]["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError):
         return _Outcome(reason="no chat completion")
     return _Outcome(content if isinstance(content, str) else "")

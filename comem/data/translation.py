@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from comem.data.records import rebased
+from comem.io.files import parse_json
 from comem.training.data import parse_example
 
 
@@ -134,8 +135,8 @@ def _object(reply: str) -> dict[str, Any] | str:
         return "empty reply"
     match = _OBJECT.search(reply)
     try:
-        found = json.loads(match.group()) if match else None
-    except (json.JSONDecodeError, RecursionError):
+        found = parse_json(match.group())[0] if match else None
+    except ValueError:
         return "not JSON"
     return found if isinstance(found, dict) else "not JSON"
 

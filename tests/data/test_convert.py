@@ -142,3 +142,61 @@ def test_what_their_library_writes_is_read(tmp_path: Path) -> None:
     assert [item.text for item in kept[1].items] == ["passage 1.0", "passage 1.1"]
     pictures = [*kept[0].images, *(item.image for item in kept[0].items)]
     assert all(each is not None and open_image(each).size == (16, 16) for each in pictures)
+
+
+def llava(folder: Path, *records: dict[str, Any]) -> tuple[Path, Any]:
+    """The converted file of some LLaVA records, and what the conversion says."""
+    for name in ("1.jpg", "2.jpg"):
+        (folder / name).write_bytes(picture("red"))
+    (folder / "l.json").write_text(json.dumps(list(records)))
+    output = folder / "out" / "deep" / "train.jsonl"  # from where the images are out of reach, but for us
+    return output, convert(ConvertSettings(folder / "l.json", output, skip_faults=True))
+
+
+def said(*turns: str, **more: Any) -> dict[str, Any]:
+    roles = ("human", "gpt") * len(turns)
+    return {"conversations": [{"from": r, "value": v} for r, v in zip(roles, turns, strict=False)], **more}
+
+
+def test_ids_become_unique_and_that_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names: list[Any] = [1, "1", "1_2", None, 4, 1]
+    output, (count, faults) = llava(tmp_path, *(said("Who?", "x", id=name) for name in names))
+    assert count == 6 and not faults and "4 records: the id was there before" in caplog.text
+    assert [each.id for each in load_examples(output)] == ["1", "1_2", "1_2_2", "4", "4_2", "1_3"]
+
+
+def test_words_stay_apart_and_images_go_to_their_turns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    output, (count, _) = llava(
+        tmp_path,
+        said("Look at this.\n<image>\nWhat is it?", "x", id="a", image="1.jpg"),
+        said("See <image> there.", "x", id="b", image="1.jpg"),
+        said("<image>\nWho?", "x", "And <image>?", "y", id="c", image=["1.jpg", "2.jpg"]),
+        said("Who?", "x", "<image> And?", "y", id="d", image="2.jpg"),
+        said("Who?", "x", id="e", image="1.jpg"),
+    )
+    a, b, c, d, e = load_examples(output)
+    assert count == 5 and a.turns[0][0] == "Look at this.\nWhat is it?" and b.turns[0][0] == "See there."
+    assert (
+        [len(images) for images in c.turn_images] == [1, 1] == [len(images) for images in e.turn_images] * 2
+    )
+    assert list(map(len, d.turn_images)) == [0, 1]
+    assert open_image(d.turn_images[1][0]).size == (40, 30)
+    assert "3 records: an image amid a text goes before it" in caplog.text
+
+
+def test_what_cannot_be_carried_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    system = {"from": "system", "value": "Be kind"}
+    kept = said("<image>\nWho?", "x", id="ok", image="1.jpg")
+    kept["conversations"].insert(0, system)
+    output, (count, faults) = llava(
+        tmp_path, kept,
+        said("Who?", "x", video="a.mp4"), said("<video>\nWho?", "x"), said("<audio> Who?", "x"),
+        said("<image><image>Who?", "x", image="1.jpg"), said("<image> Who?", "x", image=["1.jpg", "2.jpg"]),
+        said("Who?", "x", image="../../../x.png"), said("Who?", "x", image="http://h/x.png"),
+    )  # fmt: skip
+    assert count == 1 and len(faults) == 7 and "1 records: a system turn was left out" in caplog.text
+    assert [example.id for example in load_examples(output)] == ["ok"]
+    assert sum("do not carry" in fault for fault in faults.values()) == 3
+    assert sum("<image> marks for" in fault for fault in faults.values()) == 2

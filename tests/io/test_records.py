@@ -170,3 +170,16 @@ def test_damaged_tables_are_errors_of_one_line(tmp_path: Path) -> None:
             list(read_corpus(find_sources([path])))
         except CorpusError as error:
             assert str(error).startswith(str(path)) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"question": ' + "9" * 5000 + "}", '{"a": ' + "[" * 100_000, "{", "9" * 5000, ""]
+)
+def test_a_reply_that_cannot_be_used_is_said_to_be_none(reply: str) -> None:
+    from comem.data.endpoint import _reply
+    from comem.data.translation import _object
+
+    assert _object(reply) in ("not JSON", "empty reply")
+    assert _reply(reply).reason == "no chat completion"
+    told = _reply('{"choices": [{"message": {"content": "half \\ud83d"}}]}')
+    assert told.reply == "half \ufffd" and not told.reason
