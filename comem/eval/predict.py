@@ -334,6 +334,8 @@ class Reader:
             config |= {"question_layout": settings.question_layout}
         if settings.injection:
             config |= {"injection": settings.injection}
+        if not self.backbone.spec.declared:  # what was found of it, beside the answers
+            config |= {"backbone": asdict(self.backbone.spec)}
         return mode, config | mode.record()
 
 

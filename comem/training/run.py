@@ -6,7 +6,7 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -181,6 +181,7 @@ def train(
             ).run(progress)  # fmt: skip
         backbone = load(settings.model)
         reader = load(settings.reader) if settings.reader else backbone
+        on_main(lambda: _note_rows(folder, backbone, reader))
         encoder = build_encoder(settings, backbone, resume, reader)
         _check_something_to_encode(settings, examples, encoder)
         if sharded():
@@ -229,6 +230,13 @@ def build_injection(settings: TrainSettings, reader: Backbone, encoder: Trainabl
         parameter.requires_grad_(not (settings.cross.freeze_gates and name.endswith("_gate")))
     injection.weights.checkpointing = settings.checkpointing
     return injection
+
+
+def _note_rows(folder: Path, *backbones: HFBackbone) -> None:
+    """Keep beside the run what was found of models that no row declares."""
+    found = {b.spec.name: asdict(b.spec) for b in backbones if not b.spec.declared}
+    if found:
+        write_json(folder / "backbones.json", found)
 
 
 def _check_something_to_encode(

@@ -16,6 +16,7 @@ from comem.backbones.base import ChatProcessor, GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.specs import BackboneError, BackboneSpec, resolve_backbone
 from comem.config import load_config
+from comem.io.files import read_json
 from comem.memory.bank import MemoryBank
 from comem.memory.encoder import load_encoder
 from comem.memory.injection import prefix_for
@@ -88,6 +89,9 @@ def test_encode_bank_train_resume_merge_answer(
 
     items = [example.items[0] for example in load_examples(settings(folder).data)]
     backbone = load_backbone(folder)
+    noted = again.folder / "backbones.json"
+    assert noted.is_file() != backbone.spec.declared
+    assert backbone.spec.declared or read_json(noted)[backbone.spec.name]["family"] == backbone.spec.family
     encoder = load_encoder(again.checkpoint, backbone)
     bank = encoder.encode(items)
     alone = torch.cat([encoder.encode([item]).embeddings for item in items])
