@@ -15,6 +15,7 @@ from comem.compat.checkpoint import load_authors_checkpoint
 from comem.compat.comemo import CoMemoFindings, convert_comemo, is_comemo
 from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.inspect import Findings, inspect_checkpoint
+from comem.compat.video import VideoFindings, convert_video, is_video
 from comem.io.console import print_facts, print_line
 from comem.io.files import new_folder
 from comem.memory.qformer_encoder import QFormerEncoder
@@ -28,7 +29,7 @@ class ConvertedCheckpoint:
     Where `found.refusal` says why it cannot be converted, nothing was written.
     """
 
-    found: Findings | CoMemoFindings
+    found: Findings | CoMemoFindings | VideoFindings
     notes: tuple[str, ...] = ()
 
 
@@ -44,6 +45,8 @@ def convert(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     """
     if is_comemo(settings.source):
         return _comemo(settings)
+    if is_video(settings.source):
+        return _video(settings)
     base = load_backbone(settings.base, device="cpu").model.state_dict() if settings.base else None
     found = inspect_checkpoint(settings.source, base)
     if found.refusal or settings.out is None:
@@ -73,6 +76,15 @@ def _comemo(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     changes = {"positions": settings.positions, "decode_positions": settings.decode_positions}
     return ConvertedCheckpoint(*convert_comemo(settings.source, settings.out, dtype, **changes))
+
+
+def _video(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
+    """A checkpoint of the memory-enhanced video model: a model folder that is its memory's folder, too."""
+    if settings.reader is not None or settings.fold:
+        raise ValueError(f"{settings.source}: model and memory become one folder: leave out --reader, --fold")
+    _check_free(settings.out)
+    dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    return ConvertedCheckpoint(*convert_video(settings.source, settings.out, settings.base, dtype))
 
 
 def _run_folder(settings: ConvertCheckpointSettings, out: Path, form: KnowledgeFormat) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,9 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
+    AutoTokenizer,
+    LlavaOnevisionImageProcessor,
+    LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
     PreTrainedModel,
 )
@@ -23,7 +27,7 @@ from transformers.initialization import no_init_weights
 
 from comem.io.files import read_json
 from comem.memory.bank import stream_tensors, tensor_files, tensor_shapes
-from comem.memory.video.encoder import Headers, VideoReader
+from comem.memory.video.encoder import Headers, VideoMemoryEncoder, VideoReader
 from comem.memory.video.eye import eye_of
 from comem.memory.video.recurrent import VideoMemory, temporal_code
 from comem.memory.video.settings import VideoMemorySettings
@@ -190,6 +194,94 @@ def load_video_checkpoint(
         )
     model.tie_weights()
     return model.eval(), memory.eval()
+
+
+@dataclass(frozen=True)
+class VideoFindings:
+    """What a checkpoint of the video model holds.
+
+    Attributes:
+        settings: of the memory.
+        width: of the reader.
+        grid: patches of a frame.
+        parameters: of the model, and of the memory.
+        refusal: empty; what cannot be converted raises.
+    """
+
+    settings: VideoMemorySettings
+    width: int
+    grid: tuple[int, int]
+    parameters: tuple[int, int]
+    refusal: str = ""
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Labels and values, for printing."""
+        sizes = self.settings
+        return [
+            ("layout", "memory-enhanced video model (Memory-Augmented-VLM)"),
+            ("model", f"width {self.width}, {self.parameters[0] / 1e6:,.1f} M"),
+            (
+                "memory",
+                f"{sizes.slots} slots x {self.grid[0]}x{self.grid[1]}, {self.parameters[1] / 1e6:,.1f} M",
+            ),
+        ]
+
+
+def convert_video(
+    source: Path, out: Path | None, base: str = "", dtype: torch.dtype | None = None
+) -> tuple[VideoFindings, tuple[str, ...]]:
+    """Read a checkpoint, and write one folder that is a model's and its memory's.
+
+    Args:
+        source: of the authors' layout.
+        out: None only looks.
+        base: whose tokenizer is taken where the checkpoint has none.
+        dtype: of what is written; None as stored.
+    """
+    model, memory = load_video_checkpoint(source, dtype)
+    counts = tuple(sum(p.numel() for p in each.parameters()) for each in (model, memory))
+    found = VideoFindings(memory.settings, memory.width, memory.grid, (counts[0], counts[1]))
+    if out is None:
+        return found, ()
+    raw, notes = read_json(source / "config.json"), []
+    size = model.config.vision_config.image_size
+    processor = _processor(Path(base) if base and Path(base).is_dir() else source, size)
+    if processor is None:
+        notes.append(
+            f"{source} has no tokenizer, and no --base folder has one: add a processor's files to {out}"
+        )
+    ids = raw.get("memory_prompt_ids", _MEMORY_IDS), raw.get("frame_prompt_ids", _FRAMES_IDS)
+    eye = eye_of(model, SimpleNamespace(video_processor=video_processor(size)), 0)
+    encoder = VideoMemoryEncoder(model, processor, eye, memory, Headers(tuple(ids[0]), tuple(ids[1])))
+    encoder.whole = True
+    encoder.save(out)
+    return found, tuple(notes)
+
+
+#: The headers as Qwen2's tokenizer writes them (video_memory.md 1.10).
+_MEMORY_IDS = (1986, 374, 264, 1550, 11591, 12126, 315, 279, 2766, 25)
+_FRAMES_IDS = (9485, 525, 48876, 9124, 14087, 504, 279, 2766, 25)
+#: The authors' prompt: ChatML with a system turn (video_memory.md 1).
+_CHATML = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for part in m['content'] %}"
+    "{{ part['text'] if part['type'] == 'text' else '<' + part['type'] + '>' }}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _processor(folder: Path, size: int) -> Any:
+    """A processor of a tokenizer's folder, with the authors' pixels and prompt; None without tokenizer."""
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        return None
+    half, square = [0.5, 0.5, 0.5], {"height": size, "width": size}
+    marks = {"image_token": "<image>", "video_token": "<video>"}
+    tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens=marks)
+    images = LlavaOnevisionImageProcessor(size=square, image_mean=half, image_std=half)
+    return LlavaOnevisionProcessor(
+        images, tokenizer, video_processor(size), chat_template=_CHATML,
+        num_image_tokens=(size // 14) ** 2, vision_feature_select_strategy="full",
+    )  # fmt: skip
 
 
 def golden_reader(folder: str | Path) -> VideoReader:

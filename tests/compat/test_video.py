@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
+from comem.compat.commands import ConvertCheckpointSettings
+from comem.compat.convert import convert
 from comem.compat.parity import run_parity
 from comem.compat.video import load_video_checkpoint, our_name
+from comem.memory.encoder import base_digest, read_about
 
 #: The small cases; `comem parity ../shared/golden/video_memory` compares all of them.
 CASES = ("sampling", "case_one_segment")
@@ -70,3 +75,19 @@ def test_names() -> None:
     )
     assert our_name("model.layers.3.mlp.up_proj.weight") == "model.language_model.layers.3.mlp.up_proj.weight"
     assert our_name("model.image_newline") == "model.image_newline"
+
+
+def test_a_checkpoint_becomes_a_folder_of_model_and_memory(golden: Path, tmp_path: Path) -> None:
+    result = convert(ConvertCheckpointSettings(golden, tmp_path / "out"))
+    assert dict(result.found.lines())["memory"].startswith("8 slots x 14x14")
+    assert "no tokenizer" in result.notes[0]
+    written = load_file(tmp_path / "out" / "memory.safetensors")
+    theirs = load_file(golden / "model.safetensors")
+    assert torch.equal(written["slot_code"], theirs["model.recurrent_memory_transformer.memory_pos_embed"])
+    about = read_about(tmp_path / "out")
+    assert about["kind"] == "merged" and about["video"]["segment"] == 32
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    assert torch.equal(model.model.image_newline, theirs["model.image_newline"])
+    assert base_digest(model) == about["base"]["digest"]
+    with pytest.raises(ValueError, match="not empty"):
+        convert(ConvertCheckpointSettings(golden, tmp_path / "out"))

@@ -175,6 +175,8 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
         self.num_vectors, self.width = memory.vectors, memory.width
         self.adapts_reader = tune != "memory"
         self.prepared = Prepared(model)
+        #: whether a folder of it brings the model: one that was tuned with it, and then merged or converted
+        self.whole = False
         self._running: tuple[tuple[Any, ...], int, MemoryState] | None = None
         self._known: tuple[tuple[int, ...], str] | None = None
         self._base: str | None = None
@@ -199,7 +201,7 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
         """The loaded frames as the eye takes them, a chunk at a time."""
         frames = picked.frames()
         while part := list(islice(frames, CHUNK)):
-            yield torch.cat([self.eye.pixels(torch.as_tensor(frame)[None]) for frame in part])
+            yield self.eye.pixels(torch.stack([torch.as_tensor(frame) for frame in part]))
 
     @torch.no_grad()
     def see(self, video: VideoRef) -> Tensor:
@@ -358,7 +360,9 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
         if self.lora is not None:
             fold_lora(_language(self.model))
         parts = self.model, self.processor, self.eye, self.memory, self.headers
-        return VideoMemoryEncoder(*parts, "memory", None, self.accepted_fingerprints())
+        merged = VideoMemoryEncoder(*parts, "memory", None, self.accepted_fingerprints())
+        merged.whole = self.whole or self.tune != "memory"
+        return merged
 
     def save(self, folder: str | Path) -> None:
         """Write the memory, and what else was trained, as a whole or not at all.
@@ -368,14 +372,15 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
         Raises:
             StorageError: no space is left.
         """
-        whole = bool(self.accepts) and self.tune == "memory"
+        whole = self.whole
 
         def write(temporary: Path) -> None:
             for name, tensors in self.trained_state().items():
                 write_tensors(temporary / name, tensors)
             if whole:
                 self.model.save_pretrained(temporary)
-                self.processor.save_pretrained(temporary)
+                if self.processor is not None:
+                    self.processor.save_pretrained(temporary)
 
         config: Any = self.model.config
         base = {

@@ -26,6 +26,10 @@ def clip(count: int, seed: int = 0) -> VideoRef:
 
 @pytest.fixture(scope="session")
 def tiny_reader() -> HFBackbone:
+    return make_reader()
+
+
+def make_reader() -> HFBackbone:
     torch.manual_seed(0)
     model, processor = tiny.llava_onevision("llava_onevision")
     processor.video_processor.size = {"height": 28, "width": 28}
