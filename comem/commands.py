@@ -72,6 +72,13 @@ COMMANDS: Registry[Command] = Registry(
             show="comem.toy.commands:show_counts",
             examples=("comem toy benchmarks data/benchmarks --questions 50",),
         ),
+        "toy videos": Command(
+            "write clips and questions about what they showed once",
+            settings="comem.toy.videos:VideosSettings",
+            run="comem.toy.videos:build_videos",
+            show="comem.toy.commands:show_counts",
+            examples=("comem toy videos data/toy-videos --lengths 8 64 --clips 10",),
+        ),
         "toy text-reader": Command(
             "write a model's language part as a text-only reader",
             settings="comem.toy.commands:TextReaderSettings",

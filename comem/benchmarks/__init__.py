@@ -24,6 +24,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "cvqa": "comem.benchmarks.cvqa:ROW",
         "evqa": "comem.benchmarks.evqa:ROW",
         "own": "comem.benchmarks.own:ROW",
+        "llava_video": "comem.benchmarks.llava_video:ROW",
         "flags": "comem.benchmarks.infoseek:FLAGS",
         "toy": "comem.benchmarks.infoseek:TOY",
     },

@@ -84,13 +84,13 @@ class VideosSettings:
     """Writing clips and questions about them, as LLaVA-Video-178K has them.
 
     Attributes:
-        folder: where to; new or empty.
+        output: the folder; new.
         lengths: frames of a clip; at one frame a second, so seconds, too.
         clips: so many of each length.
         seed: of everything drawn.
     """
 
-    folder: Path = option(positional=True, metavar="DIR")
+    output: Path = option(positional=True, metavar="DIR")
     lengths: tuple[int, ...] = (8, 16, 32, 64)
     clips: int = 24
     seed: int = 0
@@ -108,7 +108,7 @@ def build_videos(settings: VideosSettings, progress: Progress = quiet) -> dict[s
         >>> build_videos(VideosSettings("data/toy-videos", lengths=(8, 64), clips=10))
     """
     rng, records = np.random.default_rng(settings.seed), []
-    with new_folder(settings.folder) as folder, progress("clips", len(settings.lengths)) as advance:
+    with new_folder(settings.output) as folder, progress("clips", len(settings.lengths)) as advance:
         (folder / "videos").mkdir()
         for length in settings.lengths:
             for number in range(settings.clips):

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# The embedded world of videos, whole: train the tiny model and its memory, write clips, answer, measure.
+#   bash scripts/inference/run_video_inference.sh [FOLDER] [SEED]
+# With a model of your own: MODEL=… MEMORY=… DATA=… bash scripts/inference/run_video_inference.sh
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+FOLDER=${1:-runs/video-world} SEED=${2:-0}
+PYTHON=${PYTHON:-.venv/bin/python}
+MODEL=${MODEL:-$FOLDER/model} MEMORY=${MEMORY:-$FOLDER/memory} DATA=${DATA:-$FOLDER/clips}
+export PYTHONPATH=.
+[ -d "$MODEL" ] || "$PYTHON" tools/video_world.py train "$FOLDER" --seed "$SEED"
+[ -d "$DATA" ] || "$PYTHON" -m comem toy videos "$DATA" --lengths 8 16 32 64 128 --clips 12 --seed 1
+"$PYTHON" -m comem predict --benchmark llava_video --data "$DATA" --mode video_memory \
+    --model "$MODEL" --encoder "$MEMORY" --max-new-tokens 4 --output "$FOLDER/answers"
+[ "$MODEL" != "$FOLDER/model" ] || "$PYTHON" tools/video_world.py measure "$FOLDER"
