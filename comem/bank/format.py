@@ -384,13 +384,7 @@ class EntryTable:
         self._table = self._ids = -1
 
     def _open(self) -> bool:
-        missing = [name for name in (TABLE, IDS) if not (self.folder / name).is_file()]
-        if missing and (self.folder / shard_name(0)).is_file():
-            raise StoreError(
-                f"{self.folder / missing[0]}: is missing, so nobody knows which memory is whose; copy the "
-                "folder again, or build it anew in another one"
-            )
-        if missing:
+        if not (self.folder / TABLE).is_file() or not (self.folder / IDS).is_file():  # see `lost`
             return False
         self._table = os.open(self.folder / TABLE, os.O_RDONLY)
         self._ids = os.open(self.folder / IDS, os.O_RDONLY)
