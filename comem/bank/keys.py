@@ -84,7 +84,7 @@ def open_memory(settings: RetrieverSettings) -> Retriever:
 
     options = settings.retriever_options
     if not options.get("encoder"):
-        raise ValueError("the retriever memory needs an encoder: --retriever-options encoder=DIR (or toy)")
+        raise ValueError("the retriever memory needs an encoder: retriever_options.encoder=DIR (or toy)")
     encoder = load_encoder(str(options["encoder"]))
     bank = open_bank(Path(str(options["bank"])), encoder) if options.get("bank") else LiveBank(encoder)
     return MemoryRetriever(

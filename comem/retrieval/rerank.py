@@ -126,7 +126,7 @@ class QFormerScorer:
 def _named(settings: RetrieverSettings, kind: str) -> str:
     name = settings.retriever_options.get("reranker_model")
     if not name:
-        raise ValueError(f"reranker {kind} needs a model: --retriever-options reranker_model=NAME")
+        raise ValueError(f"reranker {kind} needs a model: retriever_options.reranker_model=NAME")
     return str(name)
 
 
