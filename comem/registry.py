@@ -43,7 +43,7 @@ def nearest(name: str, known: Iterable[str], most: int = 3) -> str:
     close = difflib.get_close_matches(name, names, n=most, cutoff=0.5)
     if close:
         likeness = [difflib.SequenceMatcher(None, each, name).ratio() for each in close]
-        close = [each for each, like in zip(close, likeness, strict=True) if like > likeness[0] - 0.3]
+        close = [each for each, like in zip(close, likeness, strict=True) if like > likeness[0] - 0.4]
         return f"did you mean {' or '.join(close)}?"
     return f"known: {', '.join(sorted(names))}"
 
