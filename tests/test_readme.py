@@ -41,7 +41,8 @@ def commands(text: str, inline: bool = True) -> Iterator[list[str]]:
                 yield words
 
 
-def test_the_opening_example_prints_what_it_says() -> None:
+def test_the_opening_example_prints_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it makes a folder
     source = blocks(README, "python")[0]
     assert README.index(source) < 1000, "the README opens with it"
     said = io.StringIO()

@@ -1,7 +1,4 @@
-"""Takes the pictures of the page that the documentation shows, on the embedded world, with a headless Chromium.
-
-    python tools/page_pictures.py docs/pictures
-"""
+"""Takes the documentation's pictures of the page: python tools/page_pictures.py docs/pictures."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ PORT = 8123
 
 def main() -> None:
     """Add towns, ask, and take the pictures."""
-    target = Path(sys.argv[1])
+    target = Path(sys.argv[1])  # on the embedded world, with a headless Chromium
     towns = World().split("test")[:12]
     with tempfile.TemporaryDirectory() as place:
         memory = comem.Memory(Path(place) / "trip")
@@ -49,7 +46,8 @@ def main() -> None:
                 ("page-narrow", "light", (390, 1200)),
             ):
                 page = browser.new_page(
-                    viewport={"width": size[0], "height": size[1]}, color_scheme=scheme  # type: ignore[arg-type]
+                    viewport={"width": size[0], "height": size[1]},
+                    color_scheme=scheme,  # type: ignore[arg-type]
                 )
                 page.set_default_timeout(120_000)
                 page.goto(f"http://127.0.0.1:{PORT}")

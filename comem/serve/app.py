@@ -54,6 +54,23 @@ logger = logging.getLogger(__name__)
 
 #: Asked without any.
 MODES = ("comem", "rag", "baseline", "vlm_as_memory")
+#: Every route may answer so, in OpenAI's shape of errors.
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    status: {"description": text, "content": {"application/json": {"schema": {"type": "object"}}}}
+    for status, text in (
+        (400, "a request that cannot be read"),
+        (401, "no key, or a wrong one"),
+        (403, "another user's"),
+        (404, "no such item or model"),
+        (408, "a body that did not come"),
+        (409, "another process writes"),
+        (413, "too large"),
+        (503, "too many at once"),
+        (504, "too slow"),
+        (507, "no space left"),
+    )
+}
+_IMAGES = {200: {"content": {"image/jpeg": {}, "application/octet-stream": {}}}}
 _NOT_DONE = ("tools", "functions", "logprobs", "audio", "response_format")
 _TICK = 0.2  # seconds between two looks whether a client is still there
 
@@ -215,7 +232,14 @@ def build_app(memory: Memory, settings: ServeSettings, keys: Keys, fetch: Open |
         await asyncio.to_thread(service.batcher.close)
         memory.close()
 
-    app = FastAPI(title="CoMEM", version=__version__, lifespan=life, docs_url="/docs", redoc_url=None)
+    app = FastAPI(
+        title="CoMEM",
+        version=__version__,
+        lifespan=life,
+        docs_url="/docs",
+        redoc_url=None,
+        responses=_RESPONSES,
+    )
     app.state.service = service
     _add_errors(app)
     _add_health(app, service)
@@ -482,7 +506,7 @@ def _add_memories(app: FastAPI, service: Service) -> None:
 def _add_images(app: FastAPI, service: Service) -> None:
     """Before the routes of items, for an id may have slashes."""
 
-    @app.get("/v1/memories/{item_id:path}/image", response_class=Response)
+    @app.get("/v1/memories/{item_id:path}/image", response_class=Response, responses=_IMAGES)  # type: ignore[arg-type]
     async def picture(
         item_id: str, side: int | None = Query(None, ge=16, le=4096), caller: Caller = _KNOWN
     ) -> Response:
