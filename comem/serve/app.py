@@ -70,7 +70,9 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         (507, "no space left"),
     )
 }
-_IMAGES = {200: {"content": {"image/jpeg": {}, "application/octet-stream": {}}}}
+_IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"image/jpeg": {}, "application/octet-stream": {}}}
+}
 _NOT_DONE = ("tools", "functions", "logprobs", "audio", "response_format")
 _TICK = 0.2  # seconds between two looks whether a client is still there
 
@@ -506,7 +508,7 @@ def _add_memories(app: FastAPI, service: Service) -> None:
 def _add_images(app: FastAPI, service: Service) -> None:
     """Before the routes of items, for an id may have slashes."""
 
-    @app.get("/v1/memories/{item_id:path}/image", response_class=Response, responses=_IMAGES)  # type: ignore[arg-type]
+    @app.get("/v1/memories/{item_id:path}/image", response_class=Response, responses=_IMAGES)
     async def picture(
         item_id: str, side: int | None = Query(None, ge=16, le=4096), caller: Caller = _KNOWN
     ) -> Response:
