@@ -79,9 +79,9 @@ def parity(settings: ParitySettings) -> dict[Path, list[Difference]]:
     """
     from comem.compat.parity import run_parity
 
-    folders = [path for path in settings.folders if path.suffix != ".md"]  # a README that a shell's * brings
-    if not folders:
-        raise ValueError("no folders: give at least one with case_*.safetensors")
+    # a shell's * brings what lies beside them, a README and other data
+    golden = [path for path in settings.folders if not path.exists() or any(path.glob("case_*"))]
+    folders = golden or settings.folders  # of which the first then says what is wrong
     return {folder: run_parity(folder) for folder in folders}
 
 
