@@ -1,6 +1,6 @@
 """comem as a model of lmms-eval: run whole, with lmms-eval from the package index, in its own environment.
 
-COMEM_LMMS names that environment's python (`pip install lmms-eval==0.7.3`); skipped where it is missing.
+COMEM_LMMS names that environment's python (`pip install lmms-eval==0.7.3 comem`); skipped where it is missing.
 """
 
 from __future__ import annotations
@@ -105,10 +105,11 @@ def test_lmms_eval_runs_with_our_model(tmp_path: Path) -> None:
         "HF_HOME": str(tmp_path / "hub"),
     }
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500)
-    assert done.returncode == 0 and "Error during evaluation" not in done.stderr, done.stderr[-3000:]
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 and "Error during evaluation" not in said, said[-3000:]
     samples = [
         json.loads(line) for path in sorted((tmp_path / "out").rglob("*samples*.jsonl"))
         for line in path.read_text().splitlines()
     ]  # fmt: skip
     assert len(samples) == 6 and all(isinstance(one["filtered_resps"][0], str) for one in samples)
-    assert "asked without" in done.stderr + done.stdout
+    assert "asked without" in said
