@@ -243,7 +243,7 @@ def _attached(arm: Arm | None, backbone: Any, inputs: Any, memory: Any) -> Any:
     return nullcontext(inputs) if arm is None else arm.injection.attach(backbone.model, inputs, [memory])
 
 
-def run(out: Path, steps: int, seeds: Sequence[int], questions: int) -> None:
+def run(out: Path, steps: int, seeds: Sequence[int], questions: int, arms: Sequence[str]) -> None:
     """All arms; what is in the results is not done again."""
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
@@ -262,7 +262,7 @@ def run(out: Path, steps: int, seeds: Sequence[int], questions: int) -> None:
     todo = [("none", 0), ("prefix", 0), *((arm, seed) for seed in seeds for arm in TRAINED), ("rag", 0)]
     for name, seed in todo:
         key = f"{name}-{seed}"
-        if key in results:
+        if key in results or name not in arms:
             continue
         torch.manual_seed(seed)
         arm = None if name in ("none", "rag") else Arm(name, backbone)
@@ -324,10 +324,12 @@ def main() -> None:
     job.add_argument("--steps", type=int, default=300)
     job.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     job.add_argument("--questions", type=int, default=200)
+    arms = ("none", "rag", "prefix", *TRAINED)
+    job.add_argument("--arms", nargs="+", choices=arms, default=arms)
     jobs.add_parser("table").add_argument("out", type=Path)
     args = parser.parse_args()
     if args.job == "run":
-        run(args.out, args.steps, args.seeds, args.questions)
+        run(args.out, args.steps, args.seeds, args.questions, args.arms)
     else:
         table(args.out)
 

@@ -361,6 +361,14 @@ class CoMemoProcessor:
         self.image_processor.save_pretrained(folder)
 
 
+def stop_at_turns(model: Any, tokenizer: Any) -> None:
+    """Have a model that was just made stop where a turn ends, too."""
+    own = model.generation_config.eos_token_id
+    ids = {*(own if isinstance(own, (list, tuple)) else [own]), tokenizer.eos_token_id}
+    ids.add(tokenizer.get_vocab().get(END))
+    model.generation_config.eos_token_id = sorted(int(one) for one in ids if one is not None)
+
+
 def expand(prompt: str, grids: Sequence[Grid], side: int) -> str:
     """A prompt with as many placeholders as its images have tokens.
 

@@ -24,6 +24,7 @@ from comem.backbones.comemo import (
     CoMemoConfig,
     backbone,
     open_folder,
+    stop_at_turns,
 )
 from comem.backbones.image_positions import PositionScheme
 from comem.backbones.media import BlockSizes, MediaBlocks, every
@@ -422,6 +423,8 @@ def convert_comemo(
     except BackboneError as error:
         tokenizer, notes = None, [f"no tokenizer was written, so the folder cannot chat yet: {error}"]
     comemo = read_authors(source, dtype, tokenizer=tokenizer)
+    if tokenizer is not None:
+        stop_at_turns(comemo.model, tokenizer)
     comemo = CoMemo(comemo.model, comemo.blocks, replace(comemo.config, **changes))
     text = comemo.model.config.text_config
     counts = tuple(sum(p.numel() for p in part.parameters()) for part in (comemo.model, comemo.blocks))
@@ -458,6 +461,7 @@ def load(spec: BackboneSpec, dtype: Any, device: Any, trust_remote_code: bool) -
         raise
     except ValueError as error:
         raise BackboneError(str(error)) from error
+    stop_at_turns(comemo.model, tokenizer)
     return backbone(spec, comemo, tokenizer, device)
 
 

@@ -120,7 +120,7 @@ def tiny_comemo(settings: ComemoSettings) -> None:
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-    from comem.backbones.comemo import CoMemo, CoMemoConfig, CoMemoProcessor, image_processor
+    from comem.backbones.comemo import CoMemo, CoMemoConfig, CoMemoProcessor, image_processor, stop_at_turns
     from comem.backbones.hf import load_backbone
     from comem.backbones.media import BlockSizes, MediaBlocks, every
     from comem.backbones.text_reader import text_config_of
@@ -145,6 +145,7 @@ def tiny_comemo(settings: ComemoSettings) -> None:
         model.lm_head.weight.copy_(toy.model.get_output_embeddings().weight)
     if rows > text.vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=True)
+    stop_at_turns(model, tokenizer)
     sizes = BlockSizes(text.hidden_size, 4, 32, 256, every(2, text.num_hidden_layers))
     blocks = MediaBlocks(sizes)
     blocks.start(text.hidden_size**-0.5)

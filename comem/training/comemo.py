@@ -248,25 +248,24 @@ class CoMemoTrainingModel(nn.Module):
 
     def forward(self, batch: CoMemoBatch) -> tuple[Tensor, Tensor]:
         """The summed, weighted loss and the weights' sum."""
-        if self.settings.comemo.packing:
-            hidden, targets, weights = self._packed(batch.samples)
+        if self.settings.comemo.packing and self.prepared.packs:
+            hidden, targets, weights = self.answer_states(batch.samples)
         else:
-            parts = [self._packed([sample]) for sample in batch.samples]
+            parts = [self.answer_states([sample]) for sample in batch.samples]
             hidden, targets, weights = (torch.cat([part[n] for part in parts]) for n in range(3))
         head = self.comemo.model.get_output_embeddings()
         return summed_cross_entropy(head, hidden, targets, self.settings.loss_chunk, weights), weights.sum()
 
-    def _packed(self, samples: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    def answer_states(self, samples: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """What predicts the answers' tokens `(a, d)`, these tokens, and what each counts."""
         with (
             self.prepared,
             adapters_on(self.comemo.model),
             self.comemo.attach_packed(samples) as (ready, lengths),
         ):
-            rows = Segments.of(lengths, ready["inputs_embeds"].device)
-            hidden = self.comemo.model.base_model(**ready, segments=rows, use_cache=False).last_hidden_state[
-                0
-            ]
+            if self.prepared.packs:  # else there is one sample
+                ready["segments"] = Segments.of(lengths, ready["inputs_embeds"].device)
+            (hidden,) = self.comemo.model.base_model(**ready, use_cache=False).last_hidden_state
         labels = torch.cat([sample["labels"][0] for sample in samples])
         weights = torch.cat([sample["weights"][0] for sample in samples])
         learned = labels[1:] != IGNORED  # a dialogue's first token is never learned

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import partial
@@ -171,14 +171,7 @@ def train(
         attn, quantization = settings.attn or None, settings.quantization
         load = partial(load_backbone, dtype=dtype, device=device, attn=attn, quantization=quantization)
         if settings.comemo.stage:
-            from comem.training.comemo import build_run
-
-            if sharded():
-                raise ValueError("CoMemo's stages train on whole models: start without FSDP")
-            run = build_run(settings, load, resume)
-            return Trainer(
-                settings, run.model, run.collator, examples, asked, run.backbone, resume
-            ).run(progress)  # fmt: skip
+            return _stage(settings, load, examples, asked, resume).run(progress, evaluated)
         backbone = load(settings.model)
         reader = load(settings.reader) if settings.reader else backbone
         on_main(lambda: _note_rows(folder, backbone, reader))
@@ -199,6 +192,22 @@ def train(
         collator = build_collator(settings, backbone, knowledge_format(settings, backbone, reader), answering)
         trainer = Trainer(settings, model, collator, examples, asked, answering, resume)
         return trainer.run(progress, evaluated)
+
+
+def _stage(
+    settings: TrainSettings,
+    load: Callable[[str], HFBackbone],
+    examples: Sequence[TrainingExample],
+    asked: Sequence[TrainingExample],
+    resume: Path | None,
+) -> Trainer:
+    """The trainer of one of CoMemo's stages."""
+    from comem.training.comemo import build_run
+
+    if sharded():
+        raise ValueError("CoMemo's stages train on whole models: start without FSDP")
+    run = build_run(settings, load, resume)
+    return Trainer(settings, run.model, run.collator, examples, asked, run.backbone, resume)
 
 
 def build_injection(settings: TrainSettings, reader: Backbone, encoder: TrainableEncoder) -> Injection:

@@ -126,7 +126,10 @@ def test_a_checkpoint_of_theirs_chats_without_remote_code(backbone: Any, folder:
     assert len(SPECIAL) == 7
     loaded = comem.load_backbone(folder)
     assert loaded.comemo.config.positions == "dhr_released"
+    ends = loaded.process.tokenizer.convert_tokens_to_ids(["</s>", "<|im_end|>"])
+    assert set(ends) <= set(loaded.model.generation_config.eos_token_id)
     same = loaded.using(positions="dhr", system="Be brief.")
+    backbone.model.generation_config.eos_token_id = loaded.model.generation_config.eos_token_id
     for name, value in backbone.comemo.state_dict().items():
         assert torch.equal(same.comemo.state_dict()[name], value), name
     ask = [[Message("user", ("Who are you?",))]]
