@@ -135,7 +135,7 @@ def table(out: Path) -> None:
             values = [[int(c) for c in run["right"][n]] for run in runs]
             flat = [sum(v) / len(v) for v in zip(*values, strict=True)]
             low, high = draw.interval(draw.means(flat))
-            cells.append(f"{100 * sum(flat) / len(flat):.0f} [{100 * low:.0f}, {100 * high:.0f}]")
+            cells.append(f"{100 * sum(flat) / len(flat):.0f} [{low:.0f}, {high:.0f}]")
         if runs:
             gates = [v for run in runs for name, v in run["gates"].items() if name.startswith("attn")]
             loss = sum(run["loss"] for run in runs) / len(runs)

@@ -301,9 +301,7 @@ def table(out: Path) -> None:
             values = [[int(c) for c in run["right"][column]] for run in runs if column in run["right"]]
             flat = [sum(v) / len(v) for v in zip(*values, strict=True)] if values else []
             low, high = interval.interval(interval.means(flat)) if flat else (0.0, 0.0)
-            cells.append(
-                f"{100 * sum(flat) / len(flat):.0f} [{100 * low:.0f}, {100 * high:.0f}]" if flat else ""
-            )
+            cells.append(f"{100 * sum(flat) / len(flat):.0f} [{low:.0f}, {high:.0f}]" if flat else "")
         rows.append((*cells, *[""] * (1 + len(columns) - len(cells)), f"{runs[0]['parameters']:,}"))
     print_table(("", *columns, "trained"), rows, "percent right")
     costs = [
