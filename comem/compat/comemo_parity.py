@@ -311,7 +311,7 @@ def _packed(comemo: CoMemo, case: Mapping[str, Tensor], golden: Mapping[str, Any
             for bound, first, last in zip(bounds, ends, ends[1:], strict=False)
         ]
         dummy = Media(image_tokens[None], tuple(map(len, media)), places, tuple(spans))
-        scale = case["text_time"][0].float() if prefix == "masked" else None
+        scale = _attending(case, bounds) if prefix == "masked" else None
         embeds = comemo.embeds(case["input_ids"].long(), own_tokens)
         segments = Segments.of([end - start for start, end in bounds])
         with (
@@ -338,6 +338,15 @@ def _packed(comemo: CoMemo, case: Mapping[str, Tensor], golden: Mapping[str, Any
         found |= _seen(seen, logits, case["rows"].long()) | _gradients(comemo, loss, golden)
         outputs |= {f"{prefix}.{name}": value.detach() for name, value in found.items()}
     return outputs
+
+
+def _attending(case: Mapping[str, Tensor], bounds: Sequence[tuple[int, int]]) -> Tensor:
+    """`(l,)`: 1 where a token's sample has images, 0 in one whose tile is no image."""
+    keep, at = torch.ones(case["input_ids"].shape[1]), 0
+    for (start, end), count in zip(bounds, case["seq_imgs"].tolist(), strict=True):
+        keep[start:end] = float(bool(case["image_flags"][at : at + count].any()))
+        at += count
+    return keep
 
 
 def _settings(about: Mapping[str, Any], most: int) -> CoMemoConfig:
