@@ -203,13 +203,14 @@ def test_golden_outputs(golden_dir: Path, tmp_path: Path) -> None:
     """The small cases; `comem parity ../shared/golden/comemo` compares all of them."""
     golden = golden_dir / "comemo"
     names = ["config.json", "model.safetensors", "grids.json", "prompts.json"]
-    for name in [*names, "preprocess.safetensors", "case_1x1.safetensors", "case_text_only.safetensors"]:
+    cases = [f"case_{name}.safetensors" for name in ("1x1", "text_only", "packed")]
+    for name in [*names, "preprocess.safetensors", *cases]:
         (tmp_path / name).symlink_to(golden / name)
     found = run_parity(tmp_path)
     assert {each.output for each in found} >= {
         "all.logits", "all.block5", "all.cross1_norm", "all.grad_norms", "all.continuous_generated",
         "all.authors_step_logits", "skipped.logits", "dummy_image.loss", "masked.logits", "vit_hidden_sample",
-        "image_embeds_norm", "grids that differ", "image0.pixel_sample", "labelled_spans", "inference_prompt",
+        "image_embeds_norm", "coded.loss_token_mean", "masked.block5", "grids that differ", "image0.pixel_sample", "labelled_spans", "inference_prompt",
     }  # fmt: skip
     assert [each for each in found if each.allowed is None or each.max_abs > each.allowed] == []
 
