@@ -210,7 +210,8 @@ def test_golden_outputs(golden_dir: Path, tmp_path: Path) -> None:
     assert {each.output for each in found} >= {
         "all.logits", "all.block5", "all.cross1_norm", "all.grad_norms", "all.continuous_generated",
         "all.authors_step_logits", "skipped.logits", "dummy_image.loss", "masked.logits", "vit_hidden_sample",
-        "image_embeds_norm", "coded.loss_token_mean", "masked.block5", "grids that differ", "image0.pixel_sample", "labelled_spans", "inference_prompt",
+        "image_embeds_norm", "coded.loss_token_mean", "masked.block5", "grids that differ",
+        "image0.pixel_sample", "labelled_spans", "inference_prompt",
     }  # fmt: skip
     assert [each for each in found if each.allowed is None or each.max_abs > each.allowed] == []
 
