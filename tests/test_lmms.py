@@ -1,6 +1,6 @@
 """comem as a model of lmms-eval: run whole, with lmms-eval from the package index, in its own environment.
 
-COMEM_LMMS names that environment's python (`pip install lmms-eval==0.7.3 comem`); skipped where it is missing.
+COMEM_LMMS names that environment's python (`pip install lmms-eval==0.7.3 comem`); skipped without it.
 """
 
 from __future__ import annotations

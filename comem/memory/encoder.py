@@ -358,6 +358,12 @@ def _untrained(
     return ENCODERS[kind].build(backbone)  # type: ignore[no-any-return]
 
 
+def injection_name(encoder: MemoryEncoder | None) -> str:
+    """The injection that an encoder was trained with, where it says so; else the soft prefix."""
+    name = None if encoder is None else encoder.learned.name if encoder.learned else encoder.injection
+    return name or "prefix"
+
+
 def read_about(folder: str | Path) -> dict[str, Any]:
     """What an encoder folder's comem_encoder.json says.
 

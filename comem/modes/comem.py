@@ -14,8 +14,8 @@ from torch import Tensor
 
 from comem.backbones.base import Answer, Injection
 from comem.memory.bank import Bank, MemoryBank
-from comem.memory.encoder import MemoryEncoder, check_width
-from comem.memory.injection import injection_for
+from comem.memory.encoder import MemoryEncoder, check_width, injection_name
+from comem.memory.injection import INJECTIONS
 from comem.modes.base import Contexts, Items, Mode, item_lists
 from comem.types import Example, KnowledgeItem
 
@@ -55,7 +55,8 @@ class ComemMode(Mode):
     @cached_property
     def injection(self) -> Injection:
         """What the settings name, else what the encoder was trained with, else the soft prefix."""
-        return self.settings.injection or injection_for(self.backbone, self.settings.encoder)
+        encoder = self.settings.encoder
+        return self.settings.injection or INJECTIONS[injection_name(encoder)](self.backbone, encoder)
 
     def record(self) -> dict[str, Any]:
         """How many embeddings of an item are used, if not all."""

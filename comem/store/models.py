@@ -105,9 +105,10 @@ class Models:
     @cached_property
     def injection(self) -> Injection:
         """How vectors reach the reader."""
-        from comem.memory.injection import injection_for
+        from comem.memory.encoder import injection_name
+        from comem.memory.injection import INJECTIONS
 
-        return injection_for(self.backbone, self.encoder)
+        return INJECTIONS[injection_name(self.encoder)](self.backbone, self.encoder)
 
     @cached_property
     def decider(self) -> Decider:

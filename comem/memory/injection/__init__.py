@@ -29,13 +29,6 @@ INJECTIONS: Registry[InjectionRow] = Registry(
 )
 
 
-def injection_for(backbone: Backbone, encoder: MemoryEncoder | None = None) -> Injection:
-    """What the encoder was trained with, where it says so; else the soft prefix."""
-    if encoder is not None and (name := encoder.learned.name if encoder.learned else encoder.injection):
-        return INJECTIONS[name](backbone, encoder)
-    return prefix_for(backbone)
-
-
 __all__ = [
     "INJECTIONS",
     "LAYOUTS",
@@ -43,6 +36,5 @@ __all__ = [
     "Injection",
     "InjectionRow",
     "Prefix",
-    "injection_for",
     "prefix_for",
 ]
