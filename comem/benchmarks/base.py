@@ -270,7 +270,8 @@ class Benchmark:
             return self._scored(files, scorer)
         except ValueError as error:
             names = [str(path) for path in (*files.predictions.values(), *files.references.values())]
-            if any(name in str(error) for name in (*names, str(files.question_types))):
+            types = [] if files.question_types is None else [str(files.question_types)]
+            if any(name in str(error) for name in (*names, *types)):
                 raise
             raise ValueError(f"{', '.join(names)}: {error}") from error
 

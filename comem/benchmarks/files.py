@@ -268,7 +268,7 @@ def read_parquet(
                 wanted = [*columns, *(name for name in optional if name in there)]
                 for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
                     yield from batch.to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
             raise RecordError(
                 f"{file}: not a whole parquet file ({_first(error)}); fetch it again"
             ) from error

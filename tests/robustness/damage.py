@@ -219,7 +219,7 @@ def damaged(world: Path, folder: Path, good: Sound, draw: random.Random) -> Iter
     ended = _used(folder, good, path, problems)
     if stored.verify and not found and (ended != "unharmed" or not path.name.endswith(_SPARE)):
         problems.append(f"{' '.join(stored.verify)} says that all is well; used, it is {ended}")
-    if ended == "silent" and stored.sealed:
+    if ended == "silent" and stored.sealed and not found:
         problems.append("taken over silently, with another result")
     yield Trial("damage", stored.name, fault, ended, tuple(problems))
 

@@ -12,7 +12,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -191,10 +191,11 @@ def picture_server(note: Path) -> Iterator[str]:
             """Says nothing."""
 
         def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(buffer.getvalue())))
-            self.end_headers()
-            self.wfile.write(buffer.getvalue())
+            with suppress(OSError):  # the client was killed
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(buffer.getvalue())))
+                self.end_headers()
+                self.wfile.write(buffer.getvalue())
 
     server = HTTPServer(("127.0.0.1", int(note.read_text("ascii")) if note.exists() else 0), Handler)
     note.write_text(str(server.server_port), "ascii")
@@ -302,7 +303,7 @@ def one(seeds: list[Path], folder: Path, reader: Reader, number: int) -> Trial:
     except (ValueError, OSError) as error:
         ended = "refused"
         message = str(error)
-        if reader.named and path.name not in message and ": question " not in message:
+        if reader.named and str(here) not in message and ": question " not in message:
             problems.append(f"does not name the file: {type(error).__name__}: {message[:300]}")
         if len(message) > LONG:
             problems.append(f"a message of {len(message)} characters: {message[:100]}")

@@ -24,6 +24,8 @@ _VOLATILE = {
     "time", "seconds", "command", "calls", "made",
     "items_per_second", "examples_per_second", "tokens_per_second",
     "resumed", "skipped", "counts", "wall_seconds", "started", "finished", "memory_mib", "elapsed",
+    "checksum",
+    "detail",
 }  # fmt: skip
 _UNCOMPARED = (".log",)
 _EVENTS = re.compile(r"events\.out\.tfevents\.")  # TensorBoard: one file a start

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
     """In a process of its own: forks of one with torch's threads, as this one, may hang."""
     report = tmp_path / "report.json"
-    words = ["--quick", "--only", "kill", "error", "fuzz", "--folder", str(tmp_path / "work")]
+    words = ["--quick", "--only", "kill", "error", "fuzz", "damage", "--folder", str(tmp_path / "work")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.robustness", *words, "--output", str(report)],
@@ -25,4 +25,5 @@ def test_a_short_run_breaks_no_promise(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     faults = json.loads(report.read_text(encoding="utf-8"))["faults"]
+    assert faults["damage"] >= 5
     assert faults["kill"] >= 5 and faults["fuzz"] >= 50 and faults["error"] >= 4
