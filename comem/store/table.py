@@ -509,8 +509,9 @@ class Table:
             if revision == since:
                 return None
             rows = self._db.execute(
-                "SELECT number, image, vectors.text, length FROM items JOIN vectors USING (number)"
-                " WHERE revision > ? ORDER BY number", (since,),
+                # The index by name: in the order of the numbers SQLite would pass over every item there is.
+                "SELECT number, image, vectors.text, length FROM items INDEXED BY items_revision"
+                " JOIN vectors USING (number) WHERE revision > ?", (since,),
             ).fetchall()  # fmt: skip
             gone = [
                 row[0] for row in self._db.execute("SELECT number FROM gone WHERE revision > ?", (since,))
