@@ -288,7 +288,11 @@ def content(path: Path) -> Any:
             return _lasting(json.loads(data))
         if path.suffix == ".jsonl":
             rows = [_lasting(json.loads(line)) for line in data.splitlines()]
-            return sorted(rows, key=str) if path.parent.name == "downloads" else rows  # as they arrived
+            if (
+                path.parent.name == "downloads"
+            ):  # as they arrived; of an image that was there, no size is noted
+                return sorted((row["url"], row["reason"], row["sha256"]) for row in rows)
+            return rows
     except ValueError:
         pass
     return hashlib.sha256(re.sub(rb"\d", b"0", data) if path.suffix == ".html" else data).hexdigest()
