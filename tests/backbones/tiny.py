@@ -30,7 +30,7 @@ _MISTRAL = ["<s>", "</s>", "<pad>", "[INST]", "[/INST]", "[IMG]", "[IMG_BREAK]",
 
 def modes_of(spec: BackboneSpec) -> tuple[str, ...]:
     """The modes that a row can be run in, by what it says that it can do."""
-    able = {"comem": spec.soft_prefix, "vlm_as_memory": spec.kv_memory}
+    able = {"comem": spec.soft_prefix, "hybrid": spec.soft_prefix, "vlm_as_memory": spec.kv_memory}
     return ("baseline", "rag", *(name for name, can in able.items() if can))
 
 
