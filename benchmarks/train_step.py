@@ -340,7 +340,7 @@ class Bench:
 
 
 def _one_by_one(
-    model: MemoryTrainingModel, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]], _: object
+    model: MemoryTrainingModel, items: Mapping[str, Tensor], rows: Sequence[Sequence[int]], *_: object
 ) -> list[Tensor | None]:
     """What `MemoryTrainingModel.prefixes` gives, by one encoder call an item, without padding."""
     patches = len(items["pixel_values"]) // len(items["input_ids"])

@@ -320,11 +320,14 @@ def flag_steps(settings: QuickSettings, progress: Progress = quiet) -> list[Step
     which = {"flags": str(source.resolve()), "questions": count}
 
     def indexing() -> None:
+        from comem.io.images import allow_images
+
         rows = list(read_jsonl(source / "questions.jsonl"))
         chosen = rows[:: max(1, len(rows) // (count or len(rows)))][:count]
         for row in chosen:
             row["image_path"] = str(source.resolve() / row["image_path"])
         write_lines(root / "questions.jsonl", chosen)
+        allow_images(root, (row["image_path"] for row in chosen))
         index(source / "wit_flags.tsv.gz", root / "index", progress)
 
     def recall() -> None:

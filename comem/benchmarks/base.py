@@ -69,7 +69,8 @@ def per_example(value: Callable[[str, Example], float], definition: str = "mean 
         for name in match(answers, examples):
             earned = value(answers[name], examples[name])
             if not isinstance(earned, (int, float)) or not 0 <= earned <= 1:
-                raise ValueError(f"{benchmark}: the answer to {name!r} earns {earned!r:.80}; give 0 to 1")
+                told = f"{earned:g}" if isinstance(earned, float) else f"{earned!r:.80}"
+                raise ValueError(f"{benchmark}: the answer to {name!r} earns {told}; give 0 to 1")
             values[name] = float(earned)
         group, language = (lambda name: examples[name].group), (lambda name: examples[name].language)
         return mean_report(benchmark, "accuracy", values, examples, group, language)

@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # The embedded world of videos, whole: train the tiny model and its memory, write clips, answer, measure.
-#   bash scripts/inference/run_video_inference.sh [FOLDER] [SEED]
+#
+# Usage: bash scripts/inference/run_video_inference.sh [FOLDER] [SEED]
 # With a model of your own: MODEL=… MEMORY=… DATA=… bash scripts/inference/run_video_inference.sh
 set -euo pipefail
+case "${1:-}" in
+  -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;
+esac
 cd "$(dirname "$0")/../.."
 FOLDER=${1:-runs/video-world} SEED=${2:-0}
 PYTHON=${PYTHON:-.venv/bin/python}

@@ -20,7 +20,8 @@ from comem.memory.bank import MemoryBank
 from comem.modes import MODES
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
 
-REMOTE = [name for name, row in BACKBONES.items() if row.adapter]
+#: Rows whose model brings its own code; the adapter of CoMemo is ours.
+REMOTE = [name for name, row in BACKBONES.items() if row.adapter and not name.startswith("comemo")]
 
 
 class Tokenizer:

@@ -133,9 +133,9 @@ def test_other_decoding_and_other_memories_go_the_backbones_own_way(
     seen: list[GenerationConfig] = []
     plain = HFBackbone._answer
 
-    def noted(self: HFBackbone, conversations: Any, memories: Any, config: Any, injection: Any) -> Any:
+    def noted(self: HFBackbone, conversations: Any, memories: Any, config: Any, *rest: Any) -> Any:
         seen.append(config)
-        return plain(self, conversations, memories, config, injection)
+        return plain(self, conversations, memories, config, *rest)
 
     monkeypatch.setattr(HFBackbone, "_answer", noted)
     sampling = GenerationConfig(max_new_tokens=3, temperature=0.7, seed=1)

@@ -87,7 +87,7 @@ def ask(example: Example, grounded: bool) -> str:
 
 
 def test_the_table() -> None:
-    assert list(MODES) == ["baseline", "rag", "comem", "vlm_as_memory"]
+    assert set(MODES) == {"baseline", "rag", "comem", "hybrid", "vlm_as_memory", "video_memory"}
     with pytest.raises(UnknownNameError, match="did you mean baseline"):
         MODES["base_line"]
 

@@ -14,7 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 from comem.config import option
 from comem.io.files import exact, is_missing, prose, valid, write_atomic
-from comem.io.images import image_ref, short
 from comem.types import ImageRef, KnowledgeItem
 
 logger = logging.getLogger(__name__)
@@ -173,6 +172,8 @@ class Places:
             address = f"https:{address}"
         if address[:8].lower().startswith(("http://", "https://")):
             return self._fetched(address), address, b""
+        from comem.io.images import image_ref  # Pillow: not for a command's --help
+
         ref = image_ref(image, self.base)
         if ref is None:
             return "", "", b""
@@ -321,6 +322,8 @@ def _last_part(url: str) -> str:
     try:
         return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     except ValueError as error:
+        from comem.io.images import short
+
         raise ValueError(f"{short(url)} is no address ({error})") from error
 
 
