@@ -2,7 +2,8 @@
 # The embedded world of videos, whole: train the tiny model and its memory, write clips, answer, measure.
 #
 # Usage: bash scripts/inference/run_video_inference.sh [FOLDER] [SEED]
-# With a model of your own: MODEL=… MEMORY=… DATA=… bash scripts/inference/run_video_inference.sh
+# Example: MODEL=models/onevision MEMORY=models/memory DATA=clips \
+#   bash scripts/inference/run_video_inference.sh runs/mine
 set -euo pipefail
 case "${1:-}" in
   -h | --help) sed -n '2,/^set -/{/^set -/d; s/^# \{0,1\}//; p;}' "$0"; exit 0 ;;

@@ -16,7 +16,6 @@ from comem.registry import Registry
 from comem.toy.benchmark_files import FilesSettings
 from comem.types import Answer, Example
 
-
 #: The embedded world's own rows, OVEN's two together, and those without a published file.
 WITHOUT = ("toy", "flags", "oven", "own", "llava_video")
 
