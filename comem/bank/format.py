@@ -350,9 +350,11 @@ class EntryTable:
 
     def lost(self) -> str:
         """What to say where fewer entries are here than were written; nothing where all are."""
-        gone = [name for name in (TABLE, IDS) if not (self.folder / name).is_file()]
         others = [self.folder / name for name in (TABLE, IDS, LOOKUP, shard_name(0))]
-        if gone and any(path.is_file() and path.stat().st_size for path in others):
+        written = any(path.is_file() and path.stat().st_size for path in others)
+        # Looked for after that: a first writer makes these two before it writes anything.
+        gone = [name for name in (TABLE, IDS) if not (self.folder / name).is_file()]
+        if gone and written:
             return f"{' and '.join(gone)} is missing, and without it every memory is lost"
         if self.promised <= self.count:
             return ""
