@@ -80,7 +80,9 @@ def soft_accuracy(prediction: str, answers: Sequence[Mapping[str, Any]]) -> floa
     agreeing = texts.count(said)
     if not agreeing:
         return 0.0
-    earned = sum(min(1.0, (agreeing - (text == said)) / 3) for text in texts)  # this human left out
+    earned = 0.0
+    for text in texts:  # one by one: Python 3.12's sum() rounds otherwise than the official script's did
+        earned += min(1.0, (agreeing - (text == said)) / 3)  # this human left out
     return earned / len(texts)
 
 
