@@ -26,7 +26,7 @@ from comem.retrieval.corpus.articles import image_rows, read_articles, rows_of
 from comem.retrieval.corpus.rules import CorpusItem, CorpusRules, CorpusStats, Places, make_item
 from comem.retrieval.corpus.table import write_knowledge_base
 from comem.retrieval.faiss_index import INDEX, read_flat
-from comem.retrieval.index import LOCK, VectorIndex, save_index
+from comem.retrieval.index import LOCK, MANIFEST, VectorIndex, save_index
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import FaissSettings
 from comem.types import KnowledgeItem, RetrievedContext
@@ -138,6 +138,9 @@ def import_index(settings: ImportSettings, progress: Progress = quiet) -> Vector
         CorpusError: no such knowledge base.
         IndexFolderError: FAISS cannot read the vectors, or they are not of inner products.
     """
+    for path in (settings.vectors, settings.ids, settings.knowledge):
+        if not path.is_file():
+            raise RecordError(f"{path}: no such file; check the path")
     articles = vector_articles(settings.ids)
     count, dimension = read_flat(settings.vectors)
     if count != len(articles):
@@ -147,6 +150,7 @@ def import_index(settings: ImportSettings, progress: Progress = quiet) -> Vector
         places[article if isinstance(article, str) else int(article)].append(vector)
     rows = np.full(count, -1, np.int64)
     with one_writer(settings.output / LOCK):
+        (settings.output / MANIFEST).unlink(missing_ok=True)  # comes back last: without it there is no index
         items = _items(settings, places, rows, progress)
         base = write_knowledge_base(items, settings.output, {"imported": str(settings.vectors)})
         if (missing := int((rows < 0).sum())) > 0:

@@ -14,6 +14,7 @@ import numpy as np
 
 from comem.io.console import Progress, quiet
 from comem.io.files import sha256_of, whole_file
+from comem.retrieval.embedder import unusable
 from comem.retrieval.plan import IndexPlan
 from comem.retrieval.settings import SearchSettings
 from comem.retrieval.vectors import Vectors
@@ -236,11 +237,19 @@ def read_flat(path: Path) -> tuple[int, int]:
     """How many vectors a FAISS file of inner products holds, and how wide they are.
 
     Raises:
-        ValueError: FAISS cannot read it, or it ranks by another measure.
+        ValueError: no such file, FAISS cannot read it, it ranks by another measure, or a vector in it is not
+            of finite numbers and length 1.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; check the path")
     index = _open(path)
     if index.metric_type != _faiss().METRIC_INNER_PRODUCT:
         raise ValueError(f"{path}: not an index of inner products; build one (IndexFlatIP) over unit vectors")
+    flat = isinstance(_inner(index), _faiss().IndexFlat)  # others keep no vectors to look at
+    for start in range(0, index.ntotal if flat else 0, _CHUNK):
+        vectors = index.reconstruct_n(start, min(_CHUNK, index.ntotal - start))
+        for row, fault in unusable(vectors).items():
+            raise ValueError(f"{path}: vector {start + row}: {fault}; embed its image again, or normalise it")
     return int(index.ntotal), int(index.d)
 
 

@@ -208,6 +208,10 @@ def open_articles(settings: RetrieverSettings) -> Retriever:
     inner = open_faiss(settings)
     assert isinstance(inner, VectorRetriever)
     reranker = RERANKERS[str(options.get("reranker", "clip"))](settings)
-    return ArticleRetriever(
-        inner, reranker, int(options.get("articles", 20)), float(options.get("weight", 0.5))
-    )
+    articles, weight = options.get("articles", 20), options.get("weight", 0.5)
+    try:
+        return ArticleRetriever(inner, reranker, int(articles), float(weight))
+    except ValueError as error:
+        raise ValueError(
+            f"retriever_options.articles={articles}, weight={weight}: give at least 1, and a share of 0 to 1"
+        ) from error

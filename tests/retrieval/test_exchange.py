@@ -267,6 +267,34 @@ def test_only_inner_products_are_taken(echosight: ImportSettings) -> None:
         import_index(echosight)
 
 
+@pytest.mark.parametrize("fault", ["NaN", "inf", "long", "zero"])
+def test_vectors_of_no_use_are_refused(echosight: ImportSettings, fault: str) -> None:
+    vectors = unit(4)
+    vectors[2] = {"NaN": np.nan, "inf": np.inf, "long": 9.0, "zero": 0.0}[fault]
+    write_vectors(echosight.vectors, vectors)
+    with pytest.raises(ValueError, match="vector 2: its vector has"):
+        import_index(echosight)
+    assert not echosight.output.exists()
+
+
+@pytest.mark.parametrize("lacking", ["vectors", "ids", "knowledge"])
+def test_a_missing_file_is_named(echosight: ImportSettings, lacking: str) -> None:
+    getattr(echosight, lacking).unlink()
+    with pytest.raises(RecordError, match="no such file; check the path"):
+        import_index(echosight)
+
+
+def test_an_import_that_fails_leaves_no_index_that_opens(echosight: ImportSettings) -> None:
+    import_index(echosight)
+    echosight.ids.write_bytes(pickle.dumps([0, 0, 2, 9]))
+    with pytest.raises(RecordError, match="vectors of articles"):
+        import_index(echosight)
+    with pytest.raises(IndexFolderError, match="no finished index"):
+        VectorIndex(echosight.output)
+    echosight.ids.write_bytes(pickle.dumps([0, 0, 2, 2]))
+    assert len(import_index(echosight)) == 4
+
+
 def questions(path: Path, rows: list[dict[str, str]]) -> Path:
     names = ["question", "answer", "dataset_image_ids", "dataset_name", "question_type", "wikipedia_url"]
     names += ["data_id"] * any("data_id" in row for row in rows)

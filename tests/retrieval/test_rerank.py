@@ -182,6 +182,8 @@ def test_the_rows_open(base: KnowledgeBase, tmp_path: Path) -> None:
     index_base(base, load_embedder("toy"))
     settings = RetrieverSettings(index=base.folder, retriever_options={"articles": 2, "reranker": "clip"})
     shown = base.items([1])[0].image
+    with pytest.raises(ValueError, match="retriever_options.articles=x, weight"):
+        RETRIEVERS["articles"](RetrieverSettings(index=base.folder, retriever_options={"articles": "x"}))
     assert shown is not None
     assert len(found(RETRIEVERS["articles"](settings), "when was it built", shown)) == 4
     keys = RetrieverSettings(index=base.folder, retriever_options={"encoder": "toy"})
