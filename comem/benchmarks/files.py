@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import RecordError, unique, write_atomic
+from comem.io.files import RecordError, parse_json, unique, write_atomic
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
@@ -133,7 +132,7 @@ def of_split(
 def tar_rows(path: Path, images: Path | None) -> Iterator[dict[str, Any]]:
     """The samples of WebDataset archives (ReflectiVA's `val-0000.tar` …), as rows of InfoSeek's form.
 
-    Pictures are unpacked once into the images' folder, under their sample's name.
+    Pictures are unpacked once into the images' folder, under their archive's and sample's names.
 
     Args:
         path: an archive, or the folder that holds them.
@@ -176,14 +175,14 @@ def _sample(key: str, parts: dict[str, bytes], images: Path, file: Path) -> dict
     row: dict[str, Any] = {"data_id": key}
     for kind, data in parts.items():
         if kind.lower().endswith(("jpg", "jpeg", "png", "webp")):
-            place = images / f"{key}.{kind.rpartition('.')[2]}"
+            place = images / f"{file.stem}_{key}.{kind.rpartition('.')[2]}"  # keys may come again elsewhere
             if not place.is_file():
                 write_atomic(place, data)
             row["image_path"] = place.name
             continue
         text = data.decode("utf-8").strip()
         try:
-            value = json.loads(text)
+            value, _ = parse_json(text)
         except ValueError:
             value = text
         row |= value if isinstance(value, dict) else {kind.removesuffix(".json").removesuffix(".txt"): value}

@@ -76,8 +76,22 @@ def test_infoseek_as_reflectivas_archives(tmp_path: Path) -> None:
     images = tmp_path / "images"
     one, two = BENCHMARKS["infoseek"].load(folder, image_folder=images)
     assert (one.id, one.question, two.id, two.answers) == ("a", "What is it?", "infoseek_val_1", ("1204",))
-    assert sorted(each.name for each in images.iterdir()) == ["a.jpg", "b.jpg"], "nothing beside the folder"
+    assert sorted(each.name for each in images.iterdir()) == ["val-0000_a.jpg", "val-0001_b.jpg"], (
+        "nothing beside the folder"
+    )
     assert Image.open(str(two.image)).convert("RGB").getpixel((0, 0)) == (0, 0, 254)
+
+
+def test_samples_of_one_name_in_two_archives_keep_their_own_pictures(tmp_path: Path) -> None:
+    for number, colour in enumerate(["red", "blue"]):
+        record = {"question": "When?", "data_id": f"q{number}", "note": "town \ud83d"}
+        archive(tmp_path / f"val-000{number}.tar", {
+            "a.question.json": json.dumps(record).encode(), "a.img.jpg": picture(colour),
+        })  # fmt: skip
+    one, two = BENCHMARKS["infoseek"].load(tmp_path, image_folder=tmp_path / "images")
+    shown = [Image.open(str(each.image)).convert("RGB").getpixel((0, 0)) for each in (one, two)]
+    assert shown == [(254, 0, 0), (0, 0, 254)]
+    assert one.meta["note"] == "town \ufffd"
 
 
 def test_archives_need_a_place_for_their_pictures_and_must_be_whole(tmp_path: Path) -> None:
