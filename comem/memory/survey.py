@@ -10,7 +10,6 @@ asked all the same (`comem backbone check`).
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from comem.backbones.probe import looked_up
 from comem.backbones.settings import BackboneTableSettings
 from comem.backbones.specs import BACKBONES, BackboneSpec, auto_class
 from comem.io.console import Progress, print_facts, quiet
-from comem.io.files import JsonlAppender, whole_file
+from comem.io.files import JsonlAppender, read_jsonl, whole_file
 from comem.memory.probe import Checked, examine
 
 _ROWS, _WIDTH = 320, 32
@@ -122,10 +121,8 @@ def _families() -> list[str]:
 def _noted(log: Path) -> Iterator[Surveyed]:
     if not log.is_file():
         return
-    for line in log.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            yield Surveyed(**{**row, "modes": tuple(row["modes"])})
+    for row in read_jsonl(log, tolerate_torn_tail=True):
+        yield Surveyed(**{**row, "modes": tuple(row["modes"])})
 
 
 def _apart(family: str) -> Surveyed:
