@@ -136,6 +136,7 @@ class PredictSettings(AskSettings):
         full: for hybrid: so many items as text and image, the best ones; the others as memory.
         budget: for hybrid: the most tokens that items may take (0: no limit).
         unsure: for hybrid: items in full only where an answer from memory starts less probably than this.
+        alone: for hybrid: beside items in full no memory of the others.
         kv_layers: for vlm_as_memory.
         kv_fraction: for vlm_as_memory: tokens kept (1: all).
         shard: only part I of N, 1/4 to 4/4 for four.
@@ -153,6 +154,7 @@ class PredictSettings(AskSettings):
     full: int = option(1, group=_MODEL)
     budget: int = option(0, group=_MODEL)
     unsure: float = option(0.0, group=_MODEL)
+    alone: bool = option(False, group=_MODEL)
     kv_layers: tuple[int, ...] = option((), group=_MODEL, metavar="L")
     kv_fraction: float = option(1.0, group=_MODEL)
     shard: str = option("1/1", group=_RUN, metavar="I/N")
@@ -301,7 +303,7 @@ class Reader:
         way = settings.injection or ("" if layout == "comem" else layout)
         injection = INJECTIONS[way](self.backbone, self.encoder) if way else None
         kv = KVSettings(layers=settings.kv_layers, fraction=settings.kv_fraction)
-        hybrid = HybridSettings(settings.full, settings.budget, settings.unsure)
+        hybrid = HybridSettings(settings.full, settings.budget, settings.unsure, settings.alone)
         reading: dict[str, Any] = {
             "item_order": settings.item_order, "kv": kv, "hybrid": hybrid, "embeddings": settings.embeddings,
         }  # fmt: skip

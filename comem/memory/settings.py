@@ -140,11 +140,13 @@ class HybridSettings:
         budget: the most tokens that items may take, in full and as memory; 0 for no limit.
         unsure: in full only where the first token of an answer from memory alone is less probable than
             this; 0 always.
+        alone: where some are given in full, leave the others out instead of giving their memory.
     """
 
     full: int = 1
     budget: int = 0
     unsure: float = 0.0
+    alone: bool = False
 
     def __post_init__(self) -> None:
         if self.full < 0 or self.budget < 0:

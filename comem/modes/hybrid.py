@@ -48,7 +48,8 @@ class HybridMode(ComemMode):
         shown = [self.fitting(example, items) for example, items in zip(examples, rows, strict=True)]
         if self.settings.hybrid.unsure:
             shown = self._where_unsure(examples, rows, shown)
-        memories = self.memories([items[len(full) :] for items, full in zip(rows, shown, strict=True)])
+        beside = [self._beside(items, len(full)) for items, full in zip(rows, shown, strict=True)]
+        memories = self.memories(beside)
         memories = self._within(memories, examples, shown)
         conversations = [
             self.conversation(example, items, full)
@@ -86,9 +87,13 @@ class HybridMode(ComemMode):
             return full
         for count in range(len(full), 0, -1):
             tokens = self._added([self.conversation(example, items, full[:count])], [example], [full[:count]])
-            if tokens[0] + self._vectors * (len(items) - count) <= hybrid.budget:
+            if tokens[0] + self._vectors * len(self._beside(items, count)) <= hybrid.budget:
                 return full[:count]
         return ()
+
+    def _beside(self, items: Items, full: int) -> Items:
+        """What is given as memory beside so many items in full."""
+        return () if full and self.settings.hybrid.alone else items[full:]
 
     @property
     def _vectors(self) -> int:

@@ -77,6 +77,18 @@ def test_the_best_item_in_full_and_the_others_as_memory(
     assert [each.text for each in engine.answer_batch(examples, contexts)] == [each.text for each in found]
 
 
+def test_items_in_full_alone(backbone: Any, bank: Any, examples: Any, contexts: Any) -> None:
+    mode = MODES["hybrid"](backbone, bank=bank, generation=SHORT, hybrid=HybridSettings(1, alone=True))
+    rag = MODES["rag"](backbone, generation=SHORT)
+    best = [RetrievedContext(c.example_id, c.items[:1]) for c in contexts]
+    assert answers(mode, examples, contexts) == answers(rag, examples, best)
+    nobody = mode.on(hybrid=HybridSettings(1, 8, alone=True))
+    comem = MODES["comem"](backbone, bank=bank, generation=SHORT)
+    first = contexts[0].items
+    cut = answers(nobody, examples[:1], [RetrievedContext("q0", first)])
+    assert cut == answers(comem, examples[:1], [RetrievedContext("q0", first[:1])]), "no room in full"
+
+
 @pytest.mark.parametrize("budget", [1, 8, 20, 40, 60, 90, 200])
 def test_the_budget_holds(backbone: Any, bank: Any, examples: Any, contexts: Any, budget: int) -> None:
     mode = MODES["hybrid"](backbone, bank=bank, generation=SHORT, hybrid=HybridSettings(3, budget))
