@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
 import os
+import re
+import sqlite3
 import subprocess
 import sys
 import zipfile
@@ -12,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from tools.smollm2.measure import questions, summary
+from tools.smollm2.measure import prose_questions, questions, summary
 from tools.smollm2.model import convert
+from tools.smollm2.prose import Entry, elements, flags, records
 from tools.smollm2.towns import Plan, dialogues, near, right, towns
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,6 +82,77 @@ def test_judging_an_answer() -> None:
     assert len(asked) == 12 and all(len(one.items) == 3 for one in asked)
     found = summary(asked, ["nothing"] * 12)
     assert found["right"] == 0.0 and found["interval"] == [0.0, 0.0]
+
+
+@pytest.fixture()
+def corpora(tmp_path: Path) -> dict[str, list[Entry]]:
+    """Four countries and two elements in the forms of the flags' table and of mendeleev's wheel."""
+    heads = "language page_title context_page_description"
+    said = (
+        "{0} is a country or territory in Caribbean, Americas. Its capital is {1}. It covers {2} square "
+        "kilometres. It has a coastline. Its currency is the {3}. It has 0 land borders. "
+        "Its calling code is +{4}."
+    )
+    rows = [("Alba", "Alb City", "468", "Euro", "376"), ("Bora", "Boron", "64559.5", "lek", "37")]
+    rows += [("Cora", "Cor", "12", "cent", "1"), ("Dora", "Dor", "13", "Euro", "2")]
+    with gzip.open(tmp_path / "wit_flags.tsv.gz", "wt", encoding="utf-8") as file:
+        lines = ["\t".join(heads.split()), *(f"en\t{row[0]}\t{said.format(*row)}" for row in rows)]
+        file.write("\n".join([*lines, "en\tEdra\tEdra is something else."]))
+    asked = {"entity_text": "Alba", "data_id": "flags_al_currency", "answer": ["EUR"]}
+    (tmp_path / "questions.jsonl").write_text(json.dumps(asked | {"data_split": "val_unseen_entity"}) + "\n")
+    with contextlib.closing(sqlite3.connect(tmp_path / "elements.db")) as database:
+        database.execute(
+            "create table elements (atomic_number, name, symbol, description, uses, discoverers, "
+            "discovery_year, discovery_location)"
+        )
+        values = [
+            (3, "Lithium", "Li", "Soft metal. Discovered in 1817 by Arfvedson.", "Lithium cells.",
+             "Johann Arfvedson, J. Berzelius", 1817, "Sweden"),
+            (4, "Beryllium", "Be", "Grey metal.", None, "Fredrich Wöhler", 1798, "Germany/France"),
+            (79, "Gold", "Au", "It is gold.", "Coins.", "Known to the ancients.", None, None),
+        ]  # fmt: skip
+        database.executemany("insert into elements values (?, ?, ?, ?, ?, ?, ?, ?)", values)
+        database.commit()
+    with zipfile.ZipFile(tmp_path / "mendeleev.whl", "w") as archive:
+        archive.write(tmp_path / "elements.db", "mendeleev/elements.db")
+    return {"flags": flags(tmp_path), "elements": elements(tmp_path / "mendeleev.whl")}
+
+
+def test_real_prose(corpora: dict[str, list[Entry]]) -> None:
+    alba, bora, *_ = corpora["flags"]
+    assert [one.name for one in corpora["flags"]] == ["Alba", "Bora", "Cora", "Dora"]
+    assert (alba.held, bora.held) == (True, False) and alba.facts["capital"] == "Alb City"
+    assert bora.passage().startswith(
+        "Bora is a country or territory in Caribbean, Americas. Its capital is Boron."
+    )
+    lithium, beryllium = corpora["elements"]
+    assert lithium.passage() == (
+        "Lithium has the symbol Li. Soft metal. Lithium cells. It was discovered by Johann Arfvedson in "
+        "1817, in Sweden."
+    )
+    assert (lithium.held, beryllium.held) == (True, False)
+    by, currency = (
+        [one for one in prose_questions(name, corpora[name], 2) if one.kind == kind]
+        for name, kind in (("elements", "by"), ("flags", "currency"))
+    )
+    assert by[0].text == "Who discovered Lithium?" and len(by) == 1 and len(by[0].items) == 2
+    assert by[0].right("It was J. A. Arfvedson.") and not by[0].right("It was Arf.")
+    assert currency[0].right("It is the EUR.") and not currency[0].right("It is the European.")
+    (area,) = (one for one in prose_questions("flags", corpora["flags"], 1) if one.kind == "area")
+    assert area.near("About 500.") and not area.right("About 500.") and not area.near("About 600.")
+
+
+def test_prose_is_drawn_anew_and_held_out_entities_stay_out(corpora: dict[str, list[Entry]]) -> None:
+    plan = Plan(steps=8, batch=16, one=0, share=0.5)
+    rows = list(records({"flags": corpora["flags"]}, plan, 0, made_up=0.25))
+    prose = [row for row in rows if row["id"].startswith("p")]
+    assert {len(row["knowledge"]) for row in prose} == {1, 3} and len(prose) < len(rows)
+    assert all(row["value"] in row["answer"] for row in rows)
+    assert all(any(row["value"] in item["text"] for item in row["knowledge"]) for row in rows)
+    texts = {item["text"] for row in prose for item in row["knowledge"]}
+    assert not any("Alba" in text or "Alb City" in text for text in texts)
+    assert len({re.search(r"covers (\S+) square", text)[1] for text in texts}) > 10  # type: ignore[index]
+    assert rows == list(records({"flags": corpora["flags"]}, plan, 0, made_up=0.25))
 
 
 def test_a_wheel_that_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

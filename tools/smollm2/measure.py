@@ -9,8 +9,6 @@ in it, the same rule for all.
 from __future__ import annotations
 
 import argparse
-import csv
-import gzip
 import json
 import random
 import re
@@ -27,12 +25,12 @@ from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.benchmarks.scoring import Bootstrap
 from comem.io.console import print_line
-from comem.io.files import read_jsonl
 from comem.memory.encoder import load_encoder
 from comem.memory.injection import INJECTIONS
 from comem.memory.stretch_encoder import StretchEncoder
 from comem.toy.world import Split
 from comem.types import KnowledgeItem, Message
+from tools.smollm2.prose import ASKED, READ, Entry
 from tools.smollm2.towns import QUESTIONS, SYSTEM, near, right, towns
 
 ANSWER = GenerationConfig(max_new_tokens=28)
@@ -72,30 +70,30 @@ def questions(split: Split, skip: int, count: int, items: int) -> list[Asked]:
     return found
 
 
-def flag_questions(folder: Path, count: int, items: int) -> list[Asked]:
-    """Real facts in real words: countries' passages, and questions that name the country.
+def prose_questions(corpus: str, entries: Sequence[Entry], items: int, held: bool = True) -> list[Asked]:
+    """Real facts in real words: every question that is measured about the entries of one kind.
 
     Args:
-        folder: of flags, in WIT format (`comem quickstart` has them, too).
-        count: questions, drawn from the file.
-        items: of a question, its country's among others.
+        corpus: which questions.
+        entries: all passages.
+        items: of a question, its entity's among others.
+        held: about those that no memory was trained on, or about the others.
     """
-    with gzip.open(folder / "wit_flags.tsv.gz", "rt", encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file, dialect="excel-tab") if row["language"] == "en"]
-    texts = {row["page_title"]: row["context_page_description"] for row in rows}
-    asked = [row for row in read_jsonl(folder / "questions.jsonl") if row["entity_text"] in texts]
     found = []
-    for row in random.Random("flags").sample(asked, min(count, len(asked))):
-        name, rng = row["entity_text"], random.Random(row["data_id"])
-        chosen = [name, *rng.sample([other for other in texts if other != name], items - 1)]
-        rng.shuffle(chosen)
-        shown = tuple(KnowledgeItem(one, texts[one], None) for one in chosen)
-        text = row["question"].replace("the country or territory with this flag", name)
-        judges = [
-            lambda said, row=row: _says(said, row["answer"]),
-            lambda said, row=row: _says(said, row["answer"]) or _within(said, row["answer_eval"]),
-        ]
-        found.append(Asked(text, row["data_id"].split("_", 2)[2], shown, *judges))
+    for entry in (one for one in entries if one.held == held):
+        for fact in ASKED[corpus]:
+            if fact not in entry.facts:
+                continue
+            rng = random.Random(f"{entry.name}/{fact}")
+            chosen = [entry, *rng.sample([other for other in entries if other is not entry], items - 1)]
+            rng.shuffle(chosen)
+            shown = tuple(KnowledgeItem(one.name, one.passage(), None) for one in chosen)
+            wanted = (entry.facts[fact], *entry.accepted.get(fact, ()))
+            judges = [
+                lambda said, wanted=wanted: _says(said, wanted),
+                lambda said, wanted=wanted: _says(said, wanted) or _within(said, wanted[0]),
+            ]
+            found.append(Asked(entry.turn(fact, 0)["question"], fact, shown, *judges))
     return found
 
 
@@ -110,12 +108,12 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"\w+", text))
 
 
-def _within(said: str, accepted: Sequence[Any]) -> bool:
-    """Whether a number in it lies in the accepted range, where there is one."""
-    if not all(isinstance(end, (int, float)) for end in accepted) or len(accepted) != 2:
+def _within(said: str, wanted: str) -> bool:
+    """Whether a number in it lies within ten per cent of one that is asked for."""
+    if not re.fullmatch(r"\d+(\.\d+)?", wanted):
         return False
     numbers = map(float, re.findall(r"\d+(?:\.\d+)?", said.replace(",", "")))
-    return any(accepted[0] <= number <= accepted[1] for number in numbers)
+    return any(abs(number - float(wanted)) <= 0.1 * float(wanted) for number in numbers)
 
 
 def answers(
@@ -176,16 +174,23 @@ def main() -> None:
     parser.add_argument("--towns", type=int, default=16, help="six questions each")
     parser.add_argument("--skip", type=int, default=100, help="towns of the split before them")
     parser.add_argument("--split", default="test", choices=["train", "val", "test"])
-    parser.add_argument("--flags", type=Path, help="folder of real flags: their passages instead of towns'")
+    parser.add_argument(
+        "--flags", type=Path, help="folder of real flags: held-out countries instead of towns"
+    )
+    parser.add_argument(
+        "--elements", type=Path, help="wheel of mendeleev: held-out elements instead of towns"
+    )
     parser.add_argument("--output", type=Path, help="JSONL, appended to")
     parser.add_argument("--show", type=int, default=0, help="print so many answers")
     args = parser.parse_args()
     torch.manual_seed(0)
     backbone = load_backbone(args.model, attn="eager")
     encoder: Any = load_encoder(args.memory, backbone) if args.memory and "comem" in args.way else None
+    corpus = next((name for name in READ if getattr(args, name)), "")
+    entries = READ[corpus](getattr(args, corpus)) if corpus else []
     for items in args.items:
-        if args.flags:
-            asked = flag_questions(args.flags, 6 * args.towns, items)
+        if corpus:
+            asked = prose_questions(corpus, entries, items)
         else:
             asked = questions(args.split, args.skip, args.towns, items)
         for way in args.way:
@@ -202,7 +207,7 @@ def main() -> None:
                     "vectors": encoder.num_vectors if way == "comem" else None,
                 }
                 where = {"split": args.split, "skip": args.skip}
-                row = {**about, **({"source": "flags"} if args.flags else where), **summary(asked, said)}
+                row = {**about, **({"source": corpus} if corpus else where), **summary(asked, said)}
                 line = json.dumps(row | {"seconds": round(time.perf_counter() - began)})
                 print_line(line)
                 if args.output:

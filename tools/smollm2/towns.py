@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import random
 import re
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from comem.toy.dataset import write_lines
 from comem.toy.world import Entity, Split, World, random_facts
 
 SIZE = 4000
+#: Share of the passages in threes whose questions ask the same few facts of each.
+HARD = 0.8
 SYSTEM = "Answer from the text in one sentence."
 #: Two wordings of each fact's question, and how the reader words its answer.
 QUESTIONS = {
@@ -44,7 +47,8 @@ ANSWERS = {
 }
 
 
-def towns(split: Split) -> list[Entity]:
+@functools.cache
+def towns(split: Split) -> tuple[Entity, ...]:
     """The world's towns of a split."""
     return World(0, SIZE).split(split)
 
@@ -117,7 +121,9 @@ def dialogues(settings: Plan, seed: int = 0, split: Split = "train") -> Iterator
             ]
             place = f"{step}/{group}"
             item = [{"id": f"{place}/{town.id}", "text": town.passage()} for town in chosen]
-            facts = rng.sample([(town, fact) for town in chosen for fact in QUESTIONS], asked)
+            # Of several passages, the same facts of each: only the name tells the answers apart.
+            kinds = rng.sample(list(QUESTIONS), 3) if several and rng.random() < HARD else list(QUESTIONS)
+            facts = rng.sample([(town, fact) for town in chosen for fact in kinds], asked)
             for number, (town, fact) in enumerate(facts):
                 yield {"id": f"{place}/{number}", **turn(town, fact, rng.randrange(2)), "knowledge": item}
 
