@@ -209,6 +209,24 @@ def test_training_makes_the_embedded_world_when_no_data_is_named(project: Path) 
     assert words[10:] == ["model=toy", "data=data/toy-dialogues/dialogues.jsonl", "output=runs/train"]
 
 
+def test_training_of_a_video_memory_in_two_stages(project: Path) -> None:
+    names = {"MODEL": "models/tiny", "DATA": "mix.yaml", "VIDEOS": "films", "STAGING": "scripts"}
+    refused = bash("scripts/train/finetune_video_long.sh", cwd=project, **names)
+    assert refused.returncode == 2 and "run finetune_video_short.sh" in refused.stderr
+    given = ["model=models/tiny", "data=mix.yaml", "video_stage.videos=films", "video_stage.staging=scripts"]
+    for number, name in enumerate(("short", "long")):
+        ran = bash(f"scripts/train/finetune_video_{name}.sh", "max_steps=3", cwd=project, **names)
+        told = ran.stdout.split()
+        assert set(told) >= {*given, f"output=runs/video-{name}", "max_steps=3"}
+        assert ("init=runs/video-short/checkpoints/step-00000020" in told) == bool(number)
+        for step in (3, 20):
+            (project / f"runs/video-short/checkpoints/step-{step:08d}").mkdir(parents=True, exist_ok=True)
+    ran = bash("scripts/train/finetune_video_short.sh", cwd=project)
+    assert (
+        "toy\nvideos\ndata/toy-videos\n" in ran.stdout and "data=data/toy-videos/questions.json" in ran.stdout
+    )
+
+
 def test_synthesis_takes_a_plan_or_makes_the_embedded_world(project: Path) -> None:
     script = "scripts/data/synthesise.sh"
     named = {"PLAN": "my plan.yaml", "MODEL": "m", "INDEX": "wit", "OUTPUT": "out"}

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from comem.io.files import read_json, write_atomic, write_sealed
+from comem.io.files import read_json, sha256_of, write_atomic, write_sealed
 from comem.io.run_folder import run_manifest
 from comem.types import KnowledgeItem
 
@@ -160,7 +160,7 @@ def entry_crc(entry: bytes) -> int:
 
 
 def content_hash(item: KnowledgeItem) -> bytes:
-    """16 bytes of BLAKE2b over passage and image file, as they are; the id does not count.
+    """16 bytes of BLAKE2b over passage, image file and video, as they are; the id does not count.
 
     The pixels are not decoded: the same image saved anew counts as changed.
 
@@ -176,7 +176,26 @@ def content_hash(item: KnowledgeItem) -> bytes:
         except OSError as error:
             raise ValueError(f"knowledge item {item.id!r}: {error}; check the image folder") from error
         digest.update(found)
+    if item.video is not None:
+        digest.update(_video_hash(item))
     return digest.digest()
+
+
+def _video_hash(item: KnowledgeItem) -> bytes:
+    """Of a segment: the film's content, and which part of it."""
+    video = item.video
+    if video is None or video.path is None:
+        return repr(video and (video._digest, video.start, video.end, video.fps)).encode()
+    try:
+        film = _film_hash(video.path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"knowledge item {item.id!r}: {error}; check the video folder") from error
+    return film + repr((video.start, video.end, video.fps)).encode()
+
+
+@lru_cache(maxsize=64)  # the segments of a film come in a row
+def _film_hash(path: str) -> bytes:
+    return bytes.fromhex(sha256_of(path))
 
 
 @lru_cache(maxsize=4096)  # in WIT several items in a row show one image

@@ -45,9 +45,28 @@ def mixture(source: Path) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     if source.suffix not in (".yaml", ".yml"):
         yield source, _records(source)
         return
-    for part in yaml.safe_load(source.read_text(encoding="utf-8"))["datasets"]:
-        path = source.parent / str(part["json_path"])
-        yield path, sampled(_records(path), str(part.get("sampling_strategy", "all")))
+    for path, strategy in _datasets(source):
+        yield path, sampled(_records(path), strategy)
+
+
+def listed(source: Path) -> list[Path]:
+    """The lists that a YAML mixture names."""
+    return [path for path, _ in _datasets(source)]
+
+
+def _datasets(source: Path) -> list[tuple[Path, str]]:
+    """The lists of a mixture, and what is taken of each."""
+    try:
+        found = yaml.safe_load(source.read_text(encoding="utf-8"))["datasets"]
+        return [
+            (source.parent / str(part["json_path"]), str(part.get("sampling_strategy", "all")))
+            for part in found
+        ]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise RecordError(
+            f"{source}: no mixture ({error}): write datasets: [{{json_path: LIST.json, "
+            "sampling_strategy: all}]"
+        ) from error
 
 
 def sampled(records: list[Any], strategy: str) -> list[Any]:
@@ -82,7 +101,12 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _example(record: Any, folder: Path, where: str, name: str) -> Example:
+def parts(record: Any, where: str) -> tuple[str, str, str]:
+    """A record's first question, its answer, and the path of its video.
+
+    Raises:
+        RecordError: one of them is missing, or `<image>` stands not once in the question; says where.
+    """
     try:
         asked, told = (str(turn["value"]) for turn in record["conversations"][:2])
         video = str(record["video"])
@@ -94,6 +118,11 @@ def _example(record: Any, folder: Path, where: str, name: str) -> Example:
         raise RecordError(
             f"{where}: {_MARK} stands {asked.count(_MARK)} times in the question, once is needed"
         )
+    return asked, told, video
+
+
+def _example(record: Any, folder: Path, where: str, name: str) -> Example:
+    asked, told, video = parts(record, where)
     return Example(
         id=name, question=asked.replace(_MARK, "").strip(), image=None, answers=(told,),
         group=str(record.get("data_source", "")), meta=record, video=VideoRef(str(folder / video)),

@@ -6,8 +6,9 @@ Only what is asked for is decoded, after a seek, and frames come one at a time: 
 
 from __future__ import annotations
 
+import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,42 @@ def frame_times(ref: VideoRef) -> list[float]:
         base = float(stream.time_base)
         first = stamps[0] if stream.start_time is None else int(stream.start_time)
         return [(stamp - first) * base for stamp in stamps if stamp >= first]
+
+
+def video_address(ref: VideoRef, folder: str | Path | None = None) -> str:
+    """A video in a file as a text, its span as in media fragments: PATH#t=START,END; `video_ref` reads it.
+
+    Args:
+        ref: with a path.
+        folder: the path is written relative to it; None: as it is.
+    """
+    path = str(ref.path) if folder is None else os.path.relpath(str(ref.path), folder)
+    span = f"{ref.start:g}" + ("" if ref.end is None else f",{ref.end:g}")
+    return f"{path}#t={span}" + ("" if ref.fps == 1 else f"&fps={ref.fps:g}")
+
+
+def video_ref(value: Any, folder: str | Path) -> VideoRef:
+    """The video that a record names: PATH, PATH#t=START,END, or `{"path", "start", "end", "fps"}`.
+
+    Args:
+        value: of the record.
+        folder: where relative paths start.
+
+    Raises:
+        VideoError: no such reference.
+    """
+    try:
+        if isinstance(value, Mapping):
+            path, rest = str(value["path"]), {k: float(v) for k, v in value.items() if k != "path" and v}
+        else:
+            path, _, fragment = str(value).partition("#t=")
+            span, _, fps = fragment.partition("&fps=")
+            start, _, end = span.partition(",")
+            given = {"start": start, "end": end, "fps": fps}
+            rest = {name: float(text) for name, text in given.items() if text}
+        return VideoRef(os.path.normpath(Path(folder) / path), **rest)
+    except (KeyError, TypeError, ValueError) as error:
+        raise VideoError(f"{value!r:.200}: no reference to a video ({error}): PATH#t=START,END") from error
 
 
 def stream_frames(path: str | Path, fps: float = 1.0) -> Iterator[tuple[float, Frame]]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 FORMAT = "comem-items-1"
 ITEMS, MANIFEST = "items.parquet", "items.json"
 COLUMNS = ("id", "text", "image", "source", "language")
+VIDEO = "video"  # the address of a segment; in tables that know videos
 ROW_GROUP = 1024  # one fetch reads at most this many neighbours of an item
 
 
@@ -161,10 +162,20 @@ class KnowledgeBase:
         table = self._group(group)
         item_id, text, image, source, language = (table.column(name)[offset].as_py() for name in COLUMNS)
         ref = ImageRef(path=self._path(image)) if image else None
-        return KnowledgeItem(item_id, text, ref, source, language)
+        address = table.column(VIDEO)[offset].as_py() if VIDEO in table.column_names else ""
+        if not address:
+            return KnowledgeItem(item_id, text, ref, source, language)
+        from comem.io.video import video_ref
+
+        return KnowledgeItem(item_id, text, ref, source, language, video_ref(address, self.folder))
 
     def _path(self, image: str) -> str:
         return os.path.normpath(self.folder / image)
+
+    @cached_property
+    def _columns(self) -> list[str]:
+        """Those that an item is made of; tables of 0.2 and before know no videos."""
+        return [*COLUMNS, *([VIDEO] if VIDEO in self._file.schema_arrow.names else [])]
 
     def _column(self, name: str) -> list[str]:
         with self._damage():
@@ -172,7 +183,7 @@ class KnowledgeBase:
 
     def _read_group(self, group: int) -> pa.Table:
         with self._damage():
-            return self._file.read_row_group(group, columns=list(COLUMNS))
+            return self._file.read_row_group(group, columns=self._columns)
 
     @contextmanager
     def _damage(self) -> Iterator[None]:

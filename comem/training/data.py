@@ -23,7 +23,7 @@ from PIL import Image
 from comem.io.files import RecordError, is_missing, open_binary, read_jsonl
 from comem.io.images import image_ref
 from comem.training.settings import TrainSettings
-from comem.types import ImageRef, KnowledgeItem, Message
+from comem.types import ImageRef, KnowledgeItem, Message, VideoRef
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class TrainingExample:
     """A question with its answer (or a dialogue), each turn's images, and the items, best first.
 
     `lesson` is how the step teaches it; as it is read, by its answer alone. `values` are, of each turn, the
-    words of its answer that the items tell, the rest being wording; empty where nobody says.
+    words of its answer that the items tell, the rest being wording; empty where nobody says. A `video` stands
+    at the front of the first turn.
     """
 
     id: str
@@ -120,13 +121,17 @@ class TrainingExample:
     lesson: Lesson = Lesson()
     source: str = ""
     values: tuple[str, ...] = ()
+    video: VideoRef | None = None
 
     def messages(self, last_answer: bool = True) -> list[Message]:
-        """The dialogue as chat turns, images first; without the last answer for generation."""
+        """The dialogue as chat turns, images or video first; without the last answer for generation."""
         turns: list[Message] = []
         for number, (question, answer) in enumerate(self.turns):
             images = self.turn_images[number] if number < len(self.turn_images) else ()
-            turns.append(Message("user", (*images, question)))
+            if self.video is not None and not number:
+                turns.append(Message("user", (self.video, "\n" + question)))
+            else:
+                turns.append(Message("user", (*images, question)))
             turns.append(Message("assistant", (answer,)))
         return turns if last_answer else turns[:-1]
 

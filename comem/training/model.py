@@ -16,7 +16,7 @@ from comem.backbones.positions import text_positions, with_positions
 from comem.backbones.prepared import Prepared, pack
 from comem.memory.encoder import TrainableEncoder, check_width, hidden_size
 from comem.memory.injection.prefix import PREFIX, memory_at
-from comem.memory.lora import adapters_off
+from comem.memory.lora import adapters_off, adapters_on
 from comem.training.collator import IGNORED, Plain, TrainingBatch
 
 
@@ -124,6 +124,7 @@ class MemoryTrainingModel(nn.Module):
         self.injected: nn.Module | None = injection.weights
         self.reader: Any = encoder.model if reader is None else reader
         self.prepared = encoder.prepared
+        self.reading = adapters_on if encoder.adapts_reader else adapters_off
         if self.reader is not encoder.model:
             self.reader.requires_grad_(False)
             self.prepared = Prepared(self.reader)
@@ -142,7 +143,7 @@ class MemoryTrainingModel(nn.Module):
         weights = batch.question.get("weights")
         if weights is not None:  # of the learned tokens alone: their order is the same with memories between
             weights = weights[question["labels"] != IGNORED]
-        with adapters_off(self.encoder.model):
+        with self.reading(self.encoder.model):
             if batch.plain is None:
                 loss, count = answer_loss(
                     self.prepared, question, prefixes, self.injection, self.loss_chunk, weights
@@ -175,7 +176,7 @@ class MemoryTrainingModel(nn.Module):
     def answers(self, backbone: Any, chats: Conversations, batch: TrainingBatch) -> list[Answer]:
         """What the reader answers to dialogues without their last answers, with the batch's memories."""
         prefixes = self.prefixes(batch.items, batch.rows, vectors=batch.vectors)
-        with adapters_off(self.encoder.model):
+        with self.reading(self.encoder.model):
             return backbone.generate(chats, prefixes, injection=self.injection)  # type: ignore[no-any-return]
 
     def prefixes(

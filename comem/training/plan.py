@@ -17,7 +17,7 @@ from comem.memory.encoder import ENCODERS, EncoderPlan
 from comem.training.collator import TrainingBatch
 from comem.training.data import TrainingExample, load_examples, select
 from comem.training.ranks import state, use_bf16
-from comem.training.run import build_collator, knowledge_format
+from comem.training.run import VIDEO, build_collator, knowledge_format
 from comem.training.schedule import Order
 from comem.training.settings import PlanOptions, TrainSettings
 from comem.training.trainer import TrainResult
@@ -163,11 +163,13 @@ def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> 
     """The plan of a run; the model is only built on the meta device, from its config.
 
     Raises:
-        ValueError: a stage of CoMemo, whose work is not reckoned; or as `train`, for data and model.
+        ValueError: a stage of CoMemo or of a video memory, whose work is not reckoned; or as `train`, for
+            data and model.
     """
-    if settings.comemo.stage:
+    if settings.comemo.stage or settings.encoder == VIDEO:
         raise ValueError(
-            "no plan is made for CoMemo's stages: start with max_steps=3 and look at the seconds"
+            "no plan is made for stages of CoMemo and of video memories: start with max_steps=3 and look at "
+            "the seconds"
         )
     found = load_examples(settings.data, settings.knowledge or None) if settings.data else []
     examples = select(found, settings) if found else []

@@ -37,6 +37,8 @@ from comem.types import Message
 
 logger = logging.getLogger(__name__)
 
+VIDEO = "video_memory"  # the kind of encoder with a training of its own
+
 
 def build_encoder(
     settings: TrainSettings,
@@ -156,8 +158,8 @@ def train(
     """
     if not settings.data:
         raise ValueError("no training data: set data=FILE.jsonl (one question a line)")
-    examples = select(load_examples(settings.data, settings.knowledge or None), settings)
-    asked = load_examples(settings.eval_data, settings.knowledge or None) if settings.eval_data else []
+    examples = select(_questions(settings, settings.data), settings)
+    asked = _questions(settings, settings.eval_data) if settings.eval_data else []
     folder = Path(settings.output)
     check_launch()
     with ExitStack() as held:
@@ -170,7 +172,7 @@ def train(
         device = "cpu" if sharded() else None  # whole on the CPU, in pieces on the GPU
         attn, quantization = settings.attn or None, settings.quantization
         load = partial(load_backbone, dtype=dtype, device=device, attn=attn, quantization=quantization)
-        if settings.comemo.stage:
+        if settings.comemo.stage or settings.encoder == VIDEO:
             return _stage(settings, load, examples, asked, resume).run(progress, evaluated)
         backbone = load(settings.model)
         reader = load(settings.reader) if settings.reader else backbone
@@ -194,6 +196,15 @@ def train(
         return trainer.run(progress, evaluated)
 
 
+def _questions(settings: TrainSettings, path: str) -> list[TrainingExample]:
+    """The examples of a file, as the kind of encoder has them written."""
+    if settings.encoder == VIDEO:
+        from comem.training.video import load_video_examples
+
+        return load_video_examples(path, settings.video_stage.videos or None)
+    return load_examples(path, settings.knowledge or None)
+
+
 def _stage(
     settings: TrainSettings,
     load: Callable[[str], HFBackbone],
@@ -201,12 +212,17 @@ def _stage(
     asked: Sequence[TrainingExample],
     resume: Path | None,
 ) -> Trainer:
-    """The trainer of one of CoMemo's stages."""
-    from comem.training.comemo import build_run
-
+    """The trainer of a stage of CoMemo's, or of a video memory's."""
     if sharded():
-        raise ValueError("CoMemo's stages train on whole models: start without FSDP")
-    run = build_run(settings, load, resume)
+        raise ValueError("stages of CoMemo and of video memories train on whole models: start without FSDP")
+    if settings.comemo.stage:
+        from comem.training import comemo
+
+        run: comemo.CoMemoRun | video.VideoRun = comemo.build_run(settings, load, resume)
+    else:
+        from comem.training import video
+
+        run = video.build_run(settings, load, resume)
     return Trainer(settings, run.model, run.collator, examples, asked, run.backbone, resume)
 
 

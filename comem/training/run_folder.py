@@ -37,6 +37,15 @@ def recorded(folder: Path, resume: bool = False) -> TrainSettings:
     return from_values(TrainSettings, values, str(path))
 
 
+def _parts(file: str) -> list[Path]:
+    """The files that a YAML mixture is made of."""
+    if Path(file).suffix not in (".yaml", ".yml"):
+        return []
+    from comem.benchmarks.llava_video import listed
+
+    return listed(Path(file))
+
+
 def settle(folder: Path, settings: TrainSettings) -> None:
     """Write the configuration into a new folder, or check that the folder's is the same, data included.
 
@@ -48,6 +57,7 @@ def settle(folder: Path, settings: TrainSettings) -> None:
     """
     config, data = folder / "config.yaml", folder / "data.json"
     files = {key: file for key in ("data", "knowledge", "eval_data") if (file := getattr(settings, key))}
+    files |= {f"{key}/{part}": str(part) for key, file in files.items() for part in _parts(file)}
     digests = {key: sha256_of(file) for key, file in files.items()}  # another order of lines is another run
     begun = bool(checkpoints(folder / "checkpoints"))
     if begun and config.exists():

@@ -123,12 +123,14 @@ def lr_factor(at: float, settings: OptimSettings) -> float:
 
 
 def _part(name: str) -> str:
-    """Which learning rate a parameter follows: latents, lora, qformer or injection."""
+    """Which learning rate a parameter follows: latents, lora, qformer, injection or reader."""
     if name.startswith("injected."):
         return "injection"
     if name.rsplit(".", maxsplit=1)[-1] == "latents":
         return "latents"
-    return "lora" if ".lora_" in name else "qformer"
+    if ".lora_" in name:
+        return "lora"
+    return "reader" if name.startswith("encoder.model.") else "qformer"
 
 
 def _by_muon(name: str, parameter: nn.Parameter, settings: OptimSettings) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from comem.config import DryRun, option, take_paths
 from comem.memory.settings import CrossSettings, LoraSettings, QFormerSettings
+from comem.memory.video.settings import Tune, VideoMemorySettings
 
 _MAY_BE_OFF = ("save_every", "eval_every", "workers")
 
@@ -23,6 +24,7 @@ class OptimSettings:
         qformer_lr: of the Q-Former, in place of `lr`.
         latents_lr: of the Q-Former's queries, in place of `lr`.
         injection_lr: of an injection's own weights (`cross`), in place of `lr`.
+        reader_lr: of a language model that is trained in full beside a video memory, in place of `lr`.
         weight_decay: of matrices; norms, biases, scales and queries do not decay.
         beta1: decay of AdamW's first moment.
         beta2: decay of its second moment.
@@ -39,6 +41,7 @@ class OptimSettings:
     qformer_lr: float | None = None
     latents_lr: float | None = None
     injection_lr: float | None = None
+    reader_lr: float | None = None
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.999
@@ -107,6 +110,55 @@ class ComemoSettings:
             raise ValueError("comemo.max_tiles and comemo.intermediate: give 0 or more")
 
 
+#: By staging and stage what is trained, and how often a clip is read without frames (video_memory.md 2).
+_STAGINGS: dict[str, tuple[tuple[Tune, float], tuple[Tune, float]]] = {
+    "readme": (("memory", 0.5), ("full", 0.0)),
+    "scripts": (("full", 0.5), ("full", 0.0)),
+}
+
+
+@dataclass(frozen=True)
+class VideoStageSettings:
+    """Training of a video memory (`encoder=video_memory`) on files as LLaVA-Video-178K has them.
+
+    Attributes:
+        staging: "readme" trains the memory first and everything then, as the authors' page says; "scripts"
+            trains memory and language model in both stages, as their scripts do.
+        stage: 1 on short clips, every other step without frames; 2 on long ones.
+        tune: "memory", "lora" (on the language model, `lora`) or "full", in place of what the stage trains.
+        frame_dropout: how often the memory is read without frames; None: `video.frame_dropout`, or where
+            that is 0, 0.5 in the first stage.
+        videos: the folder of the video files; empty: each list's own.
+        all_marks: learn line breaks and turns' marks in questions, too, as LLaVA-NeXT does.
+    """
+
+    staging: Literal["readme", "scripts"] = "readme"
+    stage: Literal[1, 2] = 1
+    tune: Literal["", "memory", "lora", "full"] = ""
+    frame_dropout: float | None = None
+    videos: str = ""
+    all_marks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.staging not in _STAGINGS:
+            raise ValueError(f"video_stage.staging={self.staging!r}; known: {', '.join(_STAGINGS)}")
+        if self.stage not in (1, 2):
+            raise ValueError(f"video_stage.stage={self.stage}: give 1 (short clips) or 2 (long ones)")
+        if self.tune not in ("", "memory", "lora", "full"):
+            raise ValueError(f"video_stage.tune={self.tune!r}; known: memory, lora, full")
+
+    @property
+    def trains(self) -> Tune:
+        """What is trained."""
+        return self.tune or _STAGINGS[self.staging][self.stage - 1][0]
+
+    def drops(self, video: VideoMemorySettings) -> float:
+        """How often frames are left out of a memory of these settings."""
+        if self.frame_dropout is not None:
+            return self.frame_dropout
+        return video.frame_dropout or _STAGINGS[self.staging][self.stage - 1][1]
+
+
 @dataclass(frozen=True)
 class TrainSettings:
     """One training run, complete.
@@ -116,7 +168,8 @@ class TrainSettings:
         reader: another model that answers, named like `model`: of another size, or another checkpoint.
             The Q-Former then projects to its width. Empty: the model itself, in one copy of its weights.
         init: an adapter folder to start from instead of fresh LoRA and Q-Former weights.
-        data: JSONL file of questions (docs/training_data.md describes the record).
+        data: JSONL file of questions (docs/training_data.md describes the record); of a video memory a JSON
+            list of LLaVA-Video-178K, or a YAML mixture of such lists.
         knowledge: JSONL (or WIT TSV) file in which `knowledge_ids` are looked up.
         output: the run folder.
         data_fraction: the part of the questions that is trained on, drawn by `seed`; smaller parts lie within
@@ -162,6 +215,8 @@ class TrainSettings:
         qformer: the Q-Former.
         cross: blocks of the injection `cross`.
         comemo: CoMemo's stages.
+        video: sizes of a video memory (`encoder=video_memory`).
+        video_stage: what of it is trained, and on which videos.
         optim: AdamW and its schedule.
         elastic: numbers of embeddings of which each is to be a usable memory, e.g. [1, 2, 4, 8]: each
             question of a step draws how many of an item's embeddings it gets, the first ones.
@@ -218,6 +273,8 @@ class TrainSettings:
     qformer: QFormerSettings = field(default_factory=QFormerSettings)
     cross: CrossSettings = field(default_factory=CrossSettings)
     comemo: ComemoSettings = field(default_factory=ComemoSettings)
+    video: VideoMemorySettings = field(default_factory=VideoMemorySettings)
+    video_stage: VideoStageSettings = field(default_factory=VideoStageSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     elastic: tuple[int, ...] = ()
     vectors: tuple[str, ...] = ()

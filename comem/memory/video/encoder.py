@@ -63,6 +63,51 @@ def headers_of(settings: VideoMemorySettings, tokenizer: Any) -> Headers:
     return Headers(*ids)
 
 
+@dataclass(frozen=True)
+class VideoInputs:
+    """From videos to what a memory is computed of; without weights, so that data workers can hold it.
+
+    Attributes:
+        eye: makes pixels of frames.
+        settings: which frames are read, and how their time is counted.
+    """
+
+    eye: Eye
+    settings: VideoMemorySettings
+
+    @property
+    def rule(self) -> Rule:
+        """How frames of a file are loaded."""
+        return Rule(self.settings.sampling, self.settings.max_frames)
+
+    def index(self, picked: Picked, rows: Tensor) -> Tensor:
+        """What the temporal code counts of the loaded frames `rows`: their numbers, or their seconds."""
+        if self.settings.time == "frames":
+            return rows
+        return torch.tensor(picked.times, dtype=torch.float64)[rows]
+
+    def pixels(self, picked: Picked) -> Iterator[Tensor]:
+        """The loaded frames as the eye takes them, a chunk at a time."""
+        frames = picked.frames()
+        while part := list(islice(frames, CHUNK)):
+            yield self.eye.pixels(torch.stack([torch.as_tensor(frame) for frame in part]))
+
+    def inputs(self, videos: Sequence[VideoRef]) -> dict[str, Tensor]:
+        """Pixels of all videos one after another, the index of each frame, and each video's frames.
+
+        Raises:
+            VideoError: a video that cannot be read; names it.
+        """
+        pixels, index, counts = [], [], []
+        for video in videos:
+            picked = pick(video, self.rule)
+            rows = memory_frames(len(picked), self.settings.segment, self.settings.fill)
+            pixels.append(torch.cat(list(self.pixels(picked)))[rows])
+            index.append(self.index(picked, rows).double())
+            counts.append(len(rows))
+        return {"pixels": torch.cat(pixels), "index": torch.cat(index), "counts": torch.tensor(counts)}
+
+
 class VideoReader(nn.Module):
     """A frozen model, its memory of videos, and the words around it: what every use of the memory shares.
 
@@ -187,29 +232,17 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
         return self.memory.initial.device
 
     @property
-    def rule(self) -> Rule:
-        """How frames of a file are loaded."""
-        return Rule(self.settings.sampling, self.settings.max_frames)
-
-    def index(self, picked: Picked, rows: Tensor) -> Tensor:
-        """What the temporal code counts of the loaded frames `rows`: their numbers, or their seconds."""
-        if self.settings.time == "frames":
-            return rows
-        return torch.tensor(picked.times, dtype=torch.float64)[rows]
-
-    def pixels(self, picked: Picked) -> Iterator[Tensor]:
-        """The loaded frames as the eye takes them, a chunk at a time."""
-        frames = picked.frames()
-        while part := list(islice(frames, CHUNK)):
-            yield self.eye.pixels(torch.stack([torch.as_tensor(frame) for frame in part]))
+    def frames(self) -> VideoInputs:
+        """How videos become what `forward` takes."""
+        return VideoInputs(self.eye, self.settings)
 
     @torch.no_grad()
     def see(self, video: VideoRef) -> Tensor:
         """A video's frames as the memory reads them, with temporal code `(f, p, d)`."""
-        picked = pick(video, self.rule)
-        seen = torch.cat([look(self.eye, part.to(self._table.weight)) for part in self.pixels(picked)])
+        frames, picked = self.frames, pick(video, self.frames.rule)
+        seen = torch.cat([look(self.eye, part.to(self._table.weight)) for part in frames.pixels(picked)])
         rows = memory_frames(len(picked), self.settings.segment, self.settings.fill)
-        return self.memory.timed(seen.to(self.memory.initial)[rows], self.index(picked, rows))
+        return self.memory.timed(seen.to(self.memory.initial)[rows], frames.index(picked, rows))
 
     @torch.no_grad()
     def blocks(self, videos: Sequence[VideoRef], read: Read | None = None) -> list[Tensor]:
@@ -241,14 +274,7 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
 
     def inputs(self, items: Sequence[KnowledgeItem]) -> dict[str, Tensor]:
         """Frames of items' videos for `forward`: pixels one after another, their index, frames of each."""
-        pixels, index, counts = [], [], []
-        for item in items:
-            picked = pick(_video(item), self.rule)
-            rows = memory_frames(len(picked), self.settings.segment, self.settings.fill)
-            pixels.append(torch.cat(list(self.pixels(picked)))[rows])
-            index.append(self.index(picked, rows).double())
-            counts.append(len(rows))
-        return {"pixels": torch.cat(pixels), "index": torch.cat(index), "counts": torch.tensor(counts)}
+        return self.frames.inputs([_video(item) for item in items])
 
     def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """The blocks of a batch of videos, differentiable; those of one length go through together.
@@ -295,7 +321,7 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
     def _segment(self, video: VideoRef) -> Tensor:
         """The vectors `(v, d)` of the segment at a video's end."""
         whole = replace(video, start=0.0)
-        picked = pick(whole, self.rule)
+        frames, picked = self.frames, pick(whole, self.frames.rule)
         first = -(-len(picked) // self.settings.segment) - 1  # segments before this one
         key = (str(video), video._digest, video.fps)
         done, state = 0, EMPTY
@@ -305,8 +331,8 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
         for number in range(done, first + 1):
             part = slice(number * size, (number + 1) * size)
             rest = Picked(whole, picked.positions[part], picked.times[part])
-            index = self.index(picked, torch.arange(len(picked))[part])
-            timed = self.timed(torch.cat(list(self.pixels(rest))).to(self.device), index)
+            index = frames.index(picked, torch.arange(len(picked))[part])
+            timed = self.timed(torch.cat(list(frames.pixels(rest))).to(self.device), index)
             state = self.memory.step(state, timed[None])
             if len(rest) == size:  # a shorter one is the video's end so far
                 self._running = (key, number + 1, state)
@@ -315,7 +341,8 @@ class VideoMemoryEncoder(VideoReader, MemoryEncoder):
     @property
     def recompute(self) -> bool:
         """Whether training computes activations of the memory again rather than holding them."""
-        return bool(getattr(self.model, "is_gradient_checkpointing", False))
+        name = "is_activation_checkpointing"  # transformers 5.2x; the old name ends in v6
+        return bool(getattr(self.model, name if hasattr(self.model, name) else "is_gradient_checkpointing"))
 
     def item_format(self) -> dict[str, Any]:
         """As `MemoryEncoder.item_format`: a video's segments are not written."""

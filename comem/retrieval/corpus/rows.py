@@ -19,6 +19,7 @@ from typing import Any
 
 from comem.io.files import RecordError, parse_line, valid
 from comem.retrieval.corpus.rules import DESCRIPTIONS, NOT_UNICODE, CorpusError, CorpusStats, CutShardError
+from comem.retrieval.corpus.videos import is_video, video_rows
 
 #: A row before it is judged, and where it stands ("file:line"): the columns of WIT, and `id`, `text`,
 #: `image` (path, URL or bytes) and `licence` in corpora of one's own.
@@ -269,15 +270,20 @@ def _pylist(batch: Any) -> Iterator[tuple[dict[str, Any], bool]]:
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".avif", ".jp2")
 
 
-def folder_rows(path: Path, stats: CorpusStats, names_as_titles: bool = False) -> RawRows:
-    """The images of a folder and of those below it, each with the text of the file beside it.
+def folder_rows(
+    path: Path, stats: CorpusStats, names_as_titles: bool = False, segment: int = 32, fps: float = 1.0
+) -> RawRows:
+    """Images and videos of a folder and of those below it, each with the text of the file beside it.
 
-    Beside `a.jpg` may stand `a.txt` (the text) or `a.json` (an object with text, title, language, …).
+    Beside `a.jpg` may stand `a.txt` (the text) or `a.json` (an object with text, title, language, …). Of a
+    video there is one row a segment (`comem.retrieval.corpus.videos`).
 
     Args:
         path: the folder.
         stats: counts files of text that cannot be read.
         names_as_titles: an image's file name, without `_` and `-`, is its title where it has none.
+        segment: frames of a video's segment.
+        fps: frames of a video that are read of each second.
 
     Raises:
         CorpusError: a folder that may not be read.
@@ -291,6 +297,8 @@ def folder_rows(path: Path, stats: CorpusStats, names_as_titles: bool = False) -
     for parent, folders, names in os.walk(path, onerror=refuse):
         folders.sort()
         for image in (Path(parent, name) for name in sorted(names)):
+            if is_video(image):
+                yield from film_rows(image, stats, segment, fps, image.relative_to(path).as_posix())
             if image.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             name = image.relative_to(path).as_posix()
@@ -305,6 +313,24 @@ def folder_rows(path: Path, stats: CorpusStats, names_as_titles: bool = False) -
             if names_as_titles and not (row.get("title") or row.get("page_title")):
                 row["title"] = " ".join(image.stem.replace("_", " ").replace("-", " ").split())
             yield str(image), row
+
+
+def film_rows(path: Path, stats: CorpusStats, segment: int, fps: float, name: str = "") -> RawRows:
+    """The segments of a video, with the text of the file beside it.
+
+    Args:
+        path: of the video.
+        stats: counts a video that cannot be read.
+        segment: frames of a segment.
+        fps: frames that are read of each second.
+        name: what ids begin with; the file's name by default.
+    """
+    try:
+        beside = _beside(path)
+    except (OSError, ValueError) as error:
+        stats.broken("text file", f"{path} ({error})")
+        return
+    yield from video_rows(path, name or path.name, stats, segment, fps, beside)
 
 
 def _beside(image: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from comem.config import option
 from comem.io.files import exact, is_missing, prose, valid, write_atomic
-from comem.types import ImageRef, KnowledgeItem
+from comem.types import ImageRef, KnowledgeItem, VideoRef
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +183,18 @@ class Places:
             return str(_keep_bytes(ref.data, self.store)), "", b""
         return ref.path or "", "", ref.data or b""
 
+    def film(self, video: Any) -> str:
+        """The address of a segment of a video, in any form that `video_ref` reads.
+
+        Raises:
+            ValueError: what cannot be the reference of a video.
+        """
+        if is_missing(video):
+            return ""
+        from comem.io.video import video_address, video_ref
+
+        return video_address(video_ref(video, self.base))
+
     def _fetched(self, url: str) -> str:
         """Where the image of a URL lies, or will; "" where it can lie nowhere."""
         name = _last_part(url)
@@ -197,6 +209,7 @@ class CorpusItem:
     """A row that was kept: a `KnowledgeItem`, and what filters and the download need.
 
     `image` is a path; where the image is on the network (`image_url`), the one that its download gets.
+    `video` is the address of a segment of a video (`comem.io.video.video_address`).
     """
 
     id: str
@@ -209,11 +222,21 @@ class CorpusItem:
     width: int = 0
     height: int = 0
     data: bytes = b""
+    video: str = ""
 
     def item(self) -> KnowledgeItem:
         """What readers need of it."""
         image = ImageRef(path=self.image) if self.image else ImageRef(data=self.data) if self.data else None
-        return KnowledgeItem(self.id, self.text, image, self.source, self.language)
+        return KnowledgeItem(self.id, self.text, image, self.source, self.language, video_of(self.video))
+
+
+def video_of(address: str, folder: str | Path = "") -> VideoRef | None:
+    """The video of an address, relative to a folder; None without one."""
+    if not address:
+        return None
+    from comem.io.video import video_ref  # numpy: not for a command's --help
+
+    return video_ref(address, folder)
 
 
 def make_item(
@@ -235,13 +258,14 @@ def make_item(
         _need(row, "image", "the search by image", where)
     text_only = rules.text_only or "id" in row  # WIT's rows, which have no id, are about their image
     reason = _unwanted(row, rules, where)
-    image, url, data = "", "", b""
+    image, url, data, video = "", "", b"", ""
     text = passage(row, rules.max_chars, rules.descriptions, rules.title)
     try:
         if not reason:
             image, url, data = places.locate(_first(row, "image_url", "image"))
+            video = places.film(_first(row, "video"))
     except ValueError as error:  # whatever urllib and the reader of references found
-        reason, where = "broken image reference", f"{where} ({error})"
+        reason, where = "broken reference", f"{where} ({error})"
     if not reason and not text and not (rules.image_only and (image or data)):
         reason = "no text"
     if not reason and not (image or data) and (url or not text_only):
@@ -258,7 +282,7 @@ def make_item(
     return CorpusItem(
         name, text, image, prose(_first(row, "page_url", "source")),
         prose(row.get("language")) or "en", url, prose(row.get("licence")),
-        _number(row.get("original_width")), _number(row.get("original_height")), data,
+        _number(row.get("original_width")), _number(row.get("original_height")), data, video,
     )  # fmt: skip
 
 

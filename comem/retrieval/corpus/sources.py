@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from comem.retrieval.corpus.rows import (
     RawRows,
     csv_rows,
     dataset_rows,
+    film_rows,
     folder_rows,
     jsonl_rows,
     parquet_rows,
@@ -31,6 +32,7 @@ from comem.retrieval.corpus.rules import (
     Places,
     make_item,
 )
+from comem.retrieval.corpus.videos import is_video
 from comem.retrieval.knowledge import ITEMS, MANIFEST
 from comem.types import KnowledgeItem
 
@@ -61,12 +63,14 @@ class Source:
 
     Attributes:
         name: the file or folder, absolute, or the name of the data set.
-        kind: wit, jsonl, csv, parquet, articles, folder, dataset or corpus.
+        kind: wit, jsonl, csv, parquet, articles, folder, video, dataset or corpus.
         folder: where relative image paths start, absolute.
         named: whether the user named that folder.
         split: of a data set.
         columns: our name → the name in this corpus.
         names_as_titles: of a folder of images.
+        segment: frames of a video's segment.
+        fps: frames of a video that are read of each second.
     """
 
     name: str
@@ -76,6 +80,8 @@ class Source:
     split: str = "train"
     columns: Mapping[str, str] = field(default_factory=dict)
     names_as_titles: bool = False
+    segment: int = 32
+    fps: float = 1.0
 
     def items(self, rules: CorpusRules, stats: CorpusStats, store: Path | None) -> Iterator[CorpusItem]:
         """What the rules keep of the rows.
@@ -97,7 +103,7 @@ class Source:
             try:
                 item = make_item(where, row, rules, stats, places)
             except MissingColumnError as error:
-                if self.kind not in ("jsonl", "folder"):  # whose rows have columns of their own
+                if self.kind not in ("jsonl", "folder", "video"):  # whose rows have columns of their own
                     raise
                 missing = missing or error
                 stats.drop("broken row (a column is missing)", str(error))
@@ -123,7 +129,9 @@ class Source:
 
     def _raw(self, path: Path, stats: CorpusStats) -> RawRows:
         if self.kind == "folder":
-            return folder_rows(path, stats, self.names_as_titles)
+            return folder_rows(path, stats, self.names_as_titles, self.segment, self.fps)
+        if self.kind == "video":
+            return film_rows(path, stats, self.segment, self.fps)
         if self.kind == "dataset":
             return dataset_rows(self.name, self.split)
         return READERS[self.kind](path, stats)
@@ -170,16 +178,21 @@ def find_sources(
     images: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     names_as_titles: bool = False,
+    segment: int = 32,
+    fps: float = 1.0,
 ) -> list[Source]:
     """The sources that the user's words mean, in their order; all paths become absolute here.
 
     Args:
         words: files (`.tsv`, `.jsonl`, `.csv`, each with or without `.gz`, `.parquet`; a `.json` of articles
-            by URL), folders of such files or of images, and data sets: `hf:NAME` or `hf:NAME:SPLIT`.
+            by URL), folders of such files, of images or of videos, single videos, and data sets: `hf:NAME` or
+            `hf:NAME:SPLIT`.
         images: where relative image paths start, and downloaded images may lie under the last part of their
             URL; by default beside each file.
         columns: our name → the name in these files.
         names_as_titles: an image's file name is its title where it has none; of folders of images.
+        segment: frames of a video's segment, each of which is an item.
+        fps: frames of a video that are read of each second.
 
     Raises:
         CorpusError: for a word that means nothing, or a folder that may not be read.
@@ -188,6 +201,7 @@ def find_sources(
     found: list[Source] = []
     for word in map(str, words):
         found += _sources(word, named, dict(columns or {}), names_as_titles)
+    found = [replace(source, segment=segment, fps=fps) for source in found]
     if not found:
         raise CorpusError("no source was given: name files, folders or data sets (hf:NAME)")
     names = [(source.name, source.split) for source in found]
@@ -237,7 +251,7 @@ def _sources(  # noqa: C901 (a branch a kind)
 
 def _kind(name: str) -> str | None:
     kind = KINDS.get(Path(name.removesuffix(".gz")).suffix.lower())
-    return kind or ("articles" if is_articles(name) else None)
+    return kind or ("articles" if is_articles(name) else "video" if is_video(name) else None)
 
 
 def _listing(folder: Path) -> str:
@@ -280,11 +294,13 @@ class CorpusSettings(CorpusRules):
     """Read WIT, tables, folders or data sets into a corpus folder; run again, it goes on.
 
     Attributes:
-        sources: WIT .tsv[.gz], .jsonl, .csv, .parquet, .json of articles, a folder, hf:NAME[:SPLIT].
+        sources: WIT .tsv[.gz], .jsonl, .csv, .parquet, .json of articles, a video, a folder, hf:NAME[:SPLIT].
         output: the corpus folder.
         images: where relative image paths start; beside each file by default.
         columns: columns of your own, each as OURS=THEIRS: id, text, title, image, language, licence, …
         names_as_titles: an image's file name is its title.
+        segment: frames of a video's segment, each of which is an item: as many as the memory folds.
+        fps: frames of a video that are read of each second.
         keep_partial: go on with what could be read of a cut shard.
         workers: shards read at the same time.
     """
@@ -294,12 +310,16 @@ class CorpusSettings(CorpusRules):
     images: Path | None = option(None, metavar="DIR")
     columns: tuple[str, ...] = option((), metavar="OURS=THEIRS")
     names_as_titles: bool = False
+    segment: int = 32
+    fps: float = 1.0
     keep_partial: bool = False
     workers: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         take_paths(self)
+        if self.segment < 1 or not self.fps > 0:
+            raise ValueError(f"segment={self.segment}, fps={self.fps:g}: give positive numbers")
         if isinstance(self.sources, (str, Path)):  # one; its letters are no sources
             object.__setattr__(self, "sources", (str(self.sources),))
 
@@ -314,7 +334,8 @@ class CorpusSettings(CorpusRules):
         Raises:
             CorpusError: a word means nothing.
         """
-        return find_sources(self.sources, self.images, column_names(self.columns), self.names_as_titles)
+        columns = column_names(self.columns)
+        return find_sources(self.sources, self.images, columns, self.names_as_titles, self.segment, self.fps)
 
 
 def column_names(pairs: Sequence[str]) -> dict[str, str]:

@@ -27,7 +27,7 @@ from comem.types import KnowledgeItem
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TEXTS = ("id", "text", "image", "source", "language", "image_url", "licence")
+TEXTS = ("id", "text", "image", "source", "language", "image_url", "licence", "video")
 NUMBERS = ("width", "height")
 KEYS = ("id_key", "row_key")  # hashes of the id, and of what makes two rows duplicates; only in parts
 
@@ -58,6 +58,8 @@ def _row(item: CorpusItem, folder: Path) -> dict[str, Any]:
     row = {name: getattr(item, name) for name in (*TEXTS, *NUMBERS)}
     if item.image:
         row["image"] = os.path.relpath(item.image, folder)
+    if item.video:
+        row["video"] = os.path.relpath(item.video, folder)
     # Arrow stores no lone surrogate, as a file name has that is not UTF-8.
     return {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
 
@@ -240,4 +242,10 @@ def _as_row(item: KnowledgeItem | CorpusItem) -> CorpusItem:
         return item
     if item.image is not None and item.image.path is None:
         raise KnowledgeBaseError(f"item {item.id!r}: its image is in memory; save it to a file first")
-    return CorpusItem(item.id, item.text, str(item.image or ""), item.source, item.language)
+    video = ""
+    if item.video is not None:
+        from comem.io.video import video_address
+
+        video = video_address(item.video)
+    picture = str(item.image or "")
+    return CorpusItem(item.id, item.text, picture, item.source, item.language, video=video)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -80,19 +81,33 @@ def test_a_film_is_entered_by_seeking(tmp_path: Path) -> None:
     assert read(path, Rule("uniform", 2)) == [0, 49]
 
 
-def test_what_lies_on_its_side_is_turned(tmp_path: Path) -> None:
-    plain, turned = tmp_path / "a.mp4", tmp_path / "b.mp4"
+@pytest.mark.parametrize(
+    ("matrix", "corner"),
+    [
+        ((0, 1, -1, 0), (0, -1)),  # x goes down and y to the left: a quarter clockwise, as phones film upright
+        ((-1, 0, 0, -1), (-1, -1)),
+        ((0, -1, 1, 0), (-1, 0)),
+    ],
+)
+def test_what_lies_on_its_side_is_turned(
+    tmp_path: Path, matrix: tuple[int, ...], corner: tuple[int, int]
+) -> None:
+    """The matrix of the track header (ISO 14496-12, 8.3.2) says where the upper left corner is shown."""
     frame = np.zeros((32, 48, 3), dtype=np.uint8)
-    frame[:8] = 250  # bright above
-    encoded(plain, list(range(3)), [frame] * 3)
-    with av.open(str(plain)) as source, av.open(str(turned), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        if not hasattr(stream, "set_display_rotation"):
-            pytest.skip("this PyAV writes no rotation")
-        for packet in source.demux(source.streams.video[0]):
-            if packet.pts is not None:
-                packet.stream = stream
-                target.mux(packet)
+    frame[:16, :16] = 250
+    path = encoded(tmp_path / "a.mp4", list(range(3)), [frame] * 3)
+    a, b, c, d = (round(value * 65536) for value in matrix)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # version 0: eleven fields of 40 bytes before the matrix
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    shown = [*pick(VideoRef(str(path))).frames(), *(frame for _, frame in stream_frames(path))]
+    assert len(shown) == 2
+    for one in shown:
+        assert one.shape == ((32, 48, 3) if matrix[0] else (48, 32, 3))
+        assert one[corner].mean() > 200
+        others = {(0, 0), (0, -1), (-1, 0), (-1, -1)} - {corner}
+        assert all(one[other].mean() < 50 for other in others)
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
