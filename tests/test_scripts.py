@@ -227,6 +227,26 @@ def test_training_of_a_video_memory_in_two_stages(project: Path) -> None:
     )
 
 
+def test_video_inference_trains_asks_and_measures_or_takes_real_names(project: Path) -> None:
+    (project / "runs" / "v").mkdir(parents=True)
+    script, folder = "scripts/inference/run_video_inference.sh", "runs/v"
+    ran = bash(script, folder, "3", cwd=project, SHORT="0.1", LENGTHS="8 64", CLIPS="2")
+    told = ran.stdout.replace("\n", " ")
+    assert ran.returncode == 0
+    parts = [
+        "tools/video_world.py train runs/v --seed 3 --short 0.1 --world shapes",
+        "comem toy videos runs/v/clips",
+        "comem predict --benchmark llava_video --data runs/v/clips --mode video_memory --model runs/v/model "
+        "--encoder runs/v/memory",
+        "tools/video_world.py measure runs/v --world shapes --clips 2 --lengths 8 64",
+    ]
+    places = [told.index(part) for part in parts]
+    assert places == sorted(places)
+    (project / "mine").mkdir()
+    ran = bash(script, "runs/other", cwd=project, MODEL="mine", MEMORY="mem", DATA="mine")
+    assert "--model\nmine\n--encoder\nmem" in ran.stdout and "video_world" not in ran.stdout
+
+
 def test_synthesis_takes_a_plan_or_makes_the_embedded_world(project: Path) -> None:
     script = "scripts/data/synthesise.sh"
     named = {"PLAN": "my plan.yaml", "MODEL": "m", "INDEX": "wit", "OUTPUT": "out"}

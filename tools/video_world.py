@@ -2,10 +2,12 @@
 
     python tools/video_world.py train runs/video-world/seed0 --seed 0
     python tools/video_world.py measure runs/video-world/seed0
+    python tools/video_world.py train runs/video-towns/seed0 --world towns
 
-Order matters (video_memory.md 8): the eye first, taught each asked frame's shape and colour; then the reader
-on frames of short clips; then memory and reader together, the eye frozen. What is measured and how stands in
-docs/video.md.
+Order matters (video_memory.md 8): the eye first, taught each asked frame's shape and colour; then the
+reader on frames of short clips; then memory and reader together, the eye frozen. In the world of towns the eye
+is the toy's vision tower as it is, and the reader the toy's language model; frames show coats of arms, and the
+colour of a charge is asked for. What is measured and how stands in docs/video.md.
 """
 
 from __future__ import annotations
@@ -27,10 +29,14 @@ from comem.backbones.specs import BACKBONES, TOY_FOLDER
 from comem.memory.encoder import load_encoder
 from comem.memory.injection.infix import infix_for
 from comem.memory.video.encoder import VideoMemoryEncoder, build_encoder
+from comem.memory.video.eye import look
 from comem.memory.video.recurrent import EMPTY, MemoryState
 from comem.memory.video.sampling import shown_frames
 from comem.memory.video.settings import VideoMemorySettings
+from comem.toy.draw import draw as draw_arms
+from comem.toy.lexicon import CHARGES
 from comem.toy.videos import COLOURS, SHAPES, SIDE, Clip, make_clip, question
+from comem.toy.world import World
 from comem.training.model import answer_loss
 from comem.types import Message, VideoRef
 
@@ -155,21 +161,83 @@ def asked(backbone: HFBackbone, names: list[str], answers: list[str]) -> dict[st
     return inputs
 
 
-def draw(rng: np.random.Generator, length: int, count: int) -> tuple[list[Clip], list[str], list[str]]:
-    """Clips, and of each in turn all shapes and their colours."""
-    clips = [make_clip(rng, length) for _ in range(count)]
-    return clips, list(SHAPES) * count, [clip.facts[name][0] for clip in clips for name in SHAPES]
+class Shapes:
+    """Frames of noise; each of four shapes is seen once (comem.toy.videos)."""
+
+    subjects: tuple[str, ...] = SHAPES
+
+    def reader(self, seed: int) -> HFBackbone:
+        """The untrained model."""
+        return tiny_model(seed)
+
+    def prepare(self, encoder: VideoMemoryEncoder, rng: np.random.Generator, short: float) -> None:
+        """Teach the eye."""
+        eye_stage(encoder, rng, int(500 * short))
+
+    def clip(self, rng: np.random.Generator, length: int) -> Clip:
+        """A clip of so many frames."""
+        return make_clip(rng, length)
+
+    @torch.no_grad()
+    def seen(self, encoder: VideoMemoryEncoder, clips: list[Clip], first: int = 0) -> Tensor:
+        """Features of clips of one length with temporal code `(b, f, p, d)`; their first frame's number."""
+        frames = torch.as_tensor(np.stack([clip.frames for clip in clips]))
+        count, length = frames.shape[:2]
+        pixels = encoder.eye.pixels(frames.flatten(0, 1))
+        index = torch.arange(first, first + length).repeat(count)
+        return encoder.timed(pixels, index).unflatten(0, (count, length))
 
 
-@torch.no_grad()
-def seen_of(encoder: VideoMemoryEncoder, clips: list[Clip], first: int = 0) -> Tensor:
-    """Features of clips of one length with temporal code `(b, f, p, d)`; their first frame's number."""
-    frames = torch.as_tensor(np.stack([clip.frames for clip in clips]))
-    count, length = frames.shape[:2]
-    pixels = encoder.eye.pixels(frames.flatten(0, 1))
-    return encoder.timed(pixels, torch.arange(first, first + length).repeat(count)).unflatten(
-        0, (count, length)
-    )
+class Towns(Shapes):
+    """Coats of arms, one a frame; each of four charges is seen once, among arms with other charges.
+
+    The pictures of a pool are seen once, since the eye is not trained; a clip's frames are numbers in it.
+    """
+
+    subjects = tuple(CHARGES[:4])
+
+    def __init__(self, test: bool = False, count: int = 1600) -> None:
+        towns = World(0, 4 * count).split("test" if test else "train")[:count]
+        self.towns = towns
+        by_charge = {
+            charge: [i for i, t in enumerate(towns) if t.arms.charge == charge] for charge in CHARGES
+        }
+        self.shown = {charge: by_charge[charge] for charge in self.subjects}
+        self.others = [i for charge in CHARGES[4:] for i in by_charge[charge]]
+
+    def reader(self, seed: int) -> HFBackbone:
+        """The toy's, whose language model is trained on."""
+        torch.manual_seed(seed)
+        return load_backbone("toy", device="cpu")
+
+    @torch.no_grad()
+    def prepare(self, encoder: VideoMemoryEncoder, rng: np.random.Generator, short: float) -> None:
+        """Look at the pool."""
+        frames = torch.as_tensor(np.stack([np.asarray(draw_arms(town, 1)) for town in self.towns]))
+        self.pool = look(encoder.eye, encoder.eye.pixels(frames))
+
+    def clip(self, rng: np.random.Generator, length: int) -> Clip:
+        """A clip of so many frames, numbers in the pool."""
+        frames, facts = rng.choice(self.others, length), {}
+        for charge, at in zip(self.subjects, rng.choice(length, 4, replace=False).tolist(), strict=True):
+            frames[at] = rng.choice(self.shown[charge])
+            facts[charge] = (self.towns[frames[at]].arms.charge_colour, int(at))
+        return Clip(frames, facts)
+
+    @torch.no_grad()
+    def seen(self, encoder: VideoMemoryEncoder, clips: list[Clip], first: int = 0) -> Tensor:
+        """As of `Shapes`."""
+        features = self.pool[torch.as_tensor(np.stack([clip.frames for clip in clips]))]
+        return encoder.memory.timed(features, torch.arange(first, first + features.shape[1]))
+
+
+def draw(
+    world: Shapes, rng: np.random.Generator, length: int, count: int
+) -> tuple[list[Clip], list[str], list[str]]:
+    """Clips, and of each in turn all subjects and their colours."""
+    clips = [world.clip(rng, length) for _ in range(count)]
+    answers = [clip.facts[name][0] for clip in clips for name in world.subjects]
+    return clips, list(world.subjects) * count, answers
 
 
 @dataclass(frozen=True)
@@ -184,11 +252,14 @@ class Stage:
     clips: int = 16
 
 
-def stage(backbone: HFBackbone, encoder: VideoMemoryEncoder, rng: np.random.Generator, plan: Stage) -> None:
+def stage(
+    world: Shapes, backbone: HFBackbone, encoder: VideoMemoryEncoder, rng: np.random.Generator, plan: Stage
+) -> None:
     """Train the reader and the memory as planned; the eye stays as it is."""
     name, steps, lengths, reads, lr, count = (getattr(plan, each) for each in plan.__dataclass_fields__)
     model, injection = backbone.model, infix_for(backbone)
-    trained = [p for n, p in model.named_parameters() if "vision_tower" not in n and "projector" not in n]
+    eye = ("vision_tower", "projector", "visual")
+    trained = [p for n, p in model.named_parameters() if not any(part in n for part in eye)]
     memory = list(encoder.memory.parameters())
     for parameter in (*trained, *memory):
         parameter.requires_grad_(True)
@@ -200,15 +271,15 @@ def stage(backbone: HFBackbone, encoder: VideoMemoryEncoder, rng: np.random.Gene
             group["lr"] = lr * min(1.0, (step + 1) / 50) * (0.05 + 0.95 * (1 - step / steps))
         length = lengths[int(rng.integers(len(lengths)))]
         read = str(rng.choice(list(reads), p=list(reads.values())))
-        clips, names, answers = draw(rng, length, count)
-        seen = seen_of(encoder, clips, int(rng.integers(0, 1024)) if rng.random() < 0.5 else 0)
+        clips, names, answers = draw(world, rng, length, count)
+        seen = world.seen(encoder, clips, int(rng.integers(0, 1024)) if rng.random() < 0.5 else 0)
         rows = shown_frames(length, int(rng.choice([8, 16, 32])) if read == "frames" else 8)
         state = EMPTY if read == "frames" else encoder.remember(seen)
         each = [
             encoder.block_from(state.row(i) if state.states else EMPTY, seen[i, rows], read)  # type: ignore[arg-type]
             for i in range(count)
         ]
-        blocks = [block for block in each for _ in SHAPES]
+        blocks = [block for block in each for _ in world.subjects]
         loss, _ = answer_loss(encoder.prepared, asked(backbone, names, answers), blocks, injection)
         loss = loss / len(names)
         optimizer.zero_grad()
@@ -239,33 +310,45 @@ def accuracy(
     return [one.text.strip() == answer for one, answer in zip(said, answers, strict=True)]
 
 
-def train(folder: Path, seed: int, short: float) -> None:
+#: By world: name, steps, frames of a clip, what is read and how often, learning rate, clips a step.
+STAGES: dict[str, list[Stage]] = {
+    "shapes": [
+        Stage("reader", 350, [8], {"frames": 1.0}, 3e-3),
+        Stage("one segment", 400, [8], {"memory": 0.9, "frames": 0.1}, 2e-3),
+        Stage("segments", 900, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 2e-3),
+    ],
+    "towns": [
+        Stage("reader", 200, [8], {"frames": 1.0}, 1e-3, 8),
+        Stage("one segment", 250, [8], {"memory": 0.9, "frames": 0.1}, 1e-3, 8),
+        Stage("segments", 300, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3, 8),
+    ],
+}
+
+
+def train(folder: Path, name: str, seed: int, short: float) -> None:
     """All stages, and the folders `model` and `memory`."""
     began, rng = time.time(), np.random.default_rng(seed)
-    backbone = tiny_model(seed)
+    world = Towns() if name == "towns" else Shapes()
+    backbone = world.reader(seed)
     backbone.model.requires_grad_(False)
     encoder = build_encoder(backbone, video=memory_settings(cache=0))
-    with torch.no_grad():  # weights of 0.02 are for a width of 896: as strong at 64
+    with torch.no_grad():  # weights of 0.02 are for a width of 896: as strong here
         for module in encoder.memory.modules():
             if isinstance(module, nn.Linear):
-                module.weight *= (896 / 64) ** 0.5
-    eye_stage(encoder, rng, int(500 * short))
-    plan = [
-        ("reader", 350, [8], {"frames": 1.0}, 3e-3),
-        ("one segment", 400, [8], {"memory": 0.9, "frames": 0.1}, 2e-3),
-        ("segments", 900, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 2e-3),
-    ]
-    for name, steps, lengths, reads, lr in plan:
-        stage(backbone, encoder, rng, Stage(name, int(steps * short), lengths, reads, lr))
+                module.weight *= (896 / encoder.width) ** 0.5
+    world.prepare(encoder, rng, short)
+    for plan in STAGES[name]:
+        stage(world, backbone, encoder, rng, replace(plan, steps=max(1, int(plan.steps * short))))
         for length in (8, 32):
-            clips, names, answers = draw(np.random.default_rng(99), length, 16)
-            seen = seen_of(encoder, clips)
+            clips, names, answers = draw(world, np.random.default_rng(99), length, 16)
+            seen = world.seen(encoder, clips)
             for read in ("frames", "memory", "both"):
-                blocks = [encoder.block_of(one, read) for one in seen for _ in SHAPES]  # type: ignore[arg-type]
+                blocks = [encoder.block_of(one, read) for one in seen for _ in world.subjects]  # type: ignore[arg-type]
                 right = accuracy(backbone, encoder, blocks, names, answers)
-                print(f"  after {name}: {length} frames, {read}: {np.mean(right):.3f}", flush=True)
+                print(f"  after {plan.name}: {length} frames, {read}: {np.mean(right):.3f}", flush=True)
         save(backbone, encoder, folder)
-    print(f"trained in {time.time() - began:.0f} s", flush=True)
+    spent = time.process_time()
+    print(f"trained in {time.time() - began:.0f} s, {spent:.0f} s of processor time", flush=True)
 
 
 #: What the reader is given, by name: its part of the memory's settings.
@@ -298,31 +381,34 @@ def block_for(encoder: VideoMemoryEncoder, arm: str, seen: Tensor, other: Tensor
         encoder.memory.settings = settings
 
 
-def measure(folder: Path, clips: int, lengths: list[int]) -> None:
+def measure(folder: Path, name: str, clips: int, lengths: list[int]) -> None:
     """Accuracy of every arm at every length, the same clips for all; a row a cell in results.jsonl."""
     backbone = load_backbone(folder / "model", device="cpu")
     encoder = load_encoder(folder / "memory", backbone)
     if not isinstance(encoder, VideoMemoryEncoder):
         raise ValueError(f"{folder / 'memory'}: holds no video memory")
+    world = Towns(test=True) if name == "towns" else Shapes()
+    if name == "towns":
+        world.prepare(encoder, np.random.default_rng(0), 1.0)
     out = folder / "results.jsonl"
     rows = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     done = {(row["arm"], row["frames"]) for row in rows}
     for length in lengths:
         rng = np.random.default_rng(10_000 + length)
-        world = [make_clip(rng, length) for _ in range(clips if length <= 256 else max(12, clips // 3))]
-        seen = [seen_of(encoder, [clip])[0] for clip in world]
-        places = [clip.facts[name][1] / max(1, length - 1) for clip in world for name in SHAPES]
+        films = [world.clip(rng, length) for _ in range(clips if length <= 256 else max(12, clips // 3))]
+        seen = [world.seen(encoder, [clip])[0] for clip in films]
+        places = [clip.facts[each][1] / max(1, length - 1) for clip in films for each in world.subjects]
         for arm in ARMS:
             if (arm, length) in done:
                 continue
             right: list[bool] = []
-            for at in range(0, len(world), 8):
-                some = range(at, min(at + 8, len(world)))
+            for at in range(0, len(films), 8):
+                some = range(at, min(at + 8, len(films)))
                 given = [block_for(encoder, arm, seen[i], seen[i - 1]) for i in some]
-                answers = [world[i].facts[name][0] for i in some for name in SHAPES]
-                blocks = [block for block in given for _ in SHAPES]
-                right += accuracy(backbone, encoder, blocks, list(SHAPES) * len(some), answers)
-            scores = np.array(right, dtype=float).reshape(-1, len(SHAPES))
+                answers = [films[i].facts[each][0] for i in some for each in world.subjects]
+                blocks = [block for block in given for _ in world.subjects]
+                right += accuracy(backbone, encoder, blocks, list(world.subjects) * len(some), answers)
+            scores = np.array(right, dtype=float).reshape(-1, len(world.subjects))
             row = cell(arm, length, scores, np.array(places)) | {"right": "".join(map(str, map(int, right)))}
             row["tokens"] = len(given[-1])
             with out.open("a") as file:
@@ -359,6 +445,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("job", choices=["train", "measure"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--world", choices=list(STAGES), default="shapes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--short", type=float, default=1.0)
     parser.add_argument("--clips", type=int, default=48)
@@ -366,6 +453,6 @@ if __name__ == "__main__":
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.job == "train":
-        train(given.folder, given.seed, given.short)
+        train(given.folder, given.world, given.seed, given.short)
     else:
-        measure(given.folder, given.clips, given.lengths)
+        measure(given.folder, given.world, given.clips, given.lengths)

@@ -84,7 +84,10 @@ def test_a_film_is_entered_by_seeking(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("matrix", "corner"),
     [
-        ((0, 1, -1, 0), (0, -1)),  # x goes down and y to the left: a quarter clockwise, as phones film upright
+        (
+            (0, 1, -1, 0),
+            (0, -1),
+        ),  # x goes down and y to the left: a quarter clockwise, as phones film upright
         ((-1, 0, 0, -1), (-1, -1)),
         ((0, -1, 1, 0), (-1, 0)),
     ],
