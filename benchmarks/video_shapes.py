@@ -3,7 +3,7 @@
     python benchmarks/video_shapes.py --shape 7b --device cuda     # bf16; a GPU of 40 GB
     python benchmarks/video_shapes.py                              # tiny, on the CPU: a rehearsal
 
-Segments of 32 frames go through the vision tower and the memory's step; then a question's first token is timed
+Segments of 32 frames go through vision tower and memory; then the first token of a question is timed
 without video, with the memory as the authors read it (the fuser's vectors of the cached states), with 8
 vectors a segment (`qformer=8`), and with the 32 frames that are shown beside it.
 """
@@ -29,7 +29,8 @@ from comem.memory.video.settings import VideoMemorySettings
 
 _SIGLIP = {
     "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304,
-    "num_hidden_layers": 26, "num_attention_heads": 16, "image_size": 384, "patch_size": 14, "vision_use_head": False,
+    "num_hidden_layers": 26, "num_attention_heads": 16, "image_size": 384, "patch_size": 14,
+    "vision_use_head": False,
 }  # fmt: skip
 
 

@@ -132,6 +132,7 @@ COMMANDS: Registry[Command] = Registry(
             examples=(
                 "comem corpus build wit_v1.train.all-*.tsv.gz --output wit --languages en es --workers 8",
                 "comem corpus build items.csv --output mine --columns id=sku text=about image=file",
+                "comem corpus build my-videos/ --output films --segment 32",
             ),
         ),
         "corpus download": Command(

@@ -45,7 +45,7 @@ def test_which_of_200_videos_and_when(tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(200):
         pair = towns[2 * number : 2 * number + 2]
-        shown = [np.asarray(draw(town, 0)) for town in pair for _ in range(2)]
+        shown = [np.asarray(draw(town, 0, 56)) for town in pair for _ in range(2)]
         write_video(folder / f"{number:03d}.mkv", shown)
     index = tmp_path / "index"
     build_corpus(CorpusSettings(sources=(str(folder),), output=index, segment=2))
@@ -91,7 +91,7 @@ def test_a_bank_of_segments_is_made_and_read_as_any_other(tmp_path: Path) -> Non
     states = encoder.memory.read_states(whole.states)[0]  # (S, v, d)
     ids = ["film_02.mkv#000000", "film_02.mkv#000001"]
     stored = torch.from_numpy(MemoryStore(tmp_path / "bank").read(ids))
-    torch.testing.assert_close(stored, states, atol=1e-6, rtol=0)
+    torch.testing.assert_close(stored, states, atol=1e-5, rtol=1e-5)
     block = encoder.block(stored.flatten(0, 1), None)
     asked = Message("user", (VideoRef(frames=frames_of(1)), "\nWhat was there?"))
     assert len(backbone.generate([[asked]], [block], injection=infix_for(backbone))) == 1
