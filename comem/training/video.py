@@ -183,7 +183,8 @@ def build_run(
     if settings.checkpointing:
         enable_checkpointing(backbone.model)
     injection = infix_for(backbone)
-    model = VideoTrainingModel(encoder, None, injection, settings.loss_chunk)
+    blocks: Any = encoder  # its memories differ in length, so they are no tensor (n, q, d)
+    model = VideoTrainingModel(blocks, None, injection, settings.loss_chunk)
     chat = replace(backbone.process, context=None)  # the collator says which example is too long
     collator = VideoCollator(
         process=partial(chat, add_generation_prompt=False),
