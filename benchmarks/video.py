@@ -76,15 +76,20 @@ def hours(backbone: HFBackbone, encoder: Any, count: float) -> None:
 
 
 def against(backbone: HFBackbone, encoder: Any, lengths: list[int], clips: int) -> None:
-    """The memory beside uniform frames, at equal tokens and at equal accuracy."""
-    rows = []
-    encoder.memory.settings = replace(encoder.settings, cache=0)  # all states
+    """The memory beside uniform frames, at equal tokens and at the accuracy of its better variant."""
+    rows, bounded, memory = [], replace(encoder.settings, evict="merge"), encoder.memory
+    everything = replace(bounded, cache=0)
     for length in lengths:
         rng = np.random.default_rng(20_000 + length)
         films = [make_clip(rng, length) for _ in range(clips)]
+        memory.settings = bounded
+        merged = way(backbone, encoder, films, 0)
+        rows.append([str(length), f"memory, {bounded.cache} states, merged", *cells(merged)])
+        memory.settings = everything
         mine = way(backbone, encoder, films, 0)
         rows.append([str(length), "memory, all states", *cells(mine)])
-        count, best = mine[1] // encoder.memory.patches, mine[0]
+        states = -(-length // everything.segment)
+        count, best = states * memory.vectors // memory.patches, max(mine[0], merged[0])
         equal = way(backbone, encoder, films, count)
         rows.append([str(length), f"{min(count, length)} frames, equal tokens", *cells(equal)])
         reached = equal[0]

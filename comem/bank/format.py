@@ -172,7 +172,8 @@ def content_hash(item: KnowledgeItem) -> bytes:
     digest.update(len(text).to_bytes(8, "little") + text)
     if item.image is not None:
         try:
-            found = _file_hash(item.image.path) if item.image.path is not None else _hash(item.image.data)
+            path = item.image.path
+            found = _hash(item.image.data) if path is None else _file_hash(path, os.stat(path).st_mtime_ns)
         except OSError as error:
             raise ValueError(f"knowledge item {item.id!r}: {error}; check the image folder") from error
         digest.update(found)
@@ -187,19 +188,19 @@ def _video_hash(item: KnowledgeItem) -> bytes:
     if video is None or video.path is None:
         return repr(video and (video._digest, video.start, video.end, video.fps)).encode()
     try:
-        film = _film_hash(video.path)
+        film = _film_hash(video.path, os.stat(video.path).st_mtime_ns)
     except (OSError, ValueError) as error:
         raise ValueError(f"knowledge item {item.id!r}: {error}; check the video folder") from error
     return film + repr((video.start, video.end, video.fps)).encode()
 
 
 @lru_cache(maxsize=64)  # the segments of a film come in a row
-def _film_hash(path: str) -> bytes:
+def _film_hash(path: str, changed: int) -> bytes:
     return bytes.fromhex(sha256_of(path))
 
 
 @lru_cache(maxsize=4096)  # in WIT several items in a row show one image
-def _file_hash(path: str) -> bytes:
+def _file_hash(path: str, changed: int) -> bytes:
     return _hash(Path(path).read_bytes())
 
 
