@@ -11,12 +11,15 @@ import pytest
 import torch
 
 import comem
+from comem.backbones.base import GenerationConfig
 from comem.bank.build import encode
 from comem.bank.reader import MemoryStore
+from comem.bank.serve import open_bank
 from comem.bank.settings import EncodeSettings
 from comem.io.images import open_image
 from comem.io.video import VideoError, pick, video_address, video_ref, write_video
 from comem.memory.injection.infix import infix_for
+from comem.modes import MODES
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.sources import CorpusSettings, find_sources, read_corpus
 from comem.retrieval.corpus.table import write_knowledge_base
@@ -26,7 +29,7 @@ from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import RETRIEVERS, IndexSettings, RetrieverSettings
 from comem.toy.draw import draw, image_of
 from comem.toy.world import World
-from comem.types import Example, KnowledgeItem, Message, VideoRef
+from comem.types import Example, KnowledgeItem, Message, RetrievedContext, VideoRef
 from tests.memory.video.conftest import encoder_on, frames_of, make_reader
 
 pytest.importorskip("av")
@@ -95,6 +98,12 @@ def test_a_bank_of_segments_is_made_and_read_as_any_other(tmp_path: Path) -> Non
     block = encoder.block(stored.flatten(0, 1), None)
     asked = Message("user", (VideoRef(frames=frames_of(1)), "\nWhat was there?"))
     assert len(backbone.generate([[asked]], [block], injection=infix_for(backbone))) == 1
+    mode = MODES["comem"](
+        backbone, encoder=encoder, bank=open_bank(tmp_path / "bank", encoder), generation=GenerationConfig(2)
+    )
+    found = RetrievedContext("q", tuple(base.items([4, 5])))
+    (answer,) = mode.answer_batch([Example("q", "What was there?", None)], [found])
+    assert answer.context_tokens == 2 * encoder.memory.vectors
     assert encode(made).unchanged == 6
     write_video(folder / "film_02.mkv", list(frames_of(6, 99)))
     again = encode(made)
