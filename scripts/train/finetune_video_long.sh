@@ -19,7 +19,7 @@
 #   MODEL=llava-hf/llava-onevision-qwen2-0.5b-ov-hf bash scripts/train/finetune_video_long.sh
 set -euo pipefail
 source "$(dirname "$0")/_common.sh"
-init=${INIT:-$(ls -d runs/video-short/checkpoints/step-* 2>/dev/null | tail -n 1)}
+init=${INIT:-$(ls -d runs/video-short/checkpoints/step-* 2>/dev/null | tail -n 1 || true)}
 [ -n "$init" ] || { echo "${0##*/}: no checkpoint of stage 1: give INIT, or run finetune_video_short.sh" >&2; exit 2; }
 [ -n "${DATA:-}" ] || [ -f data/toy-videos/questions.json ] || "$comem" toy videos data/toy-videos
 exec "${launch[@]}" train --config "${CONFIG:-$root/configs/train/video_long.yaml}" \
