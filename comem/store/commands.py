@@ -23,7 +23,8 @@ class MemorySettings:
     """Which memory, on which models.
 
     Attributes:
-        folder: a memory; or a folder of images, or a corpus, of which one is made beside it (FOLDER.memory).
+        folder: a memory; or a folder of images and videos, a video, or a corpus, of which one is made beside
+            it (FOLDER.memory).
         backbone: what answers (default: as the memory was made; the embedded model).
         encoder: what makes memories; "none" keeps texts and images only.
         embedder: what makes vectors to search by.
@@ -135,20 +136,22 @@ def show_answer(answer: MemoryAnswer, settings: OneQuestionSettings) -> None:
 
 
 def _show_items(answer: MemoryAnswer) -> None:
+    timed = any(item.when for item in answer.items)
     rows = [
         (
-            item.text[:60] or "(an image)", f"{item.score or 0:.2f}",
+            item.text[:60] or "(an image)", *((item.when,) if timed else ()), f"{item.score or 0:.2f}",
             "" if item.attention is None else f"{item.attention:.1%}", item.id,
         )
         for item in answer.items
     ]  # fmt: skip
     if rows:
-        print_table(("item", "score", "attention", "id"), rows, texts=("id",))
+        headings = ("item", *(("when",) if timed else ()), "score", "attention", "id")
+        print_table(headings, rows, texts=("when", "id"))
     cost = f"{answer.prompt_tokens} tokens read ({answer.context_tokens} of memory), {answer.seconds:.2f} s"
     print_facts([(answer.mode, cost)])
 
 
-_HELP = """/add TEXT, /add PATH    remember a text, an image, a folder
+_HELP = """/add TEXT, /add PATH    remember a text, an image, a video, a folder
 /image PATH             show an image with the next question
 /used                   what the last answer comes from
 /list                   the newest items
@@ -222,12 +225,8 @@ class Chat:
     def _add(self, text: str) -> None:
         words = shlex.split(text) if text else []
         path = Path(words[0]).expanduser() if len(words) == 1 else None
-        is_file = path is not None and path.is_file()
-        owner = self.settings.user_id
-        added = (
-            self.memory.add(image=path, user_id=owner) if is_file and path is not None
-            else self.memory.add(path if path is not None and path.is_dir() else text, user_id=owner)
-        )  # fmt: skip
+        thing = path if path is not None and path.exists() else text
+        added = self.memory.add(thing, user_id=self.settings.user_id)
         for reason in added.skipped:
             print_line(f"left out: {reason}", "yellow")
         print_line(f"remembered: {', '.join(added.ids[:5])}{' …' if len(added.ids) > 5 else ''}")

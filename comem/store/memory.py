@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import os
 import queue
 import threading
 import time
@@ -19,18 +21,21 @@ import numpy as np
 from comem.backbones.base import GenerationConfig
 from comem.bank.format import content_hash
 from comem.io.console import Progress, quiet
-from comem.io.files import read_jsonl, whole_file, write_json
+from comem.io.files import read_jsonl, valid, whole_file, write_json
 from comem.io.images import ImageError, open_image
+from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import find_sources, read_corpus
+from comem.store.films import SECONDS, SUFFIXES, clock, stretches
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
 from comem.store.table import SCOPES, Found, MemoryFolderError, Row, Scope, Table, count_words
 from comem.store.watching import Spoken, Watched, end_ids
-from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext
+from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext, VideoRef
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
     from comem.backbones.base import Backbone
     from comem.memory.bank import MemoryBank
@@ -45,6 +50,7 @@ MAX_IMAGE_BYTES = 64_000_000
 #: Characters of a text that are kept; a book is several items.
 MAX_TEXT = 200_000
 ITEMS, ABOUT = "items.jsonl", "about.json"  # of an export
+_LOOKS = 8  # searches at most, while others delete what they find
 BATCH = 32  # items that are read at once, and that one transaction adds
 By = Literal["auto", "image", "text", "both"]
 
@@ -79,9 +85,18 @@ class MemoryItem:
     score: float | None = None
     attention: float | None = None
 
+    @property
+    def when(self) -> str:
+        """Of a stretch of a video when it is shown there, as in "1:20 to 1:30"; else ""."""
+        start, end = self.metadata.get("start"), self.metadata.get("end")
+        if isinstance(start, (int, float)) and isinstance(end, (int, float)) and 0 <= start <= end:
+            return f"{clock(start)} to {clock(math.ceil(end))}"
+        return ""
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values in the shape of mem0's memories; the image apart."""
         found = {"id": self.id, "memory": self.text, "has_image": self.image is not None}
+        found |= {"when": self.when} if self.when else {}
         found |= {name: value for name in ("user_id", "agent_id", "run_id") if (value := getattr(self, name))}
         found |= {"metadata": dict(self.metadata)}
         found |= {name: _iso(getattr(self, name)) for name in ("created_at", "updated_at")}
@@ -259,12 +274,19 @@ class Memory:
     def __len__(self) -> int:
         return len(self._table)
 
-    def warm_up(self) -> None:
-        """Load the models and the vectors now, not with the first question."""
+    def warm_up(self, reader: bool = True) -> None:
+        """Load the models and the vectors now, not with the first question.
+
+        Args:
+            reader: what answers and makes memories, too; without, only what searches.
+        """
         known = self._table.about()
-        self.models.check(known)
-        self._searched, self._checked = True, "embedder_fingerprint" in known
-        self.models.mode(self.models.default_mode)
+        if reader:
+            self.models.check(known)
+            self.models.mode(self.models.default_mode)
+        else:
+            self.models.check_embedder(known)
+        self._searched, self._checked = True, reader and "embedder_fingerprint" in known
         self._index.refresh()
 
     def close(self) -> None:
@@ -273,9 +295,9 @@ class Memory:
 
     # --- adding ---
 
-    def add(
+    def add(  # noqa: PLR0913 (what mem0 has, and the seconds of a stretch)
         self,
-        content: str | Path | Mapping[str, Any] | KnowledgeItem | Iterable[Any] | None = None,
+        content: str | Path | Mapping[str, Any] | KnowledgeItem | VideoRef | Iterable[Any] | None = None,
         image: ImageLike | None = None,
         *,
         user_id: str | None = None,
@@ -283,21 +305,24 @@ class Memory:
         run_id: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         id: str | None = None,
+        stretch: float = SECONDS,
         progress: Progress = quiet,
     ) -> Added:
         """Remember something; when this returns it is on the disk and can be asked about.
 
         Args:
             content: a text; a `KnowledgeItem`; a mapping with text, image, metadata; messages of a
-                conversation (`{"role", "content"}`); several of these; or the path of a folder of images, of
-                an export, or of any corpus that `comem corpus build` reads. A folder that is added again
-                brings what is new or changed.
+                conversation (`{"role", "content"}`); several of these; or the path of an image, a video, a
+                folder of both, an export, or any corpus that `comem corpus build` reads. A source that is
+                added again brings what is new or changed, with the old version in the history. A video (a
+                path or a `VideoRef`) becomes an item for each stretch: a frame, its subtitles, its times.
             image: a path, the encoded bytes, a Pillow image.
             user_id: whose it is, as are `agent_id` and `run_id`.
             agent_id: see `user_id`.
             run_id: see `user_id`.
             metadata: any JSON, to filter by.
             id: of your own; by default one is made.
+            stretch: seconds of a video that become one item.
             progress: shows how far a folder is.
 
         Returns:
@@ -308,9 +333,11 @@ class Memory:
             StorageError: no space left, or another process writes.
         """
         scope, facts = Scope(user_id, agent_id, run_id), dict(metadata or {})
-        folder = _source(content) if image is None else None
-        if folder is not None:
-            return self._add_folder(folder, scope, facts, progress)
+        source = _source(content) if image is None else None
+        if isinstance(source, Path) and source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
+            content, image, source = None, source, None
+        if source is not None:
+            return self._add_source(_Source(source, scope, facts, stretch), progress)
         items = _several(content) if image is None else None
         if items is None:
             items = [_item(content, image, facts, id)]
@@ -324,24 +351,37 @@ class Memory:
             self._insert(made[start : start + BATCH], scope)
         return Added(tuple(each.id for each in made))
 
-    def _add_folder(self, path: Path, scope: Scope, facts: dict[str, Any], progress: Progress) -> Added:
-        """What a folder or table holds; what cannot be read is left out and reported."""
+    def _add_source(self, source: _Source, progress: Progress) -> Added:
+        """What a folder, table or video holds; what cannot be read is left out and reported."""
         ids: list[str] = []
-        skipped: list[str] = []
         unchanged = 0
-        with progress(f"adding {path.name}", unit="items") as advance:
-            for batch in _batches(_things(path, scope, facts, skipped), BATCH):
+        with progress(f"adding {source.name}", unit="items") as advance:
+            for batch in _batches(source.things(), BATCH):
                 known = self._table.known([each.id for each in batch])
                 fresh = [each for each in batch if each.id not in known]
                 changed = [each for each in batch if each.id in known and known[each.id] != each.digest]
                 if fresh:
-                    self._insert(fresh, scope)
+                    self._insert(fresh, source.scope)
                 for each in changed:
-                    self._replace(each, scope)
+                    self._replace(each, source.scope)
                 ids += [each.id for each in (*fresh, *changed)]
                 unchanged += len(batch) - len(fresh) - len(changed)
                 advance(len(batch))
-        return Added(tuple(ids), unchanged, tuple(skipped))
+        for film in source.films:
+            self._forget_rest(film, source)
+        return Added(tuple(ids), unchanged, tuple(source.skipped))
+
+    def _forget_rest(self, film: _Film, source: _Source) -> None:
+        """Delete what was remembered of these seconds of a video and is no stretch of it any longer."""
+        span: dict[str, Any] = {"gte": film.start, **({} if film.end is None else {"lt": film.end})}
+        conditions, values = conditions_of(source.scope, {"file": film.name, "start": span})
+        there = self._table.page(conditions, values, -1, 0)
+        old = [
+            each.id for each in there
+            if each.id not in film.ids and each.id == source.film_id(film.name, each.metadata["start"])
+        ]  # fmt: skip
+        if old:
+            self._table.remove(old)
 
     def _insert(self, items: Sequence[_Pending], scope: Scope) -> None:
         self._table.begin_writing()  # refused before the work
@@ -391,7 +431,9 @@ class Memory:
         if encoder is None:
             return [None] * len(items)
         # Ids of the batch, not of the memory: an item that is changed may come beside others.
-        asked = [KnowledgeItem(str(n), each.text, each.reference) for n, each in enumerate(items)]
+        asked = [
+            KnowledgeItem(str(n), each.text, each.reference, video=each.video) for n, each in enumerate(items)
+        ]
         with self.models.alone:
             made = encoder.encode(asked).embeddings.float().cpu().numpy()  # (n, q, d)
         return [row.tobytes() for row in form_of(self._table.about()).pack(made)]
@@ -532,8 +574,10 @@ class Memory:
         reference = None if image is None else reference_of(image)
         looked_for = self._query(query, reference, weight)
         conditions, values = conditions_of(Scope(**whose), filters)
-        hits = dict(self._index.search(looked_for, k, conditions, values, threshold))
-        return [_shown(each, data, hits[each.number]) for each, data, _ in self._table.read(list(hits))]
+        (hits,), read = self._read(
+            lambda: [dict(self._index.search(looked_for, k, conditions, values, threshold))]
+        )
+        return [_shown(*read[number][:2], score) for number, score in hits.items() if number in read]
 
     def _query(self, text: str | None, image: ImageRef | None, weight: float = 0.5) -> Query:
         if not (text and text.strip()) and image is None:
@@ -629,25 +673,41 @@ class Memory:
         return cast("list[MemoryAnswer]", answers)
 
     def _retrieve(self, asks: Sequence[Ask]) -> list[list[_Hit]]:
-        """The items of each question, best first; all read in one view of the folder."""
+        """The items of each question, best first."""
         from comem.modes import MODES
 
-        hits: list[dict[int, float]] = []
         for each in asks:
             MODES.check(each.mode)
-            if each.k < 1 or each.mode == "baseline" or (each.by == "text" and not each.question.strip()):
-                hits.append({})
-                continue
-            by_image = each.image is not None and each.by in ("auto", "image", "both")
-            by_text = each.by in ("text", "both") or not by_image
-            query = self._query(each.question if by_text else None, each.image if by_image else None)
-            conditions, values = conditions_of(each.scope, each.filters)
-            hits.append(dict(self._index.search(query, each.k, conditions, values, each.threshold)))
-        numbers = list(dict.fromkeys(number for some in hits for number in some))
-        read = {each.number: (each, image, memory) for each, image, memory in self._table.read(numbers)}
+
+        def look() -> list[dict[int, float]]:
+            return [self._hits(each) for each in asks]
+
+        hits, read = self._read(look)
         return [
             [_Hit(*read[number], score) for number, score in some.items() if number in read] for some in hits
         ]
+
+    def _hits(self, each: Ask) -> dict[int, float]:
+        """Numbers and scores of the items of a question, best first."""
+        if each.k < 1 or each.mode == "baseline" or (each.by == "text" and not each.question.strip()):
+            return {}
+        by_image = each.image is not None and each.by in ("auto", "image", "both")
+        by_text = each.by in ("text", "both") or not by_image
+        query = self._query(each.question if by_text else None, each.image if by_image else None)
+        conditions, values = conditions_of(each.scope, each.filters)
+        return dict(self._index.search(query, each.k, conditions, values, each.threshold))
+
+    def _read(
+        self, look: Callable[[], list[dict[int, float]]]
+    ) -> tuple[list[dict[int, float]], dict[int, tuple[Found, bytes | None, bytes | None]]]:
+        """What searches find, and the items; they look again where one was deleted between the two."""
+        for _ in range(_LOOKS):
+            hits = look()
+            numbers = list(dict.fromkeys(number for some in hits for number in some))
+            read = {each.number: (each, image, memory) for each, image, memory in self._table.read(numbers)}
+            if len(read) == len(numbers):
+                break
+        return hits, read
 
     def _answer(
         self, asks: Sequence[Ask], found: Sequence[Sequence[_Hit]], start: float
@@ -686,15 +746,44 @@ class Memory:
                 )  # fmt: skip
         return answers
 
+    def found(self, ask: Ask) -> tuple[tuple[MemoryItem, ...], list[Tensor]]:
+        """What a question is answered from, for readers elsewhere; ours is not loaded.
+
+        Args:
+            ask: the question.
+
+        Returns:
+            The items, best first, and in the comem mode the memory `(q, d)` of each, as the folder has it.
+
+        Raises:
+            ValueError: as `ask`.
+        """
+        import torch
+
+        ask = ask if ask.mode else replace(ask, mode=self.models.default_mode)
+        (hits,) = self._retrieve([ask])
+        bank = self._bank([hits]) if ask.mode == "comem" else None
+        kept = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+            self.about().get("form", ""), torch.float32
+        )
+        memories = (
+            [] if bank is None else list(bank.select([hit.found.id for hit in hits]).embeddings.to(kept))
+        )
+        return tuple(_shown(hit.found, hit.image, hit.score) for hit in hits), memories
+
+    def about(self) -> dict[str, str]:
+        """What the folder says of itself: version, models, how memories are written."""
+        return self._table.about()
+
     def _bank(self, found: Sequence[Sequence[_Hit]]) -> MemoryBank | None:
-        """The memories of all items of a batch, as they lie in the folder; None without items."""
+        """The memories of all items of a batch, as they lie in the folder; None where it keeps none."""
         import torch
 
         from comem.memory.bank import MemoryBank
 
         hits = {hit.found.id: hit for some in found for hit in some}
-        facts, encoder = self._table.about(), self.models.encoder
-        if not hits or encoder is None:
+        facts = self._table.about()
+        if not hits or "form" not in facts:
             return None
         form = form_of(facts)
         rows = np.frombuffer(b"".join(hit.memory or b"" for hit in hits.values()), np.uint8)
@@ -819,6 +908,7 @@ class _Pending:
     opened: Image.Image | None
     metadata: Mapping[str, Any]
     scope: Scope | None = None
+    video: VideoRef | None = None
 
     @property
     def reference(self) -> ImageRef | None:
@@ -930,8 +1020,10 @@ def _data(reference: ImageRef | None) -> bytes | None:
     return data
 
 
-def _source(content: Any) -> Path | None:
-    """The path of a folder or corpus, if that is what was given."""
+def _source(content: Any) -> Path | VideoRef | None:
+    """The path of a file or folder, or the video, if that is what was given."""
+    if isinstance(content, VideoRef):
+        return content
     if isinstance(content, Path):
         if not content.exists():
             raise MemoryFolderError(f"{content}: no such file or folder; check the path")
@@ -965,23 +1057,113 @@ class _Everything(CorpusRules):
     image_only = True
 
 
-def _things(path: Path, scope: Scope, facts: Mapping[str, Any], skipped: list[str]) -> Iterator[_Pending]:
-    """What a folder or table holds; why something cannot be read goes to `skipped`."""
-    if path.is_dir() and (path / ABOUT).is_file() and (path / ITEMS).is_file():
-        for row in read_jsonl(path / ITEMS):  # of `export`: with ids, owners, metadata
+@dataclass
+class _Film:
+    """A video that was read: the seconds, and the items that they became."""
+
+    name: str
+    start: float
+    end: float | None
+    ids: set[str] = field(default_factory=set)
+
+
+@dataclass
+class _Source:
+    """A folder, table or video that is being added.
+
+    Attributes:
+        path: of it, or the video.
+        scope: whose the items become.
+        facts: metadata of all.
+        stretch: seconds of a video that become one item.
+        skipped: why something could not be read.
+        films: videos that were read to their end.
+    """
+
+    path: Path | VideoRef
+    scope: Scope
+    facts: Mapping[str, Any]
+    stretch: float
+    skipped: list[str] = field(default_factory=list)
+    films: list[_Film] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return self.path.name if isinstance(self.path, Path) else str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Which ids are made of, with the names in it."""
+        if isinstance(self.path, VideoRef):
+            return Path(self.path.path or ".").parent
+        return self.path if self.path.is_dir() else self.path.parent
+
+    def film_id(self, name: str, start: float) -> str:
+        """Of a stretch of a video."""
+        return _stable_id(self.scope, self.folder, f"{name}#{start:.3f}")
+
+    def things(self) -> Iterator[_Pending]:
+        """What there is to remember.
+
+        Raises:
+            ValueError: of what was named itself; within a folder it is skipped.
+        """
+        path = self.path
+        if isinstance(path, VideoRef):
+            yield from self._film(path, Path(path.path).name if path.path else str(path))
+        elif path.is_dir() and (path / ABOUT).is_file() and (path / ITEMS).is_file():
+            yield from self._exported(path)
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield from self._film(VideoRef(str(path)), path.name)
+        else:
+            yield from self._corpus(path)
+
+    def _exported(self, path: Path) -> Iterator[_Pending]:
+        """Of `export`: with ids, owners, metadata."""
+        for row in read_jsonl(path / ITEMS):
             image = path / row["image"] if row.get("image") else None
-            owner = scope if scope.named else Scope(*(row.get(name) for name in SCOPES))
-            about = {**(row.get("metadata") or {}), **facts}
+            owner = self.scope if self.scope.named else Scope(*(row.get(name) for name in SCOPES))
+            about = {**(row.get("metadata") or {}), **self.facts}
             yield replace(_item(row["text"], image, about, row["id"]), scope=owner)
-        return
-    stats = CorpusStats()
-    for item in read_corpus(find_sources([path]), _Everything(text_only=True, unique="none"), stats):
-        about = {**facts, "file": item.id, **({"source": item.source} if item.source else {})}
-        try:
-            yield _item(replace(item, id=_stable_id(scope, path, item.id)), None, about, None)
-        except (ImageError, MemoryFolderError) as error:
-            skipped.append(str(error))
-    skipped += [f"{count} rows: {reason}" for reason, count in stats.dropped.items()]
+
+    def _corpus(self, path: Path) -> Iterator[_Pending]:
+        """The rows of a corpus, or the images and videos of a folder."""
+        stats, sources = CorpusStats(), find_sources([path])
+        for item in read_corpus(sources, _Everything(text_only=True, unique="none"), stats):
+            about = {**self.facts, "file": item.id, **({"source": item.source} if item.source else {})}
+            try:
+                yield _item(replace(item, id=_stable_id(self.scope, path, item.id)), None, about, None)
+            except (ImageError, MemoryFolderError) as error:
+                self.skipped.append(str(error))
+        self.skipped += [f"{count} rows: {reason}" for reason, count in stats.dropped.items()]
+        if [source.kind for source in sources] == ["folder"]:
+            for name in _films(path):
+                try:
+                    yield from self._film(VideoRef(str(path / name)), name)
+                except ValueError as error:
+                    self.skipped.append(str(error))
+
+    def _film(self, ref: VideoRef, name: str) -> Iterator[_Pending]:
+        """The stretches of a video."""
+        film = _Film(name, ref.start, ref.end)
+        for each in stretches(ref, self.stretch):
+            item_id = self.film_id(name, each.start) if ref.path else str(uuid.uuid4())
+            film.ids.add(item_id)
+            about = {**self.facts, "file": name, "start": each.start, "end": each.end}
+            text = f"{name}, {clock(each.start)} to {clock(math.ceil(each.end))}. {each.text}"
+            yield replace(_item(text[:MAX_TEXT], each.image, about, item_id), video=each.video)
+        self.films.append(film)
+
+
+def _films(folder: Path) -> list[str]:
+    """Videos in a folder and below it, relative to it."""
+    return sorted(
+        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in SUFFIXES and valid(name) == name
+    )
 
 
 def _batches(items: Iterable[_Pending], size: int) -> Iterator[list[_Pending]]:

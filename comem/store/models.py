@@ -144,6 +144,8 @@ class Models:
 
     def facts(self, form: str) -> dict[str, str]:
         """What a folder keeps of the models, once it holds items."""
+        from comem.memory.encoder import injection_name
+
         facts = {"embedder": _name(self._embedder), "embedder_fingerprint": self.embedder.fingerprint}
         facts |= {"backbone": _name(self._backbone), "encoder": _name(self._encoder)}
         if self.encoder is not None:
@@ -153,7 +155,14 @@ class Models:
                 )
             sizes = {"form": form, "queries": str(self.encoder.num_vectors), "width": str(self.encoder.width)}
             facts |= {"encoder_fingerprint": self.encoder.fingerprint(), **sizes}
+            facts |= {"injection": injection_name(self.encoder)}
         return facts
+
+    def layout(self, known: Mapping[str, str]) -> str:
+        """The injection that the folder's memories are made for; where it is noted, without the encoder."""
+        from comem.memory.encoder import injection_name
+
+        return known.get("injection") or injection_name(self.encoder)
 
     def check(self, known: Mapping[str, str]) -> None:
         """Refuse models other than the folder's: what they make would mean something else.

@@ -348,3 +348,59 @@ def test_questions_that_are_none(remembered) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             remembered.ask(**options)
+
+
+def test_a_corpus_is_added_again_with_its_history(opened, towns, tmp_path: Path) -> None:
+    """A table, and the folder that `comem corpus build` makes of it."""
+    from comem.retrieval.corpus.build import build_corpus
+    from comem.retrieval.corpus.sources import CorpusSettings
+
+    table = tmp_path / "towns.jsonl"
+
+    def write(passages: dict[int, str]) -> None:
+        rows = []
+        for n, town in enumerate(towns[:3]):
+            (tmp_path / f"{n}.png").write_bytes(png(town, 0))
+            rows.append({"id": town.id, "text": passages.get(n, town.passage()), "image": f"{n}.png"})
+        table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write({})
+    memory = opened()
+    added = memory.add(table, user_id="ann")
+    assert len(added.ids) == 3 and memory.add(table, user_id="ann").unchanged == 3
+    answer = memory.ask(QUESTION, image_of(towns[1], view=1), user_id="ann", k=1)
+    assert answer.text == towns[1].value("stone") and answer.items[0].metadata["file"] == towns[1].id
+    write({1: towns[0].passage()})
+    again = memory.add(table, user_id="ann")
+    assert again.ids == added.ids[1:2] and again.unchanged == 2
+    events = memory.history(again.id)
+    assert [event["event"] for event in events] == ["ADD", "UPDATE"]
+    assert (events[1]["old_memory"], events[1]["new_memory"]) == (towns[1].passage(), towns[0].passage())
+    build_corpus(CorpusSettings(sources=(str(table),), output=tmp_path / "corpus"))
+    corpus = opened("of_corpus")
+    assert len(corpus.add(tmp_path / "corpus").ids) == 3
+    assert corpus.ask(QUESTION, image_of(towns[2], view=1), k=1).text == towns[2].value("stone")
+
+    async def again_awaited() -> None:
+        shared = AsyncMemory(memory)
+        assert (await shared.add(table, user_id="ann")).unchanged == 3
+
+    asyncio.run(again_awaited())
+
+
+def test_what_is_deleted_while_it_is_looked_for_leaves_no_gap(remembered, towns, monkeypatch) -> None:
+    """Between the search and the reading of what it found another deletes: still as many come."""
+    ids = [remembered.add(f"note {n}").id for n in range(3)]
+    search, waiting = remembered._index.search, list(ids)
+
+    def searched(*args, **options):
+        found = search(*args, **options)
+        if waiting:
+            remembered._table.remove([waiting.pop()])
+        return found
+
+    monkeypatch.setattr(remembered._index, "search", searched)
+    (hits,) = remembered._retrieve([Ask("note", mode="comem", k=3, by="text")])
+    assert len(hits) == 3 and not waiting and not {hit.found.id for hit in hits} & set(ids)
+    waiting[:] = [towns[0].id]
+    assert len(remembered.search("note", k=3)) == 3

@@ -51,6 +51,7 @@ function itemCard(item) {
   card.dataset.id = box.dataset.id = item.id;
   if (item.has_image) seen.observe(box); else box.textContent = "text";
   card.querySelector(".text").textContent = item.memory || item.metadata?.file || "(an image)";
+  if (item.when) facts.push(item.when);
   if (item.score !== undefined) facts.push(`score ${item.score.toFixed(2)}`);
   if (item.attention !== undefined) {
     facts.push(`attention ${(100 * item.attention).toFixed(1)} %`);
