@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from starlette.exceptions import HTTPException
 
 from comem import __version__
 from comem.io.images import open_image
+from comem.serve import upstream
 from comem.serve.batching import Batcher
 from comem.serve.errors import error_body, explained
 from comem.serve.limits import Counting, Limits
@@ -45,6 +47,7 @@ from comem.serve.shapes import (
     SystemOneRequest,
     UpdateRequest,
 )
+from comem.serve.upstream import Upstream, UpstreamError
 from comem.store.memory import Ask, Memory, MemoryAnswer, MemoryItem
 from comem.store.table import NoItemError
 from comem.store.table import Scope as Owner
@@ -65,6 +68,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
         (408, "a body that did not come"),
         (409, "another process writes"),
         (413, "too large"),
+        (502, "the upstream cannot be reached, or refuses"),
         (503, "too many at once"),
         (504, "too slow"),
         (507, "no space left"),
@@ -121,6 +125,12 @@ class Service:
         self.metrics = Metrics()
         self.batcher = Batcher(memory, settings.batch_size, settings.queue, self.metrics.batch)
         self.adding = asyncio.Semaphore(4)
+        self.upstream: Upstream | None = None
+        if settings.upstream:
+            key = os.environ.get("COMEM_UPSTREAM_KEY", "")
+            model, timeout = settings.upstream_model, settings.timeout
+            self.upstream = Upstream(memory, settings.upstream, model, key, timeout)
+        self.modes = upstream.MODES if settings.upstream else MODES
 
     @property
     def name(self) -> str:
@@ -136,7 +146,7 @@ class Service:
         if model in ("", self.name, "comem"):
             return self.memory.models.default_mode
         head, _, mode = model.rpartition("/")
-        if mode in MODES and head in ("", self.name, "comem"):
+        if mode in self.modes and head in ("", self.name, "comem"):
             return mode
         known = ", ".join(self.model_names())
         text = f"the model {model!r} does not exist; there are {known}"
@@ -144,7 +154,7 @@ class Service:
 
     def model_names(self) -> list[str]:
         """The model, and it in each mode."""
-        return [self.name, *(f"{self.name}/{mode}" for mode in MODES)]
+        return [self.name, *(f"{self.name}/{mode}" for mode in self.modes)]
 
     def images(self) -> Images:
         """For one request."""
@@ -154,6 +164,10 @@ class Service:
         """A call of the memory, in a thread, within the time of a request."""
         call = asyncio.to_thread(function, *args, **options)
         return await asyncio.wait_for(call, self.settings.timeout)
+
+    async def read(self, function: Callable[..., Any], *args: Any) -> Any:
+        """What a request means: in a thread where images may have to be fetched for it."""
+        return function(*args) if self.fetch is None else await self.work(function, *args)
 
     async def add(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """A call that changes the memory: a few at once wait for the one writer, the others here."""
@@ -174,10 +188,10 @@ class Service:
             RequestError: a field that is not heeded, or out of the limits.
         """
         extra = request.model_extra or {}
-        for name in _NOT_DONE:
+        for name in () if self.upstream else _NOT_DONE:
             if extra.get(name) not in (None, False, [], {"type": "text"}):
                 raise RequestError(f"{name} is not supported here", name, "unsupported_parameter")
-        if request.n != 1:
+        if request.n != 1 and not self.upstream:
             raise RequestError("n must be 1", "n", "unsupported_parameter")
         tokens = request.max_completion_tokens or request.max_tokens or min(256, self.settings.max_tokens)
         if tokens > self.settings.max_tokens:
@@ -232,6 +246,8 @@ def build_app(memory: Memory, settings: ServeSettings, keys: Keys, fetch: Open |
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(service.batcher.close)
+        if service.upstream is not None:
+            await service.upstream.close()
         memory.close()
 
     app = FastAPI(
@@ -289,7 +305,7 @@ def _add_errors(app: FastAPI) -> None:
         more = {503: {"retry-after": "1"}, 401: {"www-authenticate": "Bearer"}}
         return JSONResponse(body, status, more.get(status))
 
-    for kind in (ValueError, OSError, asyncio.TimeoutError, Exception):
+    for kind in (ValueError, OSError, asyncio.TimeoutError, UpstreamError, Exception):
         app.add_exception_handler(kind, respond)
     from comem.serve.batching import BusyError
 
@@ -346,7 +362,9 @@ def _add_chat(app: FastAPI, service: Service) -> None:
     @app.post("/v1/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request, caller: Caller = _KNOWN) -> Response | dict[str, Any]:
         """Answer a conversation from what is remembered."""
-        asked = service.ask(body, caller)
+        asked = await service.read(service.ask, body, caller)
+        if service.upstream is not None:
+            return await _forwarded(service, service.upstream, body, asked, request)
         about = {
             "id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()),
             "model": body.model or service.name,
@@ -369,6 +387,51 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         }  # fmt: skip
         whole = {**about, "object": "chat.completion", "choices": [choice]}
         return {**whole, "usage": _usage(answer), "comem": _sources(answer)}
+
+
+async def _forwarded(
+    service: Service, upstream: Upstream, body: ChatRequest, asked: Ask, request: Request
+) -> Response | dict[str, Any]:
+    """The answer of the upstream, with what it comes from."""
+    start, name = time.perf_counter(), body.model or service.name
+    model = await upstream.model()
+    sent, sources = await service.work(upstream.request, body, asked, model)
+
+    def told(whole: dict[str, Any]) -> dict[str, Any]:
+        usage = whole.get("usage") or {}
+        service.metrics.tokens.labels("read").inc(usage.get("prompt_tokens") or 0)
+        service.metrics.tokens.labels("made").inc(usage.get("completion_tokens") or 0)
+        if whole.get("object") != "chat.completion.chunk" or any(
+            choice.get("finish_reason") for choice in whole.get("choices") or ()
+        ):
+            whole["comem"] = {**sources, "seconds": round(time.perf_counter() - start, 4)}
+        return {**whole, "model": name}
+
+    if body.stream:
+        pieces = _events(upstream.stream(sent), told)
+        first = await anext(pieces)  # errors before the first piece have a status of their own
+        headers = {"cache-control": "no-cache"}
+        return StreamingResponse(_rest(first, pieces), media_type="text/event-stream", headers=headers)
+    answer = asyncio.ensure_future(upstream.answer(sent))
+    while not (await asyncio.wait({answer}, timeout=_TICK))[0]:
+        if await request.is_disconnected():
+            answer.cancel()
+    return told(answer.result())
+
+
+async def _events(
+    pieces: AsyncIterator[dict[str, Any] | None], told: Callable[[dict[str, Any]], dict[str, Any]]
+) -> AsyncIterator[str]:
+    """Server-sent events of pieces; an error in the middle becomes the last one."""
+    begun = False
+    try:
+        async for piece in pieces:
+            yield f"data: {'[DONE]' if piece is None else json.dumps(told(piece))}\n\n"
+            begun = True
+    except (UpstreamError, TimeoutError) as error:
+        if not begun:
+            raise
+        yield f"data: {json.dumps(explained(error)[1])}\n\n"
 
 
 async def _answered(service: Service, asked: Ask, request: Request, gone: threading.Event) -> MemoryAnswer:
@@ -459,7 +522,7 @@ def _add_memories(app: FastAPI, service: Service) -> None:
     async def add(body: AddRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """Remember messages, a text, an image."""
         owner = caller.scope(body.user_id, body.agent_id, body.run_id)
-        found, shown = _to_remember(body, service.images())
+        found, shown = await service.read(_to_remember, body, service.images())
         added = await service.add(
             memory.add, found, shown, user_id=owner.user_id, agent_id=owner.agent_id, run_id=owner.run_id,
             metadata=body.metadata, id=body.id,
@@ -498,8 +561,9 @@ def _add_memories(app: FastAPI, service: Service) -> None:
     async def search(body: SearchRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """The items nearest to a text, an image, or both."""
         owner = caller.scope(body.user_id, body.agent_id, body.run_id)
+        shown = await service.read(image, body.image)
         items = await service.work(
-            memory.search, body.query, image(body.image), k=body.top_k, filters=body.filters,
+            memory.search, body.query, shown, k=body.top_k, filters=body.filters,
             threshold=body.threshold, user_id=owner.user_id, agent_id=owner.agent_id, run_id=owner.run_id,
         )  # fmt: skip
         return {"results": [item.as_dict() for item in items]}
@@ -546,7 +610,8 @@ def _add_items(app: FastAPI, service: Service) -> None:
     async def update(item_id: str, body: UpdateRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """Change an item; what is not given stays."""
         await service.own(item_id, caller)
-        item = await service.add(memory.update, item_id, body.text, image(body.image), body.metadata)
+        shown = await service.read(image, body.image)
+        item = await service.add(memory.update, item_id, body.text, shown, body.metadata)
         return {**item.as_dict(), "event": "UPDATE"}
 
     @app.delete("/v1/memories/{item_id:path}")
@@ -589,6 +654,8 @@ def _thumbnail(image: ImageRef, side: int) -> bytes:
 
 def _add_decisions(app: FastAPI, service: Service) -> None:
     async def decide(state: Any, questions: dict[str, Any], assets: Any, options: dict[str, Any]) -> Any:
+        if service.upstream is not None:
+            raise RequestError("decisions are made by a reader here: serve without --upstream", "model")
         owner = options["scope"]
         return await service.work(
             service.memory.decide, state, questions, assets=assets, k=options["k"], by=options["by"],
@@ -599,7 +666,7 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
     async def systemone(body: SystemOneRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """Typed questions about a state, its images, and what is remembered."""
         service.mode(body.model)
-        state, assets = state_of(body, service.images())
+        state, assets = await service.read(state_of, body, service.images())
         found = await decide(state, body.questions, assets, _options(body.memory, None, caller))
         return {
             "model": body.model or service.name, "answers": found.answers, "diagnostics": found.diagnostics,
@@ -611,7 +678,7 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
     async def decisions(body: DecisionsRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """The same in OpenAI's shape."""
         service.mode(body.model)
-        state, assets, questions = decisions_of(body, service.images())
+        state, assets, questions = await service.read(decisions_of, body, service.images())
         found = await decide(state, questions, assets, _options(body.memory, None, caller))
         usage = {
             "input_tokens": found.input_tokens, "output_tokens": 0, "total_tokens": found.input_tokens,

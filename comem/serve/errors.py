@@ -9,6 +9,7 @@ from typing import Any
 from comem.io.files import StorageError, no_space
 from comem.serve.batching import BusyError
 from comem.serve.reading import RequestError
+from comem.serve.upstream import UpstreamError
 from comem.store.table import NoItemError
 
 _KINDS = {
@@ -44,6 +45,8 @@ def explained(error: BaseException) -> tuple[int, dict[str, Any]]:
     text = " ".join(str(error).split())
     if isinstance(error, RequestError):
         return error.status, error_body(text, error.status, error.code, error.param)
+    if isinstance(error, UpstreamError):
+        return error.status, error_body(text, error.status, "upstream")
     if isinstance(error, StorageError):
         status = 507 if no_space(error) else 409 if error.errno == errno.EAGAIN else 503
         return status, error_body(_STORAGE[status], status, "storage")

@@ -6,6 +6,7 @@ import os
 import socket
 
 from comem.io.console import Progress, print_line, quiet
+from comem.io.files import whole_file
 from comem.serve.fetching import fetch_image
 from comem.serve.settings import ServeSettings, loopback, read_keys
 from comem.store.commands import open_memory
@@ -27,13 +28,19 @@ def serve(settings: ServeSettings, progress: Progress = quiet) -> None:
         import uvicorn
 
         from comem.serve.app import build_app
+
+        if settings.fetch_images:
+            import aiohttp  # noqa: F401 (now, not with the first request)
     except ImportError as error:
         raise ValueError(f"{NEEDS} ({error.name} is missing)") from error
+    if settings.template is not None:
+        _write_template(settings)
+        return
     keys = read_keys(settings, os.environ)
     fetch = fetch_image if settings.fetch_images else None
     listener = _listen(settings)
     memory = open_memory(settings, progress, create=True)
-    memory.warm_up()
+    memory.warm_up(reader=not settings.upstream)
     app = build_app(memory, settings, keys, fetch)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
@@ -47,6 +54,19 @@ def serve(settings: ServeSettings, progress: Progress = quiet) -> None:
         timeout_keep_alive=30, h11_max_incomplete_event_size=65_536,
     )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _write_template(settings: ServeSettings) -> None:
+    """The chat template of the reader, the memory before it, for `vllm serve --chat-template`."""
+    from comem.serve.upstream import memory_template
+
+    assert settings.template is not None
+    with open_memory(settings, create=True) as memory:
+        process = memory.models.backbone.process
+    template = process.processor.chat_template or process.tokenizer.chat_template
+    with whole_file(settings.template) as path:
+        path.write_text(memory_template(template), encoding="utf-8")
+    print_line(f"vllm serve MODEL --enable-prompt-embeds --chat-template {settings.template}")
 
 
 def _listen(settings: ServeSettings) -> socket.socket:

@@ -12,7 +12,7 @@ from pathlib import Path
 from comem.config import option
 from comem.store.commands import MemorySettings
 
-_NETWORK, _LIMITS = "network", "limits"
+_NETWORK, _LIMITS, _UPSTREAM = "network", "limits", "a vLLM that answers"
 #: Stands for every user in a file of keys.
 ANYBODY = "*"
 
@@ -31,6 +31,10 @@ class ServeSettings(MemorySettings):
         key: one key for all users; better in the environment as COMEM_API_KEY.
         ui: show the page at /.
         fetch_images: fetch images by http(s) URL, never from private addresses.
+        upstream: URL of a vLLM that answers in place of the reader here, memories as `prompt_embeds`; its key
+            in the environment as COMEM_UPSTREAM_KEY.
+        upstream_model: its model (default: the first that it serves).
+        template: write the chat template that the upstream has to be started with, and end.
         batch_size: questions that are answered together.
         max_body: bytes of a request.
         max_images: of a request.
@@ -48,6 +52,9 @@ class ServeSettings(MemorySettings):
     key: str = option("", group=_NETWORK)
     ui: bool = False
     fetch_images: bool = option(False, group=_NETWORK)
+    upstream: str = option("", group=_UPSTREAM, metavar="URL")
+    upstream_model: str = option("", group=_UPSTREAM, metavar="NAME")
+    template: Path | None = option(None, group=_UPSTREAM, metavar="FILE")
     batch_size: int = option(32, group=_LIMITS)
     max_body: int = option(50_000_000, group=_LIMITS)
     max_images: int = option(8, group=_LIMITS)
@@ -71,6 +78,10 @@ class ServeSettings(MemorySettings):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give 1 or more")
+        if self.upstream and not self.upstream.startswith(("http://", "https://")):
+            raise ValueError(
+                f"upstream={self.upstream!r}: give the URL of a server, as http://127.0.0.1:8000/v1"
+            )
         if self.timeout <= 0 or self.drain < 0:
             raise ValueError(f"timeout={self.timeout}, drain={self.drain}: give seconds above 0")
 
