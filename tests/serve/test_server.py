@@ -26,7 +26,7 @@ httpx = pytest.importorskip("httpx")
 # ruff: noqa: E402
 from comem.serve.app import build_app
 from comem.serve.batching import Batcher, BusyError
-from comem.serve.fetching import fetch_image, public_address
+from comem.serve.fetching import fetch_image
 from comem.serve.limits import depth
 from comem.serve.settings import Keys, ServeSettings, read_keys
 from comem.store.memory import Ask
@@ -371,8 +371,6 @@ def test_keys(tmp_path: Path) -> None:
     ],
 )
 def test_private_addresses_are_not_fetched_from(host: str) -> None:
-    with pytest.raises(ValueError, match="private address"):
-        public_address(host, 80)
     with pytest.raises(ValueError, match="private address"):
         fetch_image(f"http://{f'[{host}]' if ':' in host else host}/a.png")
 
