@@ -16,23 +16,28 @@ import comem
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
+NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 BLOCK = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```', re.MULTILINE | re.DOTALL)
-#: Pages that build on each other, in one folder; and what is made smaller, so that it takes seconds.
-WALKS = {
-    "tour": ["tour.md"],
-    "howto": [f"howto/{name}.md" for name in ("own_data", "own_questions", "own_benchmark", "train")],
-}
+#: Pages whose blocks run; and what is made smaller, so that it takes seconds.
+WALKS = {"tour": ["tour.md"]}
 SMALLER = {"--size 300": "--size 40", "--limit 100": "--limit 8", "max_steps=5": "max_steps=1"}
 
 WALK = """
 import contextlib, io, json, shlex, sys
 from comem.cli import main
 
-for kind, text in json.load(sys.stdin):
+for kind, text in [("new", ""), *json.load(sys.stdin)]:
+    if kind == "new":
+        names = {"__name__": "page"}
+        continue
+    if kind == "file":
+        name, _, body = text.partition("\\n")
+        open(name, "w", encoding="utf-8").write(body + "\\n")
+        continue
     if kind == "python":
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
-            exec(compile(text, "page", "exec"), {"__name__": "page"})
+            exec(compile(text, "page", "exec"), names)
         print(said.getvalue())
         continue
     for line in text.replace("\\\\\\n", " ").splitlines():
@@ -59,15 +64,60 @@ def test_walk(name: str, tmp_path: Path) -> None:
                     body = body.replace(before, after)
                 steps.append((kind, body))
                 promised += re.findall(r"^print\(.*\)  # (.+)$", body, re.MULTILINE)
-    assert {kind for kind, _ in steps} == {"bash", "python"}
+    run(steps, promised, tmp_path)
+
+
+def run(steps: list[tuple[str, str]], promised: list[str], folder: Path) -> None:
+    """Run steps one after the other in a folder; what `print(…)  # …` promises has to be said."""
+    assert {kind for kind, _ in steps} >= {"bash", "python"}
     keep = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
     quiet = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
     ran = subprocess.run(
         [sys.executable, "-c", WALK], input=json.dumps(steps), capture_output=True, text=True, timeout=600,
-        cwd=tmp_path, env={**keep, **quiet, "PYTHONPATH": str(ROOT)},
+        cwd=folder, env={**keep, **quiet, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert promised and all(line in ran.stdout for line in promised)
+
+
+@pytest.mark.slow
+def test_notebooks_run(tmp_path: Path) -> None:
+    """All cells of all notebooks, in one process and folder: what several prepare runs once."""
+    steps: list[tuple[str, str]] = []
+    promised: list[str] = []
+    for path in NOTEBOOKS:
+        steps.append(("new", ""))  # names live as long as a kernel
+        for kind, body in cells(path):
+            for before, after in SMALLER.items():
+                body = body.replace(before, after)
+            promised += re.findall(r"^ *print\(.*\)  # (.+)$", body, re.MULTILINE)
+            if (kind, body) not in steps:
+                steps.append((kind, body))
+    assert len(NOTEBOOKS) == len(list((DOCS / "howto").glob("*.md")))
+    run(steps, promised, tmp_path)
+
+
+def cells(path: Path) -> list[tuple[str, str]]:
+    """The code of a notebook that an executor would run: files, commands, Python."""
+    found = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        body = "".join(cell["source"])
+        if cell["cell_type"] != "code" or "skip-execution" in cell["metadata"].get("tags", ()):
+            continue
+        if body.startswith("%%writefile "):
+            found.append(("file", body.removeprefix("%%writefile ")))
+        elif body.startswith("!"):
+            found.append(("bash", re.sub(r"^!", "", body, flags=re.MULTILINE)))
+        else:
+            found.append(("python", body))
+    return found
+
+
+def test_notebooks_are_what_their_pages_say() -> None:
+    """By `python scripts/dev/notebooks.py`."""
+    words = [sys.executable, "scripts/dev/notebooks.py", "--check"]
+    checked = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert checked.returncode == 0, f"run python scripts/dev/notebooks.py:\n{checked.stdout}{checked.stderr}"
 
 
 @pytest.mark.slow
