@@ -117,3 +117,13 @@ def test_from_nothing_to_a_trained_memory(comem: Path, desk: Path) -> None:
     ran = run(comem.parent / "python", "-c", ONE_AFTER_ANOTHER, cwd=desk, input=json.dumps(steps))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (desk / "answers" / "metrics.json").is_file()
+
+
+@pytest.mark.skipif(
+    not os.environ.get("COMEM_TEST_WHEEL"), reason="set COMEM_TEST_WHEEL=1; needs uv and an index"
+)
+def test_a_strangers_first_minutes(wheel: Path) -> None:
+    """README's three lines, the server and the page, in an environment that is empty but for the wheel."""
+    script = ROOT / "scripts" / "dev" / "try_wheel.sh"
+    tried = subprocess.run(["bash", script, wheel], capture_output=True, text=True, timeout=3000)
+    assert tried.returncode == 0 and "all of it works" in tried.stdout, tried.stdout + tried.stderr
