@@ -10,6 +10,7 @@ takes to survive a kill). `--models` adds and asks with the embedded models inst
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sqlite3
 import statistics
@@ -222,12 +223,13 @@ def measure_models(count: int, folder: Path) -> None:
                 Row(f"n{n}", text, image, Scope(f"user{n % 10}"), {}, "", vectors, packed, count_words(text))
             )
         memory._table.insert(rows)
-    adds, asks, finds = [], [], []
+    adds, busy, asks, finds = [], [], [], []
     for town in towns[1:21]:
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), time.process_time()
         item_id = memory.add(f"{town.name}: {town.passage()}", image_of(town, view=0)).id
         found = memory.search(image=image_of(town, view=0), k=1)[0].id
         adds.append(time.perf_counter() - start)
+        busy.append(time.process_time() - spent)
         assert found == item_id
         start = time.perf_counter()
         memory.search(town.name, k=3)
@@ -245,6 +247,7 @@ def measure_models(count: int, folder: Path) -> None:
     opened = time.perf_counter() - start
     print(f"embedded models, {count:,} items: add until found {median(adds)}, text search {median(finds)},")
     print(f"  ask {median(asks)}; opened again in {opened:.1f} s")
+    print(f"  processor time of add until found {median(busy)}; load {os.getloadavg()[0]:.1f}")
 
 
 def median(seconds: list[float]) -> str:

@@ -52,7 +52,7 @@ class Index:
         self._revision, self._count = 0, 0
         self._numbers = np.zeros(0, np.int64)  # (c,), c the capacity
         self._lengths = np.zeros(0, np.int64)  # (c,)
-        self._vectors: dict[str, np.ndarray] = {}  # image, text: float32 (c, d), NaN rows where there is none
+        self._vectors: dict[str, np.ndarray] = {}  # image, text: float32 (c, d), NaN where an item has none
         self._place: dict[int, int] = {}
 
     def refresh(self) -> None:
@@ -83,22 +83,27 @@ class Index:
         new, start = len(changes.numbers), self._count
         end = start + new
         if end > len(self._numbers):
-            self._grow(max(end, 1024, len(self._numbers) * 3 // 2))
+            self._grow(max(end + end // 8, 1024, len(self._numbers) * 3 // 2))
         self._numbers[start:end], self._lengths[start:end] = changes.numbers, changes.lengths
         for name, given in (("image", changes.images), ("text", changes.texts)):
             if given.shape[1] and name not in self._vectors:
-                self._vectors[name] = np.full((len(self._numbers), given.shape[1]), np.nan, np.float32)
-            if given.shape[1]:
-                self._vectors[name][start:end] = given
+                self._vectors[name] = np.empty((len(self._numbers), given.shape[1]), np.float32)
+                self._vectors[name][:start] = np.nan
+            if name in self._vectors:
+                self._vectors[name][start:end] = given if given.shape[1] else np.nan
         self._place |= zip(changes.numbers.tolist(), range(start, end), strict=True)
         self._count = end
 
     def _grow(self, capacity: int) -> None:
-        more = capacity - len(self._numbers)
-        self._numbers = np.pad(self._numbers, (0, more))
-        self._lengths = np.pad(self._lengths, (0, more))
-        for name, rows in self._vectors.items():
-            self._vectors[name] = np.pad(rows, ((0, more), (0, 0)), constant_values=np.nan)
+        """Room for more; what is not in use yet is not touched, which would take longer than an addition."""
+
+        def longer(rows: np.ndarray) -> np.ndarray:
+            made = np.empty((capacity, *rows.shape[1:]), rows.dtype)
+            made[: self._count] = rows[: self._count]
+            return made
+
+        self._numbers, self._lengths = longer(self._numbers), longer(self._lengths)
+        self._vectors = {name: longer(rows) for name, rows in self._vectors.items()}
 
     def search(
         self, query: Query, k: int, conditions: Sequence[str] = (), values: Sequence[Any] = (),

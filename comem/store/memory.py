@@ -1009,15 +1009,16 @@ def _data(reference: ImageRef | None) -> bytes | None:
     """
     if reference is None:
         return None
+    data = reference.data
     try:
-        data = reference.data if reference.path is None else Path(reference.path).read_bytes()
+        size = len(data or b"") if reference.path is None else Path(reference.path).stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            raise ImageError(
+                f"{reference}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are kept; reduce it first"
+            )
+        return data if reference.path is None else Path(reference.path).read_bytes()
     except OSError as error:
         raise ImageError(f"{reference.path}: {error.strerror}; check the path") from error
-    if data is not None and len(data) > MAX_IMAGE_BYTES:
-        raise ImageError(
-            f"{reference}: {len(data):,} bytes, at most {MAX_IMAGE_BYTES:,} are kept; reduce it first"
-        )
-    return data
 
 
 def _source(content: Any) -> Path | VideoRef | None:
