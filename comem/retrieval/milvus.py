@@ -49,7 +49,7 @@ class MilvusIndex:
         self, folder: str | Path, uri: str, collection: str = COLLECTION, *, token: str = ""
     ) -> None:
         self.base, self.collection, self.uri = KnowledgeBase(folder), collection, without_secrets(uri)
-        self._client = _connect(uri, token)
+        self._client = connect(uri, token)
         if not self._client.has_collection(collection):
             raise MilvusError(
                 f"{without_secrets(uri)}: no collection {collection!r}; make it with comem index push"
@@ -159,7 +159,7 @@ def push(
         )  # fmt: skip
     except ValueError as error:
         raise MilvusError(str(error)) from error
-    client, fresh = _connect(uri, token), f"{collection}_new"
+    client, fresh = connect(uri, token), f"{collection}_new"
     manifest = {
         "format": "comem-milvus-1", "count": len(rows), "ids_sha256": base.manifest["ids_sha256"],
         "index_type": index_type, "embedder": {"name": embedder.name, "fingerprint": embedder.fingerprint},
@@ -174,7 +174,7 @@ def push(
         client.flush(fresh)
         client.drop_collection(collection)
         client.rename_collection(fresh, collection)
-    except _milvus_exception() as error:
+    except milvus_exception() as error:
         raise MilvusError(f"{without_secrets(uri)}: {error}") from error
     finally:
         client.close()
@@ -204,20 +204,26 @@ def _batches(base: KnowledgeBase, rows: np.ndarray, vectors: Vectors) -> Iterato
         ]
 
 
-def _connect(uri: str, token: str) -> Any:
+def connect(uri: str, token: str = "") -> Any:
+    """A client of a server, or of milvus-lite.
+
+    Raises:
+        MilvusError: pymilvus is missing, or nobody answers.
+    """
     try:
         from pymilvus import MilvusClient
     except ImportError as error:
         raise MilvusError("Milvus needs pymilvus: pip install 'comem[milvus]'") from error
     try:
         return MilvusClient(uri=uri, token=token)
-    except (_milvus_exception(), ConnectionError) as error:
+    except (milvus_exception(), ConnectionError) as error:
         raise MilvusError(
             f"{without_secrets(uri)}: cannot be reached ({error}); is the server running?"
         ) from error
 
 
-def _milvus_exception() -> type[Exception]:
+def milvus_exception() -> type[Exception]:
+    """What pymilvus raises."""
     from pymilvus.exceptions import MilvusException
 
     return cast(type[Exception], MilvusException)

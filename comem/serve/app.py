@@ -17,7 +17,7 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from comem import __version__
@@ -78,6 +78,7 @@ _IMAGES: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/jpeg": {}, "application/octet-stream": {}}}
 }
 _NOT_DONE = ("tools", "functions", "logprobs", "audio", "response_format")
+_OTHERS = ["PUT", "DELETE", "POST", "PATCH"]
 _TICK = 0.2  # seconds between two looks whether a client is still there
 
 
@@ -332,7 +333,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         about = {"status": "ok", "version": __version__, "model": service.name}
         return {**about, "waiting": len(service.batcher)}
 
-    @app.get("/metrics", dependencies=[_KNOWN])
+    @app.get("/metrics", dependencies=[_KNOWN], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters in Prometheus' text format."""
         service.metrics.waiting.set(len(service.batcher))
@@ -522,6 +523,8 @@ def _add_memories(app: FastAPI, service: Service) -> None:
     async def add(body: AddRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """Remember messages, a text, an image."""
         owner = caller.scope(body.user_id, body.agent_id, body.run_id)
+        if body.id is not None and body.id.endswith(("/history", "/image")):
+            raise RequestError("an id cannot end in /history or /image here", "id")
         found, shown = await service.read(_to_remember, body, service.images())
         added = await service.add(
             memory.add, found, shown, user_id=owner.user_id, agent_id=owner.agent_id, run_id=owner.run_id,
@@ -600,6 +603,12 @@ def _add_items(app: FastAPI, service: Service) -> None:
         await service.own(item_id, caller)
         found: list[dict[str, Any]] = await service.work(memory.history, item_id)
         return found
+
+    @app.api_route("/v1/memories/{item_id:path}/history", methods=_OTHERS, include_in_schema=False)
+    @app.api_route("/v1/memories/{item_id:path}/image", methods=_OTHERS, include_in_schema=False)
+    async def read_only(item_id: str) -> None:
+        """An item's history and image are read; without this they would be items of such ids."""
+        raise HTTPException(405, "Method Not Allowed", {"allow": "GET"})
 
     @app.get("/v1/memories/{item_id:path}")
     async def get(item_id: str, caller: Caller = _KNOWN) -> dict[str, Any]:

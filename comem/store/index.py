@@ -59,12 +59,17 @@ class Index:
         """Take over what was added, changed or deleted since the last time, by whatever process."""
         with self._lock:
             changes = self._table.changes(self._revision)
-            if changes is None:
-                return
-            for number in (*changes.gone, *changes.numbers.tolist()):
-                self._remove(number)
-            self._append(changes)
-            self._revision = changes.revision
+            if changes is not None:
+                self._take(changes)
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+    def _take(self, changes: Changes) -> None:
+        for number in (*changes.gone, *changes.numbers.tolist()):
+            self._remove(number)
+        self._append(changes)
+        self._revision = changes.revision
 
     def _remove(self, number: int) -> None:
         """The last row takes the place of the one that goes."""
@@ -146,21 +151,35 @@ class Index:
         """float32 `(n,)`, minus infinity for an item that cannot be compared."""
         parts: list[tuple[float, np.ndarray]] = []
         both = query.image is not None and query.text is not None
+        shared = self._shared_words(query.words, places) if query.text is not None and query.words else None
         if query.image is not None:
-            found = self._cosines(query.image, "image", "text", places)
+            found = self._cosines(query.image, "image", "text", places, shared)
             parts.append((query.weight if both else 1.0, found))
         if query.text is not None:
-            near = self._cosines(query.text, "text", "image", places)
-            if query.words:
-                near = (near + self._shared_words(query.words, places)) / 2
+            near = self._cosines(query.text, "text", "image", places, shared)
+            if shared is not None:
+                near = (near + shared) / 2
             parts.append((1 - query.weight if both else 1.0, near))
         total = np.zeros(len(places), np.float32)
         for weight, scores in parts:
             total += np.float32(weight) * scores
         return total
 
-    def _cosines(self, vector: np.ndarray, first: str, second: str, places: np.ndarray) -> np.ndarray:
-        """With the vectors of the first kind; with the second kind's where an item lacks that."""
+    def _cosines(
+        self, vector: np.ndarray, first: str, second: str, places: np.ndarray, shared: np.ndarray | None
+    ) -> np.ndarray:
+        """With the vectors of the first kind; with the second kind's where an item lacks that.
+
+        Args:
+            vector: `(d,)`.
+            first: image or text.
+            second: the other.
+            places: `(n,)`.
+            shared: `(n,)`, how well the words fit: who does not compare all looks at the best of these, too.
+
+        Returns:
+            `(n,)`, minus infinity for an item that cannot be compared.
+        """
         scores = np.full(len(places), np.nan, np.float32)
         for name in (first, second):
             rows = self._vectors.get(name)

@@ -237,6 +237,8 @@ class Memory:
         embedder: what makes vectors to search by: "toy", a folder, or ARCHITECTURE:PRETRAINED of open_clip.
         device: for models that are loaded here.
         form: how memories are written: bf16, fp32, fp16 or int8. Decided by the first item.
+        vectors: past one machine: the URI of a Milvus that keeps the vectors (`http://host:19530`; its token
+            in COMEM_MILVUS_TOKEN). By default they are searched in RAM. The folder remembers it.
         must_exist: refuse a folder without a memory, instead of making one.
 
     Raises:
@@ -253,17 +255,26 @@ class Memory:
         *,
         device: str | None = None,
         form: str = "bf16",
+        vectors: str = "",
         must_exist: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self._table = Table(folder, must_exist=must_exist)
         try:
             self.models = Models.choose(backbone, encoder, embedder, self._table.about(), device)
-        except ValueError:
+            self._index = self._index_of(vectors)
+        except (ValueError, OSError):
             self._table.close()
             raise
-        self._index, self._form = Index(self._table), form
+        self._form = form
         self._adding, self._checked, self._searched = threading.RLock(), False, False
+
+    def _index_of(self, vectors: str) -> Index:
+        if not vectors and "vectors" not in self._table.about():
+            return Index(self._table)
+        from comem.store.milvus import index_of
+
+        return index_of(self._table, vectors, os.environ.get("COMEM_MILVUS_TOKEN", ""))
 
     def __enter__(self) -> Memory:
         return self
@@ -291,6 +302,7 @@ class Memory:
 
     def close(self) -> None:
         """Close the folder, so that another process may write to it."""
+        self._index.close()
         self._table.close()
 
     # --- adding ---

@@ -240,6 +240,8 @@ class Table:
             except sqlite3.DatabaseError as error:
                 if isinstance(error, sqlite3.IntegrityError):
                     raise
+                if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+                    raise MemoryFolderError(f"{self.folder}: this memory is closed; open it again") from error
                 raise MemoryFolderError(f"{self.path}: damaged ({error}); restore a copy") from error
 
     def begin_writing(self) -> None:
@@ -502,15 +504,26 @@ class Table:
             rows = self._db.execute("SELECT number, count FROM words WHERE word = ?", (word,)).fetchall()
         return np.array(rows, np.int64).reshape(-1, 2)
 
-    def changes(self, since: int) -> Changes | None:
-        """What happened since a revision; None if nothing did."""
+    @property
+    def writes(self) -> bool:
+        """Whether this process is the writer."""
+        return self._writer
+
+    def changes(self, since: int, vectors: bool = True) -> Changes | None:
+        """What happened since a revision; None if nothing did.
+
+        Args:
+            since: the revision.
+            vectors: read them, too; without, `images` and `texts` are `(n, 0)`.
+        """
         with self._view():
             revision = self._revision()
             if revision == since:
                 return None
+            columns = "image, vectors.text" if vectors else "NULL, NULL"
             rows = self._db.execute(
                 # The index by name: in the order of the numbers SQLite would pass over every item there is.
-                "SELECT number, image, vectors.text, length FROM items INDEXED BY items_revision"
+                f"SELECT number, {columns}, length FROM items INDEXED BY items_revision"
                 " JOIN vectors USING (number) WHERE revision > ?", (since,),
             ).fetchall()  # fmt: skip
             gone = [

@@ -65,8 +65,8 @@ def test_a_picture_of_200_mb(remembered, tmp_path: Path) -> None:
         client.sendall(f"{head}content-length: 200000000\r\n\r\n".encode())
         said = client.recv(65536).decode()
     assert said.startswith("HTTP/1.1 413") and "50,000,000 bytes" in said, "before the body is sent"
-    server.close()
     assert len(remembered) == 6
+    server.close()
 
 
 def test_a_thousand_connections(remembered, towns) -> None:
@@ -100,12 +100,12 @@ def test_a_thousand_connections(remembered, towns) -> None:
             if answer.status_code == 200:
                 break
         assert answer.json()["choices"][0]["message"]["content"] == towns[0].value("stone")
+        assert len(remembered) == 6
     finally:
         for client in clients:
             client.close()
         server.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert len(remembered) == 6
 
 
 def test_an_image_url_to_a_private_address(remembered) -> None:
@@ -140,5 +140,7 @@ def test_a_full_disk_in_add(remembered) -> None:
     assert remembered.check() == []
     database.execute("PRAGMA max_page_count = 1000000")
     assert server.http.post("/v1/memories", json={"text": "a long text " * 4000}).status_code == 200
-    server.close()
     assert len(remembered) == 7
+    server.close()
+    with pytest.raises(ValueError, match="this memory is closed"):
+        remembered.get_all()

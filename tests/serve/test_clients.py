@@ -33,7 +33,7 @@ CLIENTS = os.environ.get("COMEM_CLIENTS", "")
 ROOT = str(Path(comem.__file__).parents[1])
 
 
-def client(name: str, code: str, *words: str, timeout: int = 120) -> str:
+def client(name: str, code: str, *words: str, timeout: int = 600) -> str:
     """Run a client's program in its own Python; what it prints."""
     if not CLIENTS and find_spec(name) is None:
         pytest.skip(f"{name} is not installed here; COMEM_CLIENTS=PYTHON names one that has it")
@@ -163,7 +163,7 @@ def test_schemathesis(remembered) -> None:
     settings = ServeSettings(TRIP, max_body=2_000_000, max_tokens=8)
     server = Running(build_app(remembered, settings, Keys({})))
     try:
-        said = client("schemathesis", SCHEMATHESIS, server.url, "25", timeout=600)
+        said = client("schemathesis", SCHEMATHESIS, server.url, "25", timeout=1500)
     finally:
         server.close()
     assert "No issues found" in said or "passed" in said

@@ -194,6 +194,9 @@ def test_memories_in_mem0s_shapes(running, towns) -> None:
         http.get("/v1/memories/a%2Fb%2F..%2Fc").json()["memory"] == "An id with slashes."
         and odd == "a/b/../c"
     )
+    assert http.put("/v1/memories/a%2Fb%2F..%2Fc/history", json={"text": "x"}).status_code == 405
+    assert http.delete("/v1/memories/a%2Fb%2F..%2Fc/image").headers["allow"] == "GET"
+    assert http.post("/v1/memories", json={"text": "x", "id": "a/image"}).status_code == 400
     assert http.delete("/v1/memories").status_code == 400
     assert http.delete("/v1/memories?user_id=ben").json()["count"] == 3
 
