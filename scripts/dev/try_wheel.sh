@@ -53,10 +53,10 @@ say "comem ask trip: $(head -n 1 ask.txt)"
 
 comem ui trip --port 0 >server.txt &
 server=$!
-for _ in $(seq 600); do
+for _ in $(seq 1800); do
   grep -q http server.txt && break
   kill -0 "$server"
-  sleep 0.2
+  sleep 0.5
 done
 url=$(grep -o 'http://[^ ]*' server.txt | head -n 1)
 url=${url%/}
