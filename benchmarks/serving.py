@@ -4,10 +4,10 @@
     python benchmarks/serving.py --overhead            # what HTTP adds to the engine's own time
 
 Starts `comem serve` in a process of its own. Of every ten requests seven ask with an image, one does so with
-a stream, one searches, one adds an item and deletes it again. Every answer is checked: items, text, the end
-of a stream. The command ends with 1 where a request was lost, or where the server's resident memory grew by
-more than 3 % from the second fifth of the time to the last.
-
+a stream, one searches, one adds an item and deletes it again. Every answer is checked: the items that the
+same question finds in this process, text, the end of a stream. The command ends with 1 where a request was
+lost, or where the server's resident memory grew by more than 3 % from the second fifth of the time to the
+last.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Server:
         return 0.0
 
 
-async def load(server: Server, connections: int, seconds: float) -> dict:  # noqa: C901
+async def load(  # noqa: C901
+    server: Server, connections: int, seconds: float, expected: list[list[str]]
+) -> dict:
     bodies = [question(n) for n in range(100)]
     took: dict[str, list[float]] = {"ask": [], "stream": [], "search": [], "add and delete": []}
     lost: list[str] = []
@@ -80,7 +82,7 @@ async def load(server: Server, connections: int, seconds: float) -> dict:  # noq
                     ).raise_for_status()
                     body = answer.json()
                     found = [item["id"] for item in body["comem"]["items"]]
-                    assert len(found) == 3, f"{len(found)} items"
+                    assert found == expected[number % 100], "other items than alone"
                     assert body["choices"][0]["message"]["content"], "no text"
                 elif kind == "stream":
                     body = {**bodies[number % 100], "stream": True, "temperature": 0}
@@ -189,12 +191,13 @@ def main() -> int:
         folder = Path(place) / "memory"
         with comem.Memory(folder) as memory:
             memory.add([{"id": t.id, "text": f"{t.name}: {t.passage()}", "image": uri(t, 0)} for t in TOWNS])
+            expected = [[item.id for item in memory.search(image=uri(t, 1), k=3)] for t in TOWNS]
         server = Server(folder)
         try:
             if given.overhead:
                 figures, code = overhead(server, folder), 0
             else:
-                figures = asyncio.run(load(server, given.connections, given.seconds))
+                figures = asyncio.run(load(server, given.connections, given.seconds, expected))
                 code = show(figures)
         finally:
             server.process.terminate()

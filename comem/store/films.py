@@ -13,7 +13,6 @@ from pathlib import Path
 from comem.io.video import Frame, Picked, VideoError, frame_times
 from comem.types import VideoRef
 
-SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
 SECONDS = 10.0  # of a stretch
 _SIDE = 1024  # pixels of a frame that is kept
 _STAMP = r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})"
@@ -38,18 +37,6 @@ class Stretch:
     text: str
     image: bytes
     video: VideoRef
-
-
-def clock(seconds: float) -> str:
-    """Seconds as people write a time: 1:05, 1:02:05.
-
-    Example:
-        >>> clock(3725.4)
-        '1:02:05'
-    """
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def stretches(ref: VideoRef, seconds: float = SECONDS) -> Iterator[Stretch]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import os
 import queue
 import threading
@@ -26,7 +25,8 @@ from comem.io.images import ImageError, open_image
 from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import find_sources, read_corpus
-from comem.store.films import SECONDS, SUFFIXES, clock, stretches
+from comem.retrieval.corpus.videos import clock, is_video
+from comem.store.films import SECONDS, stretches
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
 from comem.store.table import SCOPES, Found, MemoryFolderError, Row, Scope, Table, count_words
@@ -90,7 +90,7 @@ class MemoryItem:
         """Of a stretch of a video when it is shown there, as in "1:20 to 1:30"; else ""."""
         start, end = self.metadata.get("start"), self.metadata.get("end")
         if isinstance(start, (int, float)) and isinstance(end, (int, float)) and 0 <= start <= end:
-            return f"{clock(start)} to {clock(math.ceil(end))}"
+            return f"{clock(start)} to {clock(end)}"
         return ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -1127,7 +1127,7 @@ class _Source:
             yield from self._film(path, Path(path.path).name if path.path else str(path))
         elif path.is_dir() and (path / ABOUT).is_file() and (path / ITEMS).is_file():
             yield from self._exported(path)
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
+        elif is_video(path) and path.is_file():
             yield from self._film(VideoRef(str(path)), path.name)
         else:
             yield from self._corpus(path)
@@ -1142,11 +1142,14 @@ class _Source:
 
     def _corpus(self, path: Path) -> Iterator[_Pending]:
         """The rows of a corpus, or the images and videos of a folder."""
-        stats, sources = CorpusStats(), find_sources([path])
+        stats, sources = CorpusStats(), find_sources([path], segment=0)  # videos have their subtitles, here
         for item in read_corpus(sources, _Everything(text_only=True, unique="none"), stats):
             about = {**self.facts, "file": item.id, **({"source": item.source} if item.source else {})}
+            if item.video is not None:
+                about |= {"start": item.video.start, "end": item.video.end}
             try:
-                yield _item(replace(item, id=_stable_id(self.scope, path, item.id)), None, about, None)
+                made = _item(replace(item, id=_stable_id(self.scope, path, item.id)), None, about, None)
+                yield replace(made, video=item.video)
             except (ImageError, MemoryFolderError) as error:
                 self.skipped.append(str(error))
         self.skipped += [f"{count} rows: {reason}" for reason, count in stats.dropped.items()]
@@ -1164,7 +1167,7 @@ class _Source:
             item_id = self.film_id(name, each.start) if ref.path else str(uuid.uuid4())
             film.ids.add(item_id)
             about = {**self.facts, "file": name, "start": each.start, "end": each.end}
-            text = f"{name}, {clock(each.start)} to {clock(math.ceil(each.end))}. {each.text}"
+            text = f"{name}, {clock(each.start)} to {clock(each.end)}. {each.text}"
             yield replace(_item(text[:MAX_TEXT], each.image, about, item_id), video=each.video)
         self.films.append(film)
 
@@ -1175,7 +1178,7 @@ def _films(folder: Path) -> list[str]:
         os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
         for parent, _, names in os.walk(folder)
         for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES and valid(name) == name
+        if is_video(name) and valid(name) == name
     )
 
 

@@ -11,8 +11,10 @@ from store.conftest import QUESTION
 
 from comem.io.images import open_image
 from comem.io.video import VideoError, write_video
+from comem.retrieval.corpus.build import build_corpus
+from comem.retrieval.corpus.sources import CorpusSettings
 from comem.store.asynchronous import AsyncMemory
-from comem.store.films import clock, stretches, subtitles
+from comem.store.films import stretches, subtitles
 from comem.toy.draw import image_of, png
 from comem.types import VideoRef
 
@@ -47,8 +49,7 @@ def test_stretches_cover_the_film_and_show_their_middle(tmp_path: Path) -> None:
         list(stretches(VideoRef(str(tmp_path / "a.mkv"), start=60)))
 
 
-def test_times_and_subtitles() -> None:
-    assert [clock(each) for each in (0, 65.9, 3725)] == ["0:00", "1:05", "1:02:05"]
+def test_subtitles() -> None:
     srt = "1\n00:00:01,500 --> 00:00:02,000\n<i>Hello</i>\nthere.\n\n2\n01:00:00,000 --> 01:00:01,0\nEnd."
     assert subtitles(srt) == [(1.5, "Hello there."), (3600.0, "End.")]
     assert subtitles(srt.replace("\n", "\r\n")) == subtitles(srt)
@@ -107,6 +108,10 @@ def test_a_folder_of_images_and_videos(opened, towns, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="more than 0"):
         memory.add(folder / "films" / "tour.mkv", stretch=0)
     assert memory.get(memory.add(str(folder / "mill.png")).id).image is not None, "an image by its path alone"
+    build_corpus(CorpusSettings(sources=(str(folder / "films"),), output=tmp_path / "corpus", segment=10))
+    corpus = opened("of_corpus")
+    corpus.add(tmp_path / "corpus")
+    assert {item.when for item in corpus.get_all()} == {"0:00 to 0:10", "0:10 to 0:20"}
 
 
 def test_videos_can_be_awaited(opened, towns, tmp_path: Path) -> None:

@@ -297,7 +297,7 @@ def folder_rows(
     for parent, folders, names in os.walk(path, onerror=refuse):
         folders.sort()
         for image in (Path(parent, name) for name in sorted(names)):
-            if is_video(image):
+            if is_video(image) and segment:
                 yield from film_rows(image, stats, segment, fps, image.relative_to(path).as_posix())
             if image.suffix.lower() not in IMAGE_SUFFIXES:
                 continue

@@ -191,7 +191,7 @@ def find_sources(
             URL; by default beside each file.
         columns: our name → the name in these files.
         names_as_titles: an image's file name is its title where it has none; of folders of images.
-        segment: frames of a video's segment, each of which is an item.
+        segment: frames of a video's segment, each of which is an item; 0 leaves the videos of folders out.
         fps: frames of a video that are read of each second.
 
     Raises:
