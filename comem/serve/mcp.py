@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from comem.io.console import Progress, quiet
@@ -39,23 +41,27 @@ def build_mcp(memory: Memory, user_id: str | None = None) -> Any:
             raise NoItemError(f"no item {item_id!r} in this memory; it may have been deleted")
 
     @server.tool()
+    @_told
     def add_memory(text: str = "", image: str | None = None, metadata: dict[str, Any] | None = None) -> str:
         """Remember a text, an image (a path, or a data URI), or both. Returns the id."""
         return memory.add(text or None, image, user_id=user_id, metadata=metadata).id
 
     @server.tool()
+    @_told
     def search_memories(query: str = "", image: str | None = None, k: int = 5) -> list[dict[str, Any]]:
         """The items nearest to a text, an image (a path, or a data URI), or both, best first."""
         found = memory.search(query or None, image, k=k, user_id=user_id)
         return [item.as_dict() for item in found]
 
     @server.tool()
+    @_told
     def ask_memory(question: str, image: str | None = None, k: int = 3) -> dict[str, Any]:
         """Answer a question from what is remembered; says which items it comes from."""
         answer = memory.ask(question, image, k=k, user_id=user_id, attention=False)
         return {"answer": answer.text, "items": [item.as_dict() for item in answer.items]}
 
     @server.tool()
+    @_told
     def delete_memory(id: str) -> str:
         """Forget an item, in every file."""
         own(id)
@@ -63,3 +69,18 @@ def build_mcp(memory: Memory, user_id: str | None = None) -> Any:
         return f"{id} is forgotten"
 
     return server
+
+
+def _told(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A tool whose errors say what the agent can do about them; the SDK keeps others to itself."""
+
+    @wraps(function)
+    def told(*args: Any, **options: Any) -> Any:
+        from mcp.server.mcpserver.exceptions import ToolError
+
+        try:
+            return function(*args, **options)
+        except (ValueError, OSError) as error:
+            raise ToolError(str(error)) from error
+
+    return told

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from comem.store.decide import Decider
 
 TOY, NONE = "toy", "none"
+GIVEN = "given"  # by itself: no name that would load it again
 
 
 class Models:
@@ -58,7 +59,7 @@ class Models:
         for name in ("encoder", "embedder"):
             if (
                 names[name]
-                and known.get(name)
+                and known.get(name, GIVEN) != GIVEN
                 and names[name] != known[name]
                 and isinstance(given[name], str)
             ):
@@ -88,6 +89,10 @@ class Models:
             return None
         if not isinstance(self._encoder, str):
             return self._encoder
+        if self._encoder == GIVEN:
+            raise MemoryFolderError(
+                "this memory was made with an encoder that had no name: give it again (encoder=…)"
+            )
         from comem.memory.encoder import load_encoder
 
         with self.alone:
@@ -197,7 +202,7 @@ def _name(value: Any) -> str:
         return value
     if getattr(getattr(value, "spec", None), "name", "") == TOY:
         return TOY
-    return str(getattr(value, "name", "") or getattr(getattr(value, "spec", None), "source", "") or "given")
+    return str(getattr(value, "name", "") or getattr(getattr(value, "spec", None), "source", "") or GIVEN)
 
 
 def form_of(facts: Mapping[str, str]) -> Float32:

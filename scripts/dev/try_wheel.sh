@@ -27,6 +27,7 @@ finish() {
   [ -n "${KEEP:-}" ] || rm -rf "$work"
 }
 trap finish EXIT
+rm -rf "$work/desk"
 mkdir -p "$work/desk"
 say() { echo "try_wheel: $*"; }
 

@@ -27,7 +27,7 @@ from serve.test_server import TRIP, Running, chat
 
 from comem.serve.app import build_app
 from comem.serve.settings import Keys, ServeSettings
-from comem.toy.draw import png
+from comem.toy.draw import image_of, png
 
 CLIENTS = os.environ.get("COMEM_CLIENTS", "")
 ROOT = str(Path(comem.__file__).parents[1])
@@ -79,26 +79,27 @@ import litellm
 url, key, body = sys.argv[1:]
 given = {"api_base": url, "api_key": key, "model": "openai/toy", **json.loads(body)}
 answer = litellm.completion(**given)
-print(answer.choices[0].message.content)
-print("".join(piece.choices[0].delta.content or "" for piece in litellm.completion(**given, stream=True)))
-print(asyncio.run(litellm.acompletion(**given)).usage.total_tokens)
+print("said", answer.choices[0].message.content)
+pieces = litellm.completion(**given, stream=True)
+print("said", "".join(piece.choices[0].delta.content or "" for piece in pieces))
+print("said", asyncio.run(litellm.acompletion(**given)).usage.total_tokens)
 try:
     litellm.completion(**{**given, "api_key": "wrong"})
 except litellm.AuthenticationError as error:
-    print("refused", error.status_code)
+    print("said refused", error.status_code)
 """
 
 
 def test_litellm(guarded, towns) -> None:
-    said = client("litellm", LITELLM, f"{guarded.url}/v1", "key-ann", json.dumps(chat(towns[0]))).splitlines()
-    assert said[-4] == said[-3] == towns[0].value("stone")
-    assert int(said[-2]) > 24 and said[-1] == "refused 401"
+    out = client("litellm", LITELLM, f"{guarded.url}/v1", "key-ann", json.dumps(chat(towns[0])))
+    said = [line.removeprefix("said ") for line in out.splitlines() if line.startswith("said ")]
+    assert said[0] == said[1] == towns[0].value("stone")
+    assert int(said[2]) > 24 and said[3] == "refused 401"
 
 
 MCP = """
 import asyncio, json, sys
 from mcp import Client, StdioServerParameters
-from mcp.client.stdio import stdio_client
 
 python, root, folder, image, question = sys.argv[1:]
 server = StdioServerParameters(
@@ -107,14 +108,14 @@ server = StdioServerParameters(
 )
 
 async def talk():
-    async with Client(stdio_client(server)) as client:
+    async with Client(server) as client:
         print(sorted(tool.name for tool in (await client.list_tools()).tools))
         added = await client.call_tool("add_memory", {"text": "The cat is called Ada."})
         item = added.content[0].text
-        found = await client.call_tool("search_memories", {"query": "Ada", "k": 1})
+        found = await client.call_tool("search_memories", {"query": "The cat is called Ada.", "k": 1})
         print(item in str(found.structured_content))
         asked = await client.call_tool("ask_memory", {"question": question, "image": image})
-        print(json.dumps(asked.structured_content["answer"]))
+        print(json.dumps(asked.structured_content and asked.structured_content["answer"]), asked.content)
         await client.call_tool("delete_memory", {"id": item})
         gone = await client.call_tool("delete_memory", {"id": item})
         print(gone.is_error)
@@ -126,17 +127,19 @@ asyncio.run(talk())
 @pytest.mark.skipif(
     not CLIENTS, reason="COMEM_CLIENTS=PYTHON names a Python with mcp; the tools: test_server.py"
 )
-def test_mcp_over_pipes(remembered, towns, tmp_path: Path) -> None:
+def test_mcp_over_pipes(towns, tmp_path: Path) -> None:
     """`comem mcp` in a process of its own, by the SDK's client."""
-    remembered.close()
+    with comem.Memory(tmp_path / "memory") as memory:
+        for town in towns[:2]:
+            memory.add(f"{town.name}: {town.passage()}", image_of(town, view=0))
     image = tmp_path / "x.png"
     image.write_bytes(png(towns[0], 1))
     said = client("mcp", MCP, sys.executable, ROOT, str(tmp_path / "memory"), str(image), QUESTION)
     tools, found, answer, gone = said.splitlines()[-4:]
     assert "ask_memory" in tools and found == "True" and gone == "True"
-    assert json.loads(answer) == towns[0].value("stone")
+    assert answer.startswith(json.dumps(towns[0].value("stone"))), answer
     with comem.Memory(tmp_path / "memory") as memory:
-        assert len(memory) == 6 and memory.check() == []
+        assert len(memory) == 2 and memory.check() == []
 
 
 SCHEMATHESIS = """

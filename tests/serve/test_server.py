@@ -444,6 +444,7 @@ def test_mcp(remembered, towns, tmp_path: Path) -> None:
             await client.call_tool("delete_memory", {"id": item_id})
             refused = await client.call_tool("delete_memory", {"id": towns[1].id})  # ben's
             assert refused.is_error and len(remembered) == 6
+            assert towns[1].id in refused.content[0].text, "says why"
 
     asyncio.run(talk())
     assert image_of(towns[0], view=0)
