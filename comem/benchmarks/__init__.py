@@ -23,6 +23,10 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "viquae": "comem.benchmarks.viquae:ROW",
         "cvqa": "comem.benchmarks.cvqa:ROW",
         "evqa": "comem.benchmarks.evqa:ROW",
+        **{
+            name: f"comem.benchmarks.video:{name.upper()}"
+            for name in ("longvideobench", "videomme", "mlvu", "nextqa", "egoschema")
+        },
         "own": "comem.benchmarks.own:ROW",
         "llava_video": "comem.benchmarks.llava_video:ROW",
         "flags": "comem.benchmarks.infoseek:FLAGS",

@@ -114,6 +114,7 @@ class Benchmark:
         images: where the images are, when they are not in the files.
         fallback_language: whose prompts serve languages that a style lacks.
         needs_images: whether a question without an image is a fault, where the model sees images.
+        more: further scorers by name.
 
     Raises:
         ValueError: a scorer is no `Scorer`.
@@ -140,9 +141,10 @@ class Benchmark:
     images: str = ""
     fallback_language: str | None = None
     needs_images: bool = True
+    more: Mapping[str, Scorer] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for scorer in (self.scorer, self.authors):
+        for scorer in (self.scorer, self.authors, *self.more.values()):
             if scorer is not None and not isinstance(scorer, Scorer):
                 raise ValueError(
                     f"benchmark {self.name}: its scorer is a {type(scorer).__name__}; give per_example(f) "
@@ -151,8 +153,8 @@ class Benchmark:
 
     @property
     def scorers(self) -> Registry[Scorer]:
-        """Its scorers by name: official, and paper where there is one."""
-        found = {"official": self.scorer, "paper": self.authors}
+        """Its scorers by name: official, paper where there is one, and others of its own."""
+        found = {"official": self.scorer, "paper": self.authors, **self.more}
         return Registry("scorer", {name: scorer for name, scorer in found.items() if scorer is not None})
 
     def load(

@@ -101,10 +101,11 @@ def in_split(
 
 
 def read_rows(path: str | Path, *, torn_tail: bool = False) -> Iterator[dict[str, Any]]:
-    """The rows of a JSON-lines file, or of a JSON file with a list."""
+    """The rows of a JSON-lines file, or of a JSON file with a list; logs of lmms-eval, too."""
     name = str(path).removesuffix(".gz")
     if not name.endswith(".json"):
-        yield from read_jsonl(path, tolerate_torn_tail=torn_tail)
+        for row in read_jsonl(path, tolerate_torn_tail=torn_tail):
+            yield row if "filtered_resps" not in row else of_log(row, path)
         return
     rows = read_json(path)
     if not isinstance(rows, list):
@@ -113,6 +114,20 @@ def read_rows(path: str | Path, *, torn_tail: bool = False) -> Iterator[dict[str
         if not isinstance(row, dict):
             raise RecordError(f"{path}: record {number} is {type(row).__name__}; expected an object")
         yield row
+
+
+def of_log(row: Mapping[str, Any], path: str | Path) -> dict[str, Any]:
+    """A line of lmms-eval's `--log_samples`: the document's fields, and what was answered as its prediction.
+
+    Raises:
+        RecordError: it has no document or no answer.
+    """
+    doc, said = row.get("doc"), row["filtered_resps"]
+    if not isinstance(doc, dict) or not isinstance(said, list) or not said:
+        raise RecordError(f"{path}: a line of a log of lmms-eval without doc or filtered_resps")
+    text = said[0][0] if isinstance(said[0], list) and said[0] else said[0]
+    name = doc.get("data_id", doc.get("id", row.get("doc_id")))
+    return {**doc, "data_id": name, "doc_id": row.get("doc_id"), "prediction": text}
 
 
 def key_of(row: Mapping[str, Any], keys: tuple[str, ...], path: str | Path, number: int) -> str:
