@@ -97,6 +97,7 @@ class Benchmark:
         loader: from files to examples.
         scorer: the official definition.
         authors: what the code of CoMEM's authors computed (`--scorer paper`); None where they did not.
+        others: further scorers by name.
         reader: from published files to answers and reference rows by id; the rows are the examples' `meta`
             then. None: files are scored with the loader's examples.
         short: from an output and what is known of its question to the short answer.
@@ -114,7 +115,6 @@ class Benchmark:
         images: where the images are, when they are not in the files.
         fallback_language: whose prompts serve languages that a style lacks.
         needs_images: whether a question without an image is a fault, where the model sees images.
-        more: further scorers by name.
 
     Raises:
         ValueError: a scorer is no `Scorer`.
@@ -124,6 +124,7 @@ class Benchmark:
     loader: Callable[[DataFiles], Iterator[Example]] = dataclasses.field(repr=False)
     scorer: Scorer = dataclasses.field(repr=False)
     authors: Scorer | None = dataclasses.field(default=None, repr=False)
+    others: Mapping[str, Scorer] = dataclasses.field(default_factory=dict, repr=False)
     reader: Callable[[ScoreFiles], tuple[Any, Any]] | None = dataclasses.field(default=None, repr=False)
     short: Callable[[str, Any], str] = dataclasses.field(
         default=lambda text, row: extract_answer(text), repr=False
@@ -141,10 +142,9 @@ class Benchmark:
     images: str = ""
     fallback_language: str | None = None
     needs_images: bool = True
-    more: Mapping[str, Scorer] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for scorer in (self.scorer, self.authors, *self.more.values()):
+        for scorer in (self.scorer, self.authors, *self.others.values()):
             if scorer is not None and not isinstance(scorer, Scorer):
                 raise ValueError(
                     f"benchmark {self.name}: its scorer is a {type(scorer).__name__}; give per_example(f) "
@@ -153,8 +153,8 @@ class Benchmark:
 
     @property
     def scorers(self) -> Registry[Scorer]:
-        """Its scorers by name: official, paper where there is one, and others of its own."""
-        found = {"official": self.scorer, "paper": self.authors, **self.more}
+        """Its scorers by name: official, paper where there is one, and others."""
+        found = {"official": self.scorer, "paper": self.authors, **self.others}
         return Registry("scorer", {name: scorer for name, scorer in found.items() if scorer is not None})
 
     def load(

@@ -248,7 +248,8 @@ class Form:
             options, right = self.options(row), self.right(row)
             prompt, file = self.prompt(row, options), str(row[self.video])
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RecordError(f"{source}: record {number + 1}: {type(error).__name__}: {error}") from error
+            told = f"no field {error}" if isinstance(error, KeyError) else str(error)
+            raise RecordError(f"{source}: record {number + 1}: {told}") from error
         tried = [videos / place.format(file) for place in self.places] if videos is not None else []
         video = next((path for path in tried if path.is_file()), tried[0] if tried else None)
         kind = str(row.get(self.group, ""))
@@ -381,7 +382,7 @@ def _row(
         name=name,
         loader=partial(load, form=form, split=split),
         scorer=scorer(today, "as lmms-eval 0.7.3, but answers without a letter are wrong"),
-        more={
+        others={
             "2025": scorer(own, "as lmms-eval in mid-2025, but answers without a letter are wrong"),
             "shared": scorer("by_priority", "lmms-eval's shared parser"),
             "drawn": scorer(today, "as lmms-eval 0.7.3, a letter drawn if none is found (seed 0)", True),

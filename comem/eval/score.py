@@ -217,7 +217,7 @@ class EvaluateSettings:
         compare_entity: the entity set: predictions of another run (oven).
         question_types: InfoSeek's question types.
         split: only the references of this split.
-        scorer: official, or paper: as the authors' code computed, bugs included.
+        scorer: official; paper: as the authors' code computed, bugs included; of videos 2025, shared, drawn.
         whole: compare whole texts: take no answer out of boxes and final-answer lines.
         bootstrap: draws for intervals (0: none).
         level: of intervals, in percent.

@@ -16,7 +16,7 @@ from comem.benchmarks.video import RULES
 
 OPTIONS = ("a red car", "Two men", "nothing", "rain", "The dog")
 WORDS = (
-    *"ABCDEF", *(f"({x})" for x in "ABCE"), *(f"{x}." for x in "ABD"), "B:", "C)", "A,", "'D'", "the",
+    *"ABCDEF", *(f"({x})" for x in "ABCE"), *(f"{x}." for x in "ABE"), "B:", "C)", "A,", "'D'", "the",
     "answer", "is", "Answer:", "The best answer is", "Best option:", "the correct choice is", "I pick",
     "because", "Because", "An", "Dogs", *OPTIONS, "答案是", "\n", "!", "?", "", " ", '"',
 )  # fmt: skip

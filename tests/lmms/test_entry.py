@@ -1,25 +1,17 @@
-"""comem as a model of lmms-eval: run whole, with lmms-eval from the package index, in its own environment.
-
-COMEM_LMMS names that environment's python (`pip install lmms-eval==0.7.3 comem`); skipped without it.
-"""
+"""comem as a model of lmms-eval, and its tasks: the command, run whole."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from pathlib import Path
 
-import pytest
 import torch
 
 from comem.io.video import write_video
 from comem.memory.video.encoder import build_encoder
+from comem.toy.benchmark_files import FilesSettings, build_files
+from tests.lmms.conftest import call, needed
 from tests.memory.video.conftest import encoder_on, frames_of, make_reader
-
-ROOT = Path(__file__).resolve().parent.parent
-PYTHON = os.environ.get("COMEM_LMMS", "")
-needed = pytest.mark.skipif(not PYTHON, reason="COMEM_LMMS names no python with lmms-eval")
 
 #: The documents of the five benchmarks as they are published, one question each (video_memory.md 3).
 TASK = """
@@ -72,44 +64,26 @@ def world(folder: Path) -> list[str]:
     return [f"comem_{name}" for name in ("one", "two")]
 
 
-def installed(folder: Path) -> Path:
-    """What pip writes of our entry points, for a path of its own: the working tree is not installed there."""
-    import tomllib
-
-    points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"][
-        "lmms_eval.models"
-    ]
-    about = folder / "site" / "comem-9.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: comem\nVersion: 9\n")
-    lines = [f"{name} = {place}" for name, place in points.items()]
-    (about / "entry_points.txt").write_text("\n".join(["[lmms_eval.models]", *lines, ""]))
-    return about.parent
-
-
 @needed
-def test_lmms_eval_runs_with_our_model(tmp_path: Path) -> None:
-    tasks = world(tmp_path)
+def test_lmms_eval_runs_with_our_model_and_tasks(tmp_path: Path) -> None:
+    """The command itself: local tasks by their folder, one of ours by the entry point, the video damaged."""
+    tasks = [*world(tmp_path), "comem_viquae"]
+    build_files(FilesSettings(tmp_path / "data", size=40, questions=3, image_size=28))
     arguments = (
         f"pretrained={tmp_path / 'model'},mode=video_memory,encoder={tmp_path / 'memory'},max_frames=8"
     )
     words = [
-        PYTHON, "-m", "lmms_eval", "--model", "comem", "--model_args", arguments, "--tasks", ",".join(tasks),
+        "-m", "lmms_eval", "--model", "comem", "--model_args", arguments, "--tasks", ",".join(tasks),
         "--include_path", str(tmp_path / "tasks"), "--batch_size", "2", "--log_samples",
-        "--output_path", str(tmp_path / "out"),
+        "--output_path", str(tmp_path / "out"), "--gen_kwargs", "max_new_tokens=4",
     ]  # fmt: skip
-    environment = {
-        **os.environ,
-        "PYTHONPATH": f"{installed(tmp_path)}{os.pathsep}{ROOT}",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "hub"),
-    }
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=500)
+    done = call(tmp_path, *words, COMEM_DATA=str(tmp_path / "data"))
     said = done.stdout + done.stderr
     assert done.returncode == 0 and "Error during evaluation" not in said, said[-3000:]
     samples = [
         json.loads(line) for path in sorted((tmp_path / "out").rglob("*samples*.jsonl"))
         for line in path.read_text().splitlines()
     ]  # fmt: skip
-    assert len(samples) == 6 and all(isinstance(one["filtered_resps"][0], str) for one in samples)
+    assert len(samples) == 9 and all(isinstance(one["filtered_resps"][0], str) for one in samples)
     assert "asked without" in said
+    assert "|comem_viquae|none" in said.replace(" ", "")

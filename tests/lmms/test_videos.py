@@ -99,6 +99,7 @@ def tasks_in(folder: Path, package: Path) -> dict[str, Path]:
 
 def videos_in(home: Path) -> None:
     """Clips of unequal length where each task looks for them; the last one cannot be read."""
+    home.mkdir()
     clips = []
     for n in range(8):
         clips.append(home / f"v{n}.mkv")
@@ -134,13 +135,19 @@ def test_the_five_benchmarks_as_lmms_eval_has_them(tmp_path: Path) -> None:
         },
         "memory 1": {"model": "comem", "model_args": memory, "batch_size": 1, **common},
         "memory 4": {"model": "comem", "model_args": memory, "batch_size": 4, **common},
-        "plain": {
+        "frames": {
+            "model": "comem", "model_args": f"{memory},read=frames", "batch_size": 2,
+            **common, "tasks": ["local_videomme"],
+        },
+        "baseline": {
             "model": "comem", "model_args": f"pretrained={tmp_path / 'model'},mode=baseline",
-            "tasks": ["local_videomme"], "include": common["include"], "batch_size": 2,
+            **common, "tasks": ["local_videomme"],
         },
     }  # fmt: skip
     out = run_jobs(tmp_path, jobs)
-    assert not [out[job]["error"] for job in jobs if "error" in out[job]], out["said"][-3000:]
+    assert "ask in the mode video_memory" in out["baseline"]["error"]
+    wrong = [out[job]["error"] for job in jobs if job != "baseline" and "error" in out[job]]
+    assert not wrong, out["said"][-3000:]
     for name, (_, place, metric) in TASKS.items():
         task, row = f"local_{name}", BENCHMARKS[name]
         examples = list(row.load(files[name], image_folder=tmp_path / "hub" / place))
@@ -157,6 +164,7 @@ def test_the_five_benchmarks_as_lmms_eval_has_them(tmp_path: Path) -> None:
         one, four = (out[f"memory {batch}"]["texts"][task] for batch in (1, 4))
         assert one == four and len(one) == 8
     assert len({text for _, _, text in out["memory 1"]["texts"]["local_videomme"]}) > 1
+    assert out["frames"]["texts"]["local_videomme"] != out["memory 4"]["texts"]["local_videomme"]
     assert "asked without its video" in out["said"]
 
 
