@@ -74,7 +74,7 @@ def run(job: dict[str, Any], managers: dict[str, TaskManager]) -> dict[str, Any]
             chain.append(chain[-1].__cause__ or chain[-1].__context__)
         return {"error": " | ".join(f"{type(one).__name__}: {one}" for one in chain)}
     texts = {
-        task: [[one["doc_id"], one.get("data_id"), one["filtered_resps"][0]] for one in samples]
+        task: [[one["doc_id"], one["doc"].get("id"), one["filtered_resps"][0]] for one in samples]
         for task, samples in found["samples"].items()
     }
     if folder := job.get("samples"):

@@ -38,7 +38,7 @@ SAID = (
     "(C)",
     "The answer is D",
     "It is (B), not (A).",
-    "B) two men",
+    "(B) two men",
     "Best option: (A)",
     "C nothing",
 )
