@@ -1,1 +1,1 @@
-"""`comem` as a model of lmms-eval, our benchmarks as its tasks; nothing else of the package imports lmms-eval."""
+"""`comem` as a model of lmms-eval, and our benchmarks as its tasks; only this package imports lmms-eval."""
