@@ -326,9 +326,9 @@ STAGES: dict[str, list[Stage]] = {
         Stage("slower", 700, [8, 16, 32], {"memory": 0.8, "both": 0.15, "frames": 0.05}, 1e-3),
     ],
     "towns": [
-        Stage("reader", 200, [8], {"frames": 1.0}, 1e-3, 8),
-        Stage("one segment", 250, [8], {"memory": 0.9, "frames": 0.1}, 1e-3, 8),
-        Stage("segments", 300, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3, 8),
+        Stage("reader", 500, [4, 8], {"frames": 1.0}, 2e-3, 8),
+        Stage("one segment", 250, [4, 8], {"memory": 0.9, "frames": 0.1}, 2e-3, 8),
+        Stage("segments", 250, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3, 8),
     ],
 }
 
