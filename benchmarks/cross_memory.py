@@ -1,15 +1,17 @@
 """Retrieved items as soft prefix, as media of cross-attention, or as both; and plain RAG, on the embedded
 world.
 
-    nice -n 10 python -m benchmarks.cross_memory run --out runs/cross [--steps 300] [--seeds 0 1]
+    nice -n 10 python -m benchmarks.cross_memory run --out runs/cross [--steps 600] [--seeds 0 1]
     python -m benchmarks.cross_memory table runs/cross
 
 The reader and the shipped memory's encoder are frozen: every arm reads the same embeddings of the same items.
 `prefix` is the shipped memory as it is (it was trained for this reader, which was itself taught to read
-prefixes). `prefix_mlp`, `cross` and `both` train about as many parameters of their own, on the same
-questions in the same order, for so many steps. Towns of the questions are unseen. An answer is right if
-every token of it is the likeliest after those before it. What was begun goes on: each arm keeps a
-checkpoint every 50 steps.
+prefixes). `prefix_mlp`, `cross`, `cross_random` and `both` train about as many parameters of their own, on
+the same questions in the same order, for so many steps; `cross` and `both` start as the reader's own
+attention (cross.start=reader), `cross_random` at random. Towns of the questions are unseen. An answer is
+right if every token of it is the likeliest after those before it. Peak memory is what the tensors of a
+prompt and nine tokens take at most, above the weights. What was begun goes on: each arm keeps a checkpoint
+every 50 steps.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from comem.backbones.base import item_turns
 from comem.backbones.hf import load_backbone
@@ -47,9 +51,9 @@ from comem.training.data import TrainingExample
 from comem.training.model import answer_logits, answer_loss
 from comem.types import KnowledgeItem
 
-TRAINED = ("prefix_mlp", "cross", "both")
-BATCH, POOL, KEPT = 8, 800, (1, 3, 10, 50)
-SIZES = CrossSettings(every=2, intermediate=256)
+TRAINED = ("prefix_mlp", "cross", "both", "cross_random")
+BATCH, POOL, TRAINED_AT, KEPT = 16, 800, (1, 3, 10), (1, 3, 10, 50)
+SIZES = CrossSettings(every=1, intermediate=128)
 
 
 class Pool:
@@ -100,8 +104,10 @@ class Arm(nn.Module):
         sizes, width = block_sizes(backbone.model, SIZES), backbone.hidden_size
         blocks = MediaBlocks(sizes)
         self.name, self.blocks, self.mlp = name, None, None
-        if name in ("cross", "both"):
+        if name in ("cross", "both", "cross_random"):
             blocks.start(width**-0.5)
+            if name != "cross_random":
+                blocks.start_as(backbone.model)
             self.blocks = blocks
         if name == "prefix_mlp":  # as many parameters as the blocks
             inner = sum(p.numel() for p in blocks.parameters()) // (2 * width)
@@ -147,7 +153,7 @@ def train(arm: Arm, backbone: Any, prepared: Any, pool: Pool, steps: int, seed: 
     for step in range(done, steps):
         rng = random.Random(f"step/{seed}/{step}")
         asked = [pool.question(rng) for _ in range(BATCH)]
-        rows = [pool.beside(at, rng.choice((1, 3)), rng) for at, _ in asked]
+        rows = [pool.beside(at, rng.choice(TRAINED_AT), rng) for at, _ in asked]
         inputs = inputs_of(backbone, [example for _, example in asked])
         memories = [arm.seen(pool.memory[row].flatten(0, 1)) for row in rows]
         with adapters_off(backbone.model):
@@ -156,7 +162,7 @@ def train(arm: Arm, backbone: Any, prepared: Any, pool: Pool, steps: int, seed: 
         nn.utils.clip_grad_norm_(list(arm.parameters()), 1.0)
         for group in optimizer.param_groups:
             group.setdefault("peak", group["lr"])
-            group["lr"] = group["peak"] * min(1.0, (step + 1) / 20) * min(1.0, (steps - step) / (0.3 * steps))
+            group["lr"] = group["peak"] * min(1.0, (step + 1) / 50) * min(1.0, (steps - step) / (0.3 * steps))
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach() / count))
@@ -209,7 +215,7 @@ def marks(
 
 @torch.no_grad()
 def cost(arm: Arm | None, backbone: Any, pool: Pool, k: int) -> dict[str, float]:
-    """Processor seconds to the first token and of a later one, positions of the prompt, cache in KiB."""
+    """Processor seconds to the first token and of a later one, positions of the prompt, memory in KiB."""
     rng = random.Random("cost")
     at, example = pool.question(rng)
     row = pool.beside(at, k, rng)
@@ -229,6 +235,12 @@ def cost(arm: Arm | None, backbone: Any, pool: Pool, k: int) -> dict[str, float]
                 )
                 best = min(best, time.process_time() - start)
         times[tokens], positions = best, ready["input_ids"].shape[1]
+    with (
+        adapters_off(backbone.model),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched,
+        _attached(arm, backbone, inputs, memory) as ready,
+    ):
+        backbone.model.generate(**ready, max_new_tokens=9, do_sample=False, pad_token_id=0)
     text = backbone.model.config.get_text_config()
     width = text.hidden_size // text.num_attention_heads
     cache = 2 * 4 * text.num_hidden_layers * text.num_key_value_heads * width * positions
@@ -236,7 +248,17 @@ def cost(arm: Arm | None, backbone: Any, pool: Pool, k: int) -> dict[str, float]
         sizes = arm.blocks.sizes
         cache += 2 * 4 * len(sizes.layers) * sizes.heads * sizes.head_dim * len(memory)
     later = (times[9] - times[1]) / 8
-    return {"first": times[1], "token": later, "positions": positions, "cache_kib": cache / 1024}
+    return {
+        "first": times[1], "token": later, "positions": positions, "cache_kib": cache / 1024,
+        "peak_kib": _peak(watched) / 1024,
+    }  # fmt: skip
+
+
+def _peak(watched: Any) -> int:
+    """The most bytes that were allocated at a time while a profile was taken."""
+    events = [e for e in watched.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))
+    return max(held, default=0)
 
 
 def _attached(arm: Arm | None, backbone: Any, inputs: Any, memory: Any) -> Any:
@@ -259,7 +281,8 @@ def run(out: Path, steps: int, seeds: Sequence[int], questions: int, arms: Seque
     results_path = out / "results.json"
     results: dict[str, Any] = read_json(results_path) if results_path.exists() else {}
     prepared: Any = encoder.prepared
-    todo = [("none", 0), ("prefix", 0), *((arm, seed) for seed in seeds for arm in TRAINED), ("rag", 0)]
+    first, *others = [[(arm, seed) for arm in TRAINED] for seed in seeds]
+    todo = [("none", 0), ("prefix", 0), *first, ("rag", 0), *(arm for each in others for arm in each)]
     for name, seed in todo:
         key = f"{name}-{seed}"
         if key in results or name not in arms:
@@ -305,11 +328,11 @@ def table(out: Path) -> None:
         rows.append((*cells, *[""] * (1 + len(columns) - len(cells)), f"{runs[0]['parameters']:,}"))
     print_table(("", *columns, "trained"), rows, "percent right")
     costs = [
-        (row["arm"], k, f"{1e3 * c['first']:.0f}", f"{1e3 * c['token']:.1f}", f"{c['positions']}",
-         f"{c['cache_kib']:.0f}")
+        (row["arm"], k, f"{1e3 * c['first']:.0f}", f"{1 / max(c['token'], 1e-9):.0f}", f"{c['positions']}",
+         f"{c['cache_kib']:.0f}", f"{c['peak_kib']:.0f}")
         for row in results.values() for k, c in row.get("cost", {}).items()
     ]  # fmt: skip
-    print_table(("", "k", "first token, ms", "later token, ms", "positions", "cache, KiB"), costs, "cost")
+    print_table(("", "k", "first token, ms", "tokens/s", "positions", "cache, KiB", "peak, KiB"), costs, "cost")
 
 
 def main() -> None:
@@ -319,7 +342,7 @@ def main() -> None:
     jobs = parser.add_subparsers(dest="job", required=True)
     job = jobs.add_parser("run")
     job.add_argument("--out", type=Path, required=True)
-    job.add_argument("--steps", type=int, default=300)
+    job.add_argument("--steps", type=int, default=600)
     job.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     job.add_argument("--questions", type=int, default=200)
     arms = ("none", "rag", "prefix", *TRAINED)

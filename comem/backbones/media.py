@@ -194,6 +194,24 @@ class MediaBlock(nn.Module):
         return keys, values, None if mask is None else F.pad(mask, (1, 0), value=True)
 
 
+def _projections(layer: nn.Module) -> tuple[Tensor, ...]:
+    """Weights of a layer's query, key, value and output projections, without LoRA.
+
+    Raises:
+        MediaError: it has none under these names, or they are no plain matrices (4-bit).
+    """
+    found = []
+    for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        given = getattr(getattr(layer, "self_attn", None), name, None)
+        weight = getattr(getattr(given, "base_layer", given), "weight", None)
+        if not hasattr(layer, "input_layernorm") or weight is None or not weight.is_floating_point():
+            raise MediaError(
+                f"{type(layer).__name__}: no {name} whose weights blocks could start with; set start=random"
+            )
+        found.append(weight.detach())
+    return tuple(found)
+
+
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """A layer on inputs of another dtype: what is trained stays in float32 beside a decoder in bfloat16."""
     if layer.weight.dtype == x.dtype:
@@ -255,6 +273,40 @@ class MediaBlocks(nn.Module):
                 nn.init.normal_(module.weight, std=std)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    @torch.no_grad()
+    def start_as(self, model: Any) -> None:
+        """Projections and norm as the self-attention of each block's layer has them; gates stay at 0.
+
+        A frozen reader then looks for memories as it looks for words in front of the question. Biases,
+        positions and norms of heads are not taken over.
+
+        Args:
+            model: a causal model of transformers, whose heads the blocks have.
+
+        Raises:
+            MediaError: a decoder without such projections, or with other heads.
+        """
+        for number, layer in self._layers(model).items():
+            block = cast(MediaBlock, self.blocks[number])
+            query, key, value, out = _projections(layer)
+            copies = block.to_q.out_features // max(len(key), 1)
+            if query.shape != block.to_q.weight.shape or copies * len(key) != len(query):
+                raise MediaError(
+                    f"blocks of {block.heads} heads of {block.head_dim} cannot start as the reader's layer "
+                    f"{number} with {tuple(query.shape)}: leave heads and head_dim at 0, or set start=random"
+                )
+            key, value = (
+                w.unflatten(0, (-1, block.head_dim)).repeat_interleave(copies, 0).flatten(0, 1)
+                for w in (key, value)
+            )
+            scale = getattr(cast(Any, layer).self_attn, "scaling", block.head_dim**-0.5)
+            block.to_q.weight.copy_(query * (scale * block.head_dim**0.5))
+            block.to_kv.weight.copy_(torch.cat([key, value]))
+            block.to_out.weight.copy_(out)
+            signs = torch.ones_like(block.norm)
+            signs[1::2] = -1  # mean 0, so that a LayerNorm gives its weight, too
+            block.norm.copy_(cast(Any, layer).input_layernorm(signs.to(out)[None])[0] * signs)
 
     def gates(self) -> dict[str, float]:
         """|tanh| of each gate by name: how much of the memory path each layer lets in."""

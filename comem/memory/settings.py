@@ -82,6 +82,8 @@ class CrossSettings:
         intermediate: width of the feed-forward layer; 0 for twice the reader's.
         positions: "none": the answer does not depend on the items' order; "rank": it can, the best is first.
         null_key: a learned key with value 0, to look at when no memory helps.
+        start: fresh blocks: "reader" with the projections of the self-attention before which they stand, so
+            that the reader looks at memories as at words; "random" draws them. Gates are 0 either way.
         freeze_gates: leave the gates as they are, as CoMemo's second stage does.
     """
 
@@ -92,6 +94,7 @@ class CrossSettings:
     intermediate: int = 0
     positions: Literal["none", "rank"] = "none"
     null_key: bool = True
+    start: Literal["reader", "random"] = "reader"
     freeze_gates: bool = False
 
     def __post_init__(self) -> None:
@@ -103,6 +106,13 @@ class CrossSettings:
                 raise ValueError(f"cross.{name}={getattr(self, name)}: give a size, or 0 for the reader's")
         if self.positions not in ("none", "rank"):
             raise ValueError(f"cross.positions={self.positions!r}; known: none, rank")
+        if self.start not in ("reader", "random"):
+            raise ValueError(f"cross.start={self.start!r}; known: reader, random")
+
+    @property
+    def blocks(self) -> CrossSettings:
+        """What has to be alike for blocks to be trained on: all but how they start and what learns."""
+        return replace(self, start="reader", freeze_gates=False)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.encoder import ENCODERS, Learned, TrainableEncoder
 from comem.memory.injection import INJECTIONS, LAYOUTS
 from comem.memory.items import item_inputs
-from comem.memory.settings import PICTURE_PROMPT, KnowledgeFormat
+from comem.memory.settings import PICTURE_PROMPT, CrossSettings, KnowledgeFormat
 from comem.training import checkpoint as ckpt
 from comem.training.collator import Collator
 from comem.training.data import TrainingExample, load_examples, select
@@ -237,7 +237,7 @@ def build_injection(settings: TrainSettings, reader: Backbone, encoder: Trainabl
     asked = as_dict(settings.cross)
     if encoder.learned is None or encoder.learned.name != settings.injection:
         encoder.learned = Learned(settings.injection, asked)
-    elif encoder.learned.settings | {"freeze_gates": False} != asked | {"freeze_gates": False}:
+    elif CrossSettings(**encoder.learned.settings).blocks != settings.cross.blocks:
         raise ValueError(
             f"init holds blocks of {encoder.learned.settings}, the settings ask for {asked}; set `cross` "
             "alike"

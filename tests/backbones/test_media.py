@@ -216,6 +216,29 @@ def test_a_null_key_lets_a_row_look_away() -> None:
     assert not torch.allclose(near, even, atol=1e-3)
 
 
+def test_blocks_that_start_as_the_reader_attend_as_its_layers_do(model: Any) -> None:
+    """Against transformers' own attention at position 0; Qwen2.5-VL's and Gemma's have more to them."""
+    config = model.get_decoder().config
+    own = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    blocks = MediaBlocks(BlockSizes(config.hidden_size, config.num_attention_heads, own, 16, (1, 3)))
+    blocks.start(0.2)
+    blocks.start_as(model)
+    assert set(blocks.gates().values()) == {0.0}
+    seen = torch.randn(1, 3, config.hidden_size, generator=torch.Generator().manual_seed(1))
+    block, layer = blocks.blocks["3"], model.get_decoder().layers[3]
+    block.attn_gate.data.fill_(50.0)
+    with torch.no_grad():
+        got = block(seen[:, -1:], *block.keys_values(seen, None)) - seen[:, -1:]
+        if config.model_type in ("qwen2", "llama"):
+            still = torch.ones(1, 3, own), torch.zeros(1, 3, own)
+            want = layer.self_attn(layer.input_layernorm(seen), position_embeddings=still, attention_mask=None)
+            torch.testing.assert_close(got, want[0][:, -1:], atol=1e-5, rtol=1e-4)
+        assert got.abs().max() > 0
+    other = MediaBlocks(BlockSizes(config.hidden_size, 3, 8, 16, (1,)))
+    with pytest.raises(MediaError, match="start=random"):
+        other.start_as(model)
+
+
 def test_media_of_another_width_are_projected_or_refused() -> None:
     model = _decoder("llama")
     width = model.config.hidden_size

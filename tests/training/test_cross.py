@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from comem.memory.injection import INJECTIONS
 from comem.memory.settings import CrossSettings
 from comem.training.merge import merge
 from comem.training.run import train
-from comem.training.settings import MergeSettings, TrainSettings
+from comem.training.settings import MergeSettings, OptimSettings, TrainSettings
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
 SHORT = GenerationConfig(max_new_tokens=5)
@@ -73,6 +74,28 @@ def test_frozen_gates_stay(settings: Callable[..., TrainSettings], trained: Path
     assert not torch.equal(before["blocks.0.to_q.weight"], after["blocks.0.to_q.weight"])
     with pytest.raises(ValueError, match="set `cross` alike"):
         train(settings(injection="cross", init=str(first), output=str(tmp_path / "three")))
+
+
+def test_blocks_start_as_the_reader_or_at_random(
+    settings: Callable[..., TrainSettings], trained: Path, tmp_path: Path
+) -> None:
+    """At a learning rate of nearly nothing, what was saved is what the blocks began with."""
+    still = OptimSettings(lr=1e-12)
+    found = {}
+    for start in ("reader", "random"):
+        cross = replace(CROSS, start=start)
+        asked = settings(injection="cross", cross=cross, max_steps=1, optim=still, output=str(tmp_path / start))
+        found[start] = load_file(train(asked).checkpoint / "injection.safetensors")
+    reader = comem.load_backbone(asked.model).model.get_decoder().layers[0].self_attn
+    torch.testing.assert_close(found["reader"]["blocks.0.to_q.weight"], reader.q_proj.weight.detach())
+    assert not torch.allclose(found["random"]["blocks.0.to_q.weight"], reader.q_proj.weight, atol=1e-3)
+    # blocks that 0.2's folders hold say nothing of their start; and it is no matter for blocks that are there
+    about = trained / "checkpoints" / "step-00000004" / "comem_encoder.json"
+    said = json.loads(about.read_text())
+    del said["injection"]["settings"]["start"]
+    about.write_text(json.dumps(said))
+    again = settings(injection="cross", cross=replace(CROSS, start="random"), init=str(about.parent), max_steps=1)
+    train(replace(again, output=str(tmp_path / "again")))
 
 
 def opened(trained: Path) -> tuple[Any, Any]:
@@ -144,7 +167,7 @@ def test_prefix_and_cross_learn_together(settings: Callable[..., TrainSettings],
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"every": 0}, "every=0"), ({"positions": "rang"}, "known: none")]
+    ("change", "message"), [({"every": 0}, "every=0"), ({"positions": "rang"}, "known: none"), ({"start": "zero"}, "known: reader")]
 )
 def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -142,6 +142,8 @@ def _blocks(backbone: Backbone, settings: CrossSettings, learned: Learned) -> Me
     blocks = MediaBlocks(sizes)
     if learned.tensors is None:
         blocks.start(sizes.width**-0.5)
+        if settings.start == "reader":
+            blocks.start_as(backbone.model)
     else:
         try:
             blocks.load_state_dict(dict(learned.tensors))
