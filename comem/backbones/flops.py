@@ -4,7 +4,8 @@ A multiplication with its addition is two operations, as everywhere in the liter
 `FlopCounterMode`; norms, activations and rotations are left out (below 1 % at 7B). Nothing is measured here
 and no model is built: a config of transformers and lengths are enough. Torch's counter needs a forward pass,
 which a plan does not have; the tests hold both side by side. Supported are decoders with gated MLPs (Qwen2,
-Qwen2.5, Llama…) and the vision towers of Qwen2-VL and Qwen2.5-VL, window attention included.
+Qwen2.5, Llama…) and the vision towers of Qwen2-VL and Qwen2.5-VL, window attention included; and InternViT,
+for CoMemo.
 """
 
 from __future__ import annotations
@@ -43,6 +44,11 @@ class Flops:
     def forward(self) -> float:
         """Operations of the forward pass alone."""
         return self.frozen + self.trained + self.attention + self.inputs
+
+    @property
+    def learning(self) -> Flops:
+        """The same with weights that are trained, those that read pixels included."""
+        return Flops(trained=self.frozen + self.trained + self.inputs, attention=self.attention)
 
     def training(self, recompute: bool = False) -> float:
         """Forward and backward; `recompute` adds the forward that activation checkpointing repeats."""
@@ -112,6 +118,18 @@ def vision_tower(config: Any, grid: Grid, rank: int = 0) -> Flops:
     merger = linear(width * merged, width * merged, patches / merged, rank)
     merger += linear(width * merged, out, patches / merged, rank)
     return Flops(inputs=2.0 * pixels * width * patches) + blocks + attention_flops(pairs, width) + merger
+
+
+def tile_tower(config: Any, tiles: int, rank: int = 0) -> Flops:
+    """Tiles through InternViT, without the projector (`config.vision_config` of InternVL)."""
+    width, inner = config.hidden_size, config.intermediate_size
+    high, wide = (size // patch for size, patch in zip(config.image_size, config.patch_size, strict=True))
+    tokens = high * wide + 1
+    shapes = [*[(width, width)] * 4, (width, inner), (inner, width)]
+    layer: Flops = sum((linear(*shape, tokens, rank) for shape in shapes), Flops())
+    pixels = config.num_channels * math.prod(config.patch_size)
+    layers = (layer + attention_flops(tokens * tokens, width)) * config.num_hidden_layers
+    return (Flops(inputs=2.0 * pixels * width * high * wide) + layers) * tiles
 
 
 def attention_flops(pairs: float, width: int) -> Flops:

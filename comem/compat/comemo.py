@@ -230,10 +230,16 @@ def read_authors(
         model = InternVLForConditionalGeneration._from_config(config, dtype=dtype)
     blocks = MediaBlocks(sizes).to(dtype)
     _fill(folder, config, {"model": model, "blocks": blocks}, files)
+    return CoMemo(model.eval(), blocks.eval(), _settings(sizes, about, positions))
+
+
+def _settings(
+    sizes: BlockSizes, about: Mapping[str, Any], positions: PositionScheme = "dhr_released"
+) -> CoMemoConfig:
+    """How a config of theirs has images cut and counted."""
     most = int(about.get("max_dynamic_patch", 12)) if about.get("dynamic_image_size", True) else 0
     least = int(about.get("min_dynamic_patch", 1))
-    settings = CoMemoConfig(sizes, positions=positions, min_tiles=least, max_tiles=most)
-    return CoMemo(model.eval(), blocks.eval(), settings)
+    return CoMemoConfig(sizes, positions=positions, min_tiles=least, max_tiles=most)
 
 
 def _check_blocks(path: Path, sizes: BlockSizes, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -465,12 +471,37 @@ def load(spec: BackboneSpec, dtype: Any, device: Any, trust_remote_code: bool) -
     return backbone(spec, comemo, tokenizer, device)
 
 
-def _from_hub(spec: BackboneSpec) -> Path:
+def unloaded(spec: BackboneSpec) -> CoMemoBackbone:
+    """As `load`, on the meta device: no weights are read.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    from transformers import AutoConfig, InternVLForConditionalGeneration
+
+    folder = Path(spec.source)
+    if not folder.is_dir():
+        folder = _from_hub(spec, weights=False)
+    about, tokenizer = read_json(folder / "config.json"), read_tokenizer(folder)
+    if SECTION in about:
+        settings, config = CoMemoConfig.of(about[SECTION]), AutoConfig.from_pretrained(folder)
+    else:
+        path = folder / "config.json"
+        _check_supported(path, about)
+        settings = _settings(block_sizes(path, about), about)
+        config = model_config(path, about, image_token(folder, about, tokenizer))
+    with torch.device("meta"):
+        model, blocks = InternVLForConditionalGeneration._from_config(config), MediaBlocks(settings.blocks)
+    return backbone(spec, CoMemo(model, blocks, settings), tokenizer, "meta")
+
+
+def _from_hub(spec: BackboneSpec, weights: bool = True) -> Path:
     """The files of a hub repository, in its cache."""
     from huggingface_hub import snapshot_download
 
+    wanted = ["*.json", "tokenizer.model", *["*.safetensors"] * weights]
     try:
-        found = snapshot_download(spec.source, allow_patterns=["*.json", "*.safetensors", "tokenizer.model"])
+        found = snapshot_download(spec.source, allow_patterns=wanted)
     except (OSError, ValueError) as error:
         raise BackboneError(
             f"{spec.source} cannot be loaded ({str(error).splitlines()[0]}): download it once with "

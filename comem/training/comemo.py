@@ -326,7 +326,7 @@ def build_run(
     if asked.stage == 3 and asked.whole == "lora":
         torch.manual_seed(settings.seed)
         add_lora(comemo.model, settings.lora)
-    _unfreeze(comemo, settings)
+    unfreeze(comemo, settings)
     part = CoMemoPart(comemo, settings, settings.model)
     source = resume or (Path(settings.init) if settings.init else None)
     if source is not None:
@@ -334,9 +334,13 @@ def build_run(
     comemo.blocks.checkpointing = settings.checkpointing
     if settings.checkpointing:
         enable_checkpointing(comemo.model)
-    longest = int(comemo.model.config.get_text_config().max_position_embeddings)
-    collator = CoMemoCollator(given.process, asked, min(settings.max_tokens, longest))
-    return CoMemoRun(CoMemoTrainingModel(comemo, part, settings), collator, given)
+    return CoMemoRun(CoMemoTrainingModel(comemo, part, settings), collator_for(settings, given), given)
+
+
+def collator_for(settings: TrainSettings, given: CoMemoBackbone) -> CoMemoCollator:
+    """The collator of a run."""
+    longest = int(given.model.config.get_text_config().max_position_embeddings)
+    return CoMemoCollator(given.process, settings.comemo, min(settings.max_tokens, longest))
 
 
 def with_blocks(given: HFBackbone, settings: TrainSettings) -> CoMemoBackbone:
@@ -357,14 +361,15 @@ def with_blocks(given: HFBackbone, settings: TrainSettings) -> CoMemoBackbone:
     layers = every(asked.every, len(decoder_layers(model)))
     sizes = BlockSizes(width, asked.heads, asked.head_dim, asked.intermediate or 2 * width, layers)
     torch.manual_seed(settings.seed)
-    blocks = MediaBlocks(sizes)
+    with torch.device("cpu" if given.device.type != "meta" else "meta"):
+        blocks = MediaBlocks(sizes)
     blocks.start(width**-0.5)
     return backbone(
         given.spec, CoMemo(model, blocks.to(model.dtype), CoMemoConfig(sizes)), tokenizer, given.device
     )
 
 
-def _unfreeze(comemo: CoMemo, settings: TrainSettings) -> None:
+def unfreeze(comemo: CoMemo, settings: TrainSettings) -> None:
     """What the stage trains needs gradients, in float32; steps of 4e-5 vanish in bf16."""
     last = settings.comemo.stage == 3
     for name, parameter in comemo.named_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -99,6 +100,7 @@ class Plan:
         token_bytes: activations kept for each token of a micro-batch of `micro_batch` questions.
         tokens, flops: of one question with its items, by a sample of the data; 0 where it cannot be told.
         tflops: operations a second, in 10¹², that the hours are reckoned with.
+        stage: CoMemo's; 0 for a memory encoder. `base_parameters` are then all, trained or not.
     """
 
     model: str
@@ -117,6 +119,7 @@ class Plan:
     tokens: float = 0.0
     flops: float = 0.0
     tflops: float = PlanOptions.tflops
+    stage: int = 0
 
     @property
     def trainable(self) -> int:
@@ -133,10 +136,15 @@ class Plan:
         """Label and value, for printing."""
         share = 100 * self.trainable / max(self.base_parameters, 1)
         gigabytes = self.weight_bytes / 2**30
+        size, whole = f"{self.base_parameters / 1e6:,.1f} M", "weights" if self.stage else "frozen weights"
+        first = [("stage", f"{self.stage} of CoMemo's")] if self.stage else [("reader", self._reader)]
+        data = f"{self.examples:,} " + (
+            "dialogues" if self.stage else f"questions, {self.items:,} knowledge items"
+        )
         return [
-            ("model", f"{self.model}, {self.base_parameters / 1e6:,.1f} M frozen weights, {self.precision}"),
-            ("reader", self._reader),
-            ("data", f"{self.examples:,} questions, {self.items:,} knowledge items"),
+            ("model", f"{self.model}, {size} {whole}, {self.precision}"),
+            *first,
+            ("data", data),
             ("steps", f"{self.steps:,}"),
             *((part, f"{count / 1e6:,.2f} M") for part, count in self.trained_parameters.items()),
             ("trainable", f"{self.trainable / 1e6:,.2f} M = {share:.2f} % of the model"),
@@ -152,9 +160,10 @@ class Plan:
             return [("hours", "not known: set data=FILE, of images that can be read")]
         memory = self.weight_bytes + self.micro_batch * self.tokens * self.token_bytes
         hours = self.questions * self.flops / (self.tflops * 1e12) / 3600
+        each = "dialogue" if self.stage else "question"
         return [
-            ("", f"= {memory / 2**30:,.2f} GiB with {self.micro_batch} questions at a time (estimate)"),
-            ("work", f"{self.flops / 1e12:,.3g} TFLOP, {self.tokens:,.0f} tokens a question (of a sample)"),
+            ("", f"= {memory / 2**30:,.2f} GiB with {self.micro_batch} {each}s at a time (estimate)"),
+            ("work", f"{self.flops / 1e12:,.3g} TFLOP, {self.tokens:,.0f} tokens a {each} (of a sample)"),
             ("hours", f"{hours:,.3g} at {self.tflops:,g} TFLOP/s: an assumption (--tflops), not measured"),
         ]
 
@@ -163,27 +172,24 @@ def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> 
     """The plan of a run; the model is only built on the meta device, from its config.
 
     Raises:
-        ValueError: a stage of CoMemo or of a video memory, whose work is not reckoned; or as `train`, for
-            data and model.
+        ValueError: a stage of a video memory, whose work is not reckoned; or as `train`, for data and model.
     """
-    if settings.comemo.stage or settings.encoder == VIDEO:
+    if settings.encoder == VIDEO:
         raise ValueError(
-            "no plan is made for stages of CoMemo and of video memories: start with max_steps=3 and look at "
-            "the seconds"
+            "no plan is made for stages of video memories: start with max_steps=3 and look at the seconds"
         )
     found = load_examples(settings.data, settings.knowledge or None) if settings.data else []
     examples = select(found, settings) if found else []
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
+    if settings.comemo.stage:
+        return _stage_plan(settings, options, examples, order)
     backbone = _backbone(settings.model)
     reader = _backbone(settings.reader) if settings.reader else None
     base, apart = _parameters(backbone.model), _parameters(reader.model) if reader else 0
     sizes = _encoder(settings, backbone, reader)
     tokens, flops = _work(settings, examples, backbone, reader, sizes)
-    text = [each.model.config.get_text_config() for each in (backbone, reader) if each]
-    layer_widths = max(config.num_hidden_layers * config.hidden_size for config in text)
     half = use_bf16(settings.precision)
     weight = 0.5 if settings.quantization else 2 if half else 4
-    kept = KEPT_CHECKPOINTED if settings.checkpointing else KEPT
     return Plan(
         model=backbone.spec.name,
         examples=len(examples),
@@ -195,13 +201,46 @@ def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> 
         trained_parameters=sizes.parameters,
         precision=("4-bit, bf16" if settings.quantization else "bf16" if half else "fp32"),
         weight_bytes=int((base + apart) * weight + sum(sizes.parameters.values()) * TRAINABLE_BYTES),
-        token_bytes=layer_widths * kept * (1 if half else 2),
+        token_bytes=_token_bytes(settings, *(each.model for each in (backbone, reader) if each)),
         questions=_questions(order, settings),
         micro_batch=min(settings.micro_batch_size or settings.batch_size, max(len(examples), 1)),
         tokens=tokens,
         flops=flops,
         tflops=options.tflops,
     )
+
+
+def _token_bytes(settings: TrainSettings, *models: Any) -> int:
+    """Bytes of activations that a token keeps for the backward pass, in the larger decoder."""
+    text = [model.config.get_text_config() for model in models]
+    kept = KEPT_CHECKPOINTED if settings.checkpointing else KEPT
+    widths: int = max(config.num_hidden_layers * config.hidden_size for config in text)
+    return widths * kept * (1 if use_bf16(settings.precision) else 2)
+
+
+def _stage_plan(
+    settings: TrainSettings, options: PlanOptions, examples: Sequence[TrainingExample], order: Order
+) -> Plan:
+    """The plan of one of CoMemo's stages."""
+    from comem.training.comemo_plan import plan_stage
+
+    spec = resolve_backbone(settings.model)
+    given = import_module(spec.adapter).unloaded(spec) if spec.adapter else _backbone(settings.model)
+    found = plan_stage(settings, given, examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE])
+    frozen, half = found.parameters - sum(found.trained.values()), use_bf16(settings.precision)
+    at_once = settings.micro_batch_size or settings.batch_size
+    if settings.comemo.packing and found.tokens:
+        at_once = max(1, min(at_once, int(settings.comemo.pack_tokens / found.tokens)))
+    return Plan(
+        model=given.spec.name, examples=len(examples), items=0,
+        steps=order.total_steps(settings.epochs, settings.max_steps),
+        base_parameters=found.parameters, reader="", reader_parameters=0, trained_parameters=found.trained,
+        precision="bf16" if half else "fp32",
+        weight_bytes=frozen * (2 if half else 4) + sum(found.trained.values()) * TRAINABLE_BYTES,
+        token_bytes=_token_bytes(settings, given.model), questions=_questions(order, settings),
+        micro_batch=at_once if settings.comemo.packing else 1, tokens=found.tokens, flops=found.flops,
+        tflops=options.tflops, stage=settings.comemo.stage,
+    )  # fmt: skip
 
 
 def _questions(order: Order, settings: TrainSettings) -> int:

@@ -231,7 +231,9 @@ def test_blocks_that_start_as_the_reader_attend_as_its_layers_do(model: Any) -> 
         got = block(seen[:, -1:], *block.keys_values(seen, None)) - seen[:, -1:]
         if config.model_type in ("qwen2", "llama"):
             still = torch.ones(1, 3, own), torch.zeros(1, 3, own)
-            want = layer.self_attn(layer.input_layernorm(seen), position_embeddings=still, attention_mask=None)
+            want = layer.self_attn(
+                layer.input_layernorm(seen), position_embeddings=still, attention_mask=None
+            )
             torch.testing.assert_close(got, want[0][:, -1:], atol=1e-5, rtol=1e-4)
         assert got.abs().max() > 0
     other = MediaBlocks(BlockSizes(config.hidden_size, 3, 8, 16, (1,)))

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 import comem
 from comem.backbones.base import GenerationConfig
 from comem.backbones.comemo import CoMemo
+from comem.backbones.specs import resolve_backbone
 from comem.cli import main
-from comem.compat.comemo import read_authors, split_wqkv
+from comem.compat.comemo import read_authors, split_wqkv, unloaded
 from comem.compat.parity import run_parity
 from comem.types import Message
 from tests.backbones.tiny_comemo import SPECIAL, tiny_comemo
@@ -135,6 +136,14 @@ def test_a_checkpoint_of_theirs_chats_without_remote_code(backbone: Any, folder:
     ask = [[Message("user", ("Who are you?",))]]
     short = GenerationConfig(max_new_tokens=5)
     assert same.generate(ask, config=short)[0].text == backbone.generate(ask, config=short)[0].text
+
+
+def test_a_plan_reads_no_weights_of_theirs(backbone: Any, folder: Path) -> None:
+    skeleton = unloaded(resolve_backbone(str(folder))).comemo
+    assert all(parameter.is_meta for parameter in skeleton.parameters())
+    shapes = {name: value.shape for name, value in backbone.comemo.state_dict().items()}
+    assert {name: value.shape for name, value in skeleton.state_dict().items()} == shapes
+    assert skeleton.config.positions == "dhr_released"
 
 
 def test_convert_writes_a_folder_that_says_how_it_counts(folder: Path, tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import comem
 from comem.backbones.comemo import CoMemo
@@ -22,6 +24,7 @@ from comem.toy.comemo import build_comemo
 from comem.training.comemo import CoMemoBatch, build_run
 from comem.training.data import load_examples
 from comem.training.merge import merge
+from comem.training.plan import make_plan
 from comem.training.run import train
 from comem.training.settings import ComemoSettings, LoraSettings, MergeSettings, OptimSettings, TrainSettings
 from tests.backbones.tiny_comemo import tiny_comemo
@@ -195,6 +198,46 @@ def test_an_internvl_model_gets_fresh_blocks(settings: Callable[..., TrainSettin
     assert run.model.comemo.blocks.sizes.layers == (1, 3)
     with pytest.raises(ValueError, match="no InternVL model"):
         build_run(settings(1, model="toy"), comem.load_backbone)
+
+
+@pytest.mark.parametrize(("stage", "whole"), [(1, "full"), (2, "full"), (3, "full"), (3, "lora")])
+def test_a_plan_says_what_a_stage_trains_and_computes(
+    settings: Callable[..., TrainSettings], stage: int, whole: str
+) -> None:
+    """Against the parameters of the run itself, and the operations that torch counts in a step of it."""
+    asked = settings(stage, whole=whole, lora=LoraSettings(2, 4, 0.0), packing=False, batch_size=6)
+    plan = make_plan(asked)
+    run = build_run(asked, lambda name: comem.load_backbone(name, dtype="float32", attn="eager"))
+    trained = [p.numel() for p in run.model.parameters() if p.requires_grad]
+    assert plan.trainable == sum(trained)
+    parts = {1: {"projector", "blocks", "gates"}, 2: {"projector", "blocks"}}
+    late = {"projector", "blocks", "gates", *(("LoRA",) if whole == "lora" else ("decoder", "vision tower"))}
+    assert set(plan.trained_parameters) == parts.get(stage, late)
+    assert plan.base_parameters == sum(p.numel() for p in run.model.comemo.parameters())
+    assert (plan.examples, plan.steps, plan.questions) == (6, 4, 24)
+    batch = run.collator(load_examples(asked.data))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        run.model(batch)[0].backward()
+    assert plan.flops == pytest.approx(counter.get_total_flops() / 6, rel=0.1)
+    assert plan.tokens == pytest.approx(sum(s["input_ids"].shape[1] for s in batch.samples) / 6)
+    lines = dict(plan.lines())
+    assert lines["stage"] == f"{stage} of CoMemo's" and "dialogue" in lines["work"] and "reader" not in lines
+
+
+def test_a_plan_of_fresh_blocks_and_of_none_to_read(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    from tests.backbones.tiny import build
+
+    made = build("internvl3")
+    made.model.save_pretrained(tmp_path / "internvl")
+    made.processor.save_pretrained(tmp_path / "internvl")
+    asked = settings(1, model=str(tmp_path / "internvl"), every=2, heads=2, head_dim=8, data="")
+    plan = make_plan(replace(asked, data=""))
+    width = made.model.get_decoder().config.hidden_size
+    block = 4 * width * 16 + 3 * width * 2 * width + 2 * width  # reference/comemo.md 3, without the gates
+    assert plan.trained_parameters["blocks"] == 2 * block and plan.trained_parameters["gates"] == 4
+    assert dict(plan.lines())["hours"].startswith("not known")
 
 
 def test_what_is_no_checkpoint_is_refused(settings: Callable[..., TrainSettings], data: Path) -> None:

@@ -84,7 +84,9 @@ def test_blocks_start_as_the_reader_or_at_random(
     found = {}
     for start in ("reader", "random"):
         cross = replace(CROSS, start=start)
-        asked = settings(injection="cross", cross=cross, max_steps=1, optim=still, output=str(tmp_path / start))
+        asked = settings(
+            injection="cross", cross=cross, max_steps=1, optim=still, output=str(tmp_path / start)
+        )
         found[start] = load_file(train(asked).checkpoint / "injection.safetensors")
     reader = comem.load_backbone(asked.model).model.get_decoder().layers[0].self_attn
     torch.testing.assert_close(found["reader"]["blocks.0.to_q.weight"], reader.q_proj.weight.detach())
@@ -94,7 +96,9 @@ def test_blocks_start_as_the_reader_or_at_random(
     said = json.loads(about.read_text())
     del said["injection"]["settings"]["start"]
     about.write_text(json.dumps(said))
-    again = settings(injection="cross", cross=replace(CROSS, start="random"), init=str(about.parent), max_steps=1)
+    again = settings(
+        injection="cross", cross=replace(CROSS, start="random"), init=str(about.parent), max_steps=1
+    )
     train(replace(again, output=str(tmp_path / "again")))
 
 
@@ -167,7 +171,8 @@ def test_prefix_and_cross_learn_together(settings: Callable[..., TrainSettings],
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"every": 0}, "every=0"), ({"positions": "rang"}, "known: none"), ({"start": "zero"}, "known: reader")]
+    ("change", "message"),
+    [({"every": 0}, "every=0"), ({"positions": "rang"}, "known: none"), ({"start": "zero"}, "known: reader")],
 )
 def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
