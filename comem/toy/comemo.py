@@ -24,8 +24,8 @@ _MARKS = ("<img>", "</img>", "<IMG_CONTEXT>")
 class ComemoSettings:
     """A small CoMemo with the embedded decoder (model/), and conversations: train.jsonl, test.jsonl.
 
-    Vision tower, projector and blocks are random, gates closed: comem train --config comemo_toy_1 goes on
-    from there.
+    Vision tower and projector are random; the blocks, one before each layer, start as its self-attention,
+    gates closed: comem train --config comemo_toy_1 goes on from there.
 
     Attributes:
         output: the folder.
@@ -146,9 +146,10 @@ def tiny_comemo(settings: ComemoSettings) -> None:
     if rows > text.vocab_size:
         model.resize_token_embeddings(rows, mean_resizing=True)
     stop_at_turns(model, tokenizer)
-    sizes = BlockSizes(text.hidden_size, 4, 32, 256, every(2, text.num_hidden_layers))
+    sizes = BlockSizes(text.hidden_size, 4, 32, 256, every(1, text.num_hidden_layers))
     blocks = MediaBlocks(sizes)
     blocks.start(text.hidden_size**-0.5)
+    blocks.start_as(model)
     about = CoMemoConfig(sizes, max_tiles=settings.max_tiles, system="")
     comemo = CoMemo(model, blocks, about)
     processor = CoMemoProcessor(tokenizer, image_processor(56), comemo.side, about)

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 import answering
+import cross_shapes
 import encode_items
 import gpu_suite
 import marks
@@ -45,6 +46,18 @@ def test_items_are_encoded_by_ours_and_theirs(tmp_path: Path, monkeypatch: pytes
     ways = [("comem", 1), ("comem", 2), ("authors-batch", 2), ("authors-loop", 1)]
     assert [(row["way"], row["items_per_call"]) for row in rows] == ways
     assert all(0 < row["share"] < 1 and row["seconds"]["p50"] > 0 for row in rows)
+
+
+def test_prefix_and_cross_at_a_shape(tmp_path: Path) -> None:
+    """What is to be run at 7B's shapes on a GPU, at the smallest."""
+    words = "--items 2 5 --every 1 --question-tokens 9 --new-tokens 3 --repeat 1 --out".split()
+    cross_shapes.main([*SMALL, *words, str(tmp_path / "found.json")])
+    found = json.loads((tmp_path / "found.json").read_text())
+    ways = [("none", 0), ("prefix", 2), ("cross", 2), ("prefix", 5), ("cross", 5)]
+    assert [(row["way"], row["items"]) for row in found["results"]] == ways
+    assert all(row["first_token_seconds"] > 0 < row["tokens_per_second"] for row in found["results"])
+    # two blocks of width 64: reference/comemo.md 3, and a null key of each
+    assert found["block_parameters"] == 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64 + 2 + 64)
 
 
 @pytest.mark.slow

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -243,6 +248,54 @@ def test_a_plan_of_fresh_blocks_and_of_none_to_read(
 def test_what_is_no_checkpoint_is_refused(settings: Callable[..., TrainSettings], data: Path) -> None:
     with pytest.raises(ValueError, match="no checkpoint of CoMemo"):
         train(settings(2, init=str(data / "model")))
+
+
+def test_the_embedded_decoder_is_itself_at_gate_0(tmp_path: Path) -> None:
+    """Words alone, bitwise, as the embedded backbone reads them; images as the context path alone does."""
+    build_comemo(Data(tmp_path, count=2, test_count=1))
+    run = build_run(
+        TrainSettings(model=str(tmp_path / "model"), comemo=ComemoSettings(stage=1)), comem.load_backbone
+    )
+    comemo, toy = run.model.comemo, comem.load_backbone("toy", dtype="float32")
+    assert set(comemo.blocks.gates().values()) == {0.0} and len(comemo.blocks.sizes.layers) == 5
+    asked = toy.process([[comem.Message("user", ("When was Arlo founded?",))]])
+    with torch.no_grad(), comemo.attach(asked) as ready:
+        told, theirs = comemo.model(**ready).logits, toy.model(**asked).logits
+    rows = theirs.shape[-1]
+    assert torch.equal(told[..., :rows], theirs)
+    (batch,) = run.collator.batches(load_examples(tmp_path / "train.jsonl"))
+    states = []
+    for path in ("both", "context"):
+        comemo.image_path = path
+        states.append(run.model.answer_states(batch.samples)[0].detach())
+    assert torch.equal(*states)
+
+
+@pytest.mark.slow
+def test_from_nothing_through_the_stages_by_commands_over_a_kill(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    words = ["bash", str(root / "scripts" / "toy" / "train_comemo.sh"), "--fast", str(tmp_path)]
+    own = {"PYTHON": sys.executable, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    begun = subprocess.Popen(words, env={**os.environ, **own}, start_new_session=True)
+    end = time.monotonic() + 600
+    while not (tmp_path / "stage2" / "checkpoints" / "step-00000001").exists():
+        assert begun.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    assert not (tmp_path / "stage3").exists()
+    subprocess.run(words, env={**os.environ, **own}, check=True, timeout=900)
+    found = []
+    for stage in (1, 2, 3):
+        folder = tmp_path / f"stage{stage}"
+        assert [row["step"] for row in rows(folder) if "loss" in row] == [1, 2, 3]
+        found.append(load_file(folder / "checkpoints" / "step-00000003" / "comemo.safetensors"))
+    gates = {name for name in found[0] if name.endswith("_gate")}
+    assert gates and not gates & changed(found[0], found[1]) and gates <= changed(found[1], found[2])
+    assert changed(found[0], found[1]) == set(found[0]) - gates
+    answering = comem.load_backbone(tmp_path / "merged")
+    question = load_examples(tmp_path / "data" / "test.jsonl")[0].messages(last_answer=False)
+    assert len(answering.generate([question])) == 1
 
 
 @pytest.mark.parametrize(
