@@ -128,7 +128,7 @@ def tile_tower(config: Any, tiles: int, rank: int = 0) -> Flops:
     shapes = [*[(width, width)] * 4, (width, inner), (inner, width)]
     layer: Flops = sum((linear(*shape, tokens, rank) for shape in shapes), Flops())
     pixels = config.num_channels * math.prod(config.patch_size)
-    layers = (layer + attention_flops(tokens * tokens, width)) * config.num_hidden_layers
+    layers: Flops = (layer + attention_flops(tokens * tokens, width)) * config.num_hidden_layers
     return (Flops(inputs=2.0 * pixels * width * high * wide) + layers) * tiles
 
 

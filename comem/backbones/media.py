@@ -297,7 +297,7 @@ class MediaBlocks(nn.Module):
                     f"{number} with {tuple(query.shape)}: leave heads and head_dim at 0, or set start=random"
                 )
             key, value = (
-                w.unflatten(0, (-1, block.head_dim)).repeat_interleave(copies, 0).flatten(0, 1)
+                w.reshape(-1, block.head_dim, w.shape[1]).repeat_interleave(copies, 0).flatten(0, 1)
                 for w in (key, value)
             )
             scale = getattr(cast(Any, layer).self_attn, "scaling", block.head_dim**-0.5)
