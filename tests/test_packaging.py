@@ -20,6 +20,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PINNED_EXTRAS = (
     "articles",
+    "captions",
     "dev",
     "download",
     "endpoints",

@@ -16,6 +16,7 @@ INFERENCE = {
     "run_baseline_inference.sh": "baseline",
     "run_rag_inference.sh": "rag",
     "run_CoMEM_inference.sh": "comem",
+    "run_hybrid_inference.sh": "hybrid",
 }
 
 
@@ -83,7 +84,7 @@ def test_inference_takes_real_names(project: Path, name: str) -> None:
     ran = bash(
         f"scripts/inference/{name}", "--limit", "5", "--prompt", "two words", cwd=project,
         MODEL="Qwen/Qwen2.5-VL-7B-Instruct", BENCHMARK="infoseek", DATA="my data.jsonl", INDEX="wit", K="5",
-        ENCODER="enc", OUTPUT="runs/x",
+        ENCODER="enc", OUTPUT="runs/x", BUDGET="300",
     )  # fmt: skip
     words = ran.stdout.splitlines()
     assert ran.returncode == 0 and words[:2] == ["comem", "predict"]
@@ -91,7 +92,8 @@ def test_inference_takes_real_names(project: Path, name: str) -> None:
     assert options["--mode"] == INFERENCE[name] and options["--model"] == "Qwen/Qwen2.5-VL-7B-Instruct"
     assert options["--data"] == "my data.jsonl" and options["--prompt"] == "two words"
     assert ("--index" in options) == (name != "run_baseline_inference.sh")
-    assert options.get("--encoder") == ("enc" if "CoMEM" in name else None)
+    assert options.get("--encoder") == ("enc" if INFERENCE[name] in ("comem", "hybrid") else None)
+    assert options.get("--budget") == ("300" if "hybrid" in name else None)
 
 
 def test_inference_makes_the_embedded_world_when_no_data_is_named(project: Path) -> None:
@@ -146,7 +148,13 @@ def test_multilingual_inference_on_the_embedded_world(project: Path) -> None:
     assert failed.returncode != 0
 
 
-@pytest.mark.parametrize("name", ["infoseek", "mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa", "evqa"])
+SCORED = (
+    "infoseek infoseek_filtered mrag_bench okvqa aokvqa viquae cvqa evqa wikivqabench mmmu mathvista "
+    "coco_caption"
+)
+
+
+@pytest.mark.parametrize("name", SCORED.split())
 def test_evaluation_takes_files_or_the_embedded_world(project: Path, name: str) -> None:
     script = f"scripts/evaluation/eval_{name}.sh"
     ran = bash(script, "--output", "x.json", cwd=project, PREDICTIONS="p q.jsonl", REFERENCES="r.json")
@@ -156,6 +164,27 @@ def test_evaluation_takes_files_or_the_embedded_world(project: Path, name: str) 
     ran = bash(script, cwd=project)
     assert f"predict\n--benchmark\n{name}\n" in ran.stdout and "--mode\nbaseline" in ran.stdout
     assert f"--predictions\nruns/evaluation/{name}/predictions.jsonl" in ran.stdout
+
+
+def test_evqas_evaluation_asks_bem_where_it_has_its_weights(project: Path) -> None:
+    files = {"PREDICTIONS": "p.jsonl", "REFERENCES": "test.csv"}
+    ran = bash("scripts/evaluation/eval_evqa.sh", cwd=project, **files, JUDGE="my bem")
+    assert ran.stdout.splitlines()[-4:] == ["--scorer", "bem", "--judge", "my bem"]
+    assert "--scorer" not in bash("scripts/evaluation/eval_evqa.sh", cwd=project, **files).stdout
+
+
+def test_every_row_that_is_scored_has_a_script() -> None:
+    from comem.benchmarks import BENCHMARKS
+
+    scripts = {path.stem.removeprefix("eval_") for path in ROOT.glob("scripts/evaluation/eval_*.sh")}
+    parts = {"oven_entity": "oven", "oven_query": "oven"} | {
+        name: "infoseek"
+        for name in BENCHMARKS
+        if name.startswith("infoseek_") and name != "infoseek_filtered"
+    }
+    own = {"own", "flags", "toy"}
+    own |= {"llava_video", "longvideobench", "videomme", "mlvu", "nextqa", "egoschema"}
+    assert scripts == {parts.get(name, name) for name in BENCHMARKS if name not in own}
 
 
 def test_ovens_evaluation_links_first(project: Path) -> None:

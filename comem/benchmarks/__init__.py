@@ -14,6 +14,7 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "infoseek_pt": "comem.benchmarks.infoseek:INFOSEEK_PT",
         "infoseek_ru": "comem.benchmarks.infoseek:INFOSEEK_RU",
         "infoseek_es": "comem.benchmarks.infoseek:INFOSEEK_ES",
+        "infoseek_filtered": "comem.benchmarks.infoseek:INFOSEEK_FILTERED",
         "oven_entity": "comem.benchmarks.oven:OVEN_ENTITY",
         "oven_query": "comem.benchmarks.oven:OVEN_QUERY",
         "oven": "comem.benchmarks.oven:OVEN",
@@ -23,6 +24,10 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "viquae": "comem.benchmarks.viquae:ROW",
         "cvqa": "comem.benchmarks.cvqa:ROW",
         "evqa": "comem.benchmarks.evqa:ROW",
+        "wikivqabench": "comem.benchmarks.wikivqabench:ROW",
+        "mmmu": "comem.benchmarks.mmmu:ROW",
+        "mathvista": "comem.benchmarks.mathvista:ROW",
+        "coco_caption": "comem.benchmarks.coco:ROW",
         **{
             name: f"comem.benchmarks.video:{name.upper()}"
             for name in ("longvideobench", "videomme", "mlvu", "nextqa", "egoschema")

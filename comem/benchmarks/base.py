@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,28 @@ class Scorer:
         combined: numbers made of the groups' means, for their intervals.
         missing_wrong: the metrics count missing predictions as wrong, and so do their intervals.
         warning: what is wrong with the numbers.
+        judge: the model that judges answers, by name; `score` takes its weights' folder as `judge` then.
     """
 
-    score: Callable[[Any, Any, str], Report]
+    score: Callable[..., Report]
     definition: str = ""
     whole: bool = False
     combined: Mapping[str, Combine] = dataclasses.field(default_factory=dict)
     missing_wrong: bool = False
     warning: str = ""
+    judge: str = ""
+
+    def by(self, judge: Path | None) -> Scorer:
+        """This scorer with its judge's weights.
+
+        Raises:
+            ValueError: weights for a scorer that no model judges for.
+        """
+        if self.judge:
+            return dataclasses.replace(self, score=partial(self.score, judge=judge))
+        if judge is not None:
+            raise ValueError(f"{judge}: no model judges here ({self.definition}); leave out --judge")
+        return self
 
     def finished(self, report: Report, name: str, bootstrap: Bootstrap | None = None) -> Report:
         """The report with its statistics, the scorer's name and definition, and what is wrong with it."""
@@ -240,19 +255,21 @@ class Benchmark:
         examples: Sequence[Example],
         scorer: str = "official",
         whole: bool = False,
+        judge: Path | None = None,
     ) -> Report:
         """Score a model's outputs by example id.
 
         Args:
             outputs: by id; the short answers are taken out of them.
             examples: the questions.
-            scorer: official or paper.
+            scorer: official, paper, or another of its own.
             whole: take no answer out of boxes and final-answer lines.
+            judge: the weights of the model that judges, where the scorer asks one.
 
         Raises:
             ValueError: no such scorer, no output belongs to an example, or the answers are not known.
         """
-        row, rows = self.scorers[scorer], self.rows(examples)
+        row, rows = self.scorers[scorer].by(judge), self.rows(examples)
         if not (whole or row.whole):
             outputs = {n: self.short(text, rows[n]) if n in rows else text for n, text in outputs.items()}
         report = row.score(outputs, rows, self.name)
@@ -263,14 +280,14 @@ class Benchmark:
             )
         return report
 
-    def score_files(self, files: ScoreFiles, scorer: str = "official") -> Report:
+    def score_files(self, files: ScoreFiles, scorer: str = "official", judge: Path | None = None) -> Report:
         """Score files as they stand.
 
         Raises:
             ValueError: no such scorer, or files that cannot be scored.
         """
         try:
-            return self._scored(files, scorer)
+            return self._scored(files, scorer, judge)
         except ValueError as error:
             names = [str(path) for path in (*files.predictions.values(), *files.references.values())]
             types = [] if files.question_types is None else [str(files.question_types)]
@@ -278,12 +295,12 @@ class Benchmark:
                 raise
             raise ValueError(f"{', '.join(names)}: {error}") from error
 
-    def _scored(self, files: ScoreFiles, scorer: str) -> Report:
-        row = self.scorers[scorer]
+    def _scored(self, files: ScoreFiles, scorer: str, judge: Path | None) -> Report:
+        row = self.scorers[scorer].by(judge)
         if self.reader is not None:
             files = dataclasses.replace(files, whole=files.whole or row.whole)
             return row.score(*self.reader(files), self.name)
         outputs = dataclasses.replace(files, whole=True).answers()
         references, types = files.path("references"), files.question_types
         examples = list(self.load(references, split=files.split, question_types=types))
-        return self.score(outputs, examples, scorer, files.whole)
+        return self.score(outputs, examples, scorer, files.whole, judge)

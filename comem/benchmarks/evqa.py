@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from comem.benchmarks import bem
 from comem.benchmarks.base import Benchmark, Scorer
 from comem.benchmarks.files import DataFiles, image_by_id, locate, of_split, question_text
 from comem.benchmarks.scoring import Answers, Row, Rows, ScoreFiles, match, mean_report, means_by
@@ -28,7 +29,10 @@ from comem.io.files import RecordError, read_json
 from comem.io.files import read_csv as csv_records
 from comem.types import Example, ImageRef, Report
 
-NOTE = "exact match only: the official score also asks BEM (a BERT model) about answers that do not match"
+NOTE = (
+    "exact match only: the official score also asks BEM (a BERT model) about answers that do not match "
+    "(--scorer bem --judge DIR)"
+)
 COLUMNS = ("question", "answer", "question_type", "dataset_name", "dataset_image_ids")
 TYPES = ("templated", "automatic", "multi_answer", "2_hop")
 #: A list is right from this intersection over union on.
@@ -36,6 +40,7 @@ IOU = 0.5
 
 _DELETED = str.maketrans("", "", string.punctuation + "‘’´`_")
 _PREFIX = re.compile(r"\b(the answer is|a|an|the)\b")
+_SPAN = "<extra_id_0> "
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _WORDS = {word: str(number) for number, word in enumerate(_NUMBERS)}
 _WORDS |= {"none": "0", "entailment": "yes", "true": "yes", "contradiction": "no", "false": "no"}
@@ -44,7 +49,10 @@ _WORDS |= {"none": "0", "entailment": "yes", "true": "yes", "contradiction": "no
 @lru_cache(maxsize=100_000)  # accepted answers repeat
 def process(text: str) -> str:
     """Lower case, without punctuation and articles, numerals as digits, single spaces."""
-    text = text.lower().replace("\n", " ").replace("\t", " ").strip().translate(_DELETED)
+    text = text.lower().replace("\n", " ").replace("\t", " ").strip()
+    if text.startswith(_SPAN):  # some language models begin so
+        text = text.replace(_SPAN, "")
+    text = text.translate(_DELETED)
     return " ".join(_WORDS.get(word, word) for word in _PREFIX.sub(" ", text).split())
 
 
@@ -76,13 +84,58 @@ def _parts(texts: Iterable[str]) -> set[str]:
 
 def evaluate(answers: Answers, rows: Rows, benchmark: str = "evqa") -> Report:
     """Exact match of short answers by id with the CSV's rows by id: the official score without BEM."""
-    kinds = {name: str(row.get("question_type", "")) for name, row in rows.items()}
-    values = {
+    kinds, values = _kinds(rows), _exact(answers, rows)
+    more: dict[str, Any] = {"by_question_type": means_by(values, kinds.__getitem__), "notes": [NOTE]}
+    return mean_report(benchmark, "exact_match", values, rows, kinds.__getitem__, **more)
+
+
+def _kinds(rows: Rows) -> dict[str, str]:
+    return {name: str(row.get("question_type", "")) for name, row in rows.items()}
+
+
+def _exact(answers: Answers, rows: Rows) -> dict[str, float]:
+    """What exact match earns, by id."""
+    kinds = _kinds(rows)
+    return {
         name: float(is_right(answers[name], accepted(rows[name], name), kinds[name] == "multi_answer"))
         for name in match(answers, rows)
     }
-    more: dict[str, Any] = {"by_question_type": means_by(values, kinds.__getitem__), "notes": [NOTE]}
-    return mean_report(benchmark, "exact_match", values, rows, kinds.__getitem__, **more)
+
+
+def evaluate_with_bem(
+    answers: Answers, rows: Rows, benchmark: str = "evqa", judge: Path | None = None
+) -> Report:
+    """The official score: exact match, and BEM about answers that do not match, the best over the references.
+
+    Raises:
+        ValueError: no weights; says where they come from.
+    """
+    if judge is None:
+        raise ValueError(f"{benchmark}: the scorer bem asks BEM, a BERT that judges answers; {bem.REMEDY}")
+    kinds, exact = _kinds(rows), _exact(answers, rows)
+    asked = [
+        (name, each) for name in exact if not exact[name] for each in compared(rows[name], answers[name])
+    ]
+    scores = bem.Bem(judge).scores([each for _, each in asked])
+    found = {name for (name, _), score in zip(asked, scores, strict=True) if score >= bem.THRESHOLD}
+    values = {name: max(value, float(name in found)) for name, value in exact.items()}
+    more: dict[str, Any] = {
+        "exact_match": 100 * sum(exact.values()) / len(exact),
+        "judged": len({name for name, _ in asked}),
+        "by_question_type": means_by(values, kinds.__getitem__),
+        "notes": [f"BEM's weights: {judge}"],
+    }
+    return mean_report(benchmark, "score", values, rows, kinds.__getitem__, **more)
+
+
+def compared(row: Mapping[str, Any], said: str) -> list[bem.Compared]:
+    """What BEM is asked about an answer, once for each reference; a list's parts are joined by commas."""
+    listed = row.get("question_type") == "multi_answer"
+    references = [each for each in str(row.get("answer") or "").split("|") if each.strip(" &")]
+    return [
+        bem.Compared(str(row.get("question", "")), each.replace("&&", ",") if listed else each, said)
+        for each in references
+    ]
 
 
 def read_csv(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -176,13 +229,20 @@ ROW = Benchmark(
         evaluate,
         "google-research/encyclopedic_vqa without BEM: exact match; lists from an IoU of 0.5 on",
     ),
+    others={
+        "bem": Scorer(
+            evaluate_with_bem,
+            "google-research/encyclopedic_vqa: exact match, lists from an IoU of 0.5 on; else BEM >= 0.5",
+            judge="BEM",
+        )
+    },
     reader=read,
     source="https://github.com/google-research/google-research/tree/master/encyclopedic_vqa, test.csv",
     licence="not stated beside the files; pictures: each data set's own",
     paper="Mensink et al. 2023, ICCV, arXiv 2306.09224",
     style="concise",
     groups="question_type",
-    headline=("exact_match",),
+    headline=("score", "exact_match"),
     splits=SPLITS,
     files="train.csv, val.csv or test.csv of https://storage.googleapis.com/encyclopedic-vqa/",
     images="iNaturalist 2021 (archives, JSON lists) in inaturalist/, Google Landmarks v2 in landmarks/",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,7 +314,8 @@ def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     Raises:
         RecordError: a file is broken, an id comes twice, or a reference has no type in the types file.
     """
-    rows = files.reference_rows("data_id")
+    path = files.path("references")
+    rows = files.reference_rows("data_id", rows=_csv_rows(path) if path.suffix == ".csv" else None)
     if files.question_types is not None:
         types = keyed(files.question_types, key="data_id")
         untyped = [name for name in rows if name not in types]
@@ -336,8 +337,11 @@ def load(files: DataFiles, names: Sequence[str], language: str = "en") -> Iterat
     """Examples from a file in InfoSeek's format, in a folder of the first of these names.
 
     The forms that EchoSight (`infoseek_test_filtered.csv`) and ReflectiVA (`val-0000.tar` …) exchange are
-    read, too; they name no splits, so that accuracy is what their scores tell.
+    read, too; they name no splits, so that accuracy is what their scores tell, but where the published file
+    lies beside a CSV (`_csv_rows`).
     """
+    if names[0].endswith(".csv"):
+        files = replace(files, path=locate(files.path, names))
     if other := _exchanged(files):
         yield from (_example(row, files.path, files.images, language) for row in other)
         return
@@ -352,10 +356,35 @@ def _exchanged(files: DataFiles) -> Iterator[dict[str, Any]] | None:
     """The rows of a file that groups exchange; None for a file as published."""
     path = files.path
     if path.suffix == ".csv":
-        return unique(map(_of_csv, read_csv(path, ("data_id", "question", "answer"))), "data_id", path)
+        return _csv_rows(path)
     if path.suffix == ".tar" or (path.is_dir() and any(path.glob("*.tar"))):
         return unique(tar_rows(path, files.images), "data_id", path)
     return None
+
+
+PUBLISHED, PUBLISHED_TYPES = "infoseek_val.jsonl", "infoseek_val_qtype.jsonl"
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV file; with answers, split and type of the published file where that lies beside.
+
+    Raises:
+        RecordError: an id twice, or one that the published file lacks.
+    """
+    rows = unique(map(_of_csv, read_csv(path, ("data_id", "question", "answer"))), "data_id", path)
+    beside = [path.with_name(PUBLISHED), path.with_name(f"{PUBLISHED}.gz")]
+    published = next((file for file in beside if file.is_file()), None)
+    if published is None:
+        yield from rows
+        return
+    own, types = keyed(published, "data_id"), path.with_name(PUBLISHED_TYPES)
+    kinds = keyed(types, "data_id") if types.is_file() else {}
+    for row in rows:
+        name = row["data_id"]
+        if name not in own:
+            raise RecordError(f"{path}: {name!r} is not in {published}; is that file of another split?")
+        taken = {key: own[name][key] for key in ("answer", "answer_eval", "data_split") if key in own[name]}
+        yield {**row, **taken, "question_type": kinds.get(name, {}).get("question_type")}
 
 
 def _of_csv(row: Mapping[str, str]) -> dict[str, Any]:
@@ -440,6 +469,18 @@ INFOSEEK, INFOSEEK_BG, INFOSEEK_ZH, INFOSEEK_PT, INFOSEEK_RU, INFOSEEK_ES = (
         **_INFOSEEK,
     )
     for language, suffix in _LANGUAGES.items()
+)
+INFOSEEK_FILTERED = _row(
+    "infoseek_filtered",
+    ("infoseek_test_filtered.csv",),
+    **{
+        **_INFOSEEK,
+        "source": "the questions of InfoSeek's validation set whose articles EchoSight's knowledge base has: "
+        "infoseek_test_filtered.csv of https://github.com/Go2Heart/EchoSight",
+        "files": "infoseek_test_filtered.csv, with infoseek_val.jsonl and infoseek_val_qtype.jsonl beside it "
+        "for the official score (without them accuracy alone)",
+        "paper": "Yan and Xie 2024, EchoSight, arXiv 2407.12735; Chen et al. 2023, arXiv 2302.11713",
+    },
 )
 FLAGS = _row(
     "flags",

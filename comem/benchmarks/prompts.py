@@ -10,6 +10,7 @@ The styles follow the paper's prompts (authors_code.md, section 4): step-by-step
 options, one |
 | entity | OVEN; the same words in all modes | the name of an entity in a box |
 | letter | MRAG-Bench | an option's letter: directly; with knowledge after reasoning |
+| exam | MMMU; its own words in all modes | an option's letter; of open questions a word or phrase |
 | number | CVQA, in six languages; the same words in all modes | the number of an option in a box |
 | short | any | the question and its options, nothing else |
 | bare | any | the question alone, also where there are options: for models that answer in a few words, such \
@@ -54,19 +55,22 @@ class Choices:
 class Prompt:
     """A template for questions without knowledge and one with it; `{question}` is replaced.
 
-    `choices` says how options are listed after the question; None leaves them out.
+    `choices` says how options are listed after the question; None leaves them out. `free` is for questions
+    without options, where these are asked in other words.
     """
 
     plain: str
     grounded: str
     choices: Choices | None = Choices(lead="Choose one of the following: ")
+    free: str = ""
 
     def fill(self, question: str, grounded: bool, choices: Sequence[str] = ()) -> str:
         """The text of the question turn."""
         asked = question.strip()
         if choices and self.choices is not None:
             asked = f"{asked}\n{self.choices.list(choices)}"
-        return (self.grounded if grounded else self.plain).replace("{question}", asked, 1)
+        template = self.grounded if grounded else self.plain
+        return (template if choices or not self.free else self.free).replace("{question}", asked, 1)
 
 
 #: By language, the parts of the paper's prompts: `prompts.yaml`.
@@ -104,6 +108,7 @@ _LETTER = Prompt(
     r"Final answer: \boxed{the option's letter}",
     Choices("{letter}: {text}", "\n", "Choices:\n"),
 )
+_EXAM = "{question}\nAnswer with the option's letter from the given choices directly."
 #: The paper's prompt, with an option's number in the box.
 NUMBER = {
     language: _always(
@@ -120,6 +125,14 @@ PROMPTS: Registry[Mapping[str, Prompt]] = Registry(
         "concise": CONCISE,
         "entity": {"en": _always(_ENTITY)},
         "letter": {"en": _LETTER},
+        "exam": {
+            "en": Prompt(
+                _EXAM,
+                _EXAM,
+                Choices("({letter}) {text}", "\n"),
+                free="{question}\nAnswer the question using a single word or phrase.",
+            )
+        },
         "number": NUMBER,
         "short": dict.fromkeys(PAPER, _always("{question}", Choices("- {text}", "\n"))),
         "bare": dict.fromkeys(PAPER, _always("{question}", None)),

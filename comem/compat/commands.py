@@ -19,7 +19,8 @@ class ConvertCheckpointSettings:
 
     Layouts: merged with Q-Former (converted), merged without (refused: the Q-Former is lost), raw run folder
     with adapter_model.safetensors (converted; needs --base). A CoMemo checkpoint becomes a model folder that
-    answers (docs/comemo.md). Nothing is unpickled. Training files: comem data convert.
+    answers (docs/comemo.md), BEM's SavedModel the judge of comem evaluate evqa --scorer bem. Nothing is
+    unpickled. Training files: comem data convert.
 
     Attributes:
         source: a checkpoint of the authors'.

@@ -11,6 +11,7 @@ import torch
 from comem.backbones.hf import load_backbone
 from comem.backbones.specs import load_processor, resolve_backbone
 from comem.compat.adapter import load_authors_adapter
+from comem.compat.bem import BemFindings, convert_bem, is_bem
 from comem.compat.checkpoint import load_authors_checkpoint
 from comem.compat.comemo import CoMemoFindings, convert_comemo, is_comemo
 from comem.compat.commands import ConvertCheckpointSettings
@@ -29,7 +30,7 @@ class ConvertedCheckpoint:
     Where `found.refusal` says why it cannot be converted, nothing was written.
     """
 
-    found: Findings | CoMemoFindings | VideoFindings
+    found: Findings | CoMemoFindings | VideoFindings | BemFindings
     notes: tuple[str, ...] = ()
 
 
@@ -47,6 +48,9 @@ def convert(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
         return _comemo(settings)
     if is_video(settings.source):
         return _video(settings)
+    if is_bem(settings.source):
+        _check_free(settings.out)
+        return ConvertedCheckpoint(*convert_bem(settings.source, settings.out, settings.base))
     base = load_backbone(settings.base, device="cpu").model.state_dict() if settings.base else None
     found = inspect_checkpoint(settings.source, base)
     if found.refusal or settings.out is None:

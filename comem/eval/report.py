@@ -116,6 +116,10 @@ NOTES = (
     "Shaded rows are copied from the paper (arXiv 2505.17670), each with its table. They were computed by "
     "the authors' scorers and other models: compare them with runs of the same model under --scorer paper.",
 )
+FIELD_NOTE = (
+    "Lines of others are printed numbers of other models, retrievers and knowledge bases, and of splits and "
+    "columns that differ where it is said: they show where the field stands, they rank nobody."
+)
 
 
 @dataclass(frozen=True)
@@ -128,11 +132,13 @@ class ReportSettings:
         runs: run folders, folders of such, or reports.
         output: where the report goes.
         title: its heading.
+        field: with the numbers that others print about knowledge-based VQA, each with its source.
     """
 
     runs: tuple[Path, ...] = option(positional=True, metavar="RUN")
     output: Path = option(metavar="DIR")
     title: str = "CoMEM"
+    field: bool = False
 
     def __post_init__(self) -> None:
         take_paths(self)
@@ -150,7 +156,7 @@ def report(settings: ReportSettings) -> list[Result]:
         ValueError: a path without results.
         StorageError: no space left.
     """
-    return write_report(settings.runs, settings.output, settings.title)
+    return write_report(settings.runs, settings.output, settings.title, field=settings.field)
 
 
 def show_report(results: Sequence[Result], settings: ReportSettings) -> None:
@@ -165,7 +171,11 @@ def show_report(results: Sequence[Result], settings: ReportSettings) -> None:
 
 
 def write_report(
-    paths: Iterable[str | Path], folder: str | Path, title: str = "CoMEM", notes: Sequence[str] = ()
+    paths: Iterable[str | Path],
+    folder: str | Path,
+    title: str = "CoMEM",
+    notes: Sequence[str] = (),
+    field: bool = False,
 ) -> list[Result]:
     """`report`, with paragraphs before ours.
 
@@ -174,6 +184,7 @@ def write_report(
         folder: where to; made when missing.
         title: the page's heading.
         notes: paragraphs before ours.
+        field: with the numbers that others print.
     """
     results, place = find_results(paths), Path(folder)
     found = overview(results)
@@ -182,8 +193,11 @@ def write_report(
         write_atomic(place / FIGURE, figure)
     head = ("benchmark", "metric", *(column.label for column in found.columns))
     rows = [(name, metric, *map(cell, values)) for name, metric, values in found.rows]
-    shown = {"overview": {"head": head, "rows": rows}, "sections": sections(results), "figure": figure}
-    write_atomic(place / PAGE, render("report", title=title, notes=(*notes, *NOTES), **shown))
+    shown = {"overview": {"head": head, "rows": rows}, "sections": sections(results, field), "figure": figure}
+    write_atomic(
+        place / PAGE,
+        render("report", title=title, notes=(*notes, *NOTES, *((FIELD_NOTE,) if field else ())), **shown),
+    )
     write_json(place / NUMBERS, {"results": [_plain(each) for each in results], "run": run_manifest()})
     return results
 

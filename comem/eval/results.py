@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.benchmarks import BENCHMARKS
-from comem.eval.paper_numbers import Printed, printed
+from comem.eval.paper_numbers import FieldNumber, Printed, of_field, printed
 from comem.io.files import RecordError, read_json
 
 _METRICS, _RUN = "metrics*.json", "run.json"
@@ -134,7 +134,7 @@ def _interval(result: Result, name: str) -> tuple[float, float] | None:
     ends: Sequence[float] | None = result.metrics.get("confidence", {}).get(name)
     if name.startswith("by_pair."):
         group = result.metrics.get("by_group", {}).get(name.removeprefix("by_pair."), {})
-        ends = group.get("overall_confidence")
+        ends = next((value for key, value in group.items() if key.endswith("_confidence")), None)
     return (float(ends[0]), float(ends[1])) if ends else None
 
 
@@ -165,18 +165,27 @@ class Section:
     notes: tuple[str, ...]
 
 
-def sections(results: Sequence[Result]) -> list[Section]:
-    """A section for every benchmark, in the order of the results."""
+def sections(results: Sequence[Result], field: bool = False) -> list[Section]:
+    """A section for every benchmark, in the order of the results.
+
+    Args:
+        results: what was found.
+        field: with the numbers that others print.
+    """
     names = dict.fromkeys(result.benchmark for result in results)
-    return [_section(name, [each for each in results if each.benchmark == name]) for name in names]
+    return [_section(name, [each for each in results if each.benchmark == name], field) for name in names]
 
 
-def _section(benchmark: str, results: Sequence[Result]) -> Section:
+def _section(benchmark: str, results: Sequence[Result], field: bool) -> Section:
     measured = [(result, {each.metric: each for each in measures(result)}) for result in results]
     metrics = tuple(dict.fromkeys(metric for _, found in measured for metric in found))
+    if field:
+        metrics = tuple(dict.fromkeys((*metrics, *(row.metric for row in of_field(benchmark)))))
     ours = [_line(result, [found.get(metric) for metric in metrics]) for result, found in measured]
     notes = dict.fromkeys(str(note) for result in results for note in result.metrics.get("notes", ()))
-    return Section(benchmark, metrics, (*ours, *_paper_lines(benchmark, metrics)), tuple(notes))
+    others = of_field(benchmark) if field else []
+    lines = (*ours, *_paper_lines(benchmark, metrics), *_field_lines(others, metrics))
+    return Section(benchmark, metrics, lines, tuple(notes))
 
 
 def _line(result: Result, found: Sequence[Measure | None]) -> Line:
@@ -217,6 +226,15 @@ def _paper_lines(benchmark: str, metrics: Sequence[str]) -> Iterator[Line]:
         yield Line(mode, model, cells, source=f"paper, {', '.join(tables)}, as printed", ours=False)
 
 
+def _field_lines(rows: Sequence[FieldNumber], metrics: Sequence[str]) -> Iterator[Line]:
+    """What others print, a line for each model; notes stand beside the source."""
+    for model in dict.fromkeys(row.model for row in rows):
+        own = {row.metric: row for row in rows if row.model == model}
+        cells = tuple(f"{own[metric].value:g}" if metric in own else NONE for metric in metrics)
+        said = dict.fromkeys(text for row in own.values() for text in (row.source, row.note) if text)
+        yield Line("others", model, cells, source=f"{'; '.join(said)}; as printed", ours=False)
+
+
 def _printed_cell(row: Printed | None, named: bool) -> str:
     """A printed number, with its table where the line has numbers of several."""
     if row is None:
@@ -246,7 +264,7 @@ class Overview:
 
 def overview(results: Sequence[Result]) -> Overview:
     """The overview; several runs of a benchmark in a mode with a model are told apart by their folders."""
-    official = [result for result in results if result.scorer == "official"]
+    official = [result for result in results if result.scorer != "paper"]
     several = len({result.model for result in official}) > 1
     variants = _variants(official)
     runs = [
@@ -256,11 +274,10 @@ def overview(results: Sequence[Result]) -> Overview:
     keys = sorted({key for key, _ in runs}, key=lambda key: (*_rank(*key[:2]), _natural(key[2])))
     rows = []
     for name in dict.fromkeys(result.benchmark for result in official):
-        own = {
-            key: {found.metric: found for found in measures(each)}
-            for key, each in reversed(runs)
-            if each.benchmark == name
-        }
+        own: dict[tuple[str, str, str], dict[str, Measure]] = {}
+        for key, each in reversed(runs):  # of one folder, perhaps, by two scorers
+            if each.benchmark == name:
+                own[key] = own.get(key, {}) | {found.metric: found for found in measures(each)}
         known = dict.fromkeys(metric for key in keys for metric in own.get(key, {}) if "." not in metric)
         for metric in known or (headline(name) or (NONE,))[:1]:
             rows.append((name, metric, tuple(own.get(key, {}).get(metric) for key in keys)))

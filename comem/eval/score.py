@@ -99,7 +99,11 @@ _COSTS = ("context_tokens", "prompt_tokens", "seconds")
 
 
 def score_files(
-    benchmark: str, files: ScoreFiles, scorer: str = "official", bootstrap: Bootstrap | None = None
+    benchmark: str,
+    files: ScoreFiles,
+    scorer: str = "official",
+    bootstrap: Bootstrap | None = None,
+    judge: Path | None = None,
 ) -> Report:
     """Score a benchmark's files.
 
@@ -108,13 +112,14 @@ def score_files(
         files: what there is to score.
         scorer: "official", or "paper" for what the authors' code computed.
         bootstrap: how intervals are drawn; as by default without it.
+        judge: the weights of the model that judges answers, where the scorer asks one.
 
     Raises:
         ValueError: an unknown benchmark or scorer, or files that cannot be scored.
     """
     row = BENCHMARKS[benchmark]
     with _no_collection():
-        return row.scorers[scorer].finished(row.score_files(files, scorer), scorer, bootstrap)
+        return row.scorers[scorer].finished(row.score_files(files, scorer, judge), scorer, bootstrap)
 
 
 @contextmanager
@@ -217,7 +222,9 @@ class EvaluateSettings:
         compare_entity: the entity set: predictions of another run (oven).
         question_types: InfoSeek's question types.
         split: only the references of this split.
-        scorer: official; paper: as the authors' code computed, bugs included; of videos 2025, shared, drawn.
+        scorer: official; paper: as the authors' code computed, bugs included; bem (evqa); of videos 2025,
+            shared, drawn.
+        judge: weights of the model that judges answers (evqa's bem).
         whole: compare whole texts: take no answer out of boxes and final-answer lines.
         bootstrap: draws for intervals (0: none).
         level: of intervals, in percent.
@@ -238,6 +245,7 @@ class EvaluateSettings:
     question_types: Path | None = option(None, metavar="FILE")
     split: str | None = option(None, metavar="NAME")
     scorer: str = option("official", metavar="NAME")
+    judge: Path | None = option(None, metavar="DIR")
     whole: bool = False
     bootstrap: int = 1000
     level: float = option(95.0, metavar="PERCENT")
@@ -290,14 +298,21 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
         whole=settings.whole,
         split=settings.split,
     )
-    found = Evaluation(score_files(settings.benchmark, files, settings.scorer, bootstrap))
+    scoring = settings.benchmark, settings.scorer, settings.judge
+    found = Evaluation(_scored(files, bootstrap, *scoring))
     if others := settings.files("compare"):
         compared = _compared(files, others)
-        other = score_files(settings.benchmark, compared, settings.scorer, Bootstrap(0))
+        other = _scored(compared, Bootstrap(0), *scoring)
         found = Evaluation(found.report, _comparison(found.report, other, bootstrap))
     if settings.output is not None:
         write_json(settings.output, found.as_dict())
     return found
+
+
+def _scored(
+    files: ScoreFiles, bootstrap: Bootstrap, benchmark: str, scorer: str, judge: Path | None
+) -> Report:
+    return score_files(benchmark, files, scorer, bootstrap, judge)
 
 
 def show_evaluation(found: Evaluation, settings: EvaluateSettings) -> None:

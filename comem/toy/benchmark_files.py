@@ -3,6 +3,7 @@
     images/T00001_1.png …                           images, also named by OVEN and ViQuAE
     wit.tsv.gz                                      the knowledge, in six languages
     infoseek/infoseek_val.jsonl, infoseek_val_spanish.jsonl …, infoseek_val_qtype.jsonl
+    infoseek/infoseek_test_filtered.csv
     oven/oven_entity_val.jsonl, oven_query_val.jsonl, Wiki6M_ver_1_0_title_only.jsonl
     mrag_bench/data/test-00000-of-00001.parquet     images inside, as in the other parquet files
     okvqa/data/val2014-00000-of-00001.parquet
@@ -10,6 +11,10 @@
     viquae/test.jsonl
     cvqa/data/test-00000-of-00001.parquet
     evqa/test.csv
+    wikivqabench/data/train-00000-of-00001.parquet
+    mmmu/Towns/validation-00000-of-00001.parquet
+    mathvista/data/testmini-00000-of-00001.parquet
+    coco/captions_val2014.json
     references/                                     what `comem evaluate` takes where that is another file
 
 What is asked is what the embedded models can answer: a town's facts. So the entities of OVEN are the stones,
@@ -18,6 +23,7 @@ animals and crafts of the towns; *seen* and *unseen* say whether the town was in
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import random
@@ -127,24 +133,44 @@ class Files:
         """Write rows as the lines of a JSON Lines file."""
         write_lines(self.settings.output / name, rows)
 
-    def parquet(self, folder: str, split: str, rows: Sequence[Row]) -> None:
-        """One shard in the form in which the `datasets` library writes the hub's."""
+    def csv(self, name: str, rows: Sequence[Row]) -> None:
+        """Write rows as a CSV file with a header."""
+        buffer = io.StringIO(newline="")
+        writer = csv.DictWriter(buffer, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.settings.output / name, buffer.getvalue())
+
+    def parquet(
+        self, folder: str, split: str, rows: Sequence[Row], inside: str = "data", image: str = "image"
+    ) -> None:
+        """One shard in the form in which the `datasets` library writes the hub's.
+
+        Args:
+            folder: of the benchmark.
+            split: the shard's name.
+            rows: with the picture, if it is no text, as `image`.
+            inside: the folder of the shard.
+            image: what the picture's column is called.
+        """
         import pyarrow.parquet
         from datasets import Features
 
         features = Features({name: _feature(name, value) for name, value in rows[0].items()})
         # Not Dataset.to_parquet: it draws a progress bar for every file.
         table = pyarrow.Table.from_pylist(list(rows), schema=features.arrow_schema)
+        if image != "image":
+            table = table.rename_columns([image if name == "image" else name for name in table.column_names])
         buffer = io.BytesIO()
         pyarrow.parquet.write_table(table, buffer)
-        path = self.settings.output / folder / "data" / f"{split}-00000-of-00001.parquet"
+        path = self.settings.output / folder / inside / f"{split}-00000-of-00001.parquet"
         write_atomic(path, buffer.getvalue())
 
 
 def _feature(name: str, value: Any) -> Any:
     from datasets import Image, List, Value
 
-    if name == "image":
+    if name == "image" and not isinstance(value, str):
         return Image()
     if isinstance(value, list):
         return List(Image() if isinstance(value[0], dict) else Value("string"))
@@ -161,8 +187,11 @@ def _sample(towns: Sequence[Entity], facts: Sequence[str], count: int, rng: rand
 _SUFFIXES = {"bg": "_bulgarian", "zh": "_chinese", "pt": "_portuguese", "ru": "_russian", "es": "_spanish"}
 #: The benchmarks' rows that read the files, and the folder of each.
 FOLDERS = {"infoseek": "infoseek", **{f"infoseek_{language}": "infoseek" for language in _SUFFIXES}}
-FOLDERS |= {"oven_entity": "oven", "oven_query": "oven"}
-FOLDERS |= {name: name for name in "mrag_bench okvqa aokvqa viquae cvqa evqa".split()}
+FOLDERS |= {"infoseek_filtered": "infoseek", "oven_entity": "oven", "oven_query": "oven"}
+FOLDERS |= {
+    name: name for name in "mrag_bench okvqa aokvqa viquae cvqa evqa wikivqabench mmmu mathvista".split()
+}
+FOLDERS |= {"coco_caption": "coco"}
 #: Facts whose value is a word, with others to choose from.
 WORDS = tuple(lexicon.VALUES)
 SCENARIOS = (
@@ -186,7 +215,8 @@ def build_files(settings: FilesSettings) -> dict[str, int]:
     for town in files.world.entities:
         files.image(town, 0)
     counts: dict[str, int] = {}
-    for write in (_infoseek, _oven, _mrag_bench, _okvqa, _aokvqa, _viquae, _cvqa, _evqa):
+    writers = (_infoseek, _oven, _mrag_bench, _okvqa, _aokvqa, _viquae, _cvqa, _evqa, _wikivqabench, _mmmu)
+    for write in (*writers, _mathvista, _coco):
         counts |= write(files)
     about = asdict(settings)
     del about["output"]
@@ -212,7 +242,20 @@ def _infoseek(files: Files) -> dict[str, int]:
         for number, each in enumerate(chosen)
     ]
     files.lines("infoseek/infoseek_val_qtype.jsonl", types)
-    return counts
+    asked = [
+        {
+            "question": each.text(),
+            "answer": each.answer(),
+            "dataset_image_ids": each.image_id,
+            "dataset_name": "infoseek",
+            "question_type": "infoseek",
+            "wikipedia_url": f"https://toy.invalid/{each.town.id}",
+            "data_id": f"infoseek_val_{number:08d}",
+        }
+        for number, each in enumerate(chosen)
+    ]
+    files.csv("infoseek/infoseek_test_filtered.csv", asked)
+    return counts | {"infoseek_filtered": len(asked)}
 
 
 def entity_id(fact: str, index: int) -> str:
@@ -383,9 +426,67 @@ def _evqa(files: Files) -> dict[str, int]:
         }
         for each in files.draw("evqa")
     ]
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(files.settings.output / "evqa" / "test.csv", buffer.getvalue())
+    files.csv("evqa/test.csv", rows)
     return {"evqa": len(rows)}
+
+
+def _wikivqabench(files: Files) -> dict[str, int]:
+    rng, rows = random.Random("wikivqabench"), []
+    for each in files.draw("wikivqabench", WORDS):
+        others = [option for option in each.options("en", rng) if option != each.answer()]
+        picture = base64.b64encode(files.png(each.town, each.view)["bytes"]).decode()
+        rows.append({"image": picture, "question": each.text(), "correct": each.answer(), "wrongs": others})
+    files.parquet("wikivqabench", "train", rows)
+    return {"wikivqabench": len(rows)}
+
+
+def _mmmu(files: Files) -> dict[str, int]:
+    """By choice what is a word, openly the years."""
+    rng, rows, answers = random.Random("mmmu"), [], {}
+    for number, each in enumerate(files.draw("mmmu", (*WORDS, "founded")), start=1):
+        options = each.options("en", rng) if each.fact in WORDS else []
+        name, kind = f"validation_Towns_{number}", "multiple-choice" if options else "open"
+        answer = "ABCD"[options.index(each.answer())] if options else each.answer()
+        answers[name] = {"question_type": kind, "ground_truth": answer}
+        row = {"id": name, "question": each.text(), "options": str(options), "explanation": ""}
+        rows.append(
+            {**row, "image": files.png(each.town, each.view), "answer": answer, "question_type": kind}
+        )
+    write_json(files.settings.output / "references" / "answer_dict_val.json", answers)
+    files.parquet("mmmu/Towns", "validation", rows, inside="", image="image_1")
+    return {"mmmu": len(rows)}
+
+
+def _mathvista(files: Files) -> dict[str, int]:
+    rng, rows = random.Random("mathvista"), []
+    for number, each in enumerate(files.draw("mathvista", (*WORDS, "founded")), start=1):
+        choices = each.options("en", rng) if each.fact in WORDS else []
+        kind, form = ("multi_choice", "text") if choices else ("free_form", "integer")
+        row = {"pid": str(number), "question": each.text(), "query": each.text(), "choices": choices or [""]}
+        rows.append(
+            {
+                **row, "image": files.png(each.town, each.view), "unit": "", "precision": 0,
+                "answer": each.answer(), "question_type": kind, "answer_type": form,
+            }
+        )  # fmt: skip
+    files.parquet("mathvista", "testmini", rows, image="decoded_image")
+    return {"mathvista": len(rows)}
+
+
+def _coco(files: Files) -> dict[str, int]:
+    """Captions of the towns' flags, two each."""
+    images: list[Row] = []
+    annotations: list[Row] = []
+    for number, each in enumerate(files.draw("coco")):
+        images.append({"id": number, "file_name": f"{each.image_id}.png"})
+        texts = (
+            f"The flag of {each.town.name} on a card.",
+            f"A card with the flag of the town {each.town.name}.",
+        )
+        for text in texts:
+            annotations.append({"id": len(annotations), "image_id": number, "caption": text})
+    write_json(
+        files.settings.output / "coco" / "captions_val2014.json",
+        {"images": images, "annotations": annotations},
+    )
+    return {"coco_caption": len(images)}

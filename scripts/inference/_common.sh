@@ -38,11 +38,12 @@ run_mode() {
     add --contexts "${CONTEXTS:-}"
     add -k "${K:-}"
   fi
-  if [ "$mode" = comem ]; then
+  if [ "$mode" = comem ] || [ "$mode" = hybrid ]; then
     [ -n "${ENCODER:-}${BANK:-}" ] || ENCODER=toy
     add --encoder "${ENCODER:-}"
     add --bank "${BANK:-}"
   fi
+  [ "$mode" != hybrid ] || add --budget "${BUDGET:-}"
   exec "$comem" predict --mode "$mode" --model "${MODEL:-toy}" --benchmark "${BENCHMARK:-toy}" \
     --output "${OUTPUT:-runs/$mode}" ${options[@]+"${options[@]}"} "$@"
 }

@@ -4,7 +4,8 @@
 # Usage: bash scripts/inference/run_baseline_inference.sh [OPTION…]      options: comem predict --help
 #
 #   MODEL      model folder, hub id or row of the backbone table   (default: toy, the embedded one)
-#   BENCHMARK  infoseek, oven_query, okvqa, cvqa, …, toy            (default: toy)
+#   BENCHMARK  infoseek, infoseek_filtered, oven_query, okvqa, cvqa, evqa, wikivqabench, mmmu, mathvista,
+#              coco_caption, …, toy                                 (default: toy)
 #   DATA       its file or folder  (default: from the hub; of toy: the embedded world, made in data/toy)
 #   IMAGES     folder of its pictures; SPLIT: only this split
 #   OUTPUT     the run folder; run the same command again to resume (default: runs/baseline)

@@ -40,7 +40,8 @@ def write_parquet() -> WriteParquet:
             part = list(rows[number::shards])
             table = pyarrow.Table.from_pylist(part)
             for name in table.column_names:
-                if "image" in name and name in ("image", "gt_images", "retrieved_images"):
+                pictures = name in ("image", "gt_images", "retrieved_images")
+                if pictures and not any(isinstance(row[name], str) for row in part):
                     kind = image if name == "image" else pyarrow.list_(image)
                     column = pyarrow.array([row[name] for row in part], kind)
                     table = table.set_column(table.column_names.index(name), name, column)

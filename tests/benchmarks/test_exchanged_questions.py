@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from comem.benchmarks import BENCHMARKS
+from comem.benchmarks.scoring import ScoreFiles
 from comem.io.files import RecordError
 
 HEAD = "question,answer,dataset_image_ids,dataset_name,question_type,wikipedia_url,data_id\n"
@@ -32,6 +33,39 @@ def test_infoseek_as_echosights_csv(tmp_path: Path) -> None:
     assert example.meta["wikipedia_url"] == "https://w/Mill"
     report = row.score({"infoseek_val_7": "1204"}, [example], "official")
     assert report.metrics["accuracy"] == 100.0 and report.count == 1
+
+
+def test_the_filtered_split_takes_answers_and_splits_of_the_published_file(tmp_path: Path) -> None:
+    path = tmp_path / "infoseek_test_filtered.csv"
+    path.write_text(HEAD + ROW + ROW.replace("infoseek_val_7", "infoseek_val_9"))
+    row = BENCHMARKS["infoseek_filtered"]
+    said = {"infoseek_val_7": "1250", "infoseek_val_9": "1204"}
+    alone = list(row.load(tmp_path))
+    assert row.score(said, alone).metrics["accuracy"] == 50.0
+    published = [
+        {"data_id": "infoseek_val_7", "answer_eval": [{"wikidata": 1204, "range": [1200, 1260]}],
+         "answer": ["1204"], "data_split": "val_unseen_question"},
+        {"data_id": "infoseek_val_9", "answer_eval": ["1204"], "answer": ["1204"],
+         "data_split": "val_unseen_entity"},
+        {"data_id": "infoseek_val_1", "answer_eval": ["x"], "answer": ["x"],
+         "data_split": "val_unseen_entity"},
+    ]  # fmt: skip
+    (tmp_path / "infoseek_val.jsonl").write_text("".join(json.dumps(each) + "\n" for each in published))
+    types = [("infoseek_val_7", "Numerical"), ("infoseek_val_9", "Time")]
+    lines = (json.dumps({"data_id": name, "question_type": kind}) + "\n" for name, kind in types)
+    (tmp_path / "infoseek_val_qtype.jsonl").write_text("".join(lines))
+    examples = list(row.load(tmp_path))
+    metrics = row.score(said, examples).metrics
+    assert metrics["final_score"] == 100.0 and metrics["total"] == 2, "the third question is not in the split"
+    assert set(metrics["by_type"]) == {"numerical", "time"}
+    (tmp_path / "said.jsonl").write_text(
+        "".join(json.dumps({"data_id": name, "prediction": text}) + "\n" for name, text in said.items())
+    )
+    files = ScoreFiles({"": tmp_path / "said.jsonl"}, {"": path})
+    assert row.score_files(files).metrics["final_score"] == 100.0
+    path.write_text(HEAD + ROW.replace("infoseek_val_7", "infoseek_train_3"))
+    with pytest.raises(RecordError, match=r"'infoseek_train_3' is not in .*infoseek_val\.jsonl"):
+        list(row.load(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from comem.benchmarks.files import HubFiles, find_parquet, read_parquet
 from comem.io.files import RecordError
 
 ON_HUB = {"mrag_bench", "okvqa", "aokvqa", "viquae", "cvqa"}
+ON_HUB |= {"wikivqabench", "mmmu", "mathvista", "coco_caption"}
 
 
 def test_rows_say_where_they_are_published() -> None:

@@ -61,5 +61,18 @@ def test_every_number_is_there_once_and_of_a_benchmark_of_ours() -> None:
     assert len([row for row in PRINTED if row.table == "Table 4"]) == 15 * 8 + 6
 
 
+def test_the_appendix_is_there() -> None:
+    """Tables 7 to 9: three metrics, nine subjects, four tasks."""
+    counts = {
+        table: len([row for row in PRINTED if row.table == table])
+        for table in ("Table 7", "Table 8", "Table 9")
+    }
+    assert counts == {"Table 7": 6 * 3, "Table 8": 3 * 9, "Table 9": 3 * 4}
+    subjects = [row.value for row in PRINTED if row.table == "Table 8"]
+    assert all(round(value * 0.3, 1) == pytest.approx(round(value * 0.3), abs=0.05) for value in subjects), (
+        "of 30"
+    )
+
+
 def test_oven_s_sets_are_parts_of_one_benchmark() -> None:
     assert printed("oven_query", "query_score") == printed("oven", "query_score") != []

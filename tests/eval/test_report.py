@@ -170,3 +170,35 @@ def test_nothing_to_report_is_named(tmp_path: Path, capsys: pytest.CaptureFixtur
         find_results([tmp_path / "x.json"])
     assert main(["report", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
     assert "comem predict makes run folders" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_fields_numbers_stand_below_with_their_sources(runs: Path, tmp_path: Path) -> None:
+    run(runs / "d", "evqa", "rag", exact_match=20.0, scorer="official")
+    (runs / "d" / "metrics_bem.json").write_text(
+        json.dumps({"benchmark": "evqa", "count": 4, "score": 31.0, "exact_match": 20.0, "scorer": "bem"})
+    )
+    assert all(line.mode != "others" for part in sections(find_results([runs])) for line in part.lines)
+    assert main(["report", str(runs), "--field", "--output", str(tmp_path / "out")]) == 0
+    shown = {part.benchmark: part for part in sections(find_results([runs]), field=True)}
+    lines = {line.model: line for line in shown["infoseek"].lines if line.mode == "others"}
+    at = shown["infoseek"].metrics.index("final_score")
+    assert lines["DBAgent"].cells[at] == "49.9" and "arXiv 2604.07146" in lines["DBAgent"].source
+    assert "averaged otherwise" in lines["DBAgent"].source and not lines["DBAgent"].ours
+    evqa = shown["evqa"]
+    both = [line.cells for line in evqa.lines if line.ours]
+    assert evqa.metrics == ("exact_match", "score") and both == [("20.00", "–"), ("20.00", "31.00")]
+    assert {line.cells[1] for line in evqa.lines if line.model == "WikiSeeker"} == {"55.6"}
+    (row,) = ((values) for name, metric, values in overview(find_results([runs])).rows if metric == "score")
+    assert sum(value is not None for value in row) == 1, "one column for one folder"
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "WikiSeeker (ACL 2026 Findings)" in page and "they rank nobody" in page
+
+
+def test_every_number_of_the_field_is_of_a_metric_of_ours() -> None:
+    from comem.benchmarks import BENCHMARKS
+    from comem.eval.paper_numbers import FIELD, of_field
+
+    for row in FIELD:
+        assert row.metric.removesuffix(".score") in BENCHMARKS[row.benchmark].headline and row.source, row
+        assert 0 < row.value < 100
+    assert of_field("infoseek_filtered") == of_field("infoseek") != []

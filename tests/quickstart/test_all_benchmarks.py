@@ -16,9 +16,11 @@ from comem.registry import Registry
 from comem.toy.benchmark_files import FilesSettings
 from comem.types import Answer, Example
 
-#: The embedded world's own rows, OVEN's two together, and those without a published file.
+#: The embedded world's own rows, OVEN's two together, those without a published file, and captions, whose
+#: scorer is an extra.
 WITHOUT = (
     "toy", "flags", "oven", "own", "llava_video", "longvideobench", "videomme", "mlvu", "nextqa", "egoschema",
+    "coco_caption",
 )  # fmt: skip
 
 

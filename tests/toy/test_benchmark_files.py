@@ -31,11 +31,18 @@ def test_every_row_reads_its_file_and_gold_scores_full(files: Path, name: str) -
     assert len(examples) == {"cvqa": 30, "aokvqa": 12}.get(name, 6)
     assert {example.language for example in examples} == set(row.languages)
     assert all(example.image and open_image(example.image).size == (28, 28) for example in examples)
-    metrics = row.score({example.id: example.answers[0] for example in examples}, examples).metrics
+    if name == "coco_caption":
+        pytest.importorskip("pycocoevalcap")
+        assert row.score({each.id: each.answers[0] for each in examples}, examples).metrics["bleu_4"] > 99.9
+        return
+    letters = {each.id: each.meta["answer"] for each in examples if name == "mmmu"}
+    metrics = row.score({each.id: each.answers[0] for each in examples} | letters, examples).metrics
     for metric in row.headline:
+        if (name, metric) == ("evqa", "score"):
+            continue  # BEM's, which has weights of its own
         value = metrics[metric]["score"] if isinstance(metrics[metric], dict) else metrics[metric]
-        letters = name == "mrag_bench" and metric == "overall"  # options' texts are no letters
-        assert value == (0.0 if letters else 100.0)
+        texts = name == "mrag_bench" and metric == "overall"  # options' texts are no letters
+        assert value == (0.0 if texts else 100.0)
 
 
 def test_the_translations_ask_the_same_under_the_same_ids(files: Path) -> None:
