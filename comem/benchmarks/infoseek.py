@@ -383,7 +383,9 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
         name = row["data_id"]
         if name not in own:
             raise RecordError(f"{path}: {name!r} is not in {published}; is that file of another split?")
-        taken = {key: own[name][key] for key in ("answer", "answer_eval", "data_split") if key in own[name]}
+        taken: dict[str, Any] = {
+            key: own[name][key] for key in ("answer", "answer_eval", "data_split") if key in own[name]
+        }
         yield {**row, **taken, "question_type": kinds.get(name, {}).get("question_type")}
 
 

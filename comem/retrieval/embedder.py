@@ -1,4 +1,4 @@
-"""Images and texts as vectors on the unit sphere, by any open_clip model."""
+"""Images and texts as vectors on the unit sphere, by any open_clip model or dual encoder of transformers."""
 
 from __future__ import annotations
 
@@ -10,46 +10,38 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 import comem
 from comem.io.files import valid
-from comem.io.images import open_image
 from comem.registry import nearest
+from comem.retrieval.dual_encoder import is_dual_encoder, load_dual_encoder
+from comem.retrieval.embedder_base import (
+    MAX_CHARS,
+    PRECISIONS,
+    Embedder,
+    EmbedderError,
+    ImageLike,
+    pixels,
+)
 from comem.retrieval.settings import DEFAULT_EMBEDDER
-from comem.types import ImageRef
+
+__all__ = [
+    "Embedder",
+    "EmbedderError",
+    "ImageLike",
+    "OpenClipEmbedder",
+    "check_folder",
+    "load_embedder",
+    "unusable",
+]
 
 logger = logging.getLogger(__name__)
 
 TOY_CLIP = Path(comem.__file__).parent / "toy" / "weights" / "clip"
 CONFIG_NAME, WEIGHTS_NAME = "open_clip_config.json", "open_clip_model.safetensors"
-MAX_CHARS = 20_000  # of a text, of which 77 tokens are read: CLIP's tokenizer is slow on long words
-PRECISIONS = ("fp32", "bf16", "fp16")
-ImageLike = ImageRef | Image.Image
-
-
-class EmbedderError(ValueError):
-    """A model that cannot be loaded as an embedder."""
-
-
-class Embedder(Protocol):
-    """What the index and the retrievers need."""
-
-    name: str
-    dimension: int
-
-    @property
-    def fingerprint(self) -> str:
-        """Equal exactly when two embedders give the same vectors."""
-
-    def embed_images(self, images: Sequence[ImageLike], batch_size: int = 64) -> np.ndarray:
-        """float32 (n, d), each row of length 1."""
-
-    def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """float32 (n, d), each row of length 1."""
 
 
 class OpenClipEmbedder:
@@ -136,15 +128,14 @@ class OpenClipEmbedder:
         return np.concatenate(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
 
 
-def load_embedder(
-    name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32"
-) -> OpenClipEmbedder:
+def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32") -> Any:
     """Loads an embedder.
 
     Args:
         name: "toy" for the embedded one; a folder with `open_clip_config.json` and
             `open_clip_model.safetensors`; or `architecture:pretrained` as open_clip names them,
-            for example "ViT-L-14:openai" (downloaded on first use).
+            for example "ViT-L-14:openai" (downloaded on first use); or a folder or hub repository of
+            transformers, for example "google/siglip2-base-patch16-224" (`comem.retrieval.dual_encoder`).
         device: torch device; CUDA when there is one by default.
         precision: fp32, bf16 or fp16.
 
@@ -157,6 +148,8 @@ def load_embedder(
     from comem.io.hub import hub_or_cache
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if is_dual_encoder(name):
+        return load_dual_encoder(name, device, precision)
     folder = TOY_CLIP if name == "toy" else Path(name.removeprefix("local-dir:"))
     if name == "toy" or folder.is_dir() or name.startswith("local-dir:"):
         where = _Weights(f"local-dir:{folder}", folder)
@@ -299,11 +292,6 @@ def unusable(vectors: np.ndarray) -> dict[int, str]:
         int(row): f"its vector has the length {lengths[row]:.4g} instead of 1" if whole else none
         for row, whole in zip(wrong, finite, strict=True)
     }
-
-
-def pixels(image: ImageLike) -> Image.Image:
-    """The image, opened if it is a reference."""
-    return image if isinstance(image, Image.Image) else open_image(image)
 
 
 def _batches(inputs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from comem.cli import main
 from comem.io.files import RecordError
@@ -84,6 +85,35 @@ def test_an_article_is_an_item_for_each_image_and_for_each_section_without(
         f"{TOWER}#image0": "History: Raised in 1380.", f"{TOWER}#image1": "History: Raised in 1380.",
         f"{TOWER}#image2": "History: Raised in 1380.",
     }  # fmt: skip
+
+
+def test_omgms_tables_say_where_pictures_lie(knowledge: Path, tmp_path: Path) -> None:
+    """Thirteen tables in output/, of which two stand here; what they do not name stays on the network."""
+    (tmp_path / "output").mkdir()
+    head = "wiki_title,image_URL,img_path,caption\n"
+    for part, rows in {
+        1: "Old Mill,https://upload.example/O0.jpg,full/wiki_image_split/wiki_entity_image_1/a.jpg,a mill\n"
+        "Old Mill,https://upload.example/O0.jpg,full/wiki_image_split/wiki_entity_image_1/again.jpg,again\n",
+        13: 'Tower,https://upload.example/T2.jpg,full/wiki_image_split/wiki_entity_image_13/t.png,"a, b"\n',
+    }.items():
+        (tmp_path / "output" / f"wiki_image_url_part_{part}_processed.csv").write_text(head + rows)
+    rows = {row["id"]: row for _, row in article_rows(knowledge, CorpusStats())}
+    mill, second = rows[f"{MILL}#image0"], rows[f"{MILL}#image1"]
+    assert mill["image"] == "full/wiki_image_split/wiki_entity_image_1/a.jpg" and "image_url" not in mill
+    assert second["image_url"] == "https://upload.example/O1.jpg" and "image" not in second
+    assert rows[f"{TOWER}#image2"]["image"].endswith("wiki_entity_image_13/t.png")
+    picture = tmp_path / "full" / "wiki_image_split" / "wiki_entity_image_1" / "a.jpg"
+    picture.parent.mkdir(parents=True)
+    Image.new("RGB", (5, 4)).save(picture)
+    out = tmp_path / "kb"
+    assert main(["corpus", "build", str(knowledge), "--output", str(out), "--text-only"]) == 0
+    base = KnowledgeBase(out)
+    items = {item.id: item for item in base.items(base.rows_of(MILL))}
+    image = items[f"{MILL}#image0"].image
+    assert image is not None and Path(str(image.path)).samefile(picture)
+    (tmp_path / "wiki_image_url_part_2_processed.csv").write_text("title,url\nx,y\n")
+    with pytest.raises(CorpusError, match=r"wiki_image_url_part_2_processed\.csv:1: no column image_URL"):
+        list(article_rows(knowledge, CorpusStats()))
 
 
 def test_reflectivas_knowledge_base(tmp_path: Path) -> None:

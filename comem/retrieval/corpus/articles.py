@@ -7,18 +7,24 @@
 
 An article becomes an item for each of its images, with the text of the image's section, and one for each
 section without any (kept with `text_only`); all name the article as their `source`.
+
+OMGM's picture tables (`wiki_image_url_part_1_processed.csv` …: image_URL, img_path) are used where they lie
+beside the knowledge base or in its `output/`: images that were fetched again are then local files.
 """
 
 from __future__ import annotations
 
 import gzip
+import sqlite3
+import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from comem.io.files import RecordError, read_csv
 from comem.retrieval.corpus.rules import CorpusError, CorpusStats, CutShardError
 
 Row = tuple[str, Mapping[str, Any]]
@@ -82,17 +88,61 @@ def article_rows(path: Path, stats: CorpusStats) -> Iterator[Row]:
         CutShardError: as `read_articles`.
     """
     good = False
-    for number, (url, article) in enumerate(read_articles(path), start=1):
-        where = f"{path}: article {number} ({url})"
-        try:
-            rows = list(rows_of(url, article))
-        except (TypeError, AttributeError, ValueError) as error:
-            stats.broken(f"article ({error})", where)
-            continue
-        good = True
-        yield from ((where, row) for row in rows)
+    with _Pictures(picture_tables(path)) as pictures:
+        for number, (url, article) in enumerate(read_articles(path), start=1):
+            where = f"{path}: article {number} ({url})"
+            try:
+                rows = [pictures.placed(row) for row in rows_of(url, article)]
+            except (TypeError, AttributeError, ValueError) as error:
+                stats.broken(f"article ({error})", where)
+                continue
+            good = True
+            yield from ((where, row) for row in rows)
     if not good:
         raise CorpusError(f"{path}: no entry is an article with section_texts or wikipedia_content")
+
+
+def picture_tables(knowledge: Path) -> list[Path]:
+    """OMGM's tables of fetched pictures, beside the knowledge base or in `output/`."""
+    places = (knowledge.parent, knowledge.parent / "output")
+    return [table for place in places for table in sorted(place.glob("wiki_image_url_part_*_processed.csv"))]
+
+
+class _Pictures(ExitStack):
+    """Where pictures lie, by URL; millions of them, so in a database that goes when it is closed.
+
+    Raises:
+        CorpusError: a table without image_URL and img_path, or a damaged one; names it.
+    """
+
+    def __init__(self, tables: Sequence[Path]) -> None:
+        super().__init__()
+        self._found: sqlite3.Connection | None = None
+        if not tables:
+            return
+        folder = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="comem-pictures-")))
+        self._found = self.enter_context(
+            closing(sqlite3.connect(folder / "pictures.sqlite", check_same_thread=False))
+        )
+        self._found.execute("PRAGMA synchronous = OFF")
+        self._found.execute("CREATE TABLE picture (url TEXT PRIMARY KEY, path TEXT) WITHOUT ROWID")
+        try:
+            for table in tables:
+                rows = read_csv(table, ("image_URL", "img_path"))
+                pairs = ((row["image_URL"], row["img_path"]) for row in rows if row["img_path"].strip())
+                self._found.executemany("INSERT OR IGNORE INTO picture VALUES (?, ?)", pairs)
+        except RecordError as error:
+            self.close()
+            raise CorpusError(str(error)) from error
+
+    def placed(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The row with its picture's file in place of the URL, where a table has it."""
+        if self._found is None or not row.get("image_url"):
+            return row
+        hit = self._found.execute("SELECT path FROM picture WHERE url = ?", (row["image_url"],)).fetchone()
+        if hit is None:
+            return row
+        return {**{key: value for key, value in row.items() if key != "image_url"}, "image": hit[0]}
 
 
 def rows_of(url: str, article: Any) -> Iterator[dict[str, Any]]:
