@@ -17,7 +17,7 @@ import numpy as np
 import comem
 from comem.io.files import valid
 from comem.registry import nearest
-from comem.retrieval.dual_encoder import is_dual_encoder, load_dual_encoder
+from comem.retrieval.dual_encoder import DualEncoder, is_dual_encoder, load_dual_encoder
 from comem.retrieval.embedder_base import (
     MAX_CHARS,
     PRECISIONS,
@@ -128,7 +128,7 @@ class OpenClipEmbedder:
         return np.concatenate(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
 
 
-def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32") -> Any:
+def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32") -> OpenClipEmbedder | DualEncoder:
     """Loads an embedder.
 
     Args:
