@@ -128,7 +128,9 @@ class OpenClipEmbedder:
         return np.concatenate(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
 
 
-def load_embedder(name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32") -> OpenClipEmbedder | DualEncoder:
+def load_embedder(
+    name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32"
+) -> OpenClipEmbedder | DualEncoder:
     """Loads an embedder.
 
     Args:
