@@ -80,7 +80,7 @@ def flags(folder: Path, args: argparse.Namespace) -> tuple[Path, list[Any], Righ
     examples = []
     for i, path in enumerate(random.Random(args.seed).sample(pictures, min(args.queries, len(pictures)))):
         asked = folder / "queries" / f"{path.stem}.png"
-        DISTORTIONS["cropped"](open_image(path), random.Random(f"{args.seed}/{i}")).save(asked)
+        DISTORTIONS["crop"](open_image(path), random.Random(f"{args.seed}/{i}")).save(asked)
         meta = {"pixels": open_image(path).tobytes()}
         examples.append(Example(path.stem, "Which flag is this?", ImageRef(path=str(asked)), meta=meta))
     return args.flags, examples, lambda e, item: open_image(item.image).tobytes() == e.meta["pixels"]

@@ -182,7 +182,7 @@ COMMANDS: Registry[Command] = Registry(
             show="comem.retrieval.commands:show_imported",
             examples=(
                 "comem index import --vectors kb_index.faiss --ids kb_index_ids.pkl \\",
-                "    --knowledge encyclopedic_kb_wiki.json --embedder eva-clip-8b --output evqa-index",
+                "    --knowledge encyclopedic_kb_wiki.json --embedder BAAI/EVA-CLIP-8B --output evqa-index",
             ),
         ),
         "index search": Command(
