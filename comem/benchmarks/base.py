@@ -30,6 +30,7 @@ class Scorer:
         missing_wrong: the metrics count missing predictions as wrong, and so do their intervals.
         warning: what is wrong with the numbers.
         judge: the model that judges answers, by name; `score` takes its weights' folder as `judge` then.
+        headline: metrics that are shown before the benchmark's.
     """
 
     score: Callable[..., Report]
@@ -39,6 +40,7 @@ class Scorer:
     missing_wrong: bool = False
     warning: str = ""
     judge: str = ""
+    headline: tuple[str, ...] = ()
 
     def by(self, judge: Path | None) -> Scorer:
         """This scorer with its judge's weights.

@@ -234,6 +234,7 @@ ROW = Benchmark(
             evaluate_with_bem,
             "google-research/encyclopedic_vqa: exact match, lists from an IoU of 0.5 on; else BEM >= 0.5",
             judge="BEM",
+            headline=("score",),
         )
     },
     reader=read,
@@ -242,7 +243,7 @@ ROW = Benchmark(
     paper="Mensink et al. 2023, ICCV, arXiv 2306.09224",
     style="concise",
     groups="question_type",
-    headline=("score", "exact_match"),
+    headline=("exact_match",),
     splits=SPLITS,
     files="train.csv, val.csv or test.csv of https://storage.googleapis.com/encyclopedic-vqa/",
     images="iNaturalist 2021 (archives, JSON lists) in inaturalist/, Google Landmarks v2 in landmarks/",

@@ -96,7 +96,10 @@ def _mode_order(mode: str) -> tuple[int, str]:
 
 def headline(benchmark: str) -> tuple[str, ...]:
     """The metrics that are shown of a benchmark, the most important first."""
-    return BENCHMARKS[benchmark].headline if benchmark in BENCHMARKS else ()
+    if benchmark not in BENCHMARKS:
+        return ()
+    row = BENCHMARKS[benchmark]
+    return tuple(dict.fromkeys((*(m for each in row.others.values() for m in each.headline), *row.headline)))
 
 
 def measures(result: Result) -> list[Measure]:
