@@ -43,6 +43,7 @@ class VideoRef:
         start: where it begins, in seconds.
         end: where it ends, in seconds; None at its end.
         fps: frames to be read of each second, by rules that go by the clock.
+        fault: why it cannot be read, where that was clear when its record was read; else empty.
 
     Raises:
         ValueError: neither or both of `path` and `frames`, or a span that cannot be.
@@ -56,6 +57,7 @@ class VideoRef:
     start: float = 0.0
     end: float | None = None
     fps: float = 1.0
+    fault: str = field(default="", repr=False)
     _digest: str = field(default="", init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -85,9 +85,12 @@ def _verified(path: Path) -> Iterator[Verified]:
     """What lies at a path; a folder may be several things."""
     if path.suffix == ".safetensors" and path.is_file():
         yield _guarded(path, "tensors", _tensors)
-    for name, kind, look in _KINDS:
+    for name, sign, kind, look in _KINDS:
         if (path / name).is_file():
             yield _guarded(path, kind, look)
+        elif sign and (path / sign).is_file():
+            lost = f"{path / name} is not there, though {sign} is: lost, or never finished; make it again"
+            yield Verified(path, kind, (lost,))
     if (path / "checkpoints").is_dir():
         for state in sorted((path / "checkpoints").glob("*/state.json")):
             yield _guarded(state.parent, "checkpoint", _checkpoint)
@@ -170,11 +173,12 @@ def _unsealed(path: Path) -> list[str]:
     return [] if is_sealed(path) else [f"{path} has no checksum of its own"]
 
 
-_KINDS: tuple[tuple[str, str, Look], ...] = (
-    ("store.json", "bank", _bank),
-    ("items.json", "corpus", _corpus),
-    ("index.json", "index", _index),
-    ("state.json", "checkpoint", _checkpoint),
-    ("comem_encoder.json", "encoder", _encoder),
-    ("titles.json", "titles", _described("titles.json")),
+#: The file that says what a folder is, another that does not come without it, the kind, its verification.
+_KINDS: tuple[tuple[str, str, str, Look], ...] = (
+    ("store.json", "table.bin", "bank", _bank),
+    ("items.json", "items.parquet", "corpus", _corpus),
+    ("index.json", "index.faiss", "index", _index),
+    ("state.json", "optimizer.safetensors", "checkpoint", _checkpoint),
+    ("comem_encoder.json", "", "encoder", _encoder),  # whose other files lie in checkpoints, too
+    ("titles.json", "titles.tsv", "titles", _described("titles.json")),
 )

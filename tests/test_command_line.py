@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
+from comem.cli import COMMANDS, _classes
 from comem.command_help import help_text
-from comem.command_line import UsageError, options, parse
+from comem.command_line import UsageError, _parse_words, options, parse
 from comem.config import ConfigError, DryRun, option
 from comem.registry import Registry, UnknownNameError
 
@@ -280,3 +282,22 @@ def test_a_lone_word_is_the_recipe_where_there_are_some(tmp_path: Path) -> None:
     assert parse(Inner, [str(tmp_path / "plan.yaml"), "scale=0.5"], "data")[0] == Inner(3, 0.5)
     with pytest.raises(ConfigError, match="pln: no such config file, nor a recipe"):
         parse(Inner, ["pln"], "data")
+
+
+@pytest.mark.parametrize("name", [name for name, command in COMMANDS.items() if command.settings])
+def test_names_with_underscores_are_read_in_every_command(name: str) -> None:
+    """`--max_steps 5` is `--max-steps 5`; what is only near gets its hint, however it is written."""
+    known = [each for cls in _classes(COMMANDS[name]) if cls for each in options(cls)]
+    words, keys = list[str](), list[str]()
+    for each in known:
+        values = typing.get_args(each.hint) if typing.get_origin(each.hint) is typing.Literal else ("1",)
+        if dashed := next((way for way in each.names if "-" in way[2:]), ""):
+            words += [dashed] if each.flag else [dashed, values[0]]
+            keys.append(each.key)
+    given = _parse_words(known, words, False)
+    assert list(given) == keys
+    underscored = [word if word[:2] != "--" else "--" + word[2:].replace("-", "_") for word in words]
+    assert _parse_words(known, underscored, False) == given
+    longest = max((way for each in known for way in each.names), key=len)
+    with pytest.raises(UsageError, match=f"unknown option .*; did you mean .*{longest[:4]}"):
+        _parse_words(known, ["--" + longest[2:].replace("-", "_") + "q", "1"], False)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from comem.cli import main
 from comem.memory.bank import read_tensors, write_tensors
 from comem.memory.encoder import load_encoder, toy_memory, write_about
+from comem.retrieval.evaluate import RawPixels
+from comem.retrieval.index import IndexSettings, build_index
 from comem.training import checkpoint as ckpt
 from comem.training.checkpoint import RunState
 from comem.verifying import VerifyAnySettings, verify
@@ -83,6 +86,23 @@ def test_a_checkpoint_and_its_run(tmp_path: Path) -> None:
         ValueError, match="optimizer.safetensors: was changed .* remove this checkpoint's folder"
     ):
         ckpt.check_whole(path)
+
+
+def test_an_index_and_a_corpus_that_lost_what_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "0.png")
+    (tmp_path / "kb.jsonl").write_text('{"id": "0", "text": "zero", "image": "0.png"}\n')
+    folder = tmp_path / "index"
+    build_index(IndexSettings(corpus=(str(tmp_path / "kb.jsonl"),), output=folder), embedder=RawPixels(4))
+    assert [found.kind for found in verify(VerifyAnySettings((folder,)))] == ["corpus", "index"]
+    for name, kind in (("index.json", "index"), ("items.json", "corpus")):
+        whole = (folder / name).read_bytes()
+        (folder / name).unlink()
+        assert main(["verify", str(folder)]) == 1
+        said = capsys.readouterr().out
+        assert f"damaged: {folder / name} is not there, though " in said and f"{kind} " in said
+        (folder / name).write_bytes(whole)
 
 
 def test_a_file_of_tensors(tmp_path: Path) -> None:

@@ -187,6 +187,8 @@ def _video_hash(item: KnowledgeItem) -> bytes:
     video = item.video
     if video is None or video.path is None:
         return repr(video and (video._digest, video.start, video.end, video.fps)).encode()
+    if video.fault:
+        raise ValueError(f"knowledge item {item.id!r}: {video.path}: {video.fault}")
     try:
         film = _film_hash(video.path, os.stat(video.path).st_mtime_ns)
     except (OSError, ValueError) as error:
@@ -317,14 +319,19 @@ class EntryTable:
             return zlib.crc32(self._slots.tobytes(), zlib.crc32(self._keys.tobytes())) == self.lookup_crc
         if len(self._slots) == 0:
             return True
-        own = np.sort(self._slots)  # of 0.2, without a checksum: each key has to be that of its entry
+        own = np.sort(self._slots)  # of 0.2, without a checksum: each key has to be that of its newest entry
         distinct = bool((own[1:] != own[:-1]).all()) and int(own[-1]) < self._covered
         ordered = bool((self._keys[1:] >= self._keys[:-1]).all())
         if not distinct or not ordered:
             return False
         with open(self.folder / TABLE, "rb") as file:
             table = np.memmap(file, dtype="<u8", mode="r", shape=(self._covered, ENTRY.itemsize // 8))
-        return bool((table[self._slots.astype(np.int64), 0] == self._keys).all())
+        order = np.lexsort((table[:, 1], table[:, 0]))  # stable: of entries of one id, the newest comes last
+        hashes = table[order, :2]  # (n, 2)
+        newest = np.ones(self._covered, dtype=bool)
+        newest[order[:-1]] = (hashes[1:] != hashes[:-1]).any(axis=1)
+        slots = self._slots.astype(np.int64)
+        return bool((table[slots, 0] == self._keys).all() and newest[slots].all())
 
     def live(self) -> np.ndarray:
         """int64 `(n,)`: the slots that count, in the order in which they were appended."""

@@ -186,6 +186,13 @@ def _notes(store: MemoryStore) -> tuple[str, ...]:
         notes.append(f"{LOOKUP} has no checksum: it was compared with the ids in {TABLE}")
     if table.count and (rest := (store.folder / TABLE).stat().st_size - table.count * ENTRY.itemsize) > 0:
         notes.append(f"{rest} bytes at the end of {TABLE} are no entry: an append that was cut, or damage")
+    for path in sorted(store.folder.glob(shard_name(0).replace("0", "[0-9]"))):
+        before, of = int(path.stem.partition("-")[2]) * store.info.shard_items, store.info
+        held = min(max(0, table.count - before), of.shard_items)
+        if (rest := path.stat().st_size - held * of.stride) > 0:
+            notes.append(
+                f"{rest} bytes at the end of {path.name} are no memory: an append that was cut, or damage"
+            )
     return tuple(notes)
 
 

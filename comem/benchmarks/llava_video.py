@@ -13,7 +13,8 @@ import yaml
 from comem.benchmarks.base import Benchmark, per_example
 from comem.benchmarks.files import DataFiles, locate
 from comem.io.files import RecordError, read_json
-from comem.types import Example, VideoRef
+from comem.io.video import placed
+from comem.types import Example
 
 _MARK = "<image>"
 
@@ -125,7 +126,7 @@ def _example(record: Any, folder: Path, where: str, name: str) -> Example:
     asked, told, video = parts(record, where)
     return Example(
         id=name, question=asked.replace(_MARK, "").strip(), image=None, answers=(told,),
-        group=str(record.get("data_source", "")), meta=record, video=VideoRef(str(folder / video)),
+        group=str(record.get("data_source", "")), meta=record, video=placed(video, folder),
     )  # fmt: skip
 
 

@@ -10,15 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comem.config import option, take_paths
 from comem.io.console import Progress, print_facts, print_line, print_table, quiet
-from comem.io.files import DAMAGED, open_binary, parse_line, write_atomic
+from comem.io.files import DAMAGED, open_binary, write_atomic
 from comem.io.images import why_not
 from comem.io.page import render
-from comem.training.data import TrainingExample, load_knowledge, parse_example
+from comem.training.data import TrainingExample, load_knowledge, parse_example, parsed
 from comem.types import ImageRef
+
+if TYPE_CHECKING:
+    from comem.training.collator import Collator
 
 _SHOWN = 50  # faults
 _SIDE = 160  # pixels of a thumbnail
@@ -31,7 +34,9 @@ class CheckSettings:
     Attributes:
         file: JSONL, or .jsonl.gz.
         knowledge: items for knowledge_ids: JSONL, TSV.
-        model: lengths are counted in its tokens (default: in characters).
+        model: lengths are counted in its tokens (default: in characters), and what a training with it would
+            pass over is a fault.
+        max_tokens: longest question with answer, in the model's tokens, as train's.
         html: a page with samples, to be written.
         samples: questions on the page.
         seed: draws them.
@@ -41,6 +46,7 @@ class CheckSettings:
     file: Path = option(positional=True, metavar="FILE")
     knowledge: Path | None = option(None, metavar="FILE")
     model: str = option("", metavar="NAME")
+    max_tokens: int = 32768
     html: Path | None = option(None, metavar="FILE")
     samples: int = 20
     seed: int = 0
@@ -50,6 +56,8 @@ class CheckSettings:
         take_paths(self)
         if self.samples < 0:
             raise ValueError(f"samples {self.samples}: give 0 or more")
+        if self.max_tokens < 1:
+            raise ValueError(f"max_tokens {self.max_tokens}: give 1 or more")
 
 
 #: What an error's text is about: pattern, field, remedy (empty where the text says it).
@@ -120,25 +128,23 @@ def check(settings: CheckSettings, progress: Progress = quiet) -> Check:
         ValueError: the file holds no record.
         OSError: it cannot be read.
     """
-    result, seen = Check(settings.file), {}  # type: Check, dict[str, int]
+    result = Check(settings.file)
     length = _tokens_of(settings.model) if settings.model else len
     table = load_knowledge(settings.knowledge) if settings.knowledge else None
     opened: dict[ImageRef, str] = {}
+    collator = _collator(settings) if settings.model and settings.images else None
     with progress("checking", unit="records") as advance:
-        for line, raw in _lines(result):
+        for line in parsed(_lines(result), lambda row: parse_example(row, result.path.parent, table)):
             result.records += 1
-            try:
-                row, repaired = parse_line(raw)
-                result.repaired += repaired
-                example = parse_example(row, result.path.parent, table)
-                if (first := seen.setdefault(example.id, line)) != line:
-                    raise ValueError(f"the id {example.id!r} is there already, on line {first}")
-            except ValueError as error:
-                result.faults.append(_fault(line, str(error)))
+            result.repaired += line.repaired
+            if line.record is None:
+                result.faults.append(_fault(line.number, line.problem))
             else:
-                result.examples.append(example)
-                if settings.images:
-                    result.faults.extend(_image_faults(line, example, opened))
+                result.examples.append(line.record)
+                faults = list(_image_faults(line.number, line.record, opened)) if settings.images else []
+                if collator is not None and not faults:
+                    faults = [Fault(line.number, *said) for said in _passed_over(collator, line.record)]
+                result.faults.extend(faults)
             advance()
     if not result.records:
         raise ValueError(f"{settings.file} holds no question; one JSON record a line is expected")
@@ -154,6 +160,25 @@ def _tokens_of(model: str) -> Callable[[str], int]:
 
     tokenizer = load_processor(resolve_backbone(model).source, "AutoTokenizer")
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _collator(settings: CheckSettings) -> Collator:
+    """What a training with the model reads records with; the model itself is not loaded."""
+    from comem.training.plan import meta_backbone
+    from comem.training.run import build_collator, knowledge_format
+    from comem.training.settings import TrainSettings
+
+    given = TrainSettings(model=settings.model, data=str(settings.file), max_tokens=settings.max_tokens)
+    backbone = meta_backbone(settings.model)
+    return build_collator(given, backbone, knowledge_format(given, backbone))
+
+
+def _passed_over(collator: Collator, example: TrainingExample) -> Iterator[tuple[str, str, str]]:
+    """Field, problem and remedy of what a training could not read."""
+    for said in collator.readable([example])[1]:
+        what, _, problem = said.partition(": ")
+        field = "knowledge" if what.startswith("item ") else ""
+        yield field, problem, "comem train passes it over"
 
 
 def _lines(result: Check) -> Iterator[tuple[int, bytes]]:

@@ -434,31 +434,46 @@ def read_jsonl(path: str | Path, *, tolerate_torn_tail: bool = False) -> Iterato
     Raises:
         RecordError: a line is not a JSON object, or the file is not UTF-8 or not gzip; names file and line.
     """
-    number, repaired = 0, list[int]()
+    repaired = list[int]()
+    for number, raw in numbered_lines(path):
+        try:
+            row, changed = parse_line(raw)
+        except ValueError as error:
+            if tolerate_torn_tail and not raw.endswith(b"\n"):
+                break
+            raise RecordError(f"{path}:{number}: {error}") from error
+        repaired += [number] * changed
+        yield row
+    warn_of_repairs(path, repaired)
+
+
+def warn_of_repairs(path: str | Path, lines: Sequence[int]) -> None:
+    """Say in how many records of a file text was made Unicode; nothing where there are none."""
+    if lines:
+        logger.warning(
+            "%s: %d records (the first on line %d) had text that is not Unicode; it was replaced",
+            path, len(lines), lines[0],
+        )  # fmt: skip
+
+
+def numbered_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file (or a `.gz`) that are not blank, with their numbers from 1.
+
+    Raises:
+        RecordError: there is no such file, it cannot be read, or it is not gzip; names file and line.
+    """
+    number = 0
     try:
         with open_binary(path) as file:
             for number, raw in enumerate(file, start=1):
-                if not raw.strip():
-                    continue
-                try:
-                    row, changed = parse_line(raw)
-                except ValueError as error:
-                    if tolerate_torn_tail and not raw.endswith(b"\n"):
-                        break
-                    raise RecordError(f"{path}:{number}: {error}") from error
-                repaired += [number] * changed
-                yield row
+                if raw.strip():
+                    yield number, raw
     except FileNotFoundError as error:
         raise RecordError(f"{path}: no such file; check the path") from error
     except DAMAGED as error:
         raise RecordError(f"{path}:{number + 1}: damaged gzip file ({error}); copy it again") from error
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if repaired:
-        logger.warning(
-            "%s: %d records (the first on line %d) had text that is not Unicode; it was replaced",
-            path, len(repaired), repaired[0],
-        )  # fmt: skip
 
 
 #: What reading a damaged or cut `.gz` raises.

@@ -132,12 +132,15 @@ def _of_text(text: str, folder: Path) -> ImageRef | None:
             return _unusable(short(path), "an address, not a file; fetch it first, and give its path")
         path = unquote(path[len("file://") :].removeprefix("localhost"))
     place = os.path.join(folder, path)
-    if not _within_reach(place, folder):
-        return _unusable(
-            short(path),
-            f"outside the data's folder; to allow it, set {REACH} to the folder that holds it",
-        )
-    return ImageRef(path=place)
+    fault = out_of_reach(place, folder)
+    return _unusable(short(path), fault) if fault else ImageRef(path=place)
+
+
+def out_of_reach(place: str, folder: Path) -> str:
+    """Why the data of a folder may not name an image at this place; "" where they may."""
+    if _within_reach(place, folder):
+        return ""
+    return f"outside the data's folder; to allow it, set {REACH} to the folder that holds it"
 
 
 def _within_reach(place: str, folder: Path) -> bool:

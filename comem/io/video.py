@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comem.io.images import out_of_reach
 from comem.registry import Registry
 from comem.types import VideoRef
 
@@ -189,9 +190,21 @@ def video_ref(value: Any, folder: str | Path) -> VideoRef:
             start, _, end = span.partition(",")
             given = {"start": start, "end": end, "fps": fps}
             rest = {name: float(text) for name, text in given.items() if text}
-        return VideoRef(os.path.normpath(Path(folder) / path), **rest)
+        return placed(path, folder, **rest)
     except (KeyError, TypeError, ValueError) as error:
         raise VideoError(f"{value!r:.200}: no reference to a video ({error}): PATH#t=START,END") from error
+
+
+def placed(path: str, folder: str | Path, **span: float) -> VideoRef:
+    """The video at a path that the data of a folder names; as far as such a path reaches for images.
+
+    Args:
+        path: of the record, or absolute.
+        folder: of the data; "" for what nobody's data names.
+        span: start, end and fps.
+    """
+    place = os.path.normpath(Path(folder) / path)
+    return VideoRef(place, fault=out_of_reach(place, Path(folder)) if str(folder) else "", **span)
 
 
 def stream_frames(path: str | Path, fps: float = 1.0) -> Iterator[tuple[float, Frame]]:
@@ -242,6 +255,8 @@ def _av() -> Any:
 def _regular(ref: VideoRef) -> Path:
     """A file of its own length: what has no end is streamed."""
     path = Path(str(ref.path))
+    if ref.fault:
+        raise VideoError(f"{path}: {ref.fault}")
     try:
         found = path.stat()
     except (OSError, ValueError) as error:

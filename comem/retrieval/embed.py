@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -385,9 +385,12 @@ def embed_shown(
     Raises:
         ValueError: no image can be read.
     """
-    shown = base.images()
+    shown, outside = base.shown()
     paths = list(dict.fromkeys(path for path in shown if path))
     found = embed_inputs(paths, embedder, base.folder / IMAGES, **options)
+    for fault in outside.values():
+        logger.warning("not indexed: %s", fault)
+    found = replace(found, faults=found.faults | outside)
     place = {paths[position]: i for i, position in enumerate(found.positions)}
     rows = [row for row, path in enumerate(shown) if path in place]
     if not rows:

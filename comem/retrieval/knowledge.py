@@ -45,7 +45,8 @@ def tail_checksum(path: Path) -> str:
 class KnowledgeBase:
     """Read access to a folder made by `comem corpus build` or `comem index build`; safe for many readers.
 
-    Image paths are stored relative to the folder where that is possible, so that both can be moved.
+    Image paths are stored relative to the folder where that is possible, so that both can be moved. An image
+    beyond the folder above it is out of reach (`comem.io.images.image_ref`), unless it was built here.
 
     Raises:
         KnowledgeBaseError: if the folder holds no complete knowledge base.
@@ -77,6 +78,7 @@ class KnowledgeBase:
         except (pa.ArrowException, OSError) as error:
             raise KnowledgeBaseError(f"{path}: not a Parquet file ({error}); build it again") from error
         self._group = lru_cache(maxsize=8)(self._read_group)
+        self._reach = lru_cache(maxsize=1 << 16)(self._reach_of)
 
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)
@@ -102,8 +104,18 @@ class KnowledgeBase:
         return self._column("language")
 
     def images(self) -> list[str]:
-        """The paths of the images of all items, in row order; "" where there is none."""
-        return [self._path(image) if image else "" for image in self._column("image")]
+        """The paths of the images of all items, in row order; "" where there is none within reach."""
+        return self.shown()[0]
+
+    def shown(self) -> tuple[list[str], dict[str, str]]:
+        """The paths of `images`; and why others are out of reach, by path."""
+        paths, faults = list[str](), dict[str, str]()
+        for image in self._column("image"):
+            path, fault = self.place(image) if image else ("", "")
+            if fault:
+                faults[path] = f"{path}: {fault}"
+            paths.append("" if fault else path)
+        return paths, faults
 
     def texts(self) -> list[str]:
         """The passages of all items, in row order."""
@@ -161,7 +173,8 @@ class KnowledgeBase:
         group, offset = divmod(row, int(self.manifest["row_group"]))
         table = self._group(group)
         item_id, text, image, source, language = (table.column(name)[offset].as_py() for name in COLUMNS)
-        ref = ImageRef(path=self._path(image)) if image else None
+        path, fault = self.place(image) if image else ("", "")
+        ref = ImageRef(path=path, fault=fault) if path else None
         address = table.column(VIDEO)[offset].as_py() if VIDEO in table.column_names else ""
         if not address:
             return KnowledgeItem(item_id, text, ref, source, language)
@@ -169,8 +182,15 @@ class KnowledgeBase:
 
         return KnowledgeItem(item_id, text, ref, source, language, video_ref(address, self.folder))
 
-    def _path(self, image: str) -> str:
-        return os.path.normpath(self.folder / image)
+    def place(self, image: str) -> tuple[str, str]:
+        """Where an image of the table lies, and why it may not be opened there; "" where it may."""
+        path = os.path.normpath(self.folder / image)
+        return path, self._reach(os.path.dirname(path))
+
+    def _reach_of(self, directory: str) -> str:
+        from comem.io.images import out_of_reach  # Pillow: not for a command's --help
+
+        return out_of_reach(directory, self.folder)
 
     @cached_property
     def _columns(self) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from comem.backbones.chatml import IGNORED as IGNORED
 from comem.backbones.chatml import answer_labels as answer_labels
-from comem.io.images import ImageError, why_not
+from comem.io.images import why_not
 from comem.training.data import TrainingExample, fillers, kinds
 from comem.types import ImageRef, KnowledgeItem, Message
 
@@ -86,9 +86,11 @@ def _moved(tensors: Mapping[str, Tensor], device: torch.device | str) -> Tensors
 class Collator:
     """Makes a `TrainingBatch` of examples.
 
-    Images are opened when they are needed. An item whose image cannot be read is skipped and the
-    next best takes its place; a question without a readable item stays, without memory; a question
-    whose own image cannot be read is left out. Each is reported in `TrainingBatch.skipped`.
+    Images are opened when they are needed. An item that the encoder cannot read (its image does not open,
+    nothing is left of its text) is skipped and the next best takes its place; a question without a readable
+    item stays, without memory; a question that the reader cannot (its own image, its length, a dialogue that
+    the template does not write) is left out. Each is reported in `TrainingBatch.skipped`. Which these are is
+    a matter of the record alone, so that a resumed run leaves out the same.
 
     Attributes:
         process: dialogues → the reader's inputs (the backbone's `process`).
@@ -124,11 +126,61 @@ class Collator:
         """
         try:
             return self._build(examples, (), held)
-        except ImageError:  # rare, so images are not opened twice only to look for it
-            kept, skipped = readable(examples, self.max_items)
+        except ValueError:  # rare, so nothing is read twice only to look for it
+            kept, skipped = self.readable(examples)
+            if not skipped:  # nobody's fault
+                raise
             if kept or held:
                 return self._build(kept, skipped, held)
             return TrainingBatch((), {}, {}, (), skipped)
+
+    def readable(self, examples: Sequence[TrainingExample]) -> tuple[list[TrainingExample], tuple[str, ...]]:
+        """The examples that can be read, each with its best readable items; and what was left out.
+
+        Raises:
+            ValueError: a plain question with a plain item cannot be read either: a fault of the settings.
+        """
+        for plain in fillers(kinds(examples, self.max_items)):
+            self._question([plain])
+            if plain.items:
+                self.process_items(plain.items, question_images=[])
+        kept, skipped, known = [], list[str](), dict[KnowledgeItem, str]()
+        for example in examples:
+            if why := self._fault(example):
+                skipped.append(f"question {example.id}: {why}")
+                continue
+            items: list[KnowledgeItem] = []
+            for item in example.items:
+                if len(items) == self.max_items:
+                    break
+                if item not in known:
+                    known[item] = self._item_fault(item)
+                if why := known[item]:
+                    skipped.append(f"item {item.id} of question {example.id}: {why}")
+                else:
+                    items.append(item)
+            kept.append(dataclasses.replace(example, items=tuple(items)))
+        return kept, tuple(skipped)
+
+    def _fault(self, example: TrainingExample) -> str:
+        """Why the reader cannot read a question; empty if it can."""
+        if broken := [why for image in example.images if (why := why_not(image))]:
+            return broken[0]
+        try:
+            self._check_length([example.id], self._question([example]))
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _item_fault(self, item: KnowledgeItem) -> str:
+        """Why the encoder cannot read an item; empty if it can."""
+        if item.image is not None and (why := why_not(item.image)):
+            return why
+        try:
+            self.process_items([item], question_images=[])
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def batches(self, examples: Sequence[TrainingExample]) -> list[TrainingBatch]:
         """What one micro-batch of examples becomes: one batch."""
@@ -196,29 +248,3 @@ class Collator:
 def _places(order: dict[Any, int], wanted: Sequence[Any]) -> tuple[int, ...]:
     """The rows of what is wanted; what is new goes to the end of `order`."""
     return tuple(order.setdefault(one, len(order)) for one in wanted)
-
-
-def readable(
-    examples: Sequence[TrainingExample], max_items: int
-) -> tuple[list[TrainingExample], tuple[str, ...]]:
-    """The examples with images that open, each with its best readable items; and what was left out."""
-    kept, skipped = [], []
-    for example in examples:
-        if broken := [why for image in example.images if (why := why_not(image))]:
-            skipped.append(f"question {example.id}: {broken[0]}")
-            continue
-        items: list[KnowledgeItem] = []
-        for item in example.items:
-            if len(items) == max_items:
-                break
-            if why := _item_fault(item):
-                skipped.append(f"item {item.id} of question {example.id}: {why}")
-            else:
-                items.append(item)
-        kept.append(dataclasses.replace(example, items=tuple(items)))
-    return kept, tuple(skipped)
-
-
-def _item_fault(item: KnowledgeItem) -> str:
-    """Why an item's image cannot be read; empty if it can, or if there is none."""
-    return "" if item.image is None else why_not(item.image)

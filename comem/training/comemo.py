@@ -32,11 +32,9 @@ from comem.backbones.media import BlockSizes, MediaBlocks, every
 from comem.backbones.positions import decoder_layers
 from comem.backbones.prepared import Prepared, Segments
 from comem.io.files import read_json, write_json
-from comem.io.images import ImageError
 from comem.memory.bank import read_tensors, write_tensors
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.lora import adapters_on, add_lora, fold_lora, load_lora_state, lora_layers, lora_state
-from comem.training.collator import readable
 from comem.training.data import TrainingExample
 from comem.training.model import summed_cross_entropy
 from comem.training.settings import TrainSettings
@@ -114,11 +112,7 @@ class CoMemoCollator:
         return CoMemoBatch(tuple(samples), tuple(samples.values()), skipped)
 
     def batches(self, examples: Sequence[TrainingExample]) -> list[CoMemoBatch]:
-        """As few batches as the limits of a pack allow, in the examples' order.
-
-        Raises:
-            ValueError: a dialogue that alone is longer than `max_tokens`; names it.
-        """
+        """As few batches as the limits of a pack allow, in the examples' order."""
         samples, skipped = self._samples(examples)
         packs: list[dict[str, Sample]] = [{}]
         tokens = tiles = 0
@@ -136,11 +130,13 @@ class CoMemoCollator:
 
     def _samples(self, examples: Sequence[TrainingExample]) -> tuple[dict[str, Sample], tuple[str, ...]]:
         """The inputs of each dialogue by its id, and what could not be read."""
-        try:
-            return {example.id: self._sample(example) for example in examples}, ()
-        except ImageError:  # rare, so images are not opened twice only to look for it
-            kept, skipped = readable(examples, 0)
-            return {example.id: self._sample(example) for example in kept}, skipped
+        samples, skipped = dict[str, Sample](), list[str]()
+        for example in examples:
+            try:
+                samples[example.id] = self._sample(example)
+            except ValueError as error:
+                skipped.append(f"question {example.id}: {error}")
+        return samples, tuple(skipped)
 
     def _sample(self, example: TrainingExample) -> Sample:
         images = sum(isinstance(part, ImageRef) for m in example.messages() for part in m.content)

@@ -9,21 +9,23 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from comem.io.files import RecordError, is_missing, open_binary, read_jsonl
-from comem.io.images import image_ref
+from comem.io.files import RecordError, is_missing, numbered_lines, parse_line, warn_of_repairs
+from comem.io.images import image_ref, short
 from comem.training.settings import TrainSettings
 from comem.types import ImageRef, KnowledgeItem, Message, VideoRef
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -141,46 +143,115 @@ class TrainingExample:
         return tuple(itertools.chain(*self.turn_images))
 
 
-def load_examples(path: str | Path, knowledge: str | Path | None = None) -> list[TrainingExample]:
-    """Read a file of questions.
+_NAMED = 20  # records that are passed over
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Parsed = TypeVar("Parsed", bound=_Named)
+
+
+@dataclass(frozen=True)
+class Line(Generic[Parsed]):
+    """What a line of a file holds: a record, or the reason why it cannot be used."""
+
+    number: int
+    record: Parsed | None
+    problem: str = ""
+    repaired: bool = False
+
+
+def parsed(
+    lines: Iterable[tuple[int, bytes]], parse: Callable[[Mapping[str, Any]], Parsed]
+) -> Iterator[Line[Parsed]]:
+    """What each line holds; of records with the same id, the first can be used."""
+    seen: dict[str, int] = {}
+    for number, raw in lines:
+        repaired = False
+        try:
+            row, repaired = parse_line(raw)
+            record = parse(row)
+            if (first := seen.setdefault(record.id, number)) != number:
+                raise ValueError(f"the id {record.id!r} is there already, on line {first}")
+        except ValueError as error:
+            yield Line(number, None, short(str(error), 400), repaired)
+        else:
+            yield Line(number, record, "", repaired)
+
+
+def _usable(
+    path: Path, parse: Callable[[Mapping[str, Any]], Parsed], passed: list[str] | None
+) -> list[Parsed]:
+    """The records that can be used; the others are named, and added to `passed`.
+
+    Raises:
+        RecordError: there are only others; the file cannot be read.
+    """
+    lines = list(parsed(numbered_lines(path), parse))
+    faults = [f"{path}:{line.number}: {line.problem}" for line in lines if line.record is None]
+    found = [line.record for line in lines if line.record is not None]
+    pass_over(path, faults, len(lines), passed)
+    warn_of_repairs(path, [line.number for line in lines if line.repaired])
+    return found
+
+
+def pass_over(path: str | Path, faults: Sequence[str], count: int, passed: list[str] | None) -> None:
+    """Name what cannot be used of a file's records, and add it to `passed`.
+
+    Raises:
+        RecordError: there are no others.
+    """
+    if faults and len(faults) == count:
+        more = f" (and {count - 1} more records that cannot be used)" if count > 1 else ""
+        raise RecordError(faults[0] + more)
+    for fault in faults[:_NAMED]:
+        logger.warning("passed over: %s", fault)
+    if faults:
+        logger.warning(
+            "%s: %d of %d records cannot be used and are passed over; comem data check lists all",
+            path, len(faults), count,
+        )  # fmt: skip
+    if passed is not None:
+        passed += faults
+
+
+def load_examples(
+    path: str | Path, knowledge: str | Path | None = None, passed: list[str] | None = None
+) -> list[TrainingExample]:
+    """Read a file of questions; a record that breaks the schema or repeats an id is passed over, and named.
 
     Args:
         path: JSONL (or .jsonl.gz) of the records above.
         knowledge: file in which `knowledge_ids` are looked up, see `load_knowledge`.
+        passed: gets file, line and fault of each record that is passed over.
 
     Raises:
-        RecordError: naming file and line, for a record that breaks the schema or repeats an id.
+        RecordError: no record can be used, or the file cannot be read; names file and line.
         ValueError: for an empty file.
     """
     path = Path(path)
-    table = load_knowledge(knowledge) if knowledge else None
-    examples: dict[str, TrainingExample] = {}
-    for number, row in enumerate(read_jsonl(path), start=1):
-        with _placed(path, number):
-            example = parse_example(row, path.parent, table)
-            if example.id in examples:
-                raise ValueError(f"the id {example.id!r} is there already; ids are unique in a file")
-            examples[example.id] = example
-    if not examples:
+    table = load_knowledge(knowledge, passed) if knowledge else None
+    found = _usable(path, lambda row: parse_example(row, path.parent, table), passed)
+    if not found:
         raise ValueError(f"{path} holds no question; one JSON record a line is expected")
-    return list(examples.values())
+    return found
 
 
-def load_knowledge(path: str | Path) -> dict[str, KnowledgeItem]:
-    """Knowledge items by id, from JSONL `{"id", "text", "image", "language"}` or a WIT TSV (.tsv[.gz])."""
+def load_knowledge(path: str | Path, passed: list[str] | None = None) -> dict[str, KnowledgeItem]:
+    """Knowledge items by id, from JSONL `{"id", "text", "image", "language"}` or a WIT TSV (.tsv[.gz]).
+
+    A record that cannot be used is passed over, and named, as in `load_examples`.
+    """
     path = Path(path)
     if ".tsv" in path.suffixes:
         from comem.retrieval.corpus.sources import find_sources, read_corpus
 
         return {item.id: item for item in read_corpus(find_sources([path]))}
-    items: dict[str, KnowledgeItem] = {}
-    for number, row in enumerate(read_jsonl(path), start=1):
-        with _placed(path, number):
-            item = _item(row, path.parent)
-            if item.id in items:
-                raise ValueError(f"the id {item.id!r} is there already; ids are unique in a file")
-            items[item.id] = item
-    return items
+    found = _usable(path, lambda row: _item(row, path.parent), passed)
+    return {item.id: item for item in found}
 
 
 def parse_example(
@@ -339,24 +410,6 @@ def _list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-@contextmanager
-def _placed(path: Path, record: int) -> Iterator[None]:
-    """Turn a ValueError inside into a RecordError that starts with file:line."""
-    try:
-        yield
-    except RecordError:
-        raise
-    except ValueError as error:
-        raise RecordError(f"{path}:{_line_of(path, record)}: {error}") from error
-
-
-def _line_of(path: Path, record: int) -> int:
-    """The line on which the record stands; counted only for an error, since blank lines are skipped."""
-    with open_binary(path) as file:
-        filled = (line for line, raw in enumerate(file, start=1) if raw.strip())
-        return next(itertools.islice(filled, record - 1, None), record)
 
 
 QUESTION, IMAGE, ITEM, ITEM_IMAGE = "question", "image", "item", "item's image"

@@ -183,8 +183,8 @@ def make_plan(settings: TrainSettings, options: PlanOptions = PlanOptions()) -> 
     order = Order(max(len(examples), 1), settings.batch_size, settings.seed, settings.shuffle)
     if settings.comemo.stage:
         return _stage_plan(settings, options, examples, order)
-    backbone = _backbone(settings.model)
-    reader = _backbone(settings.reader) if settings.reader else None
+    backbone = meta_backbone(settings.model)
+    reader = meta_backbone(settings.reader) if settings.reader else None
     base, apart = _parameters(backbone.model), _parameters(reader.model) if reader else 0
     sizes = _encoder(settings, backbone, reader)
     tokens, flops = _work(settings, examples, backbone, reader, sizes)
@@ -225,7 +225,7 @@ def _stage_plan(
     from comem.training.comemo_plan import plan_stage
 
     spec = resolve_backbone(settings.model)
-    given = import_module(spec.adapter).unloaded(spec) if spec.adapter else _backbone(settings.model)
+    given = import_module(spec.adapter).unloaded(spec) if spec.adapter else meta_backbone(settings.model)
     found = plan_stage(settings, given, examples[:: max(1, len(examples) // _SAMPLE)][:_SAMPLE])
     frozen, half = found.parameters - sum(found.trained.values()), use_bf16(settings.precision)
     at_once = settings.micro_batch_size or settings.batch_size
@@ -269,7 +269,7 @@ def _work(
     return batch_tokens(batch) / len(batch.ids), flops / len(batch.ids)
 
 
-def _backbone(name: str) -> HFBackbone:
+def meta_backbone(name: str) -> HFBackbone:
     """A backbone whose model has no weights."""
     spec = resolve_backbone(name)
     return HFBackbone(spec, on_meta(spec), load_processor(spec.source, spec.processor_class))

@@ -158,13 +158,14 @@ def train(
     """
     if not settings.data:
         raise ValueError("no training data: set data=FILE.jsonl (one question a line)")
-    examples = select(_questions(settings, settings.data), settings)
-    asked = _questions(settings, settings.eval_data) if settings.eval_data else []
+    passed = list[str]()
+    examples = select(_questions(settings, settings.data, passed), settings)
+    asked = _questions(settings, settings.eval_data, passed) if settings.eval_data else []
     folder = Path(settings.output)
     check_launch()
     with ExitStack() as held:
         # the main process holds the folder for all; the others get its finding, or its refusal
-        found = on_main(lambda: _enter(held, folder, settings))
+        found = on_main(lambda: _enter(held, folder, settings, len(set(passed))))
         resume = Path(found) if found else None
         if resume and ckpt.read_state(resume).finished:
             return _finished(folder, resume)
@@ -196,13 +197,13 @@ def train(
         return trainer.run(progress, evaluated)
 
 
-def _questions(settings: TrainSettings, path: str) -> list[TrainingExample]:
+def _questions(settings: TrainSettings, path: str, passed: list[str]) -> list[TrainingExample]:
     """The examples of a file, as the kind of encoder has them written."""
     if settings.encoder == VIDEO:
         from comem.training.video import load_video_examples
 
-        return load_video_examples(path, settings.video_stage.videos or None)
-    return load_examples(path, settings.knowledge or None)
+        return load_video_examples(path, settings.video_stage.videos or None, passed)
+    return load_examples(path, settings.knowledge or None, passed)
 
 
 def _stage(
@@ -275,7 +276,7 @@ def _check_something_to_encode(
         )
 
 
-def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:
+def _enter(held: ExitStack, folder: Path, settings: TrainSettings, passed_over: int) -> str:
     """Lock and settle the folder until `held` is closed; the checkpoint to go on from, or nothing."""
     held.enter_context(one_writer(folder / ".lock"))
     settle(folder, settings)
@@ -284,7 +285,8 @@ def _enter(held: ExitStack, folder: Path, settings: TrainSettings) -> str:
     if resume is None or not ckpt.read_state(resume).finished:
         if resume:
             logger.warning("going on from %s", resume)
-        write_json(folder / "run.json", run_manifest({"config": as_dict(settings)}))
+        facts = {"config": as_dict(settings), "records_passed_over": passed_over}
+        write_json(folder / "run.json", run_manifest(facts))
     return str(resume or "")
 
 

@@ -197,7 +197,7 @@ class Trainer:
         self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         same_start(self.trainable)
         self.skipped = self.state.skipped if self.accelerator.is_main_process else 0
-        self.read, self.unread, self.checked = 0, 0, False
+        self.read, self.unread, self.checked = self.state.step, 0, False  # who came so far has read some
         self.evaluated: Evaluated | None = None
 
     def run(self, progress: Progress = bar, evaluated: Evaluated | None = None) -> TrainResult:

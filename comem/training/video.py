@@ -19,7 +19,7 @@ from comem.backbones.chatml import IGNORED, answer_labels
 from comem.backbones.hf import HFBackbone, context_of
 from comem.benchmarks.llava_video import mixture, parts
 from comem.io.files import RecordError
-from comem.io.video import VideoError
+from comem.io.video import VideoError, placed
 from comem.memory.checkpointing import enable_checkpointing
 from comem.memory.injection.infix import infix_for
 from comem.memory.video.encoder import (
@@ -30,38 +30,47 @@ from comem.memory.video.encoder import (
     build_encoder,
 )
 from comem.training.collator import TrainingBatch
-from comem.training.data import TrainingExample, parse_example
+from comem.training.data import TrainingExample, parse_example, pass_over
 from comem.training.labels import template_labels
 from comem.training.model import MemoryTrainingModel
 from comem.training.settings import TrainSettings
 from comem.types import Message, VideoRef
 
 
-def load_video_examples(path: str | Path, videos: str | Path | None = None) -> list[TrainingExample]:
+def load_video_examples(
+    path: str | Path, videos: str | Path | None = None, passed: list[str] | None = None
+) -> list[TrainingExample]:
     """Read a JSON list of LLaVA-Video-178K, or a YAML mixture of such lists; whole dialogues.
 
     Args:
         path: of the file.
         videos: the folder that records' paths start at; None: each list's own.
+        passed: gets list, record and fault of each record that breaks the format, which is passed over.
 
     Raises:
-        RecordError: naming list and record, for one that breaks the format.
+        RecordError: no record can be used; names list and record.
         ValueError: for a file without records.
     """
     examples: dict[str, TrainingExample] = {}
+    faults, count = list[str](), 0
     for source, records in mixture(Path(path)):
         folder = source.parent if videos is None else Path(videos)
         for number, record in enumerate(records, start=1):
             where = f"{source} record {number}"
-            _, _, video = parts(record, where)
-            name = str(record.get("id", f"{source.stem}/{number}"))
-            if name in examples:  # several questions about a video may share its id
-                name = f"{name}/{source.stem}/{number}"
+            count += 1
             try:
+                _, _, video = parts(record, where)
+                name = str(record.get("id", f"{source.stem}/{number}"))
+                if name in examples:  # several questions about a video may share its id
+                    name = f"{name}/{source.stem}/{number}"
                 example = parse_example({**record, "id": name, "image": None}, folder)
+            except RecordError as error:
+                faults.append(str(error))
             except ValueError as error:
-                raise RecordError(f"{where}: {error}") from error
-            examples[name] = replace(example, video=VideoRef(str(folder / video)))
+                faults.append(f"{where}: {error}")
+            else:
+                examples[name] = replace(example, video=placed(video, folder))
+    pass_over(path, faults, count, passed)
     if not examples:
         raise ValueError(f"{path} holds no question: a JSON list of records with a video each is expected")
     return list(examples.values())

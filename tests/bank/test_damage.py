@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,15 +165,62 @@ def test_damage_is_not_exported(folder: Path, tmp_path: Path) -> None:
         open_bank(folder).of([KnowledgeItem("i9", "text 9", None)])
 
 
+@pytest.mark.parametrize("more", ["repeated", "noise", "another shard"])
+def test_bytes_that_are_no_memory(folder: Path, more: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Behind the last memory nobody reads, but verify says that they are there."""
+    path = folder / shard_name(0)
+    whole = path.read_bytes()
+    if more == "another shard":
+        (folder / shard_name(1)).write_bytes(whole)
+    else:
+        path.write_bytes(whole + (whole[-100:] if more == "repeated" else os.urandom(100)))
+    report = verify_store(folder)
+    size, name = (len(whole), shard_name(1)) if more == "another shard" else (100, path.name)
+    assert report.good and report.unverified == (
+        f"{size} bytes at the end of {name} are no memory: an append that was cut, or damage",
+    )
+    show_report(report, VerifySettings(folder))
+    assert "are no memory" in capsys.readouterr().out and check_what_is_read(folder) == 10
+
+
+def without_checksum(path: Path, swap: tuple[int, int] | None = None) -> None:
+    """lookup.bin as 0.2 wrote it; with a slot exchanged for another."""
+    content = path.read_bytes()
+    head = list(HEADER.unpack(content[: HEADER.size]))
+    head[2] = head[7] = head[6] = 0
+    head[6] = zlib.crc32(HEADER.pack(*head)[:36])
+    body = np.frombuffer(content[HEADER.size :], "<u8").copy()
+    if swap is not None:
+        slots = body[len(body) // 2 :]
+        slots[slots == swap[0]] = swap[1]
+    path.write_bytes(HEADER.pack(*head) + body.tobytes())
+
+
+@pytest.mark.parametrize("cheap", [0, 1 << 20])
+def test_a_slot_of_0_2_that_points_to_an_older_memory(
+    empty_store: Callable[..., Path], cheap: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its key is right, so that it has to be the newest of its id."""
+    monkeypatch.setattr(format_module, "_CHEAP", cheap)
+    folder = empty_store()
+    with StoreWriter(folder) as writer:
+        for text in ("one", "two", "three"):
+            writer.append(["a", "b"], [bytes(16)] * 2, np.stack([memory_of(text), memory_of(text)]))
+    without_checksum(folder / LOOKUP)
+    assert verify_store(folder).good
+    without_checksum(folder / LOOKUP, swap=(4, 0))  # "a", as it was at first
+    report = verify_store(folder)
+    assert not report.good and "lookup.bin was changed" in report.faults[0]
+    if cheap:
+        with MemoryStore(folder) as store:
+            assert np.array_equal(store.read(["a"])[0], memory_of("three"))
+
+
 def test_what_0_2_wrote_is_read_and_what_cannot_be_verified_is_said(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = folder / LOOKUP
-    content = path.read_bytes()
-    head = list(HEADER.unpack(content[: HEADER.size]))
-    head[2] = head[7] = head[6] = 0
-    head[6] = __import__("zlib").crc32(HEADER.pack(*head)[:36])
-    path.write_bytes(HEADER.pack(*head) + content[HEADER.size :])
+    without_checksum(path)
     manifest = folder / MANIFEST
     lines = [line for line in manifest.read_text().split("\n") if '"checksum"' not in line]
     manifest.write_text("\n".join(lines).replace("},\n}", "}\n}"))

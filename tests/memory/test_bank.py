@@ -44,6 +44,21 @@ def test_unknown_and_repeated_ids_are_named(bank: MemoryBank) -> None:
         MemoryBank(torch.zeros(2, 1, 1), ("x", "y", "z"), "f")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_that_are_none_are_told_with_their_item(
+    bank: MemoryBank, value: float, dtype: torch.dtype
+) -> None:
+    assert bank.checked() is bank
+    bank.embeddings[1, 1, 2] = value
+    spoilt = MemoryBank(bank.embeddings.to(dtype), bank.ids, bank.fingerprint)
+    with pytest.raises(ValueError, match=r"knowledge item 'дунав'.* NaN or infinity in it \(1 of 3 have\)"):
+        spoilt.checked()
+    spoilt.embeddings[0, 0, 0] = value
+    with pytest.raises(ValueError, match=r"knowledge item 'oslo'.* \(2 of 3 have\)"):
+        spoilt.checked()
+
+
 def test_append(bank: MemoryBank) -> None:
     more = MemoryBank(torch.ones(1, 2, 4), ("new",), bank.fingerprint)
     assert bank.append(more).ids == (*bank.ids, "new")

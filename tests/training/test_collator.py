@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -80,8 +81,13 @@ def test_a_question_with_a_broken_picture_is_left_out(collator: Collator, exampl
 
 
 def test_an_example_that_is_too_long_is_named(collator: Collator, example: Make) -> None:
-    with pytest.raises(ValueError, match="'long' has .* tokens, above max_tokens=50"):
-        dataclasses.replace(collator, max_tokens=50)([example("long", answer="x" * 60)])
+    longest = collator([example("a")]).question["input_ids"].shape[1]
+    short = dataclasses.replace(collator, max_tokens=longest)
+    batch = short([example("long", answer="x" * 60), example("a")])
+    assert batch.ids == ("a",)
+    (said,) = batch.skipped
+    assert re.match("question long: the example 'long' has .* tokens, above max_tokens=", said)
+    assert short([example("long", answer="x" * 60)]).skipped == batch.skipped
 
 
 def test_no_assistant_turn(collator: Collator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,18 @@ def test_infoseek_names_and_knowledge_ids(tmp_path: Path) -> None:
         ({"id": 1, "conversations": [{"from": "gpt", "value": "A"}]}, "alternate"),
     ],
 )
-def test_bad_records_name_file_and_line(tmp_path: Path, row: Any, message: str) -> None:
-    path = written(tmp_path, {**ROW, "id": "q0"}, "", row)
-    with pytest.raises(RecordError, match=message) as error:
-        load_examples(path)
-    assert str(error.value).startswith(f"{path}:3: ")
+def test_bad_records_are_passed_over_with_file_and_line(
+    tmp_path: Path, row: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, passed = written(tmp_path, {**ROW, "id": "q0"}, "", row), list[str]()
+    assert [example.id for example in load_examples(path, passed=passed)] == ["q0"]
+    (said,) = passed
+    assert said.startswith(f"{path}:3: ") and re.search(message, said) and said in caplog.text
+    if message == "already":
+        return
+    alone = written(tmp_path, "", row, name="alone.jsonl")
+    with pytest.raises(RecordError, match=f"alone.jsonl:2: .*{message}"):
+        load_examples(alone)
 
 
 def test_unknown_knowledge_id(tmp_path: Path) -> None:

@@ -193,7 +193,10 @@ class Places:
             return ""
         from comem.io.video import video_address, video_ref
 
-        return video_address(video_ref(video, self.base))
+        ref = video_ref(video, self.base)
+        if ref.fault:
+            raise ValueError(f"{ref.path}: {ref.fault}")
+        return video_address(ref)
 
     def _fetched(self, url: str) -> str:
         """Where the image of a URL lies, or will; "" where it can lie nowhere."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from comem.io.files import sha256_of, sweep, whole_file, write_sealed
+from comem.io.images import allow_images
 from comem.io.run_folder import run_manifest
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, Duplicates
 from comem.retrieval.knowledge import (
@@ -167,11 +169,17 @@ def join_parts(
     import pyarrow.parquet as pq
 
     columns, digest, count = schema(keys=False), hashlib.sha256(), 0
+    folders: dict[str, str] = {}  # of images and videos, with one of each
     with whole_file(folder / ITEMS) as partial:
         with pq.ParquetWriter(partial, columns, compression="zstd", write_page_checksum=True) as writer:
             for table in map(pa.Table.combine_chunks, _groups(parts, masks, columns)):
                 for item_id in table.column("id").to_pylist():
                     digest.update(item_id.encode("utf-8", "surrogatepass") + b"\n")
+                films = (
+                    address.partition("#t=")[0] for address in table.column("video").to_pylist() if address
+                )
+                named = chain(filter(None, table.column("image").to_pylist()), films)
+                folders.update((os.path.dirname(path), path) for path in named)
                 writer.write_table(table, row_group_size=ROW_GROUP)
                 count += len(table)
         manifest = {
@@ -180,6 +188,7 @@ def join_parts(
             "tail_sha256": tail_checksum(partial), **run_manifest(about),
         }  # fmt: skip
         (folder / MANIFEST).unlink(missing_ok=True)
+    allow_images(folder, folders.values())
     write_sealed(folder / MANIFEST, manifest)
     return KnowledgeBase(folder)
 
@@ -212,7 +221,8 @@ def write_knowledge_base(
     `"complete": false`) and the error goes on to the caller.
 
     Raises:
-        KnowledgeBaseError: for an item whose image is bytes in memory, which has no address to store.
+        KnowledgeBaseError: for an item whose image is bytes in memory, which has no address to store, or
+            whose image cannot be used.
         StorageError: when the disk is full; an older knowledge base in the folder stays as it was.
     """
     import pyarrow.parquet as pq
@@ -242,6 +252,8 @@ def _as_row(item: KnowledgeItem | CorpusItem) -> CorpusItem:
         return item
     if item.image is not None and item.image.path is None:
         raise KnowledgeBaseError(f"item {item.id!r}: its image is in memory; save it to a file first")
+    if item.image is not None and item.image.fault:  # not to be allowed by storing it
+        raise KnowledgeBaseError(f"item {item.id!r}: {item.image.path}: {item.image.fault}")
     video = ""
     if item.video is not None:
         from comem.io.video import video_address

@@ -15,11 +15,12 @@ from typing import Any
 
 from comem.config import as_dict
 from comem.io.console import Advance, Progress, quiet
-from comem.io.files import JsonlAppender, read_json, read_jsonl, sha256_of, sweep, write_atomic, write_json
+from comem.io.files import JsonlAppender, read_json, read_jsonl, sweep, write_atomic, write_json
 from comem.io.parallel import Engine, run_shards
 from comem.io.run_folder import run_manifest
+from comem.retrieval.corpus.rules import download_name
 from comem.retrieval.download.addresses import PublicResolver
-from comem.retrieval.download.fetch import Hosts, fetch
+from comem.retrieval.download.fetch import Hosts, check_image, fetch
 from comem.retrieval.download.settings import DownloadSettings, Fetched
 from comem.retrieval.knowledge import ITEMS, KnowledgeBase
 
@@ -31,11 +32,15 @@ SHARD_GROUPS = 10  # row groups of the corpus (1024 items each) whose images mak
 
 @dataclass(frozen=True)
 class Wanted:
-    """An image to fetch: its URL, the path it gets, and the width of the original (0: unknown)."""
+    """An image to fetch: its URL, the path it gets, the width of the original (0: unknown).
+
+    `fault` says why nothing may be written there.
+    """
 
     url: str
     path: Path
     width: int
+    fault: str = ""
 
 
 def download_corpus(
@@ -180,16 +185,22 @@ def _is_settled(wanted: Wanted, found: Fetched | None) -> bool:
 
 
 async def _get(session: Any, wanted: Wanted, hosts: Hosts, settings: DownloadSettings) -> Fetched:
-    if (
-        wanted.path.is_file()
-    ):  # fetched for another shard, or by an earlier run that was killed before it wrote
-        digest = await asyncio.to_thread(sha256_of, wanted.path)
-        size = wanted.path.stat().st_size
-        return Fetched(wanted.url, "ok", "was there", bytes=size, sha256=digest)
+    if wanted.fault:
+        return Fetched(wanted.url, "out of reach", f"{wanted.path}: {wanted.fault}", final=False)
+    if wanted.path.is_file():  # of another shard, of a run that was killed before it wrote, or the user's own
+        found = await asyncio.to_thread(_there, wanted, settings)
+        if found.reason == "ok" or not wanted.path.as_posix().endswith(download_name(wanted.url)):
+            return found
     result, data = await fetch(session, wanted.url, wanted.width, hosts, settings)
     if data:
         await asyncio.to_thread(write_atomic, wanted.path, data)
     return result
+
+
+def _there(wanted: Wanted, settings: DownloadSettings) -> Fetched:
+    """What is known of an image that was there."""
+    whole = replace(settings, max_side=0)
+    return replace(check_image(wanted.url, wanted.path.read_bytes(), whole)[0], detail="was there")
 
 
 async def _gather(jobs: list[Any]) -> None:
@@ -209,6 +220,7 @@ def _wanted(folder: Path, number: int) -> Iterator[Wanted]:
     """The images of a shard of items, each once."""
     import pyarrow.parquet as pq
 
+    base = KnowledgeBase(folder)
     file = pq.ParquetFile(folder / ITEMS, memory_map=True)
     if "image_url" not in file.schema_arrow.names:
         return
@@ -216,9 +228,10 @@ def _wanted(folder: Path, number: int) -> Iterator[Wanted]:
     seen = set[str]()
     for group in groups:
         for row in file.read_row_group(group, columns=["image_url", "image", "width"]).to_pylist():
-            if row["image_url"] and row["image_url"] not in seen:
+            if row["image_url"] and row["image"] and row["image_url"] not in seen:
                 seen.add(row["image_url"])
-                yield Wanted(row["image_url"], folder / row["image"], row["width"] or 0)
+                path, fault = base.place(row["image"])
+                yield Wanted(row["image_url"], Path(path), row["width"] or 0, fault)
 
 
 def _record_path(folder: Path, number: int) -> Path:
