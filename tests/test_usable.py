@@ -85,7 +85,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(data: Path) -> Path:
     base = build_corpus(CorpusSettings(sources=(str(data / "kb.jsonl"),), output=data / "K"))
     assert base.ids == READ
-    assert base.manifest["rows"]["dropped"] == {"broken image reference": len(ITEMS) - len(READ)}
+    assert base.manifest["rows"]["dropped"] == {"broken reference": len(ITEMS) - len(READ)}
     return data / "K"
 
 

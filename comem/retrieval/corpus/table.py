@@ -175,10 +175,8 @@ def join_parts(
             for table in map(pa.Table.combine_chunks, _groups(parts, masks, columns)):
                 for item_id in table.column("id").to_pylist():
                     digest.update(item_id.encode("utf-8", "surrogatepass") + b"\n")
-                films = (
-                    address.partition("#t=")[0] for address in table.column("video").to_pylist() if address
-                )
-                named = chain(filter(None, table.column("image").to_pylist()), films)
+                films = (address.partition("#t=")[0] for address in table.column("video").to_pylist())
+                named = filter(None, chain(table.column("image").to_pylist(), films))
                 folders.update((os.path.dirname(path), path) for path in named)
                 writer.write_table(table, row_group_size=ROW_GROUP)
                 count += len(table)
