@@ -26,7 +26,7 @@ def test_trained_asked_and_measured(tmp_path: Path, world: str) -> None:
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert len(rows) == 20 and {row["frames"] for row in rows} == {8, 16}
     assert {row["tokens"] for row in rows if row["arm"] == "memory" and row["frames"] == 16} != {0}
-    answers = (tmp_path / "answers" / "answers.jsonl").read_text().splitlines()
+    answers = (tmp_path / "answers" / "predictions.jsonl").read_text().splitlines()
     assert len(answers) == 24  # 2 clips of three lengths, four questions each
     again = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert again.returncode == 0 and "eye" not in again.stdout

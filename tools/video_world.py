@@ -191,7 +191,7 @@ class Shapes:
 
 
 class Towns(Shapes):
-    """Coats of arms, one a frame; each of four charges is seen once, among arms with other charges.
+    """Coats of arms; each of four charges is seen in one frame, among frames of noise.
 
     The pictures of a pool are seen once, since the eye is not trained; a clip's frames are numbers in it.
     """
@@ -205,7 +205,7 @@ class Towns(Shapes):
             charge: [i for i, t in enumerate(towns) if t.arms.charge == charge] for charge in CHARGES
         }
         self.shown = {charge: by_charge[charge] for charge in self.subjects}
-        self.others = [i for charge in CHARGES[4:] for i in by_charge[charge]]
+        self.others = range(len(towns), len(towns) + 64)  # noise
 
     def reader(self, seed: int) -> HFBackbone:
         """The toy's, whose language model is trained on; patches large beside the temporal code, as above."""
@@ -220,7 +220,9 @@ class Towns(Shapes):
     @torch.no_grad()
     def prepare(self, encoder: VideoMemoryEncoder, rng: np.random.Generator, short: float) -> None:
         """Look at the pool."""
-        frames = torch.as_tensor(np.stack([np.asarray(draw_arms(town, 1)) for town in self.towns]))
+        arms = [np.asarray(draw_arms(town, 1)) for town in self.towns]
+        noise = [rng.integers(70, 150) + rng.normal(0, 12, arms[0].shape) for _ in self.others]
+        frames = torch.as_tensor(np.stack([*arms, *(one.astype(np.uint8) for one in noise)]))
         self.pool = look(encoder.eye, encoder.eye.pixels(frames))
 
     def clip(self, rng: np.random.Generator, length: int) -> Clip:
@@ -326,8 +328,8 @@ STAGES: dict[str, list[Stage]] = {
         Stage("slower", 700, [8, 16, 32], {"memory": 0.8, "both": 0.15, "frames": 0.05}, 1e-3),
     ],
     "towns": [
-        Stage("reader", 500, [4, 8], {"frames": 1.0}, 2e-3, 8),
-        Stage("one segment", 250, [4, 8], {"memory": 0.9, "frames": 0.1}, 2e-3, 8),
+        Stage("reader", 250, [4, 8], {"frames": 1.0}, 2e-3, 8),
+        Stage("one segment", 350, [4, 8], {"memory": 0.9, "frames": 0.1}, 2e-3, 8),
         Stage("segments", 250, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3, 8),
     ],
 }
