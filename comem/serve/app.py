@@ -526,8 +526,9 @@ def _add_memories(app: FastAPI, service: Service) -> None:
         if body.id is not None and body.id.endswith(("/history", "/image")):
             raise RequestError("an id cannot end in /history or /image here", "id")
         found, shown = await service.read(_to_remember, body, service.images())
+        thing = {"text": found or ""}  # a text is a text, never a path of the server
         added = await service.add(
-            memory.add, found, shown, user_id=owner.user_id, agent_id=owner.agent_id, run_id=owner.run_id,
+            memory.add, thing, shown, user_id=owner.user_id, agent_id=owner.agent_id, run_id=owner.run_id,
             metadata=body.metadata, id=body.id,
         )  # fmt: skip
         items = [await service.work(memory.get, each) for each in added.ids]
@@ -631,7 +632,7 @@ def _add_items(app: FastAPI, service: Service) -> None:
         return {"message": "memory deleted", "id": item_id}
 
 
-def _to_remember(body: AddRequest, images: Images) -> tuple[Any, ImageRef | None]:
+def _to_remember(body: AddRequest, images: Images) -> tuple[str | None, ImageRef | None]:
     """Content and image of an addition: of several messages one item, as mem0 without its own extraction."""
     shown = None if body.image is None else images(body.image)
     if body.messages is None:

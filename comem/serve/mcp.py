@@ -44,7 +44,7 @@ def build_mcp(memory: Memory, user_id: str | None = None) -> Any:
     @_told
     def add_memory(text: str = "", image: str | None = None, metadata: dict[str, Any] | None = None) -> str:
         """Remember a text, an image (a path, or a data URI), or both. Returns the id."""
-        return memory.add(text or None, image, user_id=user_id, metadata=metadata).id
+        return memory.add({"text": text}, image, user_id=user_id, metadata=metadata).id
 
     @server.tool()
     @_told

@@ -118,6 +118,20 @@ def test_an_image_url_to_a_private_address(remembered) -> None:
     server.close()
 
 
+def test_a_text_that_is_a_path_of_the_server(remembered, towns, tmp_path: Path) -> None:
+    """Is remembered as a text: whoever may add must not read files by it."""
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "a.png").write_bytes(png(towns[0], 0))
+    server = Running(build_app(remembered, ServeSettings(TRIP), Keys({})))
+    for path in (tmp_path / "private", tmp_path / "private" / "a.png"):
+        for body in ({"text": str(path)}, {"messages": str(path)}):
+            (added,) = server.http.post("/v1/memories", json=body).json()["results"]
+            item = server.http.get(f"/v1/memories/{added['id']}").json()
+            assert item["memory"] == str(path) and not item["has_image"]
+    assert len(remembered) == 10
+    server.close()
+
+
 def test_a_memory_that_is_open_elsewhere(remembered, opened, towns) -> None:
     """Reading goes on; adding is refused by name until the other is done."""
     reader = opened()  # the same folder, whose writer is the first
