@@ -29,6 +29,7 @@ class MemorySettings:
         encoder: what makes memories; "none" keeps texts and images only.
         embedder: what makes vectors to search by.
         device: cpu, cuda, cuda:1 … (default: a GPU if there is one).
+        vectors: URI of a Milvus that keeps the vectors, for more than fit into RAM; the folder remembers it.
         update: bring what is new or changed in the folder, too.
     """
 
@@ -37,6 +38,7 @@ class MemorySettings:
     encoder: str | None = option(None, group=_MODELS, metavar="DIR")
     embedder: str | None = option(None, group=_MODELS)
     device: str | None = option(None, group=_MODELS)
+    vectors: str = option("", group=_MODELS, metavar="URI")
     update: bool = False
 
     def __post_init__(self) -> None:
@@ -100,7 +102,10 @@ def open_memory(settings: MemorySettings, progress: Progress = quiet, create: bo
         if source.is_dir() and not any(source.iterdir()):
             place = source  # empty: it becomes the memory itself
     new = not (place / FILE).is_file()
-    memory = Memory(place, settings.backbone, settings.encoder, settings.embedder, device=settings.device)
+    memory = Memory(
+        place, settings.backbone, settings.encoder, settings.embedder, device=settings.device,
+        vectors=settings.vectors,
+    )  # fmt: skip
     if place != source and (new or settings.update):
         added = memory.add(source, progress=progress)
         for reason in added.skipped:
