@@ -17,6 +17,7 @@ import yaml
 from comem.benchmarks import BENCHMARKS
 from comem.benchmarks.scoring import ScoreFiles
 from comem.benchmarks.video import FORMS
+from comem.eval.predict import PredictSettings, predict
 from comem.io.video import write_video
 from comem.memory.video.encoder import build_encoder
 from tests.lmms.conftest import ROOT, call, needed, run_jobs
@@ -124,7 +125,7 @@ def test_the_five_benchmarks_as_lmms_eval_has_them(tmp_path: Path) -> None:
     from comem.backbones.hf import load_backbone
 
     torch.manual_seed(1)
-    settings = encoder_on(reader).settings
+    settings = encoder_on(reader, sampling="uniform", max_frames=8).settings
     build_encoder(load_backbone(tmp_path / "model"), video=settings).save(tmp_path / "memory")
     memory = f"pretrained={tmp_path / 'model'},mode=video_memory,encoder={tmp_path / 'memory'},max_frames=8"
     names = [f"local_{name}" for name in TASKS]
@@ -136,7 +137,7 @@ def test_the_five_benchmarks_as_lmms_eval_has_them(tmp_path: Path) -> None:
         "memory 1": {"model": "comem", "model_args": memory, "batch_size": 1, **common},
         "memory 4": {"model": "comem", "model_args": memory, "batch_size": 4, **common},
         "frames": {
-            "model": "comem", "model_args": f"{memory},read=frames", "batch_size": 2,
+            "model": "comem", "model_args": f"{memory.rpartition(',')[0]},max_frames=4", "batch_size": 2,
             **common, "tasks": ["local_videomme"],
         },
         "baseline": {
@@ -166,6 +167,15 @@ def test_the_five_benchmarks_as_lmms_eval_has_them(tmp_path: Path) -> None:
     assert len({text for _, _, text in out["memory 1"]["texts"]["local_videomme"]}) > 1
     assert out["frames"]["texts"]["local_videomme"] != out["memory 4"]["texts"]["local_videomme"]
     assert "asked without its video" in out["said"]
+    asked = PredictSettings(
+        benchmark="videomme", data=files["videomme"], images=tmp_path / "hub/videomme/data",
+        model=str(tmp_path / "model"), encoder=str(tmp_path / "memory"), mode=("video_memory",),
+        max_new_tokens=16, output=tmp_path / "run",
+    )  # fmt: skip
+    answers = predict(asked)["video_memory"].answers or {}
+    said = [text for _, _, text in out["memory 1"]["texts"]["local_videomme"]]
+    assert [answers[f"{n:03d}-1"].text.split("\n\n")[0].strip() for n in range(7)] == said[:7]
+    assert "007-1" not in answers  # the damaged one failed, and is recorded
 
 
 @needed
