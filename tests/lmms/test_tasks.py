@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import yaml
 
 from comem.benchmarks import BENCHMARKS
+from comem.benchmarks.bem import Compared
 from comem.benchmarks.scoring import ScoreFiles, read_predictions
+from comem.cli import main
+from comem.compat.bem import convert_bem
 from comem.lmms.manifest import TASKS
 from comem.toy.benchmark_files import FilesSettings, build_files
 from tests.conftest import SHARED
@@ -32,6 +36,7 @@ FORMS = (
 )
 CASES = json.loads((Path(__file__).parents[1] / "benchmarks/official_cases.json").read_text(encoding="utf-8"))
 GOLDEN = SHARED / "golden" / "scores"
+BEM = Path(__file__).parents[1] / "benchmarks/bem"
 
 
 def config(name: str) -> dict[str, Any]:
@@ -73,9 +78,11 @@ def answers_to(examples: list[Any]) -> dict[str, str]:
     return said
 
 
-def expected(name: str, examples: list[Any], said: Mapping[str, str]) -> dict[str, float]:
+def expected(
+    name: str, examples: list[Any], said: Mapping[str, str], judge: Path | None = None
+) -> dict[str, float]:
     outputs = {example.id: said.get(example.id, "") for example in examples}
-    metrics = BENCHMARKS[name].score(outputs, examples).metrics
+    metrics = BENCHMARKS[name].score(outputs, examples, "bem" if judge else "official", judge=judge).metrics
     found = {key: metrics.get(key) for key in BENCHMARKS[name].headline}
     return {key: value["score"] if isinstance(value, Mapping) else value for key, value in found.items()}
 
@@ -139,9 +146,14 @@ def test_equal_scores_inside_lmms_eval(tmp_path: Path) -> None:
     build_files(FilesSettings(world, size=40, questions=6, image_size=28))
     cases.mkdir()
     logs.mkdir()
+    row = json.loads((BEM / "golden.json").read_text(encoding="utf-8"))[0]
+    judged = [row[key] for key in ("question", "reference", "candidate", "score")]
+    convert_bem(BEM, world / "evqa/bem", str(BEM), (Compared(*judged[:3]), judged[3]))
     examples = {name: loaded(name, place_of(world, name)) for name in NAMES}
     said = {name: answers_to(examples[name]) for name in NAMES}
     own = hostile(cases)
+    exact = place_of(world, "evqa") | {"scorer": "official"}  # without BEM, where that is asked for
+    own["exact_evqa"] = "evqa", exact, said["evqa"]
     for task, (name, place, _) in own.items():  # a task of one's own: ours, its place in a file
         (cases / f"{task}.json").write_text(json.dumps(place))
         kwargs = {"data_files": {"test": str(cases / f"{task}.json")}}
@@ -164,7 +176,7 @@ def test_equal_scores_inside_lmms_eval(tmp_path: Path) -> None:
     out = run_jobs(tmp_path, jobs, COMEM_DATA=str(world))
     assert not [out[job]["error"] for job in jobs if "error" in out[job]], out["said"][-3000:]
     for name in NAMES:
-        wanted = expected(name, examples[name], said[name])
+        wanted = expected(name, examples[name], said[name], world / "evqa/bem" if name == "evqa" else None)
         same(out["chat"]["results"][f"comem_{name}"], wanted)
         assert any(value not in (0, 100, None) for value in wanted.values()), name  # it tells answers apart
         seen = out["chat"]["seen"][f"comem_{name}"]
@@ -175,7 +187,10 @@ def test_equal_scores_inside_lmms_eval(tmp_path: Path) -> None:
         assert out["simple"]["results"][f"comem_{name}"] == out["chat"]["results"][f"comem_{name}"]
         assert out["simple"]["seen"][f"comem_{name}"] == out["chat"]["seen"][f"comem_{name}"]
     for task, (name, place, given) in own.items():
-        same(out["cases"]["results"][task], expected(name, loaded(name, place | {"images": ""}), given))
+        wanted = expected(name, loaded(name, place | {"images": ""}), given)
+        same(
+            out["cases"]["results"][task], {key: value for key, value in wanted.items() if value is not None}
+        )
     for name, references in (("viquae", world / "viquae/test.jsonl"), ("infoseek", None), ("aokvqa", None)):
         log = {"": logs / f"comem_{name}.jsonl"}  # a log of samples is a file of predictions
         other = {"infoseek": "infoseek/infoseek_val.jsonl", "aokvqa": "references/aokvqa.json"}
@@ -184,6 +199,17 @@ def test_equal_scores_inside_lmms_eval(tmp_path: Path) -> None:
         for key in BENCHMARKS[name].headline:
             value = metrics[key]["score"] if isinstance(metrics[key], Mapping) else metrics[key]
             assert value == out["chat"]["results"][f"comem_{name}"][f"{key},none"]
+    titles = world / "oven/Wiki6M_ver_1_0_title_only.jsonl"  # and OVEN's official score is made of logs
+    assert main(["oven", "index", "--titles", str(titles), "--output", str(tmp_path / "titles")]) == 0
+    words = ["evaluate", "oven", "--output", str(tmp_path / "oven.json")]
+    for part in ("query", "entity"):
+        log, linked = logs / f"comem_oven_{part}.jsonl", tmp_path / f"{part}.jsonl"
+        link = ["oven", "link", "--index", str(tmp_path / "titles")]
+        assert main([*link, "--predictions", str(log), "--output", str(linked)]) == 0
+        words += [f"--predictions-{part}", str(linked)]
+        words += [f"--references-{part}", str(world / f"oven/oven_{part}_val.jsonl")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "oven.json").read_text())["answered"] == 12
 
 
 @needed
@@ -191,16 +217,20 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     world = tmp_path / "world"
     (world / "infoseek").mkdir(parents=True)
     (world / "viquae").mkdir()
+    build_files(FilesSettings(tmp_path / "asked", size=40, questions=1, image_size=28))
+    shutil.copytree(tmp_path / "asked/evqa", world / "evqa")
+    (world / "evqa/images").symlink_to(tmp_path / "asked/images")
     row = {"id": "a", "input": "Who?", "image": "a.jpg", "output": {"answer": ["x"]}}
     (world / "viquae/test.jsonl").write_text(json.dumps(row) + "\n")
     jobs = {
         name: {"model": "fixed", "answers": {}, "tasks": [f"comem_{name}"]}
-        for name in ("infoseek", "viquae", "evqa")
+        for name in ("infoseek", "viquae", "evqa", "okvqa")
     }
     out = run_jobs(tmp_path, jobs, COMEM_DATA=str(world))
     assert "holds none of infoseek_val.jsonl" in out["infoseek"]["error"]
     assert "have no picture" in out["viquae"]["error"] and "--images" in out["viquae"]["error"]
-    assert "has no evqa: put its files there" in out["evqa"]["error"]
+    assert "has no okvqa: put its files there" in out["okvqa"]["error"]
+    assert "the scorer bem asks BEM" in out["evqa"]["error"] and "--judge DIR" in out["evqa"]["error"]
 
 
 @needed

@@ -38,7 +38,8 @@ class Place:
         split: only this split.
         question_types: a file of question types.
         prompt: a row of PROMPTS.
-        scorer: official, or paper.
+        scorer: of the benchmark's; bem for E-VQA, else official.
+        judge: the folder of the model that judges answers, where the scorer asks one.
     """
 
     data: str = ""
@@ -47,6 +48,7 @@ class Place:
     question_types: str = ""
     prompt: str = ""
     scorer: str = ""
+    judge: str = ""
 
     @classmethod
     def of(cls, name: str, given: Mapping[str, Any]) -> Place:
@@ -74,7 +76,10 @@ class Place:
             )
         images = next((place for place in (folder / "images", home / "images") if place.is_dir()), "")
         types = next(iter(sorted(folder.glob("*_qtype.jsonl"))), "") if name.startswith("infoseek") else ""
-        return cls(str(folder), str(images), question_types=str(types))
+        judge = folder / "bem"
+        return cls(
+            str(folder), str(images), question_types=str(types), judge=str(judge) if judge.is_dir() else ""
+        )
 
 
 @dataclass
@@ -83,6 +88,7 @@ class Asked:
 
     benchmark: Benchmark
     scorer: str
+    judge: Path | None = None
     examples: dict[str, Example] = field(default_factory=dict)
     _last: tuple[Mapping[str, str], Report] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -92,7 +98,10 @@ class Asked:
         with self._lock:
             if self._last is None or self._last[0] != outputs:
                 asked = [self.examples[name] for name in outputs]
-                self._last = dict(outputs), self.benchmark.score(outputs, asked, self.scorer)
+                self._last = (
+                    dict(outputs),
+                    self.benchmark.score(outputs, asked, self.scorer, judge=self.judge),
+                )
                 for note in self._last[1].metrics.get("notes", ()):
                     logger.info("%s: %s", self.benchmark.name, note)
             return self._last[1]
@@ -111,14 +120,16 @@ def docs(given: Any) -> Any:
         given: a data set with one row, a `Place`; its name is that of the benchmark.
 
     Raises:
-        ValueError: what the benchmark's reader cannot read, or images that are missing.
+        ValueError: what the benchmark's reader cannot read, images that are missing, or a judge's weights.
     """
     from datasets import Dataset, Features, Image, Value
 
     name = given.config_name
     benchmark, place = BENCHMARKS[name], Place.of(name, given[0] if len(given) else {})
     source = json.dumps({"benchmark": name, **vars(place)})
-    asked = _ASKED[source] = Asked(benchmark, benchmark.scorers.check(place.scorer or "official"))
+    scorer = place.scorer or ("bem" if "bem" in benchmark.scorers else "official")
+    judge = Path(place.judge) if place.judge else None
+    asked = _ASKED[source] = Asked(benchmark, benchmark.scorers.check(scorer), judge)
     text, texts = Value("string"), [Value("string")]
     features = Features(
         {
@@ -134,6 +145,8 @@ def docs(given: Any) -> Any:
     )  # fmt: skip
     if place.images != "none":
         benchmark.require_images(list(asked.examples.values()))
+    if benchmark.scorers[scorer].judge:  # before hours of answers: its weights are there
+        asked.report({next(iter(asked.examples)): ""})
     return made
 
 
@@ -182,10 +195,12 @@ def results(doc: Mapping[str, Any], said: Sequence[str | None]) -> dict[str, dic
     That is the task's `score_key`: of these values are lmms-eval's own intervals and paired comparisons made.
     """
     name, text, asked = doc["id"], said[0] or "", _ASKED[doc["source"]]
-    alone = asked.benchmark.score({name: text}, [asked.examples[name]], asked.scorer)
     first = asked.benchmark.headline[0]
-    earned = {metric: scores[0].value for metric, scores in alone.scores.items()}
-    earned.setdefault(first, next(iter(earned.values()), _number(alone, first) / 100))
+    earned: dict[str, float] = {}
+    if not asked.benchmark.scorers[asked.scorer].judge:  # which is asked about all answers together
+        alone = asked.benchmark.score({name: text}, [asked.examples[name]], asked.scorer)
+        earned = {metric: scores[0].value for metric, scores in alone.scores.items()}
+        earned.setdefault(first, next(iter(earned.values()), _number(alone, first) / 100))
     return {
         metric: {"id": name, "text": text, "source": doc["source"]}
         | ({first: earned[metric]} if metric in earned else {})
