@@ -250,6 +250,8 @@ class Form:
         except (KeyError, TypeError, ValueError, IndexError) as error:
             told = f"no field {error}" if isinstance(error, KeyError) else str(error)
             raise RecordError(f"{source}: record {number + 1}: {told}") from error
+        if Path(file).is_absolute() or ".." in Path(file).parts:
+            raise RecordError(f"{source}: record {number + 1}: {file!r} lies outside the folder of videos")
         tried = [videos / place.format(file) for place in self.places] if videos is not None else []
         video = next((path for path in tried if path.is_file()), tried[0] if tried else None)
         kind = str(row.get(self.group, ""))

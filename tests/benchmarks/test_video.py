@@ -123,5 +123,9 @@ def test_questions_are_asked_about_their_videos(tmp_path: Path) -> None:
     asked = BENCHMARKS["videomme"].ask(first, False)
     assert asked.startswith("Select the best answer") and "\nB. a dog\n" in asked
     source.write_text(source.read_text() + json.dumps(mme(1, "A")) + "\n")
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text(json.dumps(mme(0, "A") | {"videoID": "../../secret"}) + "\n")
+    with pytest.raises(RecordError, match="'../../secret' lies outside the folder of videos"):
+        list(BENCHMARKS["videomme"].load(outside))
     with pytest.raises(RecordError, match="record 3: the id '1' again"):
         list(BENCHMARKS["videomme"].load(source))

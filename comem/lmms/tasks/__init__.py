@@ -93,6 +93,11 @@ class Asked:
     _last: tuple[Mapping[str, str], Report] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What a task's results show, the most important first."""
+        return (*self.benchmark.scorers[self.scorer].headline, *self.benchmark.headline)
+
     def report(self, outputs: Mapping[str, str]) -> Report:
         """The score of whole outputs by id; of the last ones it is kept: each metric asks for it."""
         with self._lock:
@@ -195,7 +200,7 @@ def results(doc: Mapping[str, Any], said: Sequence[str | None]) -> dict[str, dic
     That is the task's `score_key`: of these values are lmms-eval's own intervals and paired comparisons made.
     """
     name, text, asked = doc["id"], said[0] or "", _ASKED[doc["source"]]
-    first = asked.benchmark.headline[0]
+    first = asked.metrics[0]
     earned: dict[str, float] = {}
     if not asked.benchmark.scorers[asked.scorer].judge:  # which is asked about all answers together
         alone = asked.benchmark.score({name: text}, [asked.examples[name]], asked.scorer)
@@ -204,7 +209,7 @@ def results(doc: Mapping[str, Any], said: Sequence[str | None]) -> dict[str, dic
     return {
         metric: {"id": name, "text": text, "source": doc["source"]}
         | ({first: earned[metric]} if metric in earned else {})
-        for metric in asked.benchmark.headline
+        for metric in asked.metrics
     }
 
 
