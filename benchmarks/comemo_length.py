@@ -5,12 +5,12 @@ plain ids.
     python -m benchmarks.comemo_length table runs/length
 
 Each arm trains the whole of a small CoMemo for so many steps on the same conversations of 1 to 4 images, in
-the same order. All start from one model: the embedded decoder, a vision tower and projector that were taught
-to tell the fields' colours through a head that is thrown away (so neither path is ahead), and a block before
-each layer that starts as the layer's own attention, gates closed. Asked is the colour of the first of 1 to 32
-coats of arms, of towns that nobody trained on. `dhr` and `plain` differ in the ids of images cut into two
-tiles and a thumbnail. An answer is right if every token of it is the likeliest after those before it. What
-was begun goes on.
+the same order (`--images` trains on other numbers; take another folder then). All start from one model: the
+embedded decoder, a vision tower and projector that were taught to tell the fields' colours through a head
+that is thrown away (so neither path is ahead), and a block before each layer that starts as the layer's own
+attention, gates closed. Asked is the colour of the first of 1 to 32 coats of arms, of towns that nobody
+trained on. `dhr` and `plain` differ in the ids of images cut into two tiles and a thumbnail. An answer is
+right if every token of it is the likeliest after those before it. What was begun goes on.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ ARMS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
-def data_of(out: Path, tiles: int) -> Data:
+def data_of(out: Path, tiles: int, images: tuple[int, ...] = TRAINED) -> Data:
     """Where the conversations with so many tiles an image lie, and how they were made."""
-    return Data(out / f"data{tiles}", 3000, TRAINED, 8, wide=tiles, max_tiles=tiles)
+    return Data(out / f"data{tiles}", 3000, images, 8, wide=tiles, max_tiles=tiles)
 
 
 def settings_of(out: Path, arm: str, seed: int, steps: int, batch: int) -> TrainSettings:
@@ -141,18 +141,18 @@ def _last(labels: torch.Tensor) -> int:
     return learned[::-1].index(False, learned[::-1].index(True)) - learned[::-1].index(True)
 
 
-def run(out: Path, steps: int, seeds: Sequence[int], batch: int, questions: int, arms: Sequence[str]) -> None:
+def run(out: Path, steps: int, batch: int, questions: int, args: argparse.Namespace) -> None:
     """All arms; what is in the results is not done again."""
     torch.set_num_threads(1)
     path = out / "results.json"
     results: dict[str, Any] = read_json(path) if path.exists() else {}
-    for tiles in sorted({ARMS[arm][0] for arm in arms}):
+    for tiles in sorted({ARMS[arm][0] for arm in args.arms}):
         if not (data_of(out, tiles).output / "model").exists():
-            build_comemo(data_of(out, tiles))
+            build_comemo(data_of(out, tiles, tuple(args.images)))
         if not (data_of(out, tiles).output / "taught").exists():
             teach(data_of(out, tiles))
-    for seed in seeds:
-        for arm in arms:
+    for seed in args.seeds:
+        for arm in args.arms:
             if (key := f"{arm}-{seed}") in results:
                 continue
             settings, tiles = settings_of(out, arm, seed, steps, batch), ARMS[arm][0]
@@ -202,11 +202,12 @@ def main() -> None:
     for name, value in (("steps", 160), ("batch", 8), ("questions", 80)):
         job.add_argument(f"--{name}", type=int, default=value)
     job.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    job.add_argument("--images", type=int, nargs="+", default=list(TRAINED), help="of trained conversations")
     job.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     jobs.add_parser("table").add_argument("out", type=Path)
     args = parser.parse_args()
     if args.job == "run":
-        run(args.out, args.steps, args.seeds, args.batch, args.questions, args.arms)
+        run(args.out, args.steps, args.batch, args.questions, args)
     else:
         table(args.out)
 

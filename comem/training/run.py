@@ -180,6 +180,7 @@ def train(
         on_main(lambda: _note_rows(folder, backbone, reader))
         encoder = build_encoder(settings, backbone, resume, reader)
         _check_something_to_encode(settings, examples, encoder)
+        injection = build_injection(settings, reader, encoder)  # may start with weights that are still whole
         if sharded():
             encoder.base_digest(keep=True)
         for network in {id(b.model): b.model for b in (backbone, reader)}.values():
@@ -189,7 +190,6 @@ def train(
                 shard(network)
             if settings.liger:
                 held.enter_context(liger(network))
-        injection = build_injection(settings, reader, encoder)
         model = MemoryTrainingModel(encoder, reader.model, injection, settings.loss_chunk)
         answering = injection.reader(reader)
         collator = build_collator(settings, backbone, knowledge_format(settings, backbone, reader), answering)
