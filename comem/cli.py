@@ -200,9 +200,16 @@ def _threads_in_words(debug: bool) -> Iterator[None]:
         threading.excepthook = before
 
 
+_LONGEST = 2000  # characters
+
+
 def _one_line(error: Exception) -> str:
-    """The message without line breaks; an OSError without one names its kind."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message without line breaks, its middle left out where a name in it is endless.
+
+    An OSError without a message names its kind.
+    """
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 400]} … {text[-400:]}"
 
 
 def _say(text: str) -> None:

@@ -286,3 +286,11 @@ def test_words_are_read_alike_where_pydantic_is_loaded() -> None:
 
     settings, _ = parse(EmbedSettings, ["kb", "--what", "both", "--gpus", "0.5"])
     assert settings == EmbedSettings(corpus=Path("kb"), what="both", gpus=0.5)
+
+
+def test_a_message_with_an_endless_name_keeps_its_head_and_its_remedy(
+    fake: types.ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(fake, ValueError(f"a.jsonl:3: id {'7' * 50_000} is there already; rename it")) == 2
+    said = capsys.readouterr().err
+    assert len(said) < 2100 and "a.jsonl:3: id 77" in said and said.rstrip().endswith("rename it")

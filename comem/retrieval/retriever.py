@@ -18,7 +18,7 @@ from comem.io.images import ImageError, image_ref, open_image
 from comem.io.run_folder import check_same
 from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.index import Hits, VectorIndex
-from comem.retrieval.knowledge import KnowledgeBase
+from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
 from comem.retrieval.settings import RETRIEVERS, RetrieverSettings, RetrieveSettings
 from comem.types import Example, RetrievedContext
 
@@ -231,7 +231,9 @@ class PrecomputedRetriever(Retriever):
                 f"{self.path}: no results for {len(missing)} of {len(examples)} examples (first:"
                 f" {missing[0]!r}); run comem retrieve again with the same questions"
             )
-        return {each.id: _known_context(self._rows[each.id], self.base).top(k) for each in examples}
+        return {
+            each.id: _known_context(self._rows[each.id], self.base, self.path).top(k) for each in examples
+        }
 
     def describe(self) -> dict[str, Any]:
         """File and knowledge base."""
@@ -329,7 +331,9 @@ def retrieve_all(
             fresh |= contexts
             advance(len(batch))
     return {
-        each.id: fresh[each.id] if each.id in fresh else _known_context(known[each.id], retriever.base)
+        each.id: fresh[each.id]
+        if each.id in fresh
+        else _known_context(known[each.id], retriever.base, Path(str(cache)))
         for each in examples
     }
 
@@ -359,7 +363,8 @@ def retrieve(settings: RetrieveSettings, progress: Progress = quiet) -> dict[str
 
 def load_contexts(path: str | Path, base: KnowledgeBase) -> dict[str, RetrievedContext]:
     """All contexts of a results file by example id."""
-    return {row["example_id"]: _known_context(row, base) for row in _result_rows(Path(path), base)}
+    path = Path(path)
+    return {row["example_id"]: _known_context(row, base, path) for row in _result_rows(path, base)}
 
 
 def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator[Example]:
@@ -380,9 +385,12 @@ def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator
         yield Example(str(key), str(row.get("question", "")), ref, language=language)
 
 
-def _known_context(row: Mapping[str, Any], base: KnowledgeBase) -> RetrievedContext:
+def _known_context(row: Mapping[str, Any], base: KnowledgeBase, path: Path) -> RetrievedContext:
     scores = tuple(float(score) for score in row.get("scores") or ())
-    return RetrievedContext(row["example_id"], tuple(base.by_ids(row["ids"])), scores)
+    try:
+        return RetrievedContext(row["example_id"], tuple(base.by_ids(row["ids"])), scores)
+    except KnowledgeBaseError as error:
+        raise KnowledgeBaseError(f"{path}: {row['example_id']!r}: {error}") from error
 
 
 def _result_rows(path: Path, base: KnowledgeBase) -> Iterator[dict[str, Any]]:
@@ -401,7 +409,12 @@ def _context_rows(path: Path) -> Iterator[dict[str, Any]]:
             raise RecordError(
                 f"{path}: record {number}: needs example_id, ids and scores, found {sorted(row)}"
             )
-        yield {**row, "example_id": str(row["example_id"]), "ids": [str(item_id) for item_id in row["ids"]]}
+        try:
+            scores = [float(score) for score in row.get("scores") or ()]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RecordError(f"{path}: record {number}: a score is no number ({error})") from error
+        ids = [str(item_id) for item_id in row["ids"]]
+        yield {**row, "example_id": str(row["example_id"]), "ids": ids, "scores": scores}
 
 
 def _check_manifest(path: Path, wanted: Mapping[str, Any]) -> None:

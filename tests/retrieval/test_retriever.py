@@ -169,3 +169,21 @@ def test_words_find_passages(retriever: VectorRetriever, tmp_path: Path) -> None
 def test_what_a_retriever_needs_is_said(settings: dict[str, str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         open_retriever(RetrieverSettings(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"ids": ["nobody"]}, "'a': .* ids are not in this knowledge base .*'nobody'"),
+        ({"ids": [], "scores": [None]}, "record 1: a score is no number"),
+        ({"ids": [], "scores": [["0.5"]]}, "record 1: a score is no number"),
+        ({"ids": [], "scores": ["high"]}, "record 1: a score is no number"),
+    ],
+)
+def test_a_faulty_file_of_results_is_named(
+    retriever: VectorRetriever, tmp_path: Path, row: dict[str, object], said: str
+) -> None:
+    path = tmp_path / "contexts.jsonl"
+    path.write_text(json.dumps({"example_id": "a", **row}) + "\n")
+    with pytest.raises(ValueError, match=f"contexts.jsonl: {said}"):
+        load_contexts(path, retriever.base)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.robustness.faults import KillWorker
+from tests.robustness.faults import Fault, KillWorker
 from tests.robustness.jobs import content, new_folder
 from tests.robustness.process import Outcome, run
 from tests.robustness.verdicts import Trial
@@ -25,6 +29,7 @@ def trials(world: Path, folder: Path) -> Iterator[Trial]:
     yield from killed_worker(world, folder)
     yield from overlapping_shards(world, folder)
     yield from overlapping_banks(world, folder)
+    yield from private_names(world, folder)
     yield from million_rows(world, folder)
 
 
@@ -87,6 +92,64 @@ def overlapping_banks(world: Path, folder: Path) -> Iterator[Trial]:
         "merged" if outcome.code == 0 else "refused",
         tuple(problems),
     )
+
+
+@dataclass(frozen=True)
+class Names(Fault):
+    """A server of names that answers with these addresses, one after the other."""
+
+    addresses: Mapping[str, Sequence[str]]
+
+    def inside(self, folder: Path) -> None:
+        told = {name: itertools.cycle(found) for name, found in self.addresses.items()}
+
+        def getaddrinfo(host: str, port: int, *_: object, **__: object) -> list[object]:
+            address = next(told[host])
+            if ":" in address:
+                return [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", (address, port, 0, 0))]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+        socket.getaddrinfo = getaddrinfo  # type: ignore[assignment]
+
+
+PRIVATE = {
+    "this.example": ["127.0.0.1"], "wrapped.example": ["::ffff:127.0.0.1"], "mine.example": ["127.9.9.9"],
+    "changing.example": ["10.0.0.1", "127.0.0.1"], "cloud.example": ["169.254.169.254", "127.0.0.1"],
+    "nat.example": ["64:ff9b::7f00:1"], "loop.example": ["::1"],
+}  # fmt: skip
+
+
+def private_names(world: Path, folder: Path) -> Iterator[Trial]:
+    """Names that lead to this machine: none of them is connected to, unless that was allowed."""
+    new_folder(world, folder)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        port = server.getsockname()[1]
+        rows = [{"id": name, "text": name, "image": f"http://{name}:{port}/a.png"} for name in PRIVATE]
+        (folder / "items.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+        built = run("corpus build items.jsonl --output out".split(), folder)
+        words = "corpus download out --contact a@example.org --retries 0 --read-seconds 1".split()
+        outcome = run(words, folder, Names(PRIVATE))
+        problems = [f"exit code {each.code}, {each.last[:200]}" for each in (built, outcome) if each.crashed]
+        if _was_asked(server):
+            problems.append("a private address was connected to")
+        found = _lines(folder / "out" / "downloads" / "shard_00000.jsonl")
+        if [json.loads(line)["reason"] for line in found] != ["private address"] * len(rows):
+            problems.append(f"not refused as private: {found[:2]!r}")
+        allowed = run([*words, "--allow-private"], folder, Names({name: ["127.0.0.1"] for name in PRIVATE}))
+        if allowed.crashed or not _was_asked(server):
+            problems.append("with --allow-private nobody was asked: the trial proves nothing")
+    yield Trial("special", "names of private addresses", ", ".join(PRIVATE), "refused", tuple(problems))
+
+
+def _was_asked(server: socket.socket) -> bool:
+    """Whether anybody has connected since the last look."""
+    asked = False
+    with suppress(BlockingIOError):
+        while True:
+            server.accept()[0].close()
+            asked = True
+    return asked
 
 
 def _lines(path: Path) -> list[bytes]:
