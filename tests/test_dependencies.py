@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -31,3 +32,12 @@ def test_an_old_pin_is_told(script: ModuleType, monkeypatch: pytest.MonkeyPatch)
 
 def test_the_page_lists_every_pin(script: ModuleType) -> None:
     assert script.stale() == [], "run python scripts/dev/dependencies.py"
+
+
+def test_a_database_of_advisories_is_asked(script: ModuleType, tmp_path: Path) -> None:
+    entry = {"id": "pyup.io-1", "cve": "CVE-0000-2", "specs": ["<0.1", ">=1,<999"]}
+    about = {"$meta": {"timestamp": 1625119202}, "Pillow": [entry], "numpy": [{**entry, "specs": ["<0.1"]}]}
+    (tmp_path / "insecure_full.json").write_text(json.dumps(about))
+    said, told = script.affected(tmp_path / "insecure_full.json")
+    assert said == "2 of the pinned packages are among 2, as of 2021-07-01"
+    assert told and all(each.startswith("pillow ") and "CVE-0000-2" in each for each in told)

@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
 """Writes docs/dependencies.md: every pin of requirements.txt, its licence, and advisories that it is past.
 
-Usage: python scripts/dev/dependencies.py [--check]
+Usage: python scripts/dev/dependencies.py [--check | --database FILE]
 
 It asks nobody: licences are read from the packages' own metadata where they are installed, and the
 advisories are those of the table below, with the first version that has the fix. A page made offline can show
 no more: run `pip-audit -r requirements.txt` where there is a network. With --check nothing is written: exit
-code 1 if a pin is older than a fix, or the page lacks a package or names another version.
+code 1 if a pin is older than a fix, or the page lacks a package or names another version. --database FILE
+compares the pins with a database of advisories in safety-db's form (`insecure_full.json` of that package).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -47,6 +51,12 @@ them: it makes this page without a network, so newer advisories are not in it.
 `pip-audit -r requirements.txt` asks for those. The packages that come along with these are not
 listed.
 
+What an offline check can show, and did on 29 November 2026: no pin is older than a fix in the
+script's own table (written from memory, up to 2025), and none is affected by an entry of safety-db
+2021.7.17 (`python scripts/dev/dependencies.py --database insecure_full.json`; its data is of 1 July
+2021, 1,363 packages, 12 of these pins among them). Advisories of the years after 2021 that are not
+in the table were not looked up: pip-audit could not be run where this was made.
+
 CoMEM itself opens no pickles, from any of them (weights are read from safetensors only), runs no
 code of a model's repository unless it is told to, and fetches from no private address; see
 [knowledge bases](knowledge_base.md#downloads).
@@ -75,6 +85,22 @@ def outdated() -> list[str]:
         for advisory, fixed in ADVISORIES.get(canonicalize_name(pin.name), ())
         if Version(version_of(pin)) < Version(fixed)
     ]
+
+
+def affected(database: Path) -> tuple[str, list[str]]:
+    """How many pins a database of safety-db's form knows, and of when it is; those that it tells of."""
+    about = json.loads(database.read_text(encoding="utf-8"))
+    known = {canonicalize_name(name): entries for name, entries in about.items() if name != "$meta"}
+    when = datetime.fromtimestamp(about["$meta"]["timestamp"], tz=timezone.utc).date()
+    listed = [pin for pin in pins() if canonicalize_name(pin.name) in known]
+    told = [
+        f"{pin.name} {version_of(pin)}: {entry.get('cve') or entry.get('id')}"
+        for pin in listed
+        for entry in known[canonicalize_name(pin.name)]
+        if any(SpecifierSet(each).contains(version_of(pin), prereleases=True) for each in entry["specs"])
+    ]
+    names = {pin.name for pin in listed}
+    return f"{len(names)} of the pinned packages are among {len(known):,}, as of {when}", told
 
 
 def licence(name: str) -> str:
@@ -117,7 +143,11 @@ def stale() -> list[str]:
 def main() -> int:
     """Write the page, or check it."""
     faults = outdated()
-    if "--check" in sys.argv[1:]:
+    if "--database" in sys.argv[1:]:
+        said, told = affected(Path(sys.argv[-1]))
+        sys.stdout.write(f"{said}\n")
+        faults += told
+    elif "--check" in sys.argv[1:]:
         faults += [f"docs/dependencies.md: {name} is missing or another version" for name in stale()]
     else:
         PAGE.write_text(_HEAD + "\n".join(rows()) + "\n", encoding="utf-8")
