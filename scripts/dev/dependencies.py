@@ -54,7 +54,7 @@ listed.
 What an offline check can show, and did on 29 November 2026: no pin is older than a fix in the
 script's own table (written from memory, up to 2025), and none is affected by an entry of safety-db
 2021.7.17 (`python scripts/dev/dependencies.py --database insecure_full.json`; its data is of 1 July
-2021, 1,363 packages, 12 of these pins among them). Advisories of the years after 2021 that are not
+2021, 1,363 packages, 9 of these among them). Advisories of the years after 2021 that are not
 in the table were not looked up: pip-audit could not be run where this was made.
 
 CoMEM itself opens no pickles, from any of them (weights are read from safetensors only), runs no
