@@ -331,6 +331,7 @@ STAGES: dict[str, list[Stage]] = {
         Stage("reader", 250, [4, 8], {"frames": 1.0}, 2e-3, 8),
         Stage("one segment", 350, [4, 8], {"memory": 0.9, "frames": 0.1}, 2e-3, 8),
         Stage("segments", 250, [8, 16, 32], {"memory": 0.7, "both": 0.15, "frames": 0.15}, 1e-3, 8),
+        Stage("slower", 250, [8, 16, 32], {"memory": 0.8, "both": 0.15, "frames": 0.05}, 1e-3, 8),
     ],
 }
 
