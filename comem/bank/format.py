@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from comem.io.files import read_json, sha256_of, write_atomic, write_sealed
 from comem.io.run_folder import run_manifest
-from comem.types import KnowledgeItem
+from comem.types import ImageRef, KnowledgeItem
 
 logger = logging.getLogger(__name__)
 
@@ -172,9 +173,9 @@ def content_hash(item: KnowledgeItem) -> bytes:
     digest.update(len(text).to_bytes(8, "little") + text)
     if item.image is not None:
         try:
-            path = item.image.path
-            found = _hash(item.image.data) if path is None else _file_hash(path, os.stat(path).st_mtime_ns)
-        except OSError as error:
+            image, path = item.image, item.image.path
+            found = _hash(image.data) if path is None else _file_hash(image, _changed(path, image.fault))
+        except (OSError, ValueError) as error:
             raise ValueError(f"knowledge item {item.id!r}: {error}; check the image folder") from error
         digest.update(found)
     if item.video is not None:
@@ -187,13 +188,21 @@ def _video_hash(item: KnowledgeItem) -> bytes:
     video = item.video
     if video is None or video.path is None:
         return repr(video and (video._digest, video.start, video.end, video.fps)).encode()
-    if video.fault:
-        raise ValueError(f"knowledge item {item.id!r}: {video.path}: {video.fault}")
     try:
-        film = _film_hash(video.path, os.stat(video.path).st_mtime_ns)
+        film = _film_hash(video.path, _changed(video.path, video.fault))
     except (OSError, ValueError) as error:
         raise ValueError(f"knowledge item {item.id!r}: {error}; check the video folder") from error
     return film + repr((video.start, video.end, video.fps)).encode()
+
+
+def _changed(path: str, fault: str) -> int:
+    """When a file was written; what never ends (a pipe, a device) is not read."""
+    if fault:
+        raise ValueError(f"{path}: {fault}")
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path}: not a regular file")
+    return found.st_mtime_ns
 
 
 @lru_cache(maxsize=64)  # the segments of a film come in a row
@@ -202,8 +211,10 @@ def _film_hash(path: str, changed: int) -> bytes:
 
 
 @lru_cache(maxsize=4096)  # in WIT several items in a row show one image
-def _file_hash(path: str, changed: int) -> bytes:
-    return _hash(Path(path).read_bytes())
+def _file_hash(image: ImageRef, changed: int) -> bytes:
+    from comem.io.images import image_bytes  # Pillow: a store opens without it
+
+    return _hash(image_bytes(image))
 
 
 def _hash(data: bytes | None) -> bytes:

@@ -354,6 +354,15 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
+def image_bytes(ref: ImageRef | str | Path | bytes) -> bytes:
+    """The encoded bytes of an image, unopened.
+
+    Raises:
+        ImageError: there is no such file, it is no regular file, empty, or too large.
+    """
+    return _read(ref)[1]
+
+
 def _read(ref: ImageRef | str | Path | bytes) -> tuple[str, bytes]:
     """The name for messages, and the encoded bytes."""
     if isinstance(ref, bytes):

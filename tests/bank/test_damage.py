@@ -13,7 +13,18 @@ import torch
 
 from comem.bank import format as format_module
 from comem.bank.build import build_store
-from comem.bank.format import ENTRY, HEADER, IDS, LOOKUP, MANIFEST, TABLE, EntryTable, StoreError, shard_name
+from comem.bank.format import (
+    ENTRY,
+    HEADER,
+    IDS,
+    LOOKUP,
+    MANIFEST,
+    TABLE,
+    EntryTable,
+    StoreError,
+    content_hash,
+    shard_name,
+)
 from comem.bank.reader import MemoryStore
 from comem.bank.serve import open_bank
 from comem.bank.settings import VerifySettings
@@ -22,7 +33,7 @@ from comem.bank.upkeep import drop_damaged, export_store, verify, verify_store
 from comem.bank.writer import StoreWriter
 from comem.io.files import StorageError
 from comem.memory.bank import MemoryBank
-from comem.types import KnowledgeItem
+from comem.types import ImageRef, KnowledgeItem, VideoRef
 
 from .conftest import MADE_BY, FakeEncoder, memory_of
 
@@ -302,3 +313,22 @@ def _fail(store: MemoryStore, handle: int, writer: StoreWriter) -> None:
 def test_an_old_table_under_a_new_lookup(folder: Path) -> None:
     table = EntryTable(folder)
     assert table.promised == table.count == 10 and table.lookup_fault == ""
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder", "empty", "nul", "outside"])
+def test_what_is_no_file_is_a_fault_of_its_item(tmp_path: Path, what: str) -> None:
+    """It is told before it is read: a pipe, or a device, would never end."""
+    path = tmp_path / "image.png"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    elif what == "empty":
+        path.touch()
+    place = {"device": "/dev/zero", "nul": "a\0b.png"}.get(what, str(path))
+    image = ImageRef(place, fault="outside the data's folder" if what == "outside" else "")
+    with pytest.raises(ValueError, match="knowledge item 'i'"):
+        content_hash(KnowledgeItem("i", "text", image))
+    if what in ("pipe", "device", "folder", "outside"):
+        with pytest.raises(ValueError, match="knowledge item 'i'"):
+            content_hash(KnowledgeItem("i", "text", None, video=VideoRef(place, fault=image.fault)))

@@ -17,7 +17,8 @@ from typing import Any
 
 from comem.config import as_dict
 from comem.io.console import Advance, Progress, quiet
-from comem.io.files import RecordError, one_writer, read_json, sha256_of, storage_errors, sweep, write_json
+from comem.io.files import RecordError, one_writer, read_json, storage_errors, sweep, write_json
+from comem.io.images import ImageError, image_bytes
 from comem.retrieval.corpus.rules import CorpusError, CorpusItem, CorpusRules, CorpusStats, CutShardError
 from comem.retrieval.corpus.sources import CorpusSettings, Source
 from comem.retrieval.corpus.table import choose_rows, join_parts, row_key, write_part
@@ -174,8 +175,8 @@ def _same_image(item: CorpusItem, rules: CorpusRules, stats: CorpusStats) -> str
     """What two rows with the same image share."""
     if rules.same_image == "content" and item.image:
         try:
-            return sha256_of(item.image)
-        except (RecordError, OSError):
+            return hashlib.sha256(image_bytes(item.image)).hexdigest()
+        except (ImageError, OSError):
             stats.repair("image not there: told apart by its address", item.image)
     return item.image_url or item.image
 
