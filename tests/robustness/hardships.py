@@ -70,7 +70,7 @@ def troubled(world: Path, folder: Path, job: Reference, fault: Fault, kind: str)
     else:
         ended = "crashed" if problems else "refused" if outcome.code == 2 else "stopped"
     again = run(job.job.words, folder)
-    if again.code != 0:
+    if again.code != 0 and not again.is_there:
         problems.append(f"the next run: exit code {again.code}, {again.last[:300]}")
     elif left := leftovers(folder):
         problems.append(f"left behind: {', '.join(left[:3])}")

@@ -55,7 +55,7 @@ def killed(
 def _left_alone(folder: Path, job: Reference, kept: list[bytes]) -> Iterator[str]:
     """What is wrong after the run that nobody disturbs."""
     outcome = run(job.job.words, folder)
-    if outcome.code != 0:
+    if outcome.code != 0 and not outcome.is_there:
         yield f"the next run: {_said(outcome)}"
         return
     yield from _lost(folder, job, kept, "the next run")

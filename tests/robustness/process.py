@@ -44,6 +44,11 @@ class Outcome:
         return TRACEBACK in self.text or self.code not in WORDED
 
     @property
+    def is_there(self) -> bool:
+        """Whether it replaces no folder, and was called again after its end: then all has to be there."""
+        return self.code == 2 and "exists and is not empty" in self.last
+
+    @property
     def last(self) -> str:
         """Its last line that says something."""
         lines = [line for line in self.text.replace("\r", "\n").splitlines() if line.strip()]
