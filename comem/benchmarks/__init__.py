@@ -28,10 +28,11 @@ BENCHMARKS: Registry[Benchmark] = Registry(
         "mmmu": "comem.benchmarks.mmmu:ROW",
         "mathvista": "comem.benchmarks.mathvista:ROW",
         "coco_caption": "comem.benchmarks.coco:ROW",
-        **{
-            name: f"comem.benchmarks.video:{name.upper()}"
-            for name in ("longvideobench", "videomme", "mlvu", "nextqa", "egoschema")
-        },
+        "longvideobench": "comem.benchmarks.video:LONGVIDEOBENCH",
+        "videomme": "comem.benchmarks.video:VIDEOMME",
+        "mlvu": "comem.benchmarks.video:MLVU",
+        "nextqa": "comem.benchmarks.video:NEXTQA",
+        "egoschema": "comem.benchmarks.video:EGOSCHEMA",
         "own": "comem.benchmarks.own:ROW",
         "llava_video": "comem.benchmarks.llava_video:ROW",
         "flags": "comem.benchmarks.infoseek:FLAGS",

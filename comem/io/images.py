@@ -613,3 +613,8 @@ def why_not(image: ImageRef) -> str:
     except ImageError as error:
         return str(error)
     return ""
+
+
+def pixels(image: ImageRef | Image.Image) -> Image.Image:
+    """The image, opened if it is a reference."""
+    return image if isinstance(image, Image.Image) else open_image(image)

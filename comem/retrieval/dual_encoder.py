@@ -13,7 +13,8 @@ import numpy as np
 
 from comem.io.files import read_json, valid
 from comem.io.hub import hub_or_cache
-from comem.retrieval.embedder_base import MAX_CHARS, PRECISIONS, EmbedderError, ImageLike, pixels
+from comem.io.images import pixels
+from comem.retrieval.embedder_base import MAX_CHARS, PRECISIONS, EmbedderError, ImageLike
 
 #: A repository whose own code may run, by its name or folder: consent that an index's manifest cannot give.
 CONSENT = "COMEM_REMOTE_EMBEDDER"
@@ -114,14 +115,6 @@ class DualEncoder:
                 vectors = getattr(found, "pooler_output", found).float()
                 rows.append(torch.nn.functional.normalize(vectors, dim=-1).cpu().numpy())
         return np.concatenate(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
-
-
-def is_dual_encoder(name: str) -> bool:
-    """Whether a name is a folder of transformers, or a hub repository (which open_clip's names are not)."""
-    folder = Path(name)
-    if folder.is_dir():
-        return (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file()
-    return "/" in name and ":" not in name and not name.startswith((".", "/", "~"))
 
 
 def load_dual_encoder(name: str, device: str, precision: str = "fp32") -> DualEncoder:

@@ -16,16 +16,9 @@ import numpy as np
 
 import comem
 from comem.io.files import valid
+from comem.io.images import pixels
 from comem.registry import nearest
-from comem.retrieval.dual_encoder import DualEncoder, is_dual_encoder, load_dual_encoder
-from comem.retrieval.embedder_base import (
-    MAX_CHARS,
-    PRECISIONS,
-    Embedder,
-    EmbedderError,
-    ImageLike,
-    pixels,
-)
+from comem.retrieval.embedder_base import MAX_CHARS, PRECISIONS, Embedder, EmbedderError, ImageLike
 from comem.retrieval.settings import DEFAULT_EMBEDDER
 
 __all__ = [
@@ -128,9 +121,17 @@ class OpenClipEmbedder:
         return np.concatenate(rows) if rows else np.zeros((0, self.dimension), dtype=np.float32)
 
 
+def is_dual_encoder(name: str) -> bool:
+    """Whether a name is a folder of transformers, or a hub repository (which open_clip's names are not)."""
+    folder = Path(name)
+    if folder.is_dir():
+        return (folder / "config.json").is_file() and not (folder / "open_clip_config.json").is_file()
+    return "/" in name and ":" not in name and not name.startswith((".", "/", "~"))
+
+
 def load_embedder(
     name: str = DEFAULT_EMBEDDER, device: str | None = None, precision: str = "fp32"
-) -> OpenClipEmbedder | DualEncoder:
+) -> Embedder:
     """Loads an embedder.
 
     Args:
@@ -151,6 +152,8 @@ def load_embedder(
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if is_dual_encoder(name):
+        from comem.retrieval.dual_encoder import load_dual_encoder
+
         return load_dual_encoder(name, device, precision)
     folder = TOY_CLIP if name == "toy" else Path(name.removeprefix("local-dir:"))
     if name == "toy" or folder.is_dir() or name.startswith("local-dir:"):

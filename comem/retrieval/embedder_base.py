@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from comem.io.images import open_image
 from comem.types import ImageRef
 
 MAX_CHARS = 20_000  # of a text, of which 77 tokens are read: CLIP's tokenizer is slow on long words
@@ -35,8 +34,3 @@ class Embedder(Protocol):
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
         """float32 (n, d), each row of length 1."""
-
-
-def pixels(image: ImageLike) -> Image.Image:
-    """The image, opened if it is a reference."""
-    return image if isinstance(image, Image.Image) else open_image(image)

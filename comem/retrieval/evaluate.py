@@ -18,7 +18,6 @@ from comem.io.images import open_image
 from comem.io.run_folder import run_manifest
 from comem.registry import Registry
 from comem.retrieval.embedder import Embedder, ImageLike, load_embedder
-from comem.retrieval.embedder_base import pixels
 from comem.retrieval.index import VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import RecallSettings

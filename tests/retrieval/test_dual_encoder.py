@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from comem.io.images import ImageError
-from comem.retrieval.dual_encoder import CONSENT, is_dual_encoder
-from comem.retrieval.embedder import load_embedder
-from comem.retrieval.embedder_base import EmbedderError
+from comem.retrieval.dual_encoder import CONSENT
+from comem.retrieval.embedder import EmbedderError, is_dual_encoder, load_embedder
 from comem.types import ImageRef
 
 SMALL = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
