@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from comem.io.files import RecordError, read_json, read_jsonl, write_json
-from comem.io.images import open_image
+from comem.io.images import open_image, pixels
 from comem.io.run_folder import run_manifest
 from comem.registry import Registry
 from comem.retrieval.embedder import Embedder, ImageLike, load_embedder
