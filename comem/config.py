@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union
 
 import yaml
 
-from comem.io.files import write_atomic
+from comem.io.files import short, write_atomic
 from comem.io.run_folder import without_secrets
 from comem.registry import nearest
 
@@ -113,7 +113,7 @@ def from_values(cls: type[C], values: Any, source: str) -> C:
         ConfigError: as `load_config`.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{source} is {values!r}; expected `key: value` entries")
+        raise ConfigError(f"{source} is {short(repr(values))}; expected `key: value` entries")
     return _build(cls, values, source, "")
 
 
@@ -167,7 +167,9 @@ def _extended(values: dict[str, Any], path: Path, seen: tuple[Path, ...]) -> dic
     """The file's values over those of the file that it extends."""
     name, here = values.pop(EXTENDS), path.resolve()
     if not isinstance(name, str):
-        raise ConfigError(f"{path}: {EXTENDS} is {name!r}; expected the name of another config file")
+        raise ConfigError(
+            f"{path}: {EXTENDS} is {short(repr(name))}; expected the name of another config file"
+        )
     if here in seen:
         raise ConfigError(f"{path}: {EXTENDS} comes back to this file; remove it in one of them")
     return _merged(read_yaml(path.parent / name, (*seen, here)), values)
@@ -253,7 +255,7 @@ def _convert(  # noqa: C901, PLR0911 (a branch a type)
     elif origin is Literal:
         if value in inner:
             return value
-        raise _error(source, f"{key} is {value!r}; allowed: {', '.join(map(str, inner))}")
+        raise _error(source, f"{key} is {short(repr(value))}; allowed: {', '.join(map(str, inner))}")
     elif origin in (Union, types.UnionType):
         return _convert_union(value, inner, source, key, partial)
     elif origin in (list, tuple, Sequence) or hint in (list, tuple):
@@ -264,7 +266,7 @@ def _convert(  # noqa: C901, PLR0911 (a branch a type)
             return dict(value)
     elif _fits(value, hint):
         return hint(value) if hint in (float, Path) else value
-    raise _error(source, f"{key} is {value!r}; expected {_name(hint)}")
+    raise _error(source, f"{key} is {short(repr(value))}; expected {_name(hint)}")
 
 
 def _convert_union(value: Any, options: tuple[Any, ...], source: str, key: str, partial: bool) -> Any:
@@ -278,7 +280,7 @@ def _convert_union(value: Any, options: tuple[Any, ...], source: str, key: str, 
             return _convert(value, option, source, key, partial)
         except ConfigError:
             continue
-    raise _error(source, f"{key} is {value!r}; expected {' or '.join(map(_name, options))}")
+    raise _error(source, f"{key} is {short(repr(value))}; expected {' or '.join(map(_name, options))}")
 
 
 def _convert_items(

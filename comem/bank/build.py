@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -17,7 +16,7 @@ from comem.bank.reader import MemoryStore, check_encoder
 from comem.bank.settings import BuildCounts, EncodeSettings
 from comem.bank.writer import StoreWriter, create_store
 from comem.io.console import Advance, Progress, quiet
-from comem.io.files import JsonlAppender, read_json, write_json
+from comem.io.files import JsonlAppender, read_json, remove_folder, write_json
 from comem.io.parallel import Engine, run_shards
 from comem.io.run_folder import differences, run_manifest
 from comem.types import KnowledgeItem
@@ -312,7 +311,7 @@ def build_file(
     wanted += [item_id for item_id in bank.ids if item_id not in order]
     if not path.exists() or tuple(wanted) != held[0].ids:
         bank.select(wanted).save(path)
-    shutil.rmtree(parts, ignore_errors=True)
+    remove_folder(parts)
     return counts
 
 
@@ -368,14 +367,14 @@ def build_divided(  # noqa: PLR0913 (each one optional)
     parts = sorted(path for path in folder.glob("part-*") if path.is_dir())
     if parts:
         merge_stores(parts, output, on_conflict="last").close()
-    shutil.rmtree(folder)
+    remove_folder(folder)
     return totals
 
 
 def _start_over_if_changed(folder: Path, wanted: dict[str, Any]) -> None:
     plan = folder / "plan.json"
     if folder.is_dir() and (not plan.is_file() or differences(read_json(plan), wanted)):
-        shutil.rmtree(folder)
+        remove_folder(folder)
     write_json(plan, wanted)
 
 

@@ -228,6 +228,14 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill midway leaves none of this name: what is left is swept the next time."""
+    sweep(folder.parent, folder.name)
+    gone = _unfinished(folder, "tmp")
+    os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
 def sweep(folder: Path, name: str | None = None, *, recursive: bool = False) -> None:
     """Remove what killed processes had not finished writing; call it before writing there.
 
@@ -358,6 +366,11 @@ def exact(value: Any) -> str:
 def prose(value: Any) -> str:
     """A value as running text: single blanks, none around it; "" if it is missing."""
     return "" if is_missing(value) else " ".join(valid(str(value)).replace("\x00", "").split())
+
+
+def short(name: str, length: int = 120) -> str:
+    """A name for messages, which may be a text of any length."""
+    return name if len(name) <= length else f"{name[: length - 30]}… ({len(name)} characters)"
 
 
 def marks(tokens: Iterable[str]) -> re.Pattern[str]:

@@ -26,7 +26,7 @@ from urllib.parse import unquote, unquote_to_bytes
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from comem.io.files import exact, is_missing, write_json
+from comem.io.files import exact, is_missing, short, write_json
 from comem.types import Example, ImageRef, RetrievedContext
 
 #: Refuse images with more pixels than this (a decompression bomb is a few kB that unpack to gigabytes).
@@ -227,11 +227,6 @@ def _of_pixels(value: Any) -> ImageRef:
 
 def _unusable(name: str, fault: str) -> ImageRef:
     return ImageRef(path=name, fault=fault)
-
-
-def short(name: str, length: int = 120) -> str:
-    """A name for messages, which may be a text of any length."""
-    return name if len(name) <= length else f"{name[: length - 30]}… ({len(name)} characters)"
 
 
 def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:

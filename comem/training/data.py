@@ -20,8 +20,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from PIL import Image
 
-from comem.io.files import RecordError, is_missing, numbered_lines, parse_line, warn_of_repairs
-from comem.io.images import image_ref, short
+from comem.io.files import RecordError, is_missing, numbered_lines, parse_line, short, warn_of_repairs
+from comem.io.images import image_ref
 from comem.training.settings import TrainSettings
 from comem.types import ImageRef, KnowledgeItem, Message, VideoRef
 

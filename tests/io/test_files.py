@@ -16,6 +16,7 @@ from comem.io.files import (
     no_space,
     one_writer,
     read_json,
+    remove_folder,
     storage_errors,
     sweep,
     sync_tree,
@@ -83,6 +84,31 @@ def test_whole_file_takes_its_name_only_on_success(tmp_path: Path) -> None:
     assert path.read_bytes() == b"first" and [each.name for each in path.parent.iterdir()] == ["a.npy"]
     with pytest.raises(StorageError, match="free some space"), whole_file(path):
         raise RuntimeError("write error in a.npy: 5 != 10 (No space left on device)")  # as FAISS says it
+
+
+def test_a_folder_is_removed_as_a_whole_whenever_it_is_killed(tmp_path: Path) -> None:
+    """Killed after the first of its files: no half folder bears its name, and the next call takes the rest."""
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        real = os.unlink
+        def unlink(*given, **more):
+            real(*given, **more)
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.unlink = unlink
+        from comem.io.files import remove_folder
+        remove_folder(Path(sys.argv[1]))
+    """
+    folder = tmp_path / "out.parts"
+    for left in (0, 2):  # the second call is killed while it sweeps what the first one left
+        folder.mkdir()
+        for name in ("items", "table"):
+            (folder / name).touch()
+        subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(folder)], check=False)
+        assert len(list(folder.glob("*"))) == left, "gone, or whole"
+        assert list(tmp_path.glob(".*.tmp")), "what was killed lies under another name"
+    remove_folder(folder)
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_sweep_removes_what_killed_processes_left(tmp_path: Path) -> None:

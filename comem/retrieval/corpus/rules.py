@@ -349,7 +349,7 @@ def _last_part(url: str) -> str:
     try:
         return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     except ValueError as error:
-        from comem.io.images import short
+        from comem.io.files import short
 
         raise ValueError(f"{short(url)} is no address ({error})") from error
 
