@@ -87,7 +87,7 @@ def test_whole_file_takes_its_name_only_on_success(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_removed_as_a_whole_whenever_it_is_killed(tmp_path: Path) -> None:
-    """Killed after the first of its files: no half folder bears its name, and the next call takes the rest."""
+    """Killed after the first of its files: no half folder has its name; the next call takes the rest."""
     code = """
         import os, signal, sys
         from pathlib import Path
