@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from comem.backbones.hf import load_backbone
 from comem.cli import main
 from comem.memory.encoder import load_encoder
 from tests.eval.conftest import predictions, words
@@ -44,14 +46,27 @@ def test_vlm_as_memory_keeps_the_layers_that_are_asked_for(world: Path, model: P
 
 
 def test_several_modes_in_one_call(
-    world: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    world: Path,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    loads: list[str] = []
+
+    def counted(name: str, *args: Any, **more: Any) -> Any:
+        loads.append(name)
+        return load_backbone(name, *args, **more)
+
     encoder, bank = str(model.parent / "encoder"), str(tmp_path / "bank")
     assert (
         main(["bank", "build", "--encoder", encoder, "--index", str(world / "index"), "--output", bank]) == 0
     )
     more = ("--bank", bank, "--encoder", encoder)
-    assert main(words(world, model, "rag comem vlm_as_memory", tmp_path / "all", *more)) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("comem.backbones.hf.load_backbone", counted)
+        assert main(words(world, model, "rag comem vlm_as_memory", tmp_path / "all", *more)) == 0
+    assert loads == [str(model)], "once for all modes"
     assert "0 encoded in 0 encoder calls" in capsys.readouterr().out
     assert main(words(world, model, "rag", tmp_path / "rag")) == 0
     assert main(words(world, model, "vlm_as_memory", tmp_path / "kv")) == 0
