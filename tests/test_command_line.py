@@ -290,7 +290,8 @@ def test_names_with_underscores_are_read_in_every_command(name: str) -> None:
     known = [each for cls in _classes(COMMANDS[name]) if cls for each in options(cls)]
     words, keys = list[str](), list[str]()
     for each in known:
-        values = typing.get_args(each.hint) if typing.get_origin(each.hint) is typing.Literal else ("1",)
+        literal = typing.get_origin(each.hint) is typing.Literal
+        values = [str(value) for value in typing.get_args(each.hint)] if literal else ["1"]
         if dashed := next((way for way in each.names if "-" in way[2:]), ""):
             words += [dashed] if each.flag else [dashed, values[0]]
             keys.append(each.key)
