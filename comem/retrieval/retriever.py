@@ -414,6 +414,8 @@ def _context_rows(path: Path) -> Iterator[dict[str, Any]]:
         except (TypeError, ValueError, OverflowError) as error:
             raise RecordError(f"{path}: record {number}: a score is no number ({error})") from error
         ids = [str(item_id) for item_id in row["ids"]]
+        if scores and len(scores) != len(ids):
+            raise RecordError(f"{path}: record {number}: {len(ids)} ids but {len(scores)} scores")
         yield {**row, "example_id": str(row["example_id"]), "ids": ids, "scores": scores}
 
 

@@ -136,6 +136,17 @@ def test_results_of_another_knowledge_base(retriever: VectorRetriever, tmp_path:
         load_contexts(path, retriever.base)
 
 
+@pytest.mark.parametrize("scores", [[1.0, 0.5], ["high"], [None]])
+def test_scores_that_do_not_fit_name_the_file(
+    retriever: VectorRetriever, tmp_path: Path, scores: list[Any]
+) -> None:
+    path = tmp_path / "found.jsonl"
+    item = retriever.base.items([0])[0].id
+    path.write_text(json.dumps({"example_id": "a", "ids": [item], "scores": scores}) + "\n")
+    with pytest.raises(RecordError, match="found.jsonl: record 1: .*score"):
+        load_contexts(path, retriever.base)
+
+
 def test_queries(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('{"data_id": "a", "question": "?", "image_path": "x/1.png"}\n{"id": 7}\n')
