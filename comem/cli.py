@@ -168,7 +168,10 @@ def _write(text: str) -> None:
     sys.stdout.write(text)
 
 
-_NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "failed to map segment", "out of memory")
+_NO_MEMORY = (
+    "can't allocate memory", "Cannot allocate memory", "failed to map segment", "out of memory",
+    "can't start new thread",
+)  # fmt: skip
 
 
 def _in_words(error: Exception) -> str:

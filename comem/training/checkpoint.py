@@ -24,6 +24,7 @@ from comem.io.files import (
     compare_sums,
     new_folder,
     read_json,
+    remove_folder,
     sums_of,
     sweep,
     write_json,
@@ -142,8 +143,7 @@ def keep_last(folder: Path, count: int, also: Path | None = None) -> None:
     """Remove all but the newest `count` checkpoints, and `also` (the best one)."""
     for path in checkpoints(folder)[:-count]:
         if path != also:
-            (path / "state.json").unlink()  # first, so that a half-removed folder does not count
-            shutil.rmtree(path)
+            remove_folder(path)
 
 
 def read_state(checkpoint: Path) -> RunState:

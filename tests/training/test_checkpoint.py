@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -67,6 +68,21 @@ def test_latest_keep_last_and_best(tmp_path: Path) -> None:
     assert best is not None and best.name == "step-00000002"
     ckpt.keep_last(tmp_path, 1, also=best)
     assert [path.name for path in ckpt.checkpoints(tmp_path)] == ["step-00000002", "step-00000004"]
+
+
+def test_removing_killed_midway_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path, 1)
+    saved(tmp_path, 2)
+    with monkeypatch.context() as patched:
+        patched.setattr("comem.io.files.shutil.rmtree", lambda *_, **__: None)  # killed before the first file
+        ckpt.keep_last(tmp_path, 1)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000002"]
+    for path in tmp_path.glob(".step-*"):
+        path.rename(path.with_name(path.name.replace(f".{os.getpid()}.", ".999999999.")))  # of a dead process
+    ckpt.clean(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
 def test_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:
