@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone (… | head): nobody is left to tell
         sys.stderr.close()
         return 1
-    except (ValueError, OSError, MemoryError, RuntimeError, ImportError) as error:
+    except Exception as error:
         said = _in_words(error)
         if common.debug or not said:
             raise
@@ -170,7 +170,7 @@ def _write(text: str) -> None:
 
 _NO_MEMORY = (
     "can't allocate memory", "Cannot allocate memory", "failed to map segment", "out of memory",
-    "can't start new thread",
+    "can't start new thread", "Failed to launch worker thread",
 )  # fmt: skip
 
 
