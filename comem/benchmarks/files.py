@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import RecordError, parse_json, unique, write_atomic
+from comem.io.files import RecordError, listed, parse_json, unique, write_atomic
 from comem.types import ImageRef
 
 logger = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ def read_parquet(
                 there = table.schema_arrow.names
                 missing = [name for name in columns if name not in there]
                 if missing:
-                    raise RecordError(f"{file}: no column {', '.join(missing)}; it has {', '.join(there)}")
+                    raise RecordError(f"{file}: no column {', '.join(missing)}; it has {listed(there)}")
                 wanted = [*columns, *(name for name in optional if name in there)]
                 for batch in table.iter_batches(batch_size=_ROWS, columns=wanted):
                     yield from batch.to_pylist()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from comem.benchmarks.files import is_in_split
 from comem.benchmarks.text import extract_answer
-from comem.io.files import RecordError, read_json, read_jsonl, unique
+from comem.io.files import RecordError, listed, read_json, read_jsonl, unique
 from comem.types import Report, Score
 
 if TYPE_CHECKING:
@@ -135,8 +135,7 @@ def key_of(row: Mapping[str, Any], keys: tuple[str, ...], path: str | Path, numb
     for key in keys:
         if key in row:
             return key
-    fields = ", ".join(row) or "no fields"
-    raise RecordError(f"{path}: record {number} has none of {', '.join(keys)}; it has {fields}")
+    raise RecordError(f"{path}: record {number} has none of {', '.join(keys)}; it has {listed(row)}")
 
 
 def keyed(

@@ -373,6 +373,13 @@ def short(name: str, length: int = 120) -> str:
     return name if len(name) <= length else f"{name[: length - 30]}… ({len(name)} characters)"
 
 
+def listed(names: Iterable[Any]) -> str:
+    """Names of columns for messages, however many and however long a file has them."""
+    every = [short(str(name), 60) for name in names]
+    more = f" and {len(every) - 20} more" if len(every) > 20 else ""
+    return (", ".join(every[:20]) or "none") + more
+
+
 def marks(tokens: Iterable[str]) -> re.Pattern[str]:
     """What matches any of these special tokens, the longest first."""
     found = sorted({token for token in tokens if token.strip()}, key=len, reverse=True)
@@ -526,7 +533,7 @@ def read_csv(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
-                there = ", ".join(name[:40] for name in (reader.fieldnames or ())[:20]) or "none"
+                there = listed(reader.fieldnames or ())
                 raise RecordError(f"{path}:1: no column {', '.join(missing)}; it has {there}")
             for row in reader:
                 if None in row or None in row.values():

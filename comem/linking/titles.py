@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from comem.io.files import RecordError, read_jsonl
+from comem.io.files import RecordError, listed, read_jsonl
 from comem.registry import Registry
 
 _WORD = re.compile(r"\w+")
@@ -143,9 +143,7 @@ def _known(row: dict[str, object], names: tuple[str, ...], path: Path) -> str:
     for name in names:
         if name in row:
             return name
-    raise RecordError(
-        f"{path}: record 1 has none of {', '.join(names)}; it has {', '.join(row) or 'nothing'}"
-    )
+    raise RecordError(f"{path}: record 1 has none of {', '.join(names)}; it has {listed(row)}")
 
 
 def _read_tsv(path: Path) -> Iterator[Entity]:

@@ -281,6 +281,7 @@ def _enter(held: ExitStack, folder: Path, settings: TrainSettings, passed_over: 
     held.enter_context(one_writer(folder / ".lock"))
     settle(folder, settings)
     ckpt.clean(folder / "checkpoints")
+    ckpt.keep_last(folder / "checkpoints", settings.keep_last, also=ckpt.best(folder / "checkpoints"))
     resume = ckpt.latest(folder / "checkpoints")
     if resume is None or not ckpt.read_state(resume).finished:
         if resume:

@@ -13,6 +13,7 @@ import pytest
 
 from comem.io.files import (
     StorageError,
+    listed,
     no_space,
     one_writer,
     read_json,
@@ -165,3 +166,9 @@ def test_who_is_refused_is_told_by_whom(tmp_path: Path) -> None:
         child.kill()
     with one_writer(tmp_path / ".lock"):
         assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+def test_columns_in_messages_are_few_and_short() -> None:
+    said = listed(["id", "x" * 70_000, *map(str, range(40))])
+    assert said.startswith("id, xxx") and said.endswith("and 22 more") and len(said) < 300
+    assert listed([]) == "none"

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import nn
 from comem.io.files import StorageError, one_writer
 from comem.training import checkpoint as ckpt
 from comem.training.checkpoint import RunState
+from comem.training.run import _enter
 from comem.training.run_folder import recorded, settle
 from comem.training.settings import OptimSettings, TrainSettings
 
@@ -83,6 +85,15 @@ def test_removing_killed_midway_leaves_nothing_behind(
         path.rename(path.with_name(path.name.replace(f".{os.getpid()}.", ".999999999.")))  # of a dead process
     ckpt.clean(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_an_old_checkpoint_that_could_not_be_removed_goes_at_the_next_start(tmp_path: Path) -> None:
+    for step in (1, 2):
+        saved(tmp_path / "checkpoints", step)
+    with ExitStack() as held:
+        resume = _enter(held, tmp_path, TrainSettings(keep_last=1), 0)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+    assert Path(resume).name == "step-00000002"
 
 
 def test_half_written_checkpoints_do_not_count(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from urllib.parse import unquote, urlsplit
 
 from comem.config import option
-from comem.io.files import exact, is_missing, prose, valid, write_atomic
+from comem.io.files import exact, is_missing, listed, prose, short, valid, write_atomic
 from comem.types import ImageRef, KnowledgeItem, VideoRef
 
 logger = logging.getLogger(__name__)
@@ -322,7 +322,7 @@ def _need(row: Mapping[str, Any], column: str, option: str, where: str) -> None:
     if column not in row:
         raise MissingColumnError(
             f"{where}: {option} asks for the column {column!r}, which this corpus does not have; it has"
-            f" {', '.join(row)} (--columns {column}=NAME says which one is meant)"
+            f" {listed(row)} (--columns {column}=NAME says which one is meant)"
         )
 
 
@@ -332,7 +332,7 @@ def _id(row: Mapping[str, Any], where: str) -> str:
         return valid(exact(row["id"]))
     if not row.get("page_url") or not row.get("image_url"):
         raise MissingColumnError(
-            f"{where}: the rows have no column 'id'; they have {', '.join(row)} (--columns id=NAME says which"
+            f"{where}: the rows have no column 'id'; they have {listed(row)} (--columns id=NAME says which"
             " one is meant)"
         )
     section = prose(_first(row, "hierarchical_section_title", "section_title"))
@@ -349,8 +349,6 @@ def _last_part(url: str) -> str:
     try:
         return unquote(urlsplit(url).path.rsplit("/", 1)[-1])
     except ValueError as error:
-        from comem.io.files import short
-
         raise ValueError(f"{short(url)} is no address ({error})") from error
 
 

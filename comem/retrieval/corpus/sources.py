@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from comem.config import option, take_paths
-from comem.io.files import is_missing, sha256_of
+from comem.io.files import is_missing, listed, sha256_of
 from comem.retrieval.corpus.articles import article_rows, is_articles
 from comem.retrieval.corpus.rows import (
     SAVED,
@@ -124,7 +124,7 @@ class Source:
                 yield where, _renamed(row, self.columns)
             except KeyError as error:
                 raise CorpusError(
-                    f"{where}: no column {error.args[0]!r} (--columns); it has {', '.join(map(str, row))}"
+                    f"{where}: no column {error.args[0]!r} (--columns); it has {listed(row)}"
                 ) from None
 
     def _raw(self, path: Path, stats: CorpusStats) -> RawRows:
