@@ -139,7 +139,10 @@ def elements(wheel: Path) -> list[Entry]:
         kept = [
             sentence
             for sentence in re.split(r"(?<=[.])\s+", description.strip())
-            if not re.search(r"\d{4}|iscover|dentified|solated|roduced|repared|ynthes|named|[{}]", sentence)
+            if not re.search(
+                r"\d{4}|[{}]|named|(?i:discover|identified|isolated|produced|prepared|synthes|introduced)",
+                sentence,
+            )
         ]
         by = re.split(r",| and | & ", discoverers)[0].strip()
         use = re.split(r"(?<=[.])\s+", (uses or "").strip())[:1]
