@@ -120,8 +120,11 @@ async def load(  # noqa: C901
     figures = {
         "connections": connections, "seconds": round(spent), "answered": sum(map(len, took.values())),
         "lost": len(lost), "why": dict(Counter(lost).most_common(10)), "milliseconds": {},
-        "resident_mb": {"early": statistics.median(early), "late": statistics.median(late),
-                        "most": max(mb for _, mb in resident), "growth": round(growth, 4)},
+        "resident_mb": {
+            "early": statistics.median(early), "late": statistics.median(late),
+            "most": max(mb for _, mb in resident), "growth": round(growth, 4),
+            "series": [(round(at), round(mb)) for at, mb in resident],
+        },
         "flat": growth <= 0.03, "load_average": os.getloadavg(),
     }  # fmt: skip
     for kind, times in took.items():

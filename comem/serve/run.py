@@ -76,7 +76,8 @@ def _listen(settings: ServeSettings) -> socket.socket:
         ValueError: the address is taken, or none of this machine's.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family)
+    # asyncio sends at once only on sockets that say TCP; others wait 40 ms for the client's acknowledgement
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))

@@ -143,7 +143,7 @@ def test_mcp_over_pipes(towns, tmp_path: Path) -> None:
 
 
 SCHEMATHESIS = """
-import subprocess, sys
+import subprocess, sys, tempfile
 from pathlib import Path
 
 url, examples = sys.argv[1:]
@@ -155,7 +155,8 @@ words = [
     "--checks", ",".join(checks),
     "--request-timeout", "60", "--no-color",
 ]
-ran = subprocess.run(words, capture_output=True, text=True)
+with tempfile.TemporaryDirectory() as place:  # it writes a cache where it runs
+    ran = subprocess.run(words, cwd=place, capture_output=True, text=True)
 print(ran.stdout[-20000:])
 sys.exit(ran.returncode)
 """

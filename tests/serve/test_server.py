@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -28,6 +29,7 @@ from comem.serve.app import build_app
 from comem.serve.batching import Batcher, BusyError
 from comem.serve.fetching import fetch_image
 from comem.serve.limits import depth
+from comem.serve.run import _listen
 from comem.serve.settings import Keys, ServeSettings, read_keys
 from comem.store.memory import Ask
 from comem.toy.draw import image_of, png
@@ -376,6 +378,28 @@ def test_keys(tmp_path: Path) -> None:
 def test_private_addresses_are_not_fetched_from(host: str) -> None:
     with pytest.raises(ValueError, match="private address"):
         fetch_image(f"http://{f'[{host}]' if ':' in host else host}/a.png")
+
+
+def test_answers_are_sent_at_once(tmp_path: Path) -> None:
+    """Without it a client waits 40 ms for each: asyncio asks the socket whether it is TCP."""
+    options = []
+
+    class Client(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            place = transport.get_extra_info("socket")
+            options.append(place.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    async def connect() -> None:
+        server = await asyncio.get_running_loop().create_server(Client, sock=listener)
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        for _ in range(100):
+            await asyncio.sleep(0 if options else 0.01)
+        writer.close()
+        server.close()
+
+    with _listen(ServeSettings(tmp_path, port=0)) as listener:
+        asyncio.run(connect())
+    assert options and options[0]
 
 
 def test_depth() -> None:
