@@ -276,16 +276,22 @@ def read_parquet(
 def parquet_rows(
     path: Path, split: str, key: str, columns: Sequence[str], optional: Sequence[str] = ()
 ) -> Iterator[tuple[dict[str, Any], str, ImageRef, Path]]:
-    """A split's rows without their images: the row, its id, its image, and the folder for messages.
+    """A split's rows without their images: the row, its id, its image, and its file for messages.
 
     Raises:
         ValueError: as `find_parquet`, `read_parquet` and `embedded_image`; or an id comes twice.
     """
     files = find_parquet(path, split)
-    place = files[0].parent
-    for row in unique(read_parquet(files, ("image", *columns), optional), key, place):
+    file = files[0]
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal file
+        for file in files:
+            yield from read_parquet([file], ("image", *columns), optional)
+
+    for row in unique(rows(), key, files[0].parent):
         name = str(row[key])
-        yield row, name, embedded_image(row.pop("image"), place, name), place
+        yield row, name, embedded_image(row.pop("image"), file, name), file
 
 
 def _first(error: Exception) -> str:

@@ -21,7 +21,7 @@ from comem.eval.run_folder import (
 )
 from comem.io.console import Advance, Progress, quiet
 from comem.io.files import JsonlAppender, sweep
-from comem.io.images import one_ahead, open_images, usable
+from comem.io.images import ImageError, one_ahead, open_images, usable
 from comem.types import Answer, Example, RetrievedContext
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: After so many failures and not one answer, the cause is not in the examples.
+#: After so many failures and not one answer, the cause is not in the examples. An image that is there but
+#: cannot be used is its own example's fault, and does not count.
 _HOPELESS = 10
 
 Contexts = Mapping[str, RetrievedContext]
@@ -151,6 +152,7 @@ class _Session:
     resumed: int
     predicted: int = 0
     failed: int = 0
+    shared: int = 0  # failures whose cause may lie outside their examples
     left_out: dict[str, str] = field(default_factory=dict)
 
     def work(self, batches: Sequence[Batch], total: int, advance: Advance) -> None:
@@ -212,7 +214,8 @@ class _Session:
         self.failed += 1
         log.warning("%s is not answered: %s", example.id, error)
         self.failures.add(example.id, error)
-        if self.failed >= _HOPELESS and not self.predicted + self.resumed:
+        self.shared += not isinstance(error, ImageError) or isinstance(error.__cause__, FileNotFoundError)
+        if self.shared >= _HOPELESS and not self.predicted + self.resumed:
             raise ValueError(f"the first {self.failed} examples failed, the last with: {error}") from error
 
 

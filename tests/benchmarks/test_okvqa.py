@@ -80,7 +80,7 @@ def test_broken_rows_are_named(
     tmp_path: Path, write_parquet: Any, picture: Any, fields: dict[str, Any], message: str
 ) -> None:
     rows = [row(picture, question_id="1"), row(picture, **fields)]
-    with pytest.raises(RecordError, match=message):
+    with pytest.raises(RecordError, match=rf"val2014\S*\.parquet: {message}"):
         list(OKVQA.load(write_parquet(tmp_path, "val2014", rows)))
 
 

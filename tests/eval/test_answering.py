@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,19 @@ def test_when_everything_fails_the_run_says_so(tmp_path: Path) -> None:
         answer(TOY, questions(50), Broken(), None, tmp_path / "many")
     with pytest.raises(ValueError, match="none of the 3 examples.*errors.jsonl"):
         answer(TOY, questions(3), Broken(), None, tmp_path / "few")
+
+
+def test_images_that_cannot_be_used_are_their_own_questions_fault(tmp_path: Path) -> None:
+    """Ten at the start stop nothing; ten that are not there do: the folder is a wrong one."""
+    damaged = tmp_path / "damaged.png"
+    damaged.write_bytes(b"\x89PNG\r\n\x1a\n")
+    asked = questions(14)
+    bad = [replace(each, image=ImageRef(path=str(damaged))) for each in asked[:12]]
+    counts = answer(TOY, [*bad, *asked[12:]], FakeMode(), None, tmp_path / "run", batch_size=5)
+    assert (counts.predicted, counts.failed) == (2, 12)
+    gone = [replace(each, image=ImageRef(path=str(tmp_path / "gone.png"))) for each in questions(12)]
+    with pytest.raises(ValueError, match=r"first 10 examples failed.*no such image file"):
+        answer(TOY, gone, FakeMode(), None, tmp_path / "gone")
 
 
 def test_programming_errors_are_not_swallowed(tmp_path: Path) -> None:
