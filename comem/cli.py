@@ -170,7 +170,7 @@ def _write(text: str) -> None:
 
 _NO_MEMORY = (
     "can't allocate memory", "Cannot allocate memory", "failed to map segment", "out of memory",
-    "can't start new thread", "Failed to launch worker thread",
+    "can't start new thread", "Failed to launch worker thread", "could not create a primitive",
 )  # fmt: skip
 
 

@@ -139,6 +139,7 @@ def test_a_bug_is_not_dressed_up(fake: types.ModuleType) -> None:
         ImportError("_fs.so: failed to map segment from shared object"),
         RuntimeError("can't start new thread"),
         Exception("Unknown error: Failed to launch worker thread"),  # pyarrow's, of a kind of its own
+        RuntimeError("could not create a primitive"),  # oneDNN's
     ],
 )
 def test_too_little_memory_is_said_in_words(

@@ -39,7 +39,7 @@ def draw_hardship(draw: random.Random, job: Reference) -> Fault:
     return draw.choice(
         (
             Pause(moment, 0.3), Pause(moment, 1.5), FewFiles(32), ClockBack(),
-            LowMemory(draw.choice((8, 32, 128, 512))),
+            LowMemory(draw.choice((8, 16, 32, 128, 512))),
             Signal(moment, signal.SIGINT), Signal(moment, signal.SIGTERM),
         )
     )  # fmt: skip
@@ -49,13 +49,19 @@ def _names(message: str) -> bool:
     return any(place in message for place in _PLACES)
 
 
+def _ends(fault: Fault) -> tuple[int, ...]:
+    """Exit codes that are not the command's own: of a signal; of libc and C++ that abort without memory."""
+    if isinstance(fault, Signal):
+        return (-fault.number,)
+    return (127, -signal.SIGABRT) if isinstance(fault, LowMemory) else ()
+
+
 def troubled(world: Path, folder: Path, job: Reference, fault: Fault, kind: str) -> Iterator[Trial]:
     """One trial: a job in trouble, then a run without it."""
     new_trial(world, folder, job.job)
     outcome = run(job.job.words, folder, fault)
     problems = []
-    asked = isinstance(fault, Signal) and outcome.code == -fault.number
-    if outcome.crashed and not asked:
+    if outcome.crashed and outcome.code not in _ends(fault):
         problems.append(f"exit code {outcome.code}, {outcome.last[:300]}")
     elif isinstance(fault, ErrorAt | SizeLimit) and outcome.code == 2 and not _names(outcome.last):
         problems.append(f"does not name the file: {outcome.last[:300]}")

@@ -28,6 +28,7 @@ from comem.types import KnowledgeItem
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 TEXTS = ("id", "text", "image", "source", "language", "image_url", "licence", "video")
 NUMBERS = ("width", "height")
@@ -110,9 +111,7 @@ def choose_rows(parts: Sequence[Path], drop_repeated_ids: bool) -> tuple[list[np
     Raises:
         CorpusError: an id comes twice and may not be dropped; names it and the parts' places.
     """
-    import pyarrow.parquet as pq
-
-    tables = [pq.read_table(part, columns=list(KEYS)) for part in parts]
+    tables = [_opened(part).read(list(KEYS)) for part in parts]
     ids, rows = (np.concatenate([table.column(name).to_numpy() for table in tables]) for name in KEYS)
     fresh_row = _first(rows) | (rows == 0)
     fresh_id = np.zeros(len(ids), dtype=bool)
@@ -127,6 +126,13 @@ def choose_rows(parts: Sequence[Path], drop_repeated_ids: bool) -> tuple[list[np
     return masks, {reason: count for reason, count in dropped.items() if count}
 
 
+def _opened(part: Path) -> pq.ParquetFile:
+    """A part to read; `read_table` waits forever where there is too little memory to start a thread."""
+    from pyarrow.parquet import ParquetFile
+
+    return ParquetFile(part, memory_map=True)
+
+
 def _first(keys: np.ndarray) -> np.ndarray:
     """bool (n,): whether a key stands at its first place."""
     first = np.zeros(len(keys), dtype=bool)
@@ -136,11 +142,9 @@ def _first(keys: np.ndarray) -> np.ndarray:
 
 def _repeated(parts: Sequence[Path], lengths: list[int], ids: np.ndarray, place: int, count: int) -> str:
     """The message for an id that comes again at `place`."""
-    import pyarrow.parquet as pq
-
     earlier = int(np.flatnonzero(ids == ids[place])[0])
     part = int(np.searchsorted(np.cumsum(lengths), place, side="right"))
-    table = pq.read_table(parts[part], columns=["id", "source"])
+    table = _opened(parts[part]).read(["id", "source"])
     (row,) = table.slice(place - sum(lengths[:part]), 1).to_pylist()
     return (
         f"the id {row['id']!r} repeats in the corpus (items {earlier + 1} and {place + 1}, again from"
@@ -194,12 +198,11 @@ def join_parts(
 def _groups(parts: Sequence[Path], masks: Sequence[np.ndarray], columns: pa.Schema) -> Iterator[pa.Table]:
     """The chosen rows, so many at a time as a row group has."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     held = columns.empty_table()
     for part, mask in zip(parts, masks, strict=True):
         start = 0
-        for batch in pq.ParquetFile(part).iter_batches(ROW_GROUP, columns=columns.names):
+        for batch in _opened(part).iter_batches(ROW_GROUP, columns=columns.names):
             chosen = pa.Table.from_batches([batch]).filter(pa.array(mask[start : start + len(batch)]))
             start += len(batch)
             held = pa.concat_tables([held, chosen])
