@@ -201,19 +201,20 @@ class Service:
         if len(stop) > 4 or not all(stop):
             raise RequestError("stop: at most 4 texts, none empty", "stop")
         question, image, turns = conversation(request, self.images())
-        size = len(question) + sum(len(p) for turn in turns for p in turn.content if isinstance(p, str))
-        if size > self.settings.max_chars:
-            raise RequestError(
-                f"{size:,} characters, at most {self.settings.max_chars:,}",
-                "messages",
-                "context_length_exceeded",
-            )
+        turned = sum(len(p) for turn in turns for p in turn.content if isinstance(p, str))
+        self.check_size(len(question) + turned, "messages")
         return Ask(
             question, image, turns, mode=self.mode(request.model),
             **_options(request.memory, request.user, caller),
             max_tokens=tokens, temperature=request.temperature or 0.0, top_p=request.top_p or 1.0,
             seed=(request.seed or 0) % 2**63, stop=stop,
         )  # fmt: skip
+
+    def check_size(self, size: int, field: str) -> None:
+        """Refuse so many characters before a model or a search sees them; RequestError."""
+        if size > self.settings.max_chars:
+            text = f"{size:,} characters, at most {self.settings.max_chars:,}"
+            raise RequestError(text, field, "context_length_exceeded")
 
     def count(self, answer: MemoryAnswer) -> None:
         """Count an answer's tokens."""
@@ -566,6 +567,7 @@ def _add_memories(app: FastAPI, service: Service) -> None:
     async def search(body: SearchRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """The items nearest to a text, an image, or both."""
         owner = caller.scope(body.user_id, body.agent_id, body.run_id)
+        service.check_size(len(body.query or ""), "query")
         shown = await service.read(image, body.image)
         items = await service.work(
             memory.search, body.query, shown, k=body.top_k, filters=body.filters,
@@ -667,6 +669,7 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
     async def decide(state: Any, questions: dict[str, Any], assets: Any, options: dict[str, Any]) -> Any:
         if service.upstream is not None:
             raise RequestError("decisions are made by a reader here: serve without --upstream", "model")
+        service.check_size(len(json.dumps([state, questions], ensure_ascii=False)), "questions")
         owner = options["scope"]
         return await service.work(
             service.memory.decide, state, questions, assets=assets, k=options["k"], by=options["by"],

@@ -67,6 +67,8 @@ def content(parts: str | Sequence[Mapping[str, Any]] | None, images: Images) -> 
     """
     if parts is None or isinstance(parts, str):
         return [parts] if parts else []
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise RequestError("content is a text, or a list of parts with a type", "messages")
     found: list[str | ImageRef] = []
     for part in parts:
         kind = part.get("type")

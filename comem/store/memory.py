@@ -19,6 +19,7 @@ import numpy as np
 
 from comem.backbones.base import GenerationConfig
 from comem.bank.format import content_hash
+from comem.bank.forms import PLAIN_FORMS
 from comem.io.console import Progress, quiet
 from comem.io.files import read_jsonl, valid, whole_file, write_json
 from comem.io.images import ImageError, open_image
@@ -51,6 +52,7 @@ MAX_IMAGE_BYTES = 64_000_000
 MAX_TEXT = 200_000
 ITEMS, ABOUT = "items.jsonl", "about.json"  # of an export
 _LOOKS = 8  # searches at most, while others delete what they find
+MAX_TOKENS = 65_536  # of an answer, whose room is made at once
 BATCH = 32  # items that are read at once, and that one transaction adds
 By = Literal["auto", "image", "text", "both"]
 
@@ -196,8 +198,15 @@ class Ask:
     cancelled: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
-        if not self.question.strip() and self.image is None:
+        if not _text(self.question) and self.image is None:
             raise ValueError("an empty question: give a text, an image, or both")
+        _amount(self.k)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(self.stop):
+            raise ValueError("stop: texts before which the answer ends, none of them empty")
+        if self.max_tokens > MAX_TOKENS:
+            raise ValueError(f"max_tokens={self.max_tokens}: at most {MAX_TOKENS:,}")
         if self.by not in ("auto", "image", "text", "both"):
             raise ValueError(f"by={self.by!r}: search by auto, image, text or both")
         if self.by in ("image", "both") and self.image is None:
@@ -216,6 +225,19 @@ class Ask:
         """Questions of which this is equal can be answered in one batch; sampled ones go alone."""
         greedy = self.temperature == 0
         return (self.mode, greedy, self.repetition_penalty, None if greedy else id(self))
+
+
+def _text(value: Any) -> str:
+    """A text without what stands around it; "" for None."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r:.80}: give a text")
+    return (value or "").strip()
+
+
+def _amount(k: Any) -> None:
+    """Refuse a number of items that is none."""
+    if not isinstance(k, int) or k < 0:
+        raise ValueError(f"k={k!r}: how many items at most, a whole number; 0 for none")
 
 
 class Memory:
@@ -259,6 +281,7 @@ class Memory:
         must_exist: bool = False,
     ) -> None:
         self.folder = Path(folder)
+        PLAIN_FORMS.check(form)  # before a folder is made
         self._table = Table(folder, must_exist=must_exist)
         try:
             self.models = Models.choose(backbone, encoder, embedder, self._table.about(), device)
@@ -344,7 +367,7 @@ class Memory:
             ValueError: nothing to remember, an image that cannot be opened, or an id that is there already.
             StorageError: no space left, or another process writes.
         """
-        scope, facts = Scope(user_id, agent_id, run_id), dict(metadata or {})
+        scope, facts = Scope(user_id, agent_id, run_id), _facts(metadata)
         source = _source(content) if image is None else None
         if isinstance(source, Path) and source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
             content, image, source = None, source, None
@@ -473,7 +496,7 @@ class Memory:
             old = self.get(id)
             pending = _item(
                 old.text if text is None else text, old.image if image is None else image,
-                old.metadata if metadata is None else metadata, id,
+                old.metadata if metadata is None else _facts(metadata), id,
             )  # fmt: skip
             self._replace(pending, Scope(old.user_id, old.agent_id, old.run_id))
         return self.get(id)
@@ -583,6 +606,7 @@ class Memory:
         Raises:
             ValueError: neither text nor image, or a filter that means nothing.
         """
+        _amount(k)
         reference = None if image is None else reference_of(image)
         looked_for = self._query(query, reference, weight)
         conditions, values = conditions_of(Scope(**whose), filters)
@@ -592,7 +616,7 @@ class Memory:
         return [_shown(*read[number][:2], score) for number, score in hits.items() if number in read]
 
     def _query(self, text: str | None, image: ImageRef | None, weight: float = 0.5) -> Query:
-        if not (text and text.strip()) and image is None:
+        if not _text(text) and image is None:
             raise ValueError("an empty search: give a text, an image, or both")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight}: the image's share must be 0 to 1")
@@ -602,7 +626,7 @@ class Memory:
         embedder = self.models.embedder
         return Query(
             None if image is None else embedder.embed_images([image])[0],
-            embedder.embed_texts([text])[0] if text and text.strip() else None,
+            embedder.embed_texts([text])[0] if text and _text(text) else None,
             words_of(text or ""),
             weight,
         )
@@ -869,8 +893,15 @@ class Memory:
 
         Returns:
             How many items were written.
+
+        Raises:
+            ValueError: a folder in the memory's own.
         """
         folder = Path(folder)
+        if self.folder.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise MemoryFolderError(
+                f"{folder}: lies in the memory itself, where what is deleted would be left; give another"
+            )
         conditions, values = Scope(**whose).where()
         count, lines = 0, []
         while page := self._table.page(conditions, values, 500, count):
@@ -946,10 +977,15 @@ def _item(
         text, image, item_id = content.text, image or content.image, item_id or content.id
     elif isinstance(content, Mapping):
         text, image = _message(content, image)
-        facts = {**facts, **dict(content.get("metadata") or {})}
+        facts = {**facts, **_facts(content.get("metadata"))}
         item_id = item_id or content.get("id")
-    elif content is not None:
+    elif isinstance(content, (str, int, float)):
         text = str(content)
+    elif content is not None:
+        raise MemoryFolderError(
+            f"{type(content).__name__} is no text: an image is given as image=…, other things as "
+            "{'text': …, 'image': …, 'metadata': …}"
+        )
     text = text.replace("\x00", "").strip().encode("utf-8", "replace").decode("utf-8")
     if len(text) > MAX_TEXT:
         raise MemoryFolderError(f"a text of {len(text):,} characters: at most {MAX_TEXT:,}; add it in parts")
@@ -969,11 +1005,31 @@ def _message(content: Mapping[str, Any], image: Any) -> tuple[str, Any]:
     parts = content.get("content") or ""
     if isinstance(parts, str):
         return f"{content['role']}: {parts}", image
+    if not isinstance(parts, (list, tuple)) or not all(map(_readable, parts)):
+        raise MemoryFolderError(
+            'a message\'s content is a text, or a list of {"type": "text", "text": …} and '
+            '{"type": "image_url", "image_url": {"url": …}}'
+        )
     texts = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
     urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
     if len(urls) > 1:
         raise MemoryFolderError("a message with several images: add each as an item of its own")
     return f"{content['role']}: {' '.join(texts)}", image or next(iter(urls), None)
+
+
+def _readable(part: Any) -> bool:
+    """Whether a part of a message is one that can be read, or passed over."""
+    if not isinstance(part, Mapping):
+        return False
+    shown = part.get("image_url") if part.get("type") == "image_url" else {"url": ""}
+    return isinstance(shown, Mapping) and isinstance(shown.get("url"), str)
+
+
+def _facts(metadata: Any) -> dict[str, Any]:
+    """Metadata, if that is what it is."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise MemoryFolderError(f"metadata is a mapping, as {{'year': 1204}}, not {metadata!r:.80}")
+    return dict(metadata or {})
 
 
 def reference_of(image: ImageLike) -> ImageRef:
@@ -994,8 +1050,11 @@ def reference_of(image: ImageLike) -> ImageRef:
                 f"{image[:80]}: images are not fetched from the network here; download it, give its path"
             )
         return ImageRef(path=str(image))
+    if not hasattr(image, "save"):
+        raise ImageError(f"{type(image).__name__} is no image: give a path, bytes, data URI or Pillow image")
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    plain = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # what a PNG can hold
+    (image if plain else image.convert("RGB")).save(buffer, "PNG")
     return ImageRef(data=buffer.getvalue())
 
 
@@ -1042,9 +1101,13 @@ def _source(content: Any) -> Path | VideoRef | None:
             raise MemoryFolderError(f"{content}: no such file or folder; check the path")
         return content
     if isinstance(content, str) and len(content) < 1024 and "\n" not in content and content.strip():
-        path = Path(content).expanduser()
-        if path.is_dir() or (path.suffix and path.is_file()):
-            return path
+        name = os.path.expanduser(content)
+        if os.path.isdir(name) or (os.path.splitext(name)[1] and os.path.isfile(name)):
+            return Path(name)
+        if not content.split()[1:] and (name.lower().endswith(tuple(IMAGE_SUFFIXES)) or is_video(name)):
+            raise MemoryFolderError(
+                f"{content}: no such file; check the path (of a text: add({{'text': …}}))"
+            )
     return None
 
 

@@ -171,10 +171,10 @@ class Table:
         if not self.path.is_file():
             if must_exist:
                 raise MemoryFolderError(f"{self.folder}: no memory here ({FILE} is missing); check the path")
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise MemoryFolderError(
-                    f"{self.folder}: a folder of other things, not a memory; give a name that is free "
-                    "(a folder of images is added with memory.add(folder))"
+                    f"{self.folder}: a file, or a folder of other things, not a memory; give a name that is "
+                    "free (a folder of images is added with memory.add(folder))"
                 )
             self._create()
         try:
@@ -237,11 +237,17 @@ class Table:
                     why = "was removed or replaced while it was open" if gone else "may not be written to"
                     raise StorageError(30, f"this memory {why}", str(self.path)) from error
                 raise MemoryFolderError(f"{self.path}: {text}") from error
-            except sqlite3.DatabaseError as error:
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise MemoryFolderError(
+                    f"neither stored nor compared: a number beyond 64 bits, or half a character ({error})"
+                ) from error
+            except sqlite3.Error as error:
                 if isinstance(error, sqlite3.IntegrityError):
                     raise
-                if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+                if "closed" in str(error):
                     raise MemoryFolderError(f"{self.folder}: this memory is closed; open it again") from error
+                if "binding" in str(error):
+                    raise MemoryFolderError(f"ids and owners are texts ({error})") from error
                 raise MemoryFolderError(f"{self.path}: damaged ({error}); restore a copy") from error
 
     def begin_writing(self) -> None:
@@ -416,9 +422,9 @@ class Table:
         """
         with self._view():
             found = {each.id: each for each in self._select("id", ids)}
-        missing = next((item_id for item_id in ids if item_id not in found), None)
-        if missing is not None:
-            raise NoItemError(f"no item {missing!r} in this memory; it may have been deleted")
+        for item_id in ids:
+            if item_id not in found:
+                raise NoItemError(f"no item {item_id!r} in this memory; it may have been deleted")
         return [found[item_id] for item_id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, str]:
@@ -444,24 +450,21 @@ class Table:
 
     def pictured(self, numbers: Sequence[int]) -> set[int]:
         """Of these items those that have an image."""
-        marks = ",".join("?" * len(numbers))
         with self._guarded():
-            query = f"SELECT number FROM images WHERE number IN ({marks})"
-            return {row[0] for row in self._db.execute(query, list(numbers))}
+            return {row[0] for row in self._where("SELECT number FROM images WHERE number", numbers)}
 
     def _blobs(self, table: str, numbers: Sequence[int]) -> dict[int, bytes]:
-        marks = ",".join("?" * len(numbers))
-        query = f"SELECT number, data FROM {table} WHERE number IN ({marks})"
-        return dict(self._db.execute(query, list(numbers)).fetchall())
+        return dict(self._where(f"SELECT number, data FROM {table} WHERE number", numbers))
 
     def _select(self, column: str, values: Sequence[Any]) -> list[Found]:
-        found = []
+        rows = self._where(f"SELECT {_COLUMNS} FROM items WHERE {column}", values)
+        return [_found(row) for row in rows]
+
+    def _where(self, query: str, values: Sequence[Any]) -> Iterator[Any]:
+        """Rows of a query whose last column is one of these; SQLite takes so many values at once."""
         for start in range(0, len(values), 500):
             part = list(values[start : start + 500])
-            marks = ",".join("?" * len(part))
-            query = f"SELECT {_COLUMNS} FROM items WHERE {column} IN ({marks})"
-            found += [_found(row) for row in self._db.execute(query, part)]
-        return found
+            yield from self._db.execute(f"{query} IN ({','.join('?' * len(part))})", part)
 
     def page(self, conditions: Sequence[str], values: Sequence[Any], limit: int, offset: int) -> list[Found]:
         """Items under conditions, the newest first."""
@@ -564,7 +567,7 @@ def _matrix(blobs: Sequence[bytes | None]) -> np.ndarray:
 def _json(value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise MemoryFolderError(
             f"metadata cannot be written as JSON ({error}); give text, numbers, lists"
         ) from error

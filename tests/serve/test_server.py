@@ -272,6 +272,16 @@ def test_what_is_refused(running, towns) -> None:
     assert "not an image" in refused(400, json=with_image("data:image/png;base64,aGVsbG8="))
     assert "more than 8 images" in refused(400, json=with_image(*[uri(towns[0])] * 9))
     assert "100,000" in refused(400, json={"messages": [{"role": "user", "content": "x" * 200_000}]})
+    for path, body in (
+        ("systemone", {"state": "x " * 60_000, "questions": {"a": {"type": "noul", "instructions": "?"}}}),
+        ("decisions", {"input": "x", "questions": [{"type": "predicate", "instructions": "? " * 60_000}]}),
+        ("memories/search", {"query": "x" * 100_001}),
+    ):
+        assert "at most 100,000" in refused(400, f"/v1/{path}", json=body)
+    for wrong in (5, {"type": "text"}, ["a"]):
+        said = refused(400, "/v1/memories", json={"messages": [{"role": "user", "content": wrong}]})
+        assert "a list of parts" in said
+    assert "64 bits" in refused(400, "/v1/memories/search", json={"query": "x", "filters": {"a": 2**70}})
     assert "unknown comparison" in refused(
         400, json={**chat(towns[0]), "memory": {"filters": {"a": {"x": 1}}}}
     )

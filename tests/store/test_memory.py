@@ -110,6 +110,7 @@ def test_stop_words_limits_and_seeds(remembered, towns) -> None:
     word = first.text.split()[1]
     cut = remembered.ask("Tell.", image, **options, stop=(word,))
     assert cut.ending == "stop" and word not in cut.text and first.text.startswith(cut.text)
+    assert cut.text == remembered.ask("Tell.", image, **options, stop=word).text, "one text, not its letters"
     pieces = list(remembered.stream("Tell.", image, **options, stop=(word,)))
     assert "".join(pieces) == cut.text
     asked = [Ask("Tell.", image, max_tokens=n, k=0) for n in (1, 2, 5)]
@@ -144,8 +145,9 @@ def test_deleted_is_gone_from_files_and_answers(remembered, towns, tmp_path: Pat
     answer = remembered.ask(QUESTION, image_of(town, view=1))
     assert town.id not in [item.id for item in answer.items]
     assert not any(item.id == town.id for item in remembered.search(town.name))
-    with pytest.raises(NoItemError, match=town.id):
-        remembered.get(town.id)
+    for none in (town.id, None):
+        with pytest.raises(NoItemError, match=str(none)):
+            remembered.get(none)
     assert remembered.delete_all(user_id="ben") == 3 and len(remembered) == 2
     with pytest.raises(ValueError, match="whose"):
         remembered.delete_all()
@@ -176,8 +178,8 @@ def test_filters_thresholds_and_both_kinds_of_query(remembered, towns) -> None:
     assert remembered.search(towns[1].name, k=1)[0].id == towns[1].id
     both = remembered.search(towns[1].name, image_of(towns[0], view=1), k=2)
     assert {item.id for item in both} == {towns[0].id, towns[1].id}
-    for wrong in ({"query": " "}, {"query": "a", "weight": 2}):
-        with pytest.raises(ValueError, match=r"give a text|0 to 1"):
+    for wrong in ({"query": " "}, {"query": "a", "weight": 2}, {"query": 5}, {"query": "a", "k": 2.5}):
+        with pytest.raises(ValueError, match=r"give a text|0 to 1|whole number"):
             remembered.search(**wrong)
 
 
@@ -204,6 +206,9 @@ def test_things_to_add(opened, towns, tmp_path: Path) -> None:
         ["one", {"text": "two", "metadata": {"n": 2}}, comem.KnowledgeItem("k", "three", None)]
     )
     assert len(several.ids) == 3 and several.ids[2] == "k" and memory.get(several.ids[1]).metadata == {"n": 2}
+    deep: list = []
+    for _ in range(3000):
+        deep = [deep]
     talk = memory.add([{"role": "user", "content": "I am Ann."}, {"role": "assistant", "content": "Hello."}])
     assert memory.get(talk.id).text == "user: I am Ann."
     for wrong, message in (
@@ -215,12 +220,53 @@ def test_things_to_add(opened, towns, tmp_path: Path) -> None:
         ({"content": "again", "id": "k"}, "there already"),
         ({"content": Path("/no/such")}, "no such"),
         ({"content": "x", "image": "http://127.0.0.1/a.png"}, "127.0.0.1"),
+        ({"content": "nowhere.jpg"}, "no such file"),
+        ({"content": b"bytes"}, "bytes is no text"),
+        ({"content": open_image(path)}, "PngImageFile is no text"),
+        ({"content": ["a", ["b"]]}, "list is no text"),
+        ({"image": 5}, "int is no image"),
+        ({"content": {"role": "user", "content": 5}}, "a list of"),
+        ({"content": {"role": "user", "content": ["a"]}}, "a list of"),
+        ({"content": {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}}, "a list of"),
+        ({"content": "x", "metadata": "y"}, "metadata is a mapping"),
+        ({"content": {"text": "x", "metadata": [1]}}, "metadata is a mapping"),
+        ({"content": "x", "metadata": {"a": deep}}, "JSON"),
+        ({"content": "x", "user_id": "\ud800"}, "half a character"),
+        ({"content": "x", "user_id": ["ann"]}, "owners are texts"),
     ):
         with pytest.raises(ValueError, match=message):
             memory.add(**wrong)
     with pytest.raises(ImageError, match="at most"):
         memory.add(image=b"\x89PNG" + b"0" * 65_000_000)
     assert memory.check() == [] and len(memory) == 9
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The mill was built in 1204, and stands. " * 12,
+        "水车建于一二零四年。" * 20,
+        "~3 km behind it",
+        "a.b",
+        "x" * 900,
+    ],
+)
+def test_a_text_is_no_path(opened, text: str) -> None:
+    """However long its words are, and whatever it begins with."""
+    with opened() as memory:
+        assert memory.get(memory.add(text).id).text == text.strip()
+
+
+def test_more_items_than_one_query_takes(remembered) -> None:
+    table, numbers = remembered._table, range(1, 40_000)
+    assert len(table.read(numbers)) == len(table.pictured(numbers)) == 6
+    for wrong in ({"filters": {"a": 2**70}}, {"limit": 2**70}):
+        with pytest.raises(MemoryFolderError, match="beyond 64 bits"):
+            remembered.get_all(**wrong)
+    for nothing in ({"AND": [{}]}, {"NOT": []}, {"OR": []}, {"year": {}}):  # would be everything
+        with pytest.raises(MemoryFolderError, match=r"give an object|nothing to compare"):
+            remembered.delete_all(filters=nothing)
+    assert len(remembered) == 6
 
 
 def test_a_folder_of_which_a_third_is_no_picture(opened, towns, tmp_path: Path) -> None:
@@ -249,6 +295,10 @@ def test_export_and_add_again(remembered, opened, towns, tmp_path: Path) -> None
     assert remembered.export(tmp_path / "out") == 6
     rows = [json.loads(line) for line in (tmp_path / "out" / "items.jsonl").read_text().splitlines()]
     assert {row["id"] for row in rows} == {town.id for town in towns}
+    with pytest.raises(MemoryFolderError, match="lies in the memory"):
+        remembered.export(tmp_path / "memory" / "out")
+    with pytest.raises(ValueError, match="unknown form"):
+        opened("copy", form="foo")
     copy = opened("copy")
     assert (
         set(copy.add(tmp_path / "out").ids) == {town.id for town in towns} and copy.count(user_id="ann") == 3
@@ -345,6 +395,14 @@ def test_questions_that_are_none(remembered) -> None:
         ({"question": "x", "by": "smell"}, "auto, image"),
         ({"question": "x", "max_tokens": 0}, "at least 1"),
         ({"question": "x", "image": ImageRef(data=b"nonsense")}, "not an image"),
+        ({"question": 5}, "give a text"),
+        ({"question": "x", "k": -1}, "k=-1"),
+        ({"question": "x", "k": "3"}, "k='3'"),
+        ({"question": "x", "max_tokens": 10**9}, "at most 65,536"),
+        ({"question": "x", "temperature": float("nan")}, "temperature is nan"),
+        ({"question": "x", "repetition_penalty": float("inf")}, "penalty is inf"),
+        ({"question": "x", "seed": 2**70}, "64 bits"),
+        ({"question": "x", "stop": ("",)}, "none of them empty"),
     ):
         with pytest.raises(ValueError, match=message):
             remembered.ask(**options)

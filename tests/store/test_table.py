@@ -202,6 +202,8 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
     (tmp_path / "x" / "holiday.jpg").write_bytes(b"")
     with pytest.raises(MemoryFolderError, match="other things"):
         Table(tmp_path / "x")
+    with pytest.raises(MemoryFolderError, match="a file, or"):
+        Table(tmp_path / "x" / "holiday.jpg")
     with pytest.raises(MemoryFolderError, match="no memory here"):
         Table(tmp_path / "y", must_exist=True)
     (tmp_path / "z").mkdir()
@@ -271,8 +273,18 @@ def test_filters(tmp_path: Path) -> None:
     assert ids({"OR": [{"year": 1900}, {"place": {"ne": "Bergen"}, "year": {"gt": 1400}}]}) == ["b", "c"]
     assert ids({"tags": {"contains": "mill"}}) == ["a"] and ids({"place": {"icontains": "OSL"}}) == ["a", "c"]
     assert ids({"odd key": "x'; DROP TABLE items; --"}) == ["c"]
-    assert ids({"year": {"nin": [1204]}}) == ["b", "c"]
-    for wrong in ({"year": {"above": 3}}, {"year": {"gt": {}}}, {'a"b': 1}, {"AND": [[1]]}):
+    assert ids({"year": {"nin": [1204]}}) == ["b", "c"] and ids({"place": ["Oslo", "Rome"]}) == ["a", "c"]
+    for wrong in (
+        {"year": float("nan")},
+        {"a\0": 1},
+        {"year": {}},
+        {"OR": []},
+        {"NOT": [{}]},
+        {"year": {"above": 3}},
+        {"year": {"gt": {}}},
+        {'a"b': 1},
+        {"AND": [[1]]},
+    ):
         with pytest.raises(MemoryFolderError):
             ids(wrong)
     deep: dict = {"a": 1}
