@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 from urllib.parse import unquote, unquote_to_bytes
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -251,9 +251,7 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
     try:
         return _unpacked(name, data, max_pixels)
     except ImageError as error:
-        if not isinstance(error.__cause__, _DECODER_ERRORS) or len(bare := without_metadata(data)) == len(
-            data
-        ):
+        if not isinstance(error.__cause__, _DECODER_ERRORS) or (bare := without_metadata(data)) == data:
             raise
         try:
             return _unpacked(name, bare, max_pixels)
@@ -281,20 +279,32 @@ def _unpacked(name: str, data: bytes, max_pixels: int) -> Image.Image:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """An encoded PNG, JPEG or WebP with nothing but what its pixels need, and EXIF's orientation.
+    """An encoded PNG, JPEG, WebP or TIFF with nothing but what its pixels need, and EXIF's orientation.
 
     Pillow refuses a whole image for a text chunk or a profile that is damaged or large.
     """
     if data.startswith(_PNG):
-        return _PNG + b"".join(chunk for kind, chunk in _png_chunks(data) if kind in _PNG_KEPT)
+        return _PNG + b"".join(
+            chunk for kind, chunk in _png_chunks(data) if _png_needs(kind, chunk, data[25])
+        )
     if data.startswith(b"\xff\xd8"):
         return _bare_jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _bare_webp(data)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _bare_tiff(data)
     return data
 
 
-_PNG, _PNG_KEPT = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _png_needs(kind: bytes, chunk: bytes, colours: int) -> bool:
+    """Whether the pixels need a chunk; of transparency and orientation what is whole is kept."""
+    if kind not in (b"tRNS", b"eXIf"):
+        return kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+    least = 12 + {0: 2, 2: 6}.get(colours, 1) * (kind == b"tRNS")
+    return len(chunk) >= least and chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -333,6 +343,24 @@ def _bare_webp(data: bytes) -> bytes:
         kept.append(bytes(chunk))
     body = b"WEBP" + b"".join(kept)
     return b"RIFF" + len(body).to_bytes(4, "little") + body
+
+
+#: Of a TIFF's first directory: sizes, samples, strips, tiles, colours and orientation.
+_TIFF_KEPT = frozenset((*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, 317, *range(320, 326),
+                        332, 338, 339, 347, *range(512, 533)))  # fmt: skip
+
+
+def _bare_tiff(data: bytes) -> bytes:
+    """With a shorter first directory, in its place; the directory is as damaged as it was."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    at = int.from_bytes(data[4:8], order)
+    end = at + 2 + 12 * int.from_bytes(data[at : at + 2], order)
+    entries = [data[start : start + 12] for start in range(at + 2, end, 12)]
+    kept = [entry for entry in entries if int.from_bytes(entry[:2], order) in _TIFF_KEPT]
+    if end > len(data) or len(kept) == len(entries):
+        return data
+    directory = len(kept).to_bytes(2, order) + b"".join(kept) + bytes(4)
+    return data[:at] + directory + data[at + len(directory) :]
 
 
 def opened(ref: ImageRef) -> ImageRef:
