@@ -368,6 +368,7 @@ def load_model(
     except Exception as error:  # transformers', of all kinds
         raise BackboneError(_reason(source, error, needs)) from error
     _check_complete(source, info)
+    _check_ids(source, model)
     return model
 
 
@@ -496,6 +497,8 @@ def _reason(source: str, error: Exception, needs: str) -> str:
                 f"{source}: only pickled weights ({pickled[0]}), which can run code when opened and are never"
                 " loaded: convert them to model.safetensors where you trust them"
             )
+        if _generation_is_at_fault(source):
+            return f"{source}: generation_config.json cannot be used ({said}); repair or remove the entry"
         return f"{source}: the model folder is incomplete or damaged ({said}); copy it again"
     return (
         f"{source} cannot be loaded ({said}). Remedies: download it once with `hf download {source}` and set"
@@ -512,6 +515,28 @@ def _check_complete(source: str, info: dict[str, Any]) -> None:
             f"{source}: {len(faults)} weights are missing or have another shape, {faults[0]} for one; "
             "the folder is half-written or belongs to another config: copy it again"
         )
+
+
+def _generation_is_at_fault(source: str) -> bool:
+    """Whether a model folder's generation_config.json asks for what transformers itself refuses."""
+    from transformers import GenerationConfig
+
+    try:
+        GenerationConfig.from_pretrained(source)
+    except OSError:  # there is none, or none that is JSON, which transformers passes over
+        return False
+    except Exception:  # transformers', of all kinds
+        return True
+    return False
+
+
+def _check_ids(source: str, model: Any) -> None:
+    """transformers looks at its generation config's ids only when it generates."""
+    config = getattr(model, "generation_config", None)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = getattr(config, name, None)
+        if not all(isinstance(one, int | float) for one in (ids if isinstance(ids, list) else [ids or 0])):
+            raise BackboneError(f"{source}: generation_config.json: {name} is {ids!r}, no number; repair it")
 
 
 def _hub(source: str | Path) -> AbstractContextManager[None]:
