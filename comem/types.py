@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -110,6 +111,8 @@ class RetrievedContext:
     def __post_init__(self) -> None:
         if self.scores and len(self.scores) != len(self.items):
             raise ValueError(f"{self.example_id}: {len(self.items)} items but {len(self.scores)} scores")
+        if not all(map(math.isfinite, self.scores)):
+            raise ValueError(f"{self.example_id}: a retrieved item's score is no number: {self.scores[:9]}")
 
     def top(self, k: int) -> RetrievedContext:
         """The best k items."""

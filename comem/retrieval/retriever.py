@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,10 +17,11 @@ from comem.io.console import Progress, quiet
 from comem.io.files import JsonlAppender, RecordError, is_missing, read_json, read_jsonl, unique, write_json
 from comem.io.images import ImageError, image_ref, open_image
 from comem.io.run_folder import check_same
-from comem.retrieval.embedder import Embedder, load_embedder, unusable
+from comem.retrieval.embedder import Embedder, load_embedder
 from comem.retrieval.index import Hits, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
 from comem.retrieval.settings import RETRIEVERS, RetrieverSettings, RetrieveSettings
+from comem.retrieval.vectors import unusable
 from comem.types import Example, RetrievedContext
 
 logger = logging.getLogger(__name__)
@@ -413,6 +415,8 @@ def _context_rows(path: Path) -> Iterator[dict[str, Any]]:
             scores = [float(score) for score in row.get("scores") or ()]
         except (TypeError, ValueError, OverflowError) as error:
             raise RecordError(f"{path}: record {number}: a score is no number ({error})") from error
+        if not all(map(math.isfinite, scores)):
+            raise RecordError(f"{path}: record {number}: a score is no number (NaN or infinity)")
         ids = [str(item_id) for item_id in row["ids"]]
         if scores and len(scores) != len(ids):
             raise RecordError(f"{path}: record {number}: {len(ids)} ids but {len(scores)} scores")

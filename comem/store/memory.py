@@ -21,12 +21,13 @@ from comem.backbones.base import GenerationConfig
 from comem.bank.format import content_hash
 from comem.bank.forms import PLAIN_FORMS
 from comem.io.console import Progress, quiet
-from comem.io.files import read_jsonl, valid, whole_file, write_json
+from comem.io.files import read_jsonl, short, valid, whole_file, write_json
 from comem.io.images import ImageError, open_image
 from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import find_sources, read_corpus
 from comem.retrieval.corpus.videos import clock, is_video
+from comem.retrieval.vectors import unusable
 from comem.store.films import SECONDS, stretches
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
@@ -395,16 +396,29 @@ class Memory:
                 known = self._table.known([each.id for each in batch])
                 fresh = [each for each in batch if each.id not in known]
                 changed = [each for each in batch if each.id in known and known[each.id] != each.digest]
-                if fresh:
-                    self._insert(fresh, source.scope)
-                for each in changed:
-                    self._replace(each, source.scope)
-                ids += [each.id for each in (*fresh, *changed)]
                 unchanged += len(batch) - len(fresh) - len(changed)
+                written = self._usable(fresh, lambda some: self._insert(some, source.scope), source)
+                for each in changed:
+                    written += self._usable([each], lambda one: self._replace(one[0], source.scope), source)
+                ids += [each.id for each in written]
                 advance(len(batch))
         for film in source.films:
             self._forget_rest(film, source)
         return Added(tuple(ids), unchanged, tuple(source.skipped))
+
+    def _usable(
+        self, items: list[_Pending], write: Callable[[list[_Pending]], None], source: _Source
+    ) -> list[_Pending]:
+        """Writes items together, or one by one where the models make no numbers of one of them."""
+        try:
+            if items:
+                write(items)
+            return items
+        except NoNumbersError as error:
+            if len(items) == 1:
+                source.skipped.append(str(error))
+                return []
+        return [each for item in items for each in self._usable([item], write, source)]
 
     def _forget_rest(self, film: _Film, source: _Source) -> None:
         """Delete what was remembered of these seconds of a video and is no stretch of it any longer."""
@@ -443,8 +457,9 @@ class Memory:
 
     def _rows(self, items: Sequence[_Pending], scope: Scope) -> list[Row]:
         """What is written of items: vectors and memories are made here."""
-        images = self._vectors([each.opened for each in items], self.models.embedder.embed_images)
-        texts = self._vectors([each.text or None for each in items], self.models.embedder.embed_texts)
+        embedder = self.models.embedder
+        images = self._vectors([each.opened for each in items], embedder.embed_images, items)
+        texts = self._vectors([each.text or None for each in items], embedder.embed_texts, items)
         memories = self._memories(items)
         return [
             Row(
@@ -455,11 +470,14 @@ class Memory:
         ]  # fmt: skip
 
     def _vectors(
-        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray]
+        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray], items: Sequence[_Pending]
     ) -> list[np.ndarray | None]:
-        given = [value for value in values if value is not None]
-        made = iter(embed(given)) if given else iter(())
-        return [None if value is None else next(made) for value in values]
+        given = [n for n, value in enumerate(values) if value is not None]
+        made = embed([values[n] for n in given]) if given else np.zeros((0, 1), np.float32)
+        for row, fault in unusable(made).items():
+            raise NoNumbersError(f"{_named(items[given[row]])}: {fault}: check the embedder")
+        vectors = dict(zip(given, made, strict=True))
+        return [vectors.get(n) for n in range(len(values))]
 
     def _memories(self, items: Sequence[_Pending]) -> list[bytes | None]:
         encoder = self.models.encoder
@@ -471,6 +489,10 @@ class Memory:
         ]
         with self.models.alone:
             made = encoder.encode(asked).embeddings.float().cpu().numpy()  # (n, q, d)
+        for row in np.flatnonzero(~np.isfinite(made).all(axis=(1, 2))):
+            raise NoNumbersError(
+                f"{_named(items[row])}: its memory has NaN or infinity in it: check the encoder, or its dtype"
+            )
         return [row.tobytes() for row in form_of(self._table.about()).pack(made)]
 
     # --- changing ---
@@ -624,12 +646,13 @@ class Memory:
             self.models.check_embedder(self._table.about())
             self._searched = True
         embedder = self.models.embedder
-        return Query(
-            None if image is None else embedder.embed_images([image])[0],
-            embedder.embed_texts([text])[0] if text and _text(text) else None,
-            words_of(text or ""),
-            weight,
-        )
+        picture = None if image is None else embedder.embed_images([image])
+        words = embedder.embed_texts([text]) if text and _text(text) else None
+        for made in (picture, words):
+            for fault in unusable(made).values() if made is not None else ():
+                raise NoNumbersError(f"what is looked for: {fault}: check the embedder")
+        one, other = (None if made is None else made[0] for made in (picture, words))
+        return Query(one, other, words_of(text or ""), weight)
 
     # --- asking ---
 
@@ -939,6 +962,14 @@ class _Hit:
         """For a mode."""
         reference = None if self.image is None else ImageRef(data=self.image)
         return KnowledgeItem(self.found.id, self.found.text, reference)
+
+
+class NoNumbersError(MemoryFolderError):
+    """What a model made of something is no vector: it is a fault of that item, like an unreadable image."""
+
+
+def _named(item: _Pending) -> str:
+    return f"the item {short(item.text or item.id)!r}"
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,13 @@ def test_an_index_cannot_name_a_pickle(folder: Path, trap: Any) -> None:
 
 @pytest.mark.parametrize(
     ("asked", "said"),
-    [({"num_return_sequences": 3}, "cannot be used .*num_return_sequences"), ({"compile_config": {}}, "cannot be used"),
-     ({"cache_implementation": "none"}, "cannot be used .*Invalid `cache"), ({"max_new_tokens": "5"}, "repair or remove"),
-     ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', no number"), ({"bos_token_id": [1, "2"]}, "bos_token_id is")],
+    [
+        ({"num_return_sequences": 3}, "cannot be used .*num_return_sequences"),
+        ({"compile_config": {}}, "cannot be used"), ({"max_new_tokens": "5"}, "repair or remove"),
+        ({"cache_implementation": "none"}, "cannot be used .*Invalid `cache"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', no number"),
+        ({"bos_token_id": [1, "2"]}, "bos_token_id is"),
+    ],
 )  # fmt: skip
 def test_a_generation_config_that_is_none_is_named(folder: Path, asked: dict[str, Any], said: str) -> None:
     (folder / "generation_config.json").write_text(json.dumps(asked))

@@ -7,6 +7,7 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from store.conftest import QUESTION
@@ -462,3 +463,45 @@ def test_what_is_deleted_while_it_is_looked_for_leaves_no_gap(remembered, towns,
     assert len(hits) == 3 and not waiting and not {hit.found.id for hit in hits} & set(ids)
     waiting[:] = [towns[0].id]
     assert len(remembered.search("note", k=3)) == 3
+
+
+@pytest.mark.parametrize("who", ["embedder", "encoder"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 27.0])
+def test_what_models_make_no_numbers_of_is_left_out(
+    opened, towns, models, tmp_path: Path, monkeypatch, who: str, value: float
+) -> None:
+    """As an unreadable image: one named by itself is an error, in a folder it is skipped with the reason."""
+    if who == "encoder" and value == 27.0:
+        pytest.skip("memories have any length")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    rows = [{"id": town.id, "text": town.name} for town in towns[:3]]
+    (folder / "kb.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    odd = towns[1].name
+    memory = opened()
+    if who == "embedder":
+        texts = type(models.embedder).embed_texts
+
+        def embed_texts(self, given, batch_size=256):
+            made = texts(self, given, batch_size)
+            return made * np.where([[each == odd] for each in given], np.float32(value), np.float32(1))
+
+        monkeypatch.setattr(type(models.embedder), "embed_texts", embed_texts)
+    else:
+        encode = type(models.encoder).encode
+
+        def encode_odd(self, items, *given):
+            bank = encode(self, items, *given)
+            for row, item in enumerate(items):
+                bank.embeddings[row] *= value if item.text == odd else 1
+            return bank
+
+        monkeypatch.setattr(type(models.encoder), "encode", encode_odd)
+    with pytest.raises(ValueError, match=f"the item '{odd}': its (vector|memory) has"):
+        memory.add(odd)
+    added = memory.add(folder / "kb.jsonl")
+    assert len(added.ids) == 2 and len(added.skipped) == 1 and odd in added.skipped[0]
+    if who == "embedder":
+        with pytest.raises(ValueError, match="what is looked for: its vector has"):
+            memory.search(odd)
+    assert all(np.isfinite(hit.score) for hit in memory.search(towns[0].name))
