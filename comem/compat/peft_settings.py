@@ -63,8 +63,8 @@ def read_peft_settings(path: Path) -> dict[str, Any]:
     for name in ("rank_pattern", "alpha_pattern"):
         if not _is_pattern(found.get(name) or {}):
             raise ValueError(
-                f"{path}: {name} is {short(repr(found[name]))}; expected numbers by patterns of layers' names;"
-                " copy it again"
+                f"{path}: {name} is {short(repr(found[name]))}; expected numbers by patterns of"
+                " layers' names; copy it again"
             )
     return found
 

@@ -33,10 +33,10 @@ from comem.io.files import (
 from comem.io.images import ImageError, open_image
 from comem.io.parallel import Engine, run_shards
 from comem.io.run_folder import run_manifest
-from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.knowledge import KnowledgeBase, ids_checksum
 from comem.retrieval.settings import EmbedSettings
-from comem.retrieval.vectors import Vectors, load_array, save_array, unusable
+from comem.retrieval.vectors import Vectors, load_array, save_array
 
 logger = logging.getLogger(__name__)
 

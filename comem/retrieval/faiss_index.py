@@ -14,9 +14,10 @@ import numpy as np
 
 from comem.io.console import Progress, quiet
 from comem.io.files import sha256_of, whole_file
+from comem.retrieval.embedder import unusable
 from comem.retrieval.plan import IndexPlan
 from comem.retrieval.settings import SearchSettings
-from comem.retrieval.vectors import Vectors, unusable
+from comem.retrieval.vectors import Vectors
 
 _BLOCK = 64  # queries ranked again at once: their candidates stay in the processor's cache
 _MAPPED = 1 << 15  # rows read before their pages are let go: the system maps up to 64 KiB around each

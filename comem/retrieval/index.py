@@ -19,13 +19,13 @@ from comem.retrieval.corpus.build import PARTS, build_corpus
 from comem.retrieval.corpus.rules import CorpusError, CutShardError
 from comem.retrieval.corpus.sources import find_sources
 from comem.retrieval.embed import IMAGES, TEXTS, embed_shown, verify_shards
-from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.faiss_index import INDEX, REFINE, FaissIndex, build_files
 from comem.retrieval.knowledge import MANIFEST as CORPUS_MANIFEST
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.plan import check_factory
 from comem.retrieval.settings import AUTO, FaissSettings, IndexSettings, SearchSettings
-from comem.retrieval.vectors import Vectors, load_array, save_array, unusable
+from comem.retrieval.vectors import Vectors, load_array, save_array
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,10 @@ from comem.io.console import Progress, quiet
 from comem.io.files import JsonlAppender, RecordError, is_missing, read_json, read_jsonl, unique, write_json
 from comem.io.images import ImageError, image_ref, open_image
 from comem.io.run_folder import check_same
-from comem.retrieval.embedder import Embedder, load_embedder
+from comem.retrieval.embedder import Embedder, load_embedder, unusable
 from comem.retrieval.index import Hits, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase, KnowledgeBaseError
 from comem.retrieval.settings import RETRIEVERS, RetrieverSettings, RetrieveSettings
-from comem.retrieval.vectors import unusable
 from comem.types import Example, RetrievedContext
 
 logger = logging.getLogger(__name__)

@@ -69,25 +69,6 @@ class Vectors:
         return self.take(np.sort(chosen))
 
 
-_UNIT = 0.01  # by so much a vector's length may miss 1: half precision rounds
-
-
-def unusable(vectors: np.ndarray) -> dict[int, str]:
-    """What is wrong with rows of `(n, d)` vectors, by row: numbers that are none, a length that is not 1.
-
-    One NaN among them would be in every search's result, and a long vector first in each.
-    """
-    with np.errstate(all="ignore"):
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _UNIT))
-    finite = np.isfinite(vectors[wrong]).all(axis=1)
-    none = "its vector has NaN or infinity in it"
-    return {
-        int(row): f"its vector has the length {lengths[row]:.4g} instead of 1" if whole else none
-        for row, whole in zip(wrong, finite, strict=True)
-    }
-
-
 def save_array(path: Path, array: np.ndarray) -> None:
     """Writes `.npy` atomically; never a pickled one.
 

@@ -27,7 +27,7 @@ from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import find_sources, read_corpus
 from comem.retrieval.corpus.videos import clock, is_video
-from comem.retrieval.vectors import unusable
+from comem.retrieval.embedder import unusable
 from comem.store.films import SECONDS, stretches
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
@@ -489,7 +489,7 @@ class Memory:
         ]
         with self.models.alone:
             made = encoder.encode(asked).embeddings.float().cpu().numpy()  # (n, q, d)
-        for row in np.flatnonzero(~np.isfinite(made).all(axis=(1, 2))):
+        for row in map(int, np.flatnonzero(~np.isfinite(made).all(axis=(1, 2)))):
             raise NoNumbersError(
                 f"{_named(items[row])}: its memory has NaN or infinity in it: check the encoder, or its dtype"
             )
