@@ -203,6 +203,7 @@ def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
 
     A folder or repository takes the abilities of a row with the same `model_type`: the one whose
     repository's name is part of the path (LLaVA-1.6 and LLaVA-NeXT-LLaMA3 share a type), else the first.
+    They are looked up all the same where its language model is one that the row was never tried with.
     Any other family that transformers' Auto classes load gets a row whose abilities are found by looking at
     the model once it is loaded (`comem.backbones.probe`).
 
@@ -268,7 +269,15 @@ def _spec_of_family(name: str, source: str, config: Mapping[str, Any]) -> Backbo
         return _undeclared(name, source, family, config.get("architectures") or ())
     path = str(Path(source).resolve()).lower() if Path(source).is_dir() else source.lower()
     named = (spec for spec in rows if spec.source.rpartition("/")[2].lower() in path)
-    return replace(next(named, rows[0]), name=name, source=source)
+    row = replace(next(named, rows[0]), name=name, source=source)
+    text = config.get("text_config")
+    reads = str(text.get("model_type") or "") if isinstance(text, Mapping) else ""
+    known = not reads or reads in _READS or reads.startswith(family)
+    return row if known or row.adapter or not row.kv_memory else replace(row, declared=False)
+
+
+#: Language models that the declared rows' families were tried with; with another one a family is asked.
+_READS = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def auto_class(family: str, architectures: Sequence[str] = ()) -> str | None:
