@@ -1,8 +1,9 @@
 """The file behind a memory: texts, images, vectors and memories of every item, in one SQLite database.
 
 SQLite, because a change of an item touches its text, its image, its vectors, its words and its memory, and
-has to be whole: here that is one transaction. What is deleted is overwritten with zeros (`secure_delete`),
-and the rollback journal, unlike a write-ahead log, is gone with the commit, so that no file keeps a copy.
+has to be whole: here that is one transaction. What is deleted is overwritten with zeros (`secure_delete`, and
+`Scrubber` where that does not reach), and the rollback journal, unlike a write-ahead log, is gone with the
+commit, so that no file keeps a copy.
 The figures that decided it are in docs/serving.md.
 """
 
@@ -14,7 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from typing import Any
 import numpy as np
 
 from comem.io.files import StorageError, one_writer, storage_errors
+from comem.store.scrub import Scrubber
 
-FILE, LOCK = "memory.sqlite", ".memory.lock"
+FILE, LOCK, CLEAN = "memory.sqlite", ".memory.lock", ".memory.clean"
 FORMAT, VERSION = "comem-memory", 1
 SCOPES = ("user_id", "agent_id", "run_id")
 #: Scripts without spaces by the character, all others by the word.
@@ -168,6 +170,7 @@ class Table:
         self.path = self.folder / FILE
         self._lock, self._writing = threading.RLock(), ExitStack()
         self._writer = False
+        self._scrubber: Scrubber | None = None
         if not self.path.is_file():
             if must_exist:
                 raise MemoryFolderError(f"{self.folder}: no memory here ({FILE} is missing); check the path")
@@ -266,16 +269,32 @@ class Table:
         """A transaction, with its revision; on any error nothing has happened."""
         self.begin_writing()
         with self._guarded():
+            scrubber = self._scrubber or self._scrubbed()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 revision = self._revision() + 1
                 self._db.execute("UPDATE about SET value = ? WHERE name = 'revision'", (str(revision),))
                 yield revision
+                changed = scrubber.changed()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            if scrubber.scrub(changed):
+                self._db.execute("PRAGMA shrink_memory")  # SQLite's own copies of these pages
+
+    def _scrubbed(self) -> Scrubber:
+        """With the first change: clean what an earlier writer left that did not come to its end."""
+        self._db.execute("SELECT value FROM about").fetchone()  # takes back what it had begun
+        self._scrubber = Scrubber(self.path, self._durable)
+        clean = self.folder / CLEAN
+        if clean.exists():
+            clean.unlink()
+            self._scrubber.scrub(np.zeros(0, np.int64))
+        elif self._scrubber.scrub():
+            self._db.execute("PRAGMA shrink_memory")
+        return self._scrubber
 
     @contextmanager
     def _view(self) -> Iterator[None]:
@@ -295,6 +314,11 @@ class Table:
         """Close the file, and let others write."""
         with self._lock:
             self._db.close()
+            if self._scrubber is not None:
+                self._scrubber.close()
+                self._scrubber = None
+                with suppress(OSError):  # the folder may be gone; without the mark all is looked at again
+                    (self.folder / CLEAN).touch()
             self._writing.close()
             self._writer = False
 
@@ -371,7 +395,7 @@ class Table:
                 self._db.execute("INSERT INTO gone VALUES (?, ?)", (number, revision))
                 self._db.execute("DELETE FROM history WHERE id = ?", (item_id,))
                 self._log(item_id, revision, "DELETE", now, None, None)
-        self._shrink()
+            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()  # free pages, zeros already
 
     def _known(self, item_id: str) -> tuple[int, str]:
         row = self._db.execute("SELECT number, text FROM items WHERE id = ?", (item_id,)).fetchone()
@@ -402,11 +426,6 @@ class Table:
     ) -> None:
         values = (item_id, revision, event, now, old, new)
         self._db.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", values)
-
-    def _shrink(self) -> None:
-        """Give some free pages back to the disk; they are zeros already."""
-        with self._guarded():
-            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()
 
     # --- reading ---
 
