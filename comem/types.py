@@ -34,6 +34,10 @@ class ImageRef:
         return self.path if self.path is not None else f"<{len(self.data or b'')} bytes>"
 
 
+#: Frames a second beyond which a number is a slip: it would be allocated.
+_MOST_FPS = 1000
+
+
 @dataclass(frozen=True)
 class VideoRef:
     """A video, or a part of one: a path, or frames.
@@ -70,8 +74,8 @@ class VideoRef:
                 raise ValueError(f"frames are {kind} {shape}: give uint8 (f, h, w, 3), one frame at least")
             digest = hashlib.sha256(bytes(memoryview(self.frames.reshape(-1)))).hexdigest()
             object.__setattr__(self, "_digest", digest)  # frames are equal by what they show
-        if not self.fps > 0:
-            raise ValueError(f"{self}: fps={self.fps}: give a positive number")
+        if not 0 < self.fps <= _MOST_FPS:
+            raise ValueError(f"{self}: fps={self.fps}: give a positive number, {_MOST_FPS} at most")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise ValueError(f"{self}: from {self.start} to {self.end} s: give 0 <= start < end")
 
