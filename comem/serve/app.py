@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -79,6 +79,7 @@ _IMAGES: dict[int | str, dict[str, Any]] = {
 }
 _NOT_DONE = ("tools", "functions", "logprobs", "audio", "response_format")
 _OTHERS = ["PUT", "DELETE", "POST", "PATCH"]
+_T = TypeVar("_T")
 _TICK = 0.2  # seconds between two looks whether a client is still there
 
 
@@ -334,9 +335,11 @@ def _add_health(app: FastAPI, service: Service) -> None:
         about = {"status": "ok", "version": __version__, "model": service.name}
         return {**about, "waiting": len(service.batcher)}
 
-    @app.get("/metrics", dependencies=[_KNOWN], response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Counters in Prometheus' text format."""
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics(caller: Caller = _KNOWN) -> Response:
+        """Counters in Prometheus' text format, of all users together."""
+        if caller.user != ANYBODY:
+            raise RequestError("what is counted is of all users: a key of * sees it", None, "forbidden", 403)
         service.metrics.waiting.set(len(service.batcher))
         service.metrics.items.set(await service.work(len, service.memory))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -376,10 +379,12 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             pieces = _stream(service, asked, about, gone, usage)
-            first = await anext(pieces)  # errors before the first piece have a status of their own
+            # Errors before the first piece have a status of their own.
+            first = await _unless_left(asyncio.ensure_future(anext(pieces)), request, gone)
             headers = {"cache-control": "no-cache"}
             return StreamingResponse(_rest(first, pieces), media_type="text/event-stream", headers=headers)
-        answer = await _answered(service, asked, request, gone)
+        waiting = asyncio.wrap_future(service.batcher.submit(asked))
+        answer = await _unless_left(waiting, request, gone)
         service.count(answer)
         if answer.ending == "cancelled" and not gone.is_set():
             raise asyncio.TimeoutError
@@ -437,15 +442,12 @@ async def _events(
         yield f"data: {json.dumps(explained(error)[1])}\n\n"
 
 
-async def _answered(service: Service, asked: Ask, request: Request, gone: threading.Event) -> MemoryAnswer:
-    """The answer; when the client goes, the model is told."""
-    answer = asyncio.wrap_future(service.batcher.submit(asked))
-    while True:
-        done, _ = await asyncio.wait({answer}, timeout=_TICK)
-        if done:
-            return answer.result()
+async def _unless_left(answer: asyncio.Future[_T], request: Request, gone: threading.Event) -> _T:
+    """What is waited for; when the client goes, the model is told."""
+    while not (await asyncio.wait({answer}, timeout=_TICK))[0]:
         if await request.is_disconnected():
             gone.set()
+    return answer.result()
 
 
 async def _stream(

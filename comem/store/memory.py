@@ -31,7 +31,7 @@ from comem.retrieval.embedder import unusable
 from comem.store.films import SECONDS, stretches
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
-from comem.store.table import SCOPES, Found, MemoryFolderError, Row, Scope, Table, count_words
+from comem.store.table import SCOPES, Found, MemoryFolderError, NoItemError, Row, Scope, Table, count_words
 from comem.store.watching import Spoken, Watched, end_ids
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext, VideoRef
 
@@ -556,9 +556,12 @@ class Memory:
                 "delete_all: whose? Name a user_id, agent_id, run_id or filters, or say everything=True"
             )
         with self._adding:
-            ids = self._table.ids(conditions, values)
-            if ids:
-                self._table.remove(ids)
+            while ids := self._table.ids(conditions, values):
+                try:
+                    self._table.remove(ids)
+                    break
+                except NoItemError:  # another thread deleted one of them meanwhile
+                    continue
         self._index.refresh()
         return len(ids)
 
