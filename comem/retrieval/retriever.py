@@ -226,14 +226,17 @@ class PrecomputedRetriever(Retriever):
         self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
     ) -> dict[str, RetrievedContext]:
         """Looks the examples up by id; one that is not in the file is an error, not an empty context."""
-        missing = [example.id for example in examples if example.id not in self._rows]
+        from comem.retrieval.exchange import exchanged_id
+
+        names = {each.id: each.id if each.id in self._rows else exchanged_id(each) for each in examples}
+        missing = [own for own, name in names.items() if name not in self._rows]
         if missing:
             raise ValueError(
                 f"{self.path}: no results for {len(missing)} of {len(examples)} examples (first:"
                 f" {missing[0]!r}); run comem retrieve again with the same questions"
             )
         return {
-            each.id: _known_context(self._rows[each.id], self.base, self.path).top(k) for each in examples
+            own: _known_context(self._rows[name], self.base, self.path).top(k) for own, name in names.items()
         }
 
     def describe(self) -> dict[str, Any]:
