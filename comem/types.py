@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -31,6 +32,10 @@ class ImageRef:
 
     def __str__(self) -> str:
         return self.path if self.path is not None else f"<{len(self.data or b'')} bytes>"
+
+
+#: Frames a second beyond which a number is a slip: it would be allocated.
+_MOST_FPS = 1000
 
 
 @dataclass(frozen=True)
@@ -69,8 +74,8 @@ class VideoRef:
                 raise ValueError(f"frames are {kind} {shape}: give uint8 (f, h, w, 3), one frame at least")
             digest = hashlib.sha256(bytes(memoryview(self.frames.reshape(-1)))).hexdigest()
             object.__setattr__(self, "_digest", digest)  # frames are equal by what they show
-        if not self.fps > 0:
-            raise ValueError(f"{self}: fps={self.fps}: give a positive number")
+        if not 0 < self.fps <= _MOST_FPS:
+            raise ValueError(f"{self}: fps={self.fps}: give a positive number, {_MOST_FPS} at most")
         if self.start < 0 or (self.end is not None and self.end <= self.start):
             raise ValueError(f"{self}: from {self.start} to {self.end} s: give 0 <= start < end")
 
@@ -110,6 +115,8 @@ class RetrievedContext:
     def __post_init__(self) -> None:
         if self.scores and len(self.scores) != len(self.items):
             raise ValueError(f"{self.example_id}: {len(self.items)} items but {len(self.scores)} scores")
+        if not all(map(math.isfinite, self.scores)):
+            raise ValueError(f"{self.example_id}: a retrieved item's score is no number: {self.scores[:9]}")
 
     def top(self, k: int) -> RetrievedContext:
         """The best k items."""

@@ -101,7 +101,7 @@ class ChatProcessor:
         if self.spec.batches and len(self.groups(conversations)) > 1:
             raise BackboneError(f"{self.spec.name}: conversations with and without images do not go together")
         for chat in conversations:  # texts so long are not even tokenized: no token has more characters
-            self._check_length(sum(len(p) for m in chat for p in m.content if isinstance(p, str)) // _TOKEN)
+            self.check_length(sum(len(p) for m in chat for p in m.content if isinstance(p, str)) // _TOKEN)
         images = [[open_image(ref) for ref in self._images(chat)] for chat in conversations]
         texts = [self.text(chat, add_generation_prompt) for chat in conversations]
         kwargs: dict[str, Any] = {"images": images} if any(images) else {}
@@ -112,10 +112,11 @@ class ChatProcessor:
             text=texts, padding=True, padding_side=padding_side, return_tensors="pt", **kwargs
         )
         inputs = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
-        self._check_length(int(inputs["attention_mask"].sum(dim=1).max()))
+        self.check_length(int(inputs["attention_mask"].sum(dim=1).max()))
         return inputs
 
-    def _check_length(self, tokens: int) -> None:
+    def check_length(self, tokens: int) -> None:
+        """Refuse a prompt that is longer than the model's context; BackboneError."""
         if self.context is not None and tokens > self.context:
             raise BackboneError(
                 f"a prompt of {tokens} tokens, but {self.spec.name} takes {self.context}: shorten the "
@@ -333,12 +334,14 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise ValueError(f"max_new_tokens is {self.max_new_tokens}: give at least 1")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"temperature is {self.temperature}: give 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: give a number in (0, 1]")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < float("inf"):
             raise ValueError(f"repetition_penalty is {self.repetition_penalty}: give 1 (none) or more")
+        if not -(2**63) <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: give a whole number of 64 bits")
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of transformers' `generate`: all of them, because hub models bring sampling defaults."""

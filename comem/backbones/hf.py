@@ -83,8 +83,8 @@ _STRATEGIES = """
     force_words_ids penalty_alpha dola_layers low_memory use_mtp is_assistant num_assistant_tokens
     num_assistant_tokens_schedule assistant_confidence_threshold assistant_early_exit assistant_lookbehind
     target_lookbehind assistant_ensemble_weight speculation_type prompt_lookup_num_tokens
-    max_matching_ngram_size continuous_batching_config return_dict_in_generate output_attentions
-    output_hidden_states output_scores output_logits
+    max_matching_ngram_size continuous_batching_config cache_implementation return_dict_in_generate
+    output_attentions output_hidden_states output_scores output_logits
 """.split()
 #: Decided by us, or without effect on which token is the best; the rest of a config acts, unless it is empty.
 _OURS = frozenset(
@@ -109,7 +109,7 @@ def asked_for(model: Any) -> dict[str, Any]:
 
 
 def _asks_for_nothing(name: str, value: Any) -> bool:
-    return value in (None, 0, "", [], {}, "dynamic") or (name in _FACTORS and value == 1)
+    return value in (None, 0, "", [], {}) or (name in _FACTORS and value == 1)
 
 
 @contextmanager
@@ -327,7 +327,9 @@ class HFBackbone:
         """What `generate` adds to the prompts, `(b, t)`."""
         try:
             tokens = self.model.generate(**inputs, **decoding)
-        except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ImportError) as error:
             if str(error) == NOT_A_NUMBER or not (asked := asked_for(self.model)):
                 raise
             raise BackboneError(

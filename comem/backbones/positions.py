@@ -113,6 +113,8 @@ def with_positions(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Ten
     return {**inputs, "mm_token_type_ids": types, "position_ids": positions.to(device)}
 
 
+#: What attention layers are called that keep a key and a value for each token.
+_KEEPS_TOKENS = ("full_attention", "sliding_attention", "chunked_attention")
 #: Rotary embeddings whose frequencies change with the length of the input: keys cannot be moved.
 _CHANGING_ROPE = ("dynamic", "longrope")
 
@@ -172,6 +174,25 @@ def memory_layers(model: Any) -> tuple[int, ...]:
     )
 
 
+def linear_layers(model: Any) -> tuple[int, ...]:
+    """Layers that keep a state instead of keys and values: linear attention, state spaces, convolutions."""
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    types: Sequence[str] = getattr(getattr(decoder, "config", None), "layer_types", None) or ()
+    return tuple(i for i, kind in enumerate(types) if not kind.endswith(_KEEPS_TOKENS))
+
+
+def keeps_state(model: Any) -> bool:
+    """Whether a model may keep a state that padding goes through: not all its layers are known attention."""
+    return bool(linear_layers(model)) or not _rotary_layers(model)
+
+
+def _rotary_layers(model: Any) -> tuple[int, ...]:
+    decoder = getattr(model, "get_decoder", lambda: None)()
+    if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
+        return ()
+    return memory_layers(model)
+
+
 def rotary_frequencies(model: Any, layer: int) -> Tensor:
     """Radians per position `(f,)`, from the fastest to the slowest pair of dimensions.
 
@@ -183,6 +204,8 @@ def rotary_frequencies(model: Any, layer: int) -> Tensor:
     kind, frequencies = rotary.rope_type, getattr(rotary, "inv_freq", None)
     if frequencies is None:  # one set per type of layer
         name = decoder.config.layer_types[layer]
+        if not hasattr(rotary, f"{name}_inv_freq"):
+            raise ValueError(f"no rotary frequencies of {name} are to be found: keys cannot be moved")
         kind, frequencies = rotary.rope_type[name], getattr(rotary, f"{name}_inv_freq")
     if kind in _CHANGING_ROPE:
         raise ValueError(f"rotary embeddings of type {kind!r} change with the length: keys cannot be moved")

@@ -14,12 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from comem.backbones.base import ChatProcessor
-from comem.backbones.positions import fresh_positions, memory_layers
+from comem.backbones.positions import fresh_positions, keeps_state
 from comem.backbones.specs import IMAGE_PASSAGE, PASSAGES, BackboneSpec, takes_pixels
 from comem.types import ImageRef, Message
 
-#: What attention layers are called that keep a key and a value for each token.
-_KEEPS_TOKENS = ("full_attention", "sliding_attention", "chunked_attention")
 _SIDES = (84, 56)
 #: Largest difference of logits, relative to the largest logit, that counts as rounding.
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -40,7 +38,7 @@ def looked_up(spec: BackboneSpec, model: Any, processor: Any) -> BackboneSpec:
 
     Args:
         spec: a row that is not declared.
-        model: as loaded; looked at, and called only where padding may spoil a state.
+        model: as loaded; looked at, and called only where padding may spoil an answer.
         processor: its processor or tokenizer.
     """
     images = getattr(processor, "image_processor", None)
@@ -49,10 +47,10 @@ def looked_up(spec: BackboneSpec, model: Any, processor: Any) -> BackboneSpec:
         sees_images=spec.sees_images and images is not None,
         pixel_limits=takes_pixels(images),
         soft_prefix=not model.config.is_encoder_decoder,
-        kv_memory=linear_layers(model) == () and bool(_memory_layers(model)),
+        kv_memory=not keeps_state(model),
     )
     spec = replace(spec, alternates=_alternates(spec, processor))
-    if linear_layers(model):  # a state that padding has passed through, in some families
+    if not spec.kv_memory:  # padding may have passed through a state, or through positions of their own
         spec = replace(spec, batches=_batches(spec, model, processor))
     if not spec.sees_images:
         return replace(spec, several_images=False, rag=PASSAGES)
@@ -61,20 +59,6 @@ def looked_up(spec: BackboneSpec, model: Any, processor: Any) -> BackboneSpec:
     mixed = takes(spec, processor, [[Message("user", (image, "x"))], [Message("user", ("x",))]])
     rag = IMAGE_PASSAGE if several else PASSAGES
     return replace(spec, several_images=several, mixed_batches=mixed, rag=rag)
-
-
-def linear_layers(model: Any) -> tuple[int, ...]:
-    """Layers that keep a state instead of keys and values: linear attention, state spaces, convolutions."""
-    decoder = getattr(model, "get_decoder", lambda: None)()
-    types: Sequence[str] = getattr(getattr(decoder, "config", None), "layer_types", None) or ()
-    return tuple(i for i, kind in enumerate(types) if not kind.endswith(_KEEPS_TOKENS))
-
-
-def _memory_layers(model: Any) -> tuple[int, ...]:
-    decoder = getattr(model, "get_decoder", lambda: None)()
-    if not hasattr(decoder, "layers") or not hasattr(decoder, "rotary_emb"):
-        return ()
-    return memory_layers(model)
 
 
 def _alternates(spec: BackboneSpec, processor: Any) -> bool:
@@ -86,9 +70,10 @@ def _alternates(spec: BackboneSpec, processor: Any) -> bool:
 
 def _batches(spec: BackboneSpec, model: Any, processor: Any) -> bool:
     chat = ChatProcessor(spec, processor)
-    if template_fault(chat, [Message("user", ("x",))]):
-        return True  # it cannot be asked at all
-    return batch_difference(model, chat) <= ROUNDING.get(model.dtype, 1e-3)
+    try:
+        return batch_difference(model, chat) <= ROUNDING.get(model.dtype, 1e-3)
+    except Exception:
+        return True  # it cannot be asked at all: the first question says why
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -204,6 +203,7 @@ def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
 
     A folder or repository takes the abilities of a row with the same `model_type`: the one whose
     repository's name is part of the path (LLaVA-1.6 and LLaVA-NeXT-LLaMA3 share a type), else the first.
+    They are looked up all the same where its language model is one that the row was never tried with.
     Any other family that transformers' Auto classes load gets a row whose abilities are found by looking at
     the model once it is loaded (`comem.backbones.probe`).
 
@@ -215,8 +215,8 @@ def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
     name = str(name_or_path)
     if name in BACKBONES:
         return BACKBONES[name]
-    folder = Path(os.path.expanduser(name))
-    if os.path.isdir(folder):
+    folder = Path(name).expanduser()
+    if folder.is_dir():
         return _spec_of_family(folder.resolve().name, str(folder), _read_config(folder))
     for spec in BACKBONES.values():
         if spec.source == name:
@@ -269,7 +269,15 @@ def _spec_of_family(name: str, source: str, config: Mapping[str, Any]) -> Backbo
         return _undeclared(name, source, family, config.get("architectures") or ())
     path = str(Path(source).resolve()).lower() if Path(source).is_dir() else source.lower()
     named = (spec for spec in rows if spec.source.rpartition("/")[2].lower() in path)
-    return replace(next(named, rows[0]), name=name, source=source)
+    row = replace(next(named, rows[0]), name=name, source=source)
+    text = config.get("text_config")
+    reads = str(text.get("model_type") or "") if isinstance(text, Mapping) else ""
+    known = not reads or reads in _READS or reads.startswith(family)
+    return row if known or row.adapter or not row.kv_memory else replace(row, declared=False)
+
+
+#: Language models that the declared rows' families were tried with; with another one a family is asked.
+_READS = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def auto_class(family: str, architectures: Sequence[str] = ()) -> str | None:
@@ -369,6 +377,7 @@ def load_model(
     except Exception as error:  # transformers', of all kinds
         raise BackboneError(_reason(source, error, needs)) from error
     _check_complete(source, info)
+    _check_ids(source, model)
     return model
 
 
@@ -497,6 +506,8 @@ def _reason(source: str, error: Exception, needs: str) -> str:
                 f"{source}: only pickled weights ({pickled[0]}), which can run code when opened and are never"
                 " loaded: convert them to model.safetensors where you trust them"
             )
+        if _generation_is_at_fault(source):
+            return f"{source}: generation_config.json cannot be used ({said}); repair or remove the entry"
         return f"{source}: the model folder is incomplete or damaged ({said}); copy it again"
     return (
         f"{source} cannot be loaded ({said}). Remedies: download it once with `hf download {source}` and set"
@@ -513,6 +524,28 @@ def _check_complete(source: str, info: dict[str, Any]) -> None:
             f"{source}: {len(faults)} weights are missing or have another shape, {faults[0]} for one; "
             "the folder is half-written or belongs to another config: copy it again"
         )
+
+
+def _generation_is_at_fault(source: str) -> bool:
+    """Whether a model folder's generation_config.json asks for what transformers itself refuses."""
+    from transformers import GenerationConfig
+
+    try:
+        GenerationConfig.from_pretrained(source)
+    except OSError:  # there is none, or none that is JSON, which transformers passes over
+        return False
+    except Exception:  # transformers', of all kinds
+        return True
+    return False
+
+
+def _check_ids(source: str, model: Any) -> None:
+    """transformers looks at its generation config's ids only when it generates."""
+    config = getattr(model, "generation_config", None)
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        ids = getattr(config, name, None)
+        if not all(isinstance(one, int | float) for one in (ids if isinstance(ids, list) else [ids or 0])):
+            raise BackboneError(f"{source}: generation_config.json: {name} is {ids!r}, no number; repair it")
 
 
 def _hub(source: str | Path) -> AbstractContextManager[None]:

@@ -141,13 +141,19 @@ def compared(row: Mapping[str, Any], said: str) -> list[bem.Compared]:
 def read_csv(path: str | Path) -> Iterator[dict[str, Any]]:
     """The rows of a published file, each with a `data_id` of its split and its place: the file has no ids.
 
+    `exchanged_id` is what EchoSight and OMGM call them, who leave out two hops before they count.
+
     Raises:
         RecordError: another file, or a damaged one; names file and line.
     """
     path = Path(path)
+    counted = 0
     for number, row in enumerate(csv_records(path, COLUMNS)):
         split = row.get("encyclopedic_vqa_split") or path.stem
-        yield {**row, "data_id": f"evqa_{split}_{number:07d}", "split": split}
+        hops = row["question_type"] == "2_hop"
+        exchanged = {} if hops else {"exchanged_id": f"E-VQA_{counted}"}
+        counted += not hops
+        yield {**row, "data_id": f"evqa_{split}_{number:07d}", "split": split, **exchanged}
 
 
 def read(files: ScoreFiles) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from comem.compat.checkpoint import QFORMER_PREFIX
-from comem.io.files import read_json
+from comem.io.files import read_json, short
 from comem.memory.lora import LoraSettings
 
 #: Used here, or shown by the tensors themselves, or of training alone.
@@ -55,9 +55,16 @@ def read_peft_settings(path: Path) -> dict[str, Any]:
             " base with peft (merge_and_unload) and convert the merged model"
         )
     for name in ("r", "lora_alpha"):
-        if not _is_number(found.get(name)) or (name == "r" and found[name] < 1):
+        if not _is_number(found.get(name)) or found[name] == 0 or (name == "r" and found[name] < 1):
+            said = short(repr(found.get(name)))
+            raise ValueError(f"{path}: {name} is {said}; expected a number above 0; copy it again")
+    if not _is_number(dropout := found.get("lora_dropout") or 0.0) or not 0 <= dropout < 1:
+        raise ValueError(f"{path}: lora_dropout is {dropout!r:.99}; expected 0 to 1; copy again")
+    for name in ("rank_pattern", "alpha_pattern"):
+        if not _is_pattern(found.get(name) or {}):
             raise ValueError(
-                f"{path}: {name} is {found.get(name)!r}; expected a number above 0; copy it again"
+                f"{path}: {name} is {short(repr(found[name]))}; expected numbers by patterns of"
+                " layers' names; copy it again"
             )
     return found
 
@@ -69,7 +76,14 @@ def _idle(name: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**31
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return all(re.compile(key) and _is_number(number) for key, number in value.items())
+    except (AttributeError, TypeError, re.error):
+        return False
 
 
 def as_ours(
@@ -97,7 +111,8 @@ def as_ours(
         alpha = _of_layer(found.get("alpha_pattern"), layer, found["lora_alpha"])
         factors[layer] = alpha / (math.sqrt(rank) if found.get("use_rslora") else rank)
     rank = max(ranks.values(), default=int(found["r"]))
-    usual = Counter(factors.values()).most_common(1)[0][0] if factors else found["lora_alpha"] / rank
+    acting = [factor for factor in factors.values() if factor]  # a pattern may switch layers off
+    usual = Counter(acting).most_common(1)[0][0] if acting else found["lora_alpha"] / rank
     alpha = round(usual * rank) if abs(usual * rank - round(usual * rank)) < 1e-9 else rank
     made = dict(tensors)
     for layer, factor in factors.items():
@@ -121,5 +136,5 @@ def _of_layer(pattern: Any, layer: str, usual: float) -> float:
     """The value of the first pattern whose end the layer's name matches, as PEFT looks them up."""
     for key, value in (pattern or {}).items():
         if re.match(rf"(.*\.)?({key})$", layer):
-            return float(value) if _is_number(value) else math.nan
+            return float(value)
     return usual

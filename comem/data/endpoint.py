@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from comem.io.files import parse_json
+from comem.io.run_folder import warn_of_open_key
 from comem.retrieval.download.fetch import retry_after
 
 log = logging.getLogger(__name__)
@@ -111,11 +112,7 @@ class Endpoint:
             raise ValueError(
                 f"the environment variable {settings.key_variable} is not set: put the key there"
             )
-        parts = urlsplit(settings.url)
-        if key and parts.scheme == "http" and not _on_this_machine(parts.hostname or ""):
-            log.warning(
-                "%s: the key goes over the network unencrypted; is there an https:// address?", settings.url
-            )
+        warn_of_open_key(settings.url, key)
         self._key, self._client = key, _client(settings, key)
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._not_before, self._failures = 0.0, 0
@@ -242,10 +239,6 @@ class Endpoint:
             text = text.replace(form, "***")
         cut = next((n for n in range(len(self._key) - 1, 3, -1) if text.endswith(self._key[:n])), 0)
         return f"{text[:-cut]}***" if cut else text  # the beginning of one at the end of what was read
-
-
-def _on_this_machine(host: str) -> bool:
-    return host == "localhost" or host.endswith(".localhost") or host == "::1" or host.startswith("127.")
 
 
 class _RefusedError(Exception):

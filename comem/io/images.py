@@ -21,7 +21,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 from urllib.parse import unquote, unquote_to_bytes
 
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -64,7 +64,7 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names the file and the remedy."""
 
 
-def image_ref(value: Any, folder: str | Path, *, anywhere: bool = False) -> ImageRef | None:
+def image_ref(value: Any, folder: str | Path) -> ImageRef | None:
     """The image that a record names, in any of the forms that records have; None where it names none.
 
     Read are: a path, relative to `folder`; `file://`; a data URI; base64; bytes; the dicts of the datasets
@@ -78,7 +78,6 @@ def image_ref(value: Any, folder: str | Path, *, anywhere: bool = False) -> Imag
     Args:
         value: of the record.
         folder: where relative paths start.
-        anywhere: a path may lead anywhere: it is the user's own word, not a record's.
 
     Example:
         >>> image_ref("images/1.png", "data")
@@ -91,7 +90,7 @@ def image_ref(value: Any, folder: str | Path, *, anywhere: bool = False) -> Imag
     if isinstance(value, ImageRef) or is_missing(value):
         return value if isinstance(value, ImageRef) else None
     if isinstance(value, str):
-        return _of_text(value, folder, anywhere)
+        return _of_text(value, Path(folder))
     if isinstance(value, (bytes, bytearray, memoryview)):
         return ImageRef(data=bytes(value)) if len(value) else None
     return _of_pixels(value)
@@ -116,9 +115,8 @@ _BASE64_STARTS = ("iVBOR", "/9j/", "_9j_", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0
 _PATH_LENGTH = 4096  # longer texts are no paths
 
 
-def _of_text(text: str, folder: str | Path, anywhere: bool) -> ImageRef | None:
+def _of_text(text: str, folder: Path) -> ImageRef | None:
     """A path or an encoded image."""
-    text = text.strip(" \t\r\n")
     if text[:5].lower() == "data:":
         head, _, body = text.partition(",")
         encoded = head.lower().endswith(";base64")
@@ -134,18 +132,18 @@ def _of_text(text: str, folder: str | Path, anywhere: bool) -> ImageRef | None:
             return _unusable(short(path), "an address, not a file; fetch it first, and give its path")
         path = unquote(path[len("file://") :].removeprefix("localhost"))
     place = os.path.join(folder, path)
-    fault = "" if anywhere else out_of_reach(place, folder)
+    fault = out_of_reach(place, folder)
     return _unusable(short(path), fault) if fault else ImageRef(path=place)
 
 
-def out_of_reach(place: str, folder: str | Path) -> str:
+def out_of_reach(place: str, folder: Path) -> str:
     """Why the data of a folder may not name an image at this place; "" where they may."""
     if _within_reach(place, folder):
         return ""
     return f"outside the data's folder; to allow it, set {REACH} to the folder that holds it"
 
 
-def _within_reach(place: str, folder: str | Path) -> bool:
+def _within_reach(place: str, folder: Path) -> bool:
     """Whether a place is in the folder above the data's, or in one that is allowed."""
     home, place = os.path.abspath(folder), os.path.abspath(place)
     above = os.path.dirname(home)
@@ -253,9 +251,7 @@ def open_image(ref: ImageRef | str | Path | bytes, *, max_pixels: int = MAX_PIXE
     try:
         return _unpacked(name, data, max_pixels)
     except ImageError as error:
-        if not isinstance(error.__cause__, _DECODER_ERRORS) or len(bare := without_metadata(data)) == len(
-            data
-        ):
+        if not isinstance(error.__cause__, _DECODER_ERRORS) or (bare := without_metadata(data)) == data:
             raise
         try:
             return _unpacked(name, bare, max_pixels)
@@ -283,20 +279,32 @@ def _unpacked(name: str, data: bytes, max_pixels: int) -> Image.Image:
 
 
 def without_metadata(data: bytes) -> bytes:
-    """An encoded PNG, JPEG or WebP with nothing but what its pixels need, and EXIF's orientation.
+    """An encoded PNG, JPEG, WebP or TIFF with nothing but what its pixels need, and EXIF's orientation.
 
     Pillow refuses a whole image for a text chunk or a profile that is damaged or large.
     """
     if data.startswith(_PNG):
-        return _PNG + b"".join(chunk for kind, chunk in _png_chunks(data) if kind in _PNG_KEPT)
+        return _PNG + b"".join(
+            chunk for kind, chunk in _png_chunks(data) if _png_needs(kind, chunk, data[25])
+        )
     if data.startswith(b"\xff\xd8"):
         return _bare_jpeg(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _bare_webp(data)
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return _bare_tiff(data)
     return data
 
 
-_PNG, _PNG_KEPT = b"\x89PNG\r\n\x1a\n", (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _png_needs(kind: bytes, chunk: bytes, colours: int) -> bool:
+    """Whether the pixels need a chunk; of transparency and orientation what is whole is kept."""
+    if kind not in (b"tRNS", b"eXIf"):
+        return kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+    least = 12 + {0: 2, 2: 6}.get(colours, 1) * (kind == b"tRNS")
+    return len(chunk) >= least and chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -337,6 +345,24 @@ def _bare_webp(data: bytes) -> bytes:
     return b"RIFF" + len(body).to_bytes(4, "little") + body
 
 
+#: Of a TIFF's first directory: sizes, samples, strips, tiles, colours and orientation.
+_TIFF_KEPT = frozenset((*range(254, 267), 273, 274, *range(277, 280), 284, 292, 293, 317, *range(320, 326),
+                        332, 338, 339, 347, *range(512, 533)))  # fmt: skip
+
+
+def _bare_tiff(data: bytes) -> bytes:
+    """With a shorter first directory, in its place; the directory is as damaged as it was."""
+    order: Literal["little", "big"] = "little" if data.startswith(b"II") else "big"
+    at = int.from_bytes(data[4:8], order)
+    end = at + 2 + 12 * int.from_bytes(data[at : at + 2], order)
+    entries = [data[start : start + 12] for start in range(at + 2, end, 12)]
+    kept = [entry for entry in entries if int.from_bytes(entry[:2], order) in _TIFF_KEPT]
+    if end > len(data) or len(kept) == len(entries):
+        return data
+    directory = len(kept).to_bytes(2, order) + b"".join(kept) + bytes(4)
+    return data[:at] + directory + data[at + len(directory) :]
+
+
 def opened(ref: ImageRef) -> ImageRef:
     """The same image with its pixels, or unchanged where it cannot be opened: `open_image` then says why."""
     try:
@@ -351,22 +377,21 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def image_bytes(ref: ImageRef | str | Path | bytes, limit: int | None = None) -> bytes:
-    """The encoded bytes of an image, unopened; none of more than `limit` is read.
+def image_bytes(ref: ImageRef | str | Path | bytes) -> bytes:
+    """The encoded bytes of an image, unopened.
 
     Raises:
         ImageError: there is no such file, it is no regular file, empty, or too large.
     """
-    return _read(ref, limit)[1]
+    return _read(ref)[1]
 
 
-def _read(ref: ImageRef | str | Path | bytes, limit: int | None = None) -> tuple[str, bytes]:
+def _read(ref: ImageRef | str | Path | bytes) -> tuple[str, bytes]:
     """The name for messages, and the encoded bytes."""
     if isinstance(ref, bytes):
         ref = ImageRef(data=ref)
     if isinstance(ref, ImageRef) and ref.data is not None:
         name, data = str(ref), ref.data
-        _check_bytes(name, len(data), limit)
     elif isinstance(ref, ImageRef) and ref.fault:
         raise ImageError(f"{ref.path}: {ref.fault}")
     else:
@@ -376,7 +401,8 @@ def _read(ref: ImageRef | str | Path | bytes, limit: int | None = None) -> tuple
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{name}: cannot be read: it is no file; check the image folder")
-            _check_bytes(name, status.st_size, limit)
+            if status.st_size > MAX_BYTES:
+                raise ImageError(f"{name}: {status.st_size} bytes, more than {MAX_BYTES}; resize the image")
             data = path.read_bytes()
         except FileNotFoundError as error:
             how = "; on this system folders end in /, not in a backslash" if "\\" in name else ""
@@ -389,12 +415,6 @@ def _read(ref: ImageRef | str | Path | bytes, limit: int | None = None) -> tuple
     if not data:
         raise ImageError(f"{name}: the image is empty (zero bytes); download it again or remove the item")
     return name, data
-
-
-def _check_bytes(name: str, size: int, limit: int | None) -> None:
-    if size > (MAX_BYTES if limit is None else limit):
-        most = f"more than {MAX_BYTES:,}" if limit is None else f"at most {limit:,} are read here"
-        raise ImageError(f"{name}: {size:,} bytes, {most}; resize the image")
 
 
 def _refuse_markup(name: str, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import platform
 import re
 import subprocess
@@ -13,8 +14,11 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from comem.io.files import read_json, sha256_of, write_json
+
+logger = logging.getLogger(__name__)
 
 _VERSIONS_OF = (
     "torch", "transformers", "peft", "tokenizers", "pillow", "faiss-cpu", "open_clip_torch", "numpy",
@@ -41,7 +45,7 @@ def run_manifest(extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {**manifest, **(extra or {})}
 
 
-_USER = re.compile(r"(\w+://)[^/@\s]+@")
+_USER = re.compile(r"(\w+://)[^/?#\s]+@")
 _SECRET = re.compile(
     r"([?&;][\w.-]*(?:key|token|secret|password|passwd|pwd|signature|sig|auth)=)[^&;#\s]+", re.I
 )
@@ -50,6 +54,17 @@ _SECRET = re.compile(
 def without_secrets(text: str) -> str:
     """Text as it may be written down: what addresses in it hold of names, passwords and keys is left out."""
     return _SECRET.sub(r"\1***", _USER.sub(r"\1***@", text))
+
+
+def warn_of_open_key(url: str, key: str) -> None:
+    """Warn of a key that goes to another machine unencrypted, beside the address or in it."""
+    parts = urlsplit(url)
+    here = re.fullmatch(r"(.+\.)?localhost\.?|::1|127(\.\d+){3}", parts.hostname or "")
+    if (key or parts.password) and parts.scheme == "http" and not here:
+        logger.warning(
+            "%s: the key goes over the network unencrypted; is there an https:// address?",
+            without_secrets(url),
+        )
 
 
 def _program() -> str:

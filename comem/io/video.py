@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,9 +151,16 @@ def frame_times(ref: VideoRef) -> list[float]:
         return [i / ref.fps for i in range(len(ref.frames))]
     path = _regular(ref)
     with _opened(path) as (container, stream):
-        stamps = sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None)
+        packets = [(packet.pts, packet.is_corrupt) for packet in container.demux(stream) if packet.size]
+        stamps = sorted(pts for pts, _ in packets if pts is not None)
+        if packets and not stamps:
+            raise VideoError(
+                f"{path}: its frames carry no times: ffmpeg -i {path.name} -c copy {path.stem}.mp4"
+            )
         if not stamps:
             raise VideoError(f"{path}: a video without frames; record or download it again")
+        if packets[-1][1]:
+            raise VideoError(f"{path}: cut short in its frame {len(packets)}; fetch it again")
         base = float(stream.time_base)
         first = stamps[0] if stream.start_time is None else int(stream.start_time)
         return [(stamp - first) * base for stamp in stamps if stamp >= first]
@@ -182,8 +189,6 @@ def video_ref(value: Any, folder: str | Path) -> VideoRef:
         VideoError: no such reference.
     """
     try:
-        if not isinstance(value["path"] if isinstance(value, Mapping) else value, (str, os.PathLike)):
-            raise TypeError("a path is a text")
         if isinstance(value, Mapping):
             path, rest = str(value["path"]), {k: float(v) for k, v in value.items() if k != "path" and v}
         else:
@@ -319,19 +324,25 @@ def _upright(frame: Any) -> Frame:
 def _decoded(ref: VideoRef, times: Sequence[float]) -> Iterator[Frame]:
     """The frames at these times (ascending), each after a seek where it is not near."""
     path = _regular(ref)
-    with _opened(path) as (container, stream):
+    with _opened(path) as (container, stream), ExitStack() as again:
         base = float(stream.time_base)
         zero = _first_stamp(container, stream)
-        source, now, shown = None, float("-inf"), None
+        source, now, shown = _frames(container, stream, str(path)), 0.0, None
         for at in times:
-            if source is None or at - now > _NEAR or at < now - base:
+            fresh = at - now > _NEAR or at < now - base
+            if fresh:
                 container.seek(int(zero + at / base), stream=stream, backward=True)
                 source, now, shown = _frames(container, stream, str(path)), float("-inf"), None
             while shown is None or now < at - base / 2:
                 frame = next(source, None)
                 if frame is None:
                     break
-                if frame.pts is not None:
+                if fresh and frame.pts is not None and (frame.pts - zero) * base > at + base / 2:
+                    # too far, as in broadcast streams, which have no table: from the front, then
+                    source = _frames(*again.enter_context(_opened(path)), str(path))
+                    frame = next(source, None)
+                fresh = False
+                if frame is not None and frame.pts is not None:
                     now, shown = (frame.pts - zero) * base, frame
             if shown is None or now < at - base / 2:
                 raise VideoError(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from comem.io.files import RecordError, listed, read_jsonl
+from comem.benchmarks.scoring import key_of
+from comem.io.files import RecordError, read_jsonl
 from comem.registry import Registry
 
 _WORD = re.compile(r"\w+")
@@ -135,15 +136,8 @@ def _read_jsonl(path: Path) -> Iterator[Entity]:
     fields: tuple[str, str] | None = None
     for number, row in enumerate(read_jsonl(path), start=1):
         if fields is None:
-            fields = _known(row, ID_FIELDS, path), _known(row, TITLE_FIELDS, path)
+            fields = key_of(row, ID_FIELDS, path, number), key_of(row, TITLE_FIELDS, path, number)
         yield _checked(row.get(fields[0]), row.get(fields[1]), f"{path}: record {number}")
-
-
-def _known(row: dict[str, object], names: tuple[str, ...], path: Path) -> str:
-    for name in names:
-        if name in row:
-            return name
-    raise RecordError(f"{path}: record 1 has none of {', '.join(names)}; it has {listed(row)}")
 
 
 def _read_tsv(path: Path) -> Iterator[Entity]:

@@ -66,15 +66,16 @@ def add_lora(model: nn.Module, settings: LoraSettings = LoraSettings()) -> nn.Mo
         raise ValueError("the model has LoRA layers already: merge them, or load weights into them")
     targets = set(lora_targets(model, settings.layers))
     expected = expected_lora_count(model, settings)
+    whole, prefix = (_Unnamed(model), "inner.") if _fuses_experts(model) else (model, "")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         bias="none",
         # A string is matched in full; a list is condensed to suffixes.
-        target_modules="|".join(re.escape(name) for name in sorted(targets)),
+        target_modules="|".join(re.escape(prefix + name) for name in sorted(targets)),
     )
-    inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    inject_adapter_in_model(config, whole, adapter_name=ADAPTER)
     for layer in lora_layers(model).values():
         add_directly(layer, ADAPTER)
     adapted = set(lora_layers(model))
@@ -84,6 +85,23 @@ def add_lora(model: nn.Module, settings: LoraSettings = LoraSettings()) -> nn.Mo
         raise RuntimeError(f"{trainable_count(model)} trainable parameters, expected {expected}")
     adapter_switch(model).set(False)
     return model
+
+
+class _Unnamed(nn.Module):
+    """A model whose family peft does not see.
+
+    Of families whose experts were separate layers once, peft rewrites what is asked for, and then adapts
+    their fused tensors where a dense layer of the same name is asked for.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner = model
+        self.is_loaded_in_4bit = getattr(model, "is_loaded_in_4bit", False)
+
+
+def _fuses_experts(model: nn.Module) -> bool:
+    return any(p.ndim == 3 and ".experts." in name for name, p in model.named_parameters())
 
 
 def lora_layers(model: nn.Module) -> dict[str, LoraLayer]:

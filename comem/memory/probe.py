@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comem.backbones.base import resized_by
+from comem.backbones.base import GenerationConfig, resized_by
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.positions import (
     attention,
     decoder_layers,
     forget_positions,
     free_ids,
+    linear_layers,
     memory_layers,
     per_layer_table,
     text_positions,
@@ -31,7 +32,6 @@ from comem.backbones.prepared import Prepared, pack
 from comem.backbones.probe import (
     ROUNDING,
     batch_difference,
-    linear_layers,
     looked_up,
     process_fault,
     sample_image,
@@ -75,8 +75,8 @@ class Checked:
     def modes(self) -> tuple[str, ...]:
         """The modes that the model can be run in."""
         able = {"comem": self.spec.soft_prefix, "vlm_as_memory": self.spec.kv_memory}
-        chat = all(f.works is not False for f in self.findings if f.ability == "chat template")
-        return ("baseline", "rag", *(mode for mode, can in able.items() if can)) if chat else ()
+        asked = all(f.works is not False for f in self.findings if f.ability in ("chat template", "answers"))
+        return ("baseline", "rag", *(mode for mode, can in able.items() if can)) if asked else ()
 
 
 class _Fault(ValueError):
@@ -134,7 +134,8 @@ def _of_processor(backbone: HFBackbone) -> Iterator[Finding]:
             "check the processor's files" if fault else "" if spec.several_images else "rag shows text only",
         )  # fmt: skip
         if not fault:
-            yield Finding("an image's tokens", True, _cost(backbone), _limits(backbone))
+            yield _asked("an image's tokens", lambda: _cost(backbone), "every question needs an image")
+            yield Finding("an image's size", True, _limits(backbone))
         if not spec.mixed_batches:
             yield Finding("mixed batches", False, "rows with and without images", "are asked apart by itself")
     free = free_ids(backbone.model, backbone.processor)
@@ -161,6 +162,7 @@ def _limits(backbone: HFBackbone) -> str:
 
 def _of_model(backbone: HFBackbone) -> Iterator[Finding]:
     model, spec = backbone.model, backbone.spec
+    yield _asked("answers", lambda: _answers(backbone), "see that config.json and weights belong together")
     yield _asked("batch = single", lambda: _batch(backbone), "its questions are asked one by one")
     if not spec.soft_prefix:
         yield Finding("soft prefix", False, "an encoder-decoder model", "use baseline or rag")
@@ -188,8 +190,9 @@ def _asked(ability: str, question: Callable[[], str], remedy: str) -> Finding:
     try:
         return Finding(ability, True, question())
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return Finding(ability, False, reason[:160], remedy)
+        known = isinstance(error, ValueError) and str(error).strip()
+        reason = str(error).strip() if known else f"{type(error).__name__}: {error}"
+        return Finding(ability, False, reason.splitlines()[0][:160], remedy)
 
 
 def _ids(backbone: HFBackbone, text: str) -> Tensor:
@@ -219,6 +222,21 @@ def _within(worst: float, dtype: torch.dtype) -> str:
     if not worst <= ROUNDING.get(dtype, 1e-3):
         raise _Fault(f"logits are off by {worst:.1e} of the largest")
     return f"logits within {worst:.0e}"
+
+
+def _answers(backbone: HFBackbone) -> str:
+    """A question alone; with an image where a model answers nothing without one."""
+    given, said = [(_QUESTION,), (sample_image(), _QUESTION)], ""
+    for parts in given[: 1 + backbone.spec.sees_images]:
+        try:
+            (answer,) = backbone.generate(
+                [[Message("user", parts)]], config=GenerationConfig(max_new_tokens=2)
+            )
+        except Exception as error:
+            said = said or f"{type(error).__name__}: {error}"
+            continue
+        return f"a prompt of {answer.prompt_tokens} tokens" if not said else "questions with an image only"
+    raise _Fault(said)
 
 
 def _batch(backbone: HFBackbone) -> str:

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -22,7 +22,7 @@ from torch import Tensor, device, nn
 
 from comem.backbones.base import Backbone
 from comem.backbones.flops import Flops
-from comem.backbones.positions import text_positions, with_positions
+from comem.backbones.positions import keeps_state, text_positions, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.backbones.specs import auto_class, load_model, load_model_config, load_processor
 from comem.config import from_values
@@ -184,6 +184,20 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         """One batch for `forward`, on the encoder's device."""
         return to_device(item_inputs(items, self.processor, self.form), self.device)
 
+    @cached_property
+    @torch.no_grad()
+    def one_by_one(self) -> bool:
+        """Whether padding would change a memory: it goes through the state that some models keep (RWKV)."""
+        if not keeps_state(self.model):
+            return False
+        from comem.backbones.probe import ROUNDING
+
+        ids = torch.arange(1, 9, device=self.device)[None]
+        plain, padded = torch.ones_like(ids), torch.cat([torch.zeros_like(ids), torch.ones_like(ids)], dim=1)
+        alone = self({"input_ids": ids, "attention_mask": plain})
+        moved = self({"input_ids": torch.cat([plain, ids], dim=1), "attention_mask": padded}) - alone
+        return bool(moved.abs().max() > ROUNDING.get(self.dtype, 1e-3) * alone.abs().max())
+
     @torch.no_grad()
     def encode(
         self, items: Sequence[KnowledgeItem], batch_size: int = 16, inputs: InputsOf | None = None
@@ -197,7 +211,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         bank = MemoryBank(out, ids, self.fingerprint())  # refuses repeated ids before the work
         make = inputs or self.inputs
         with self.prepared, evaluating(self):
-            for rows in length_batches(items, batch_size):
+            for rows in length_batches(items, 1 if self.one_by_one else batch_size):
                 out[rows] = self(make([items[i] for i in rows]))
         return bank
 
@@ -206,8 +220,9 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         """As `MemoryEncoder.encode_images`, in batches."""
         parts = []
         with self.prepared, evaluating(self):
-            for start in range(0, len(images), batch_size):
-                some = images[start : start + batch_size]
+            step = 1 if self.one_by_one else batch_size
+            for start in range(0, len(images), step):
+                some = images[start : start + step]
                 inputs = item_inputs((), self.processor, self.form, some)
                 parts.append(self(to_device(inputs, self.device)))
         made = torch.cat(parts)

@@ -161,7 +161,7 @@ def open_shards(folder: Path, plan: ShardPlan) -> ShardFolder:
         for pattern in (f"{plan.kind}_emb/*.npy", "metadata/*.parquet", f"shards/{plan.kind}_*.json"):
             for old in folder.glob(pattern):
                 old.unlink()
-    write_json(path, asdict(plan))
+    write_sealed(path, asdict(plan))
     return ShardFolder(folder, plan)
 
 

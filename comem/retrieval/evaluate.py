@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from comem.io.files import RecordError, read_json, read_jsonl, write_json
+from comem.io.files import RecordError, read_jsonl, write_json
 from comem.io.images import open_image, pixels
 from comem.io.run_folder import run_manifest
 from comem.registry import Registry
@@ -284,10 +284,10 @@ def evaluate_retrieval(settings: RecallSettings) -> dict[str, RecallReport | flo
 
 def _article_recall(contexts: Path, questions: Path, knowledge: Path | None) -> dict[str, float]:
     """Recall by the articles' URLs: of EchoSight's results, or of lines of ids whose items name them."""
-    from comem.retrieval.exchange import article_recall
+    from comem.retrieval.exchange import article_recall, read_entries
 
     if contexts.suffix == ".json":
-        found = {name: row["retrieved_entries"] for name, row in read_json(contexts).items()}
+        found = {name: row["retrieved_entries"] for name, row in read_entries(contexts).items()}
     elif knowledge is None:
         raise ValueError(f"{contexts}: lines of ids; give --knowledge DIR, whose items name their articles")
     else:

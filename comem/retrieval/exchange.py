@@ -29,7 +29,7 @@ from comem.retrieval.faiss_index import INDEX, read_flat
 from comem.retrieval.index import LOCK, MANIFEST, VectorIndex, save_index
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.settings import FaissSettings
-from comem.types import KnowledgeItem, RetrievedContext
+from comem.types import Example, KnowledgeItem, RetrievedContext
 
 #: Opcodes of a pickled list of ints; any other could run code, and is refused.
 _MARKS = {"PROTO", "FRAME", "STOP", "MARK", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "MEMOIZE", "PUT"}
@@ -207,6 +207,11 @@ def once_each(items: Sequence[KnowledgeItem], scores: Sequence[float]) -> list[t
     return kept
 
 
+def exchanged_id(example: Example) -> str:
+    """What results in EchoSight's form call a question: E-VQA's have a number there, others their id."""
+    return str(example.meta.get("exchanged_id") or example.id)
+
+
 def write_entries(path: str | Path, contexts: Mapping[str, RetrievedContext]) -> None:
     """Results as EchoSight takes them (`--resume_from`)."""
     found = {}
@@ -219,10 +224,8 @@ def write_entries(path: str | Path, contexts: Mapping[str, RetrievedContext]) ->
     write_json(path, found)
 
 
-def entry_rows(path: str | Path, base: KnowledgeBase) -> Iterator[dict[str, Any]]:
-    """Lines of `comem retrieve` for results in EchoSight's form: the articles' rows, best article first.
-
-    Where sections were reranked, these come first, in their order: the item whose passage a section holds.
+def read_entries(path: str | Path) -> dict[str, dict[str, Any]]:
+    """Results in EchoSight's form by question, each with a list of URLs, and as many scores if there are any.
 
     Raises:
         RecordError: not of this form; names file and question.
@@ -231,15 +234,32 @@ def entry_rows(path: str | Path, base: KnowledgeBase) -> Iterator[dict[str, Any]
     if not isinstance(found, dict):
         raise RecordError(f"{path}: no results by data_id (one JSON object)")
     for name, row in found.items():
-        if not isinstance(row, dict) or not isinstance(urls := row.get("retrieved_entries"), list):
-            raise RecordError(f"{path}: {name!r} has no list retrieved_entries")
-        scores = row.get("retrieval_similarities") or [0.0] * len(urls)
-        if len(scores) != len(urls):
+        urls = row.get("retrieved_entries") if isinstance(row, dict) else None
+        if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+            raise RecordError(f"{path}: {name!r} has no list retrieved_entries of URLs")
+        scores = row.get("retrieval_similarities") or []
+        if not isinstance(scores, list) or not all(type(score) in (int, float) for score in scores):
+            raise RecordError(f"{path}: {name!r} has retrieval_similarities that are no list of numbers")
+        if scores and len(scores) != len(urls):
             raise RecordError(f"{path}: {name!r} has {len(urls)} entries and {len(scores)} similarities")
+    return found
+
+
+def entry_rows(path: str | Path, base: KnowledgeBase) -> Iterator[dict[str, Any]]:
+    """Lines of `comem retrieve` for results in EchoSight's form: the articles' rows, best article first.
+
+    Where sections were reranked, these come first, in their order: the item whose passage a section holds.
+
+    Raises:
+        RecordError: not of this form; names file and question.
+    """
+    for name, row in read_entries(path).items():
+        urls = row["retrieved_entries"]
+        scores = row.get("retrieval_similarities") or [0.0] * len(urls)
         pairs = [
-            (item, float(score))
+            (item, score)
             for url, score in zip(urls, scores, strict=True)
-            for item in base.items(base.rows_of(str(url)))
+            for item in base.items(base.rows_of(url))
         ]
         sections = [" ".join(str(each).split()) for each in row.get("reranked_sections") or ()]
         first = [pair for section in sections for pair in pairs if _holds(section, pair[0].text)]

@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from comem.io.console import Progress, quiet
-from comem.io.run_folder import without_secrets
+from comem.io.run_folder import warn_of_open_key, without_secrets
 from comem.retrieval.embed import embed_shown
 from comem.retrieval.embedder import Embedder
 from comem.retrieval.index import DECIMALS, Hits, check_embedder
@@ -214,12 +214,12 @@ def connect(uri: str, token: str = "") -> Any:
         from pymilvus import MilvusClient
     except ImportError as error:
         raise MilvusError("Milvus needs pymilvus: pip install 'comem[milvus]'") from error
+    warn_of_open_key(uri, token)
     try:
         return MilvusClient(uri=uri, token=token)
     except (milvus_exception(), ConnectionError) as error:
-        raise MilvusError(
-            f"{without_secrets(uri)}: cannot be reached ({error}); is the server running?"
-        ) from error
+        said = f"{uri}: cannot be reached ({error}); is the server running?"
+        raise MilvusError(without_secrets(said)) from error
 
 
 def milvus_exception() -> type[Exception]:

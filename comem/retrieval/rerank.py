@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
@@ -17,6 +18,8 @@ from comem.retrieval.settings import RetrieverSettings
 from comem.types import Example, KnowledgeItem, RetrievedContext
 
 _PICTURES = 8  # hits looked at for each article that is wanted: several pictures may find one
+logger = logging.getLogger(__name__)
+
 _BATCH = 32
 
 
@@ -186,7 +189,9 @@ class ArticleRetriever(Retriever):
             return hits
         said = self.reranker.scores(example, [item for item, _ in pairs])  # (n,)
         scores = self.weight * np.asarray([score for _, score in pairs]) + (1 - self.weight) * said
-        order = np.argsort(-scores, kind="stable")[:k]
+        if not np.isfinite(scores).all():
+            logger.warning("question %s: sections whose scores are no numbers are left out", example.id)
+        order = [n for n in np.argsort(-scores, kind="stable") if np.isfinite(scores[n])][:k]
         return RetrievedContext(
             example.id, tuple(pairs[n][0] for n in order), tuple(float(scores[n]) for n in order)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -225,14 +226,17 @@ class PrecomputedRetriever(Retriever):
         self, examples: Sequence[Example], k: int, languages: Collection[str] | None = None
     ) -> dict[str, RetrievedContext]:
         """Looks the examples up by id; one that is not in the file is an error, not an empty context."""
-        missing = [example.id for example in examples if example.id not in self._rows]
+        from comem.retrieval.exchange import exchanged_id
+
+        names = {each.id: each.id if each.id in self._rows else exchanged_id(each) for each in examples}
+        missing = [own for own, name in names.items() if name not in self._rows]
         if missing:
             raise ValueError(
                 f"{self.path}: no results for {len(missing)} of {len(examples)} examples (first:"
                 f" {missing[0]!r}); run comem retrieve again with the same questions"
             )
         return {
-            each.id: _known_context(self._rows[each.id], self.base, self.path).top(k) for each in examples
+            own: _known_context(self._rows[name], self.base, self.path).top(k) for own, name in names.items()
         }
 
     def describe(self) -> dict[str, Any]:
@@ -413,6 +417,8 @@ def _context_rows(path: Path) -> Iterator[dict[str, Any]]:
             scores = [float(score) for score in row.get("scores") or ()]
         except (TypeError, ValueError, OverflowError) as error:
             raise RecordError(f"{path}: record {number}: a score is no number ({error})") from error
+        if not all(map(math.isfinite, scores)):
+            raise RecordError(f"{path}: record {number}: a score is no number (NaN or infinity)")
         ids = [str(item_id) for item_id in row["ids"]]
         if scores and len(scores) != len(ids):
             raise RecordError(f"{path}: record {number}: {len(ids)} ids but {len(scores)} scores")

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -79,6 +79,7 @@ _IMAGES: dict[int | str, dict[str, Any]] = {
 }
 _NOT_DONE = ("tools", "functions", "logprobs", "audio", "response_format")
 _OTHERS = ["PUT", "DELETE", "POST", "PATCH"]
+_T = TypeVar("_T")
 _TICK = 0.2  # seconds between two looks whether a client is still there
 
 
@@ -201,19 +202,20 @@ class Service:
         if len(stop) > 4 or not all(stop):
             raise RequestError("stop: at most 4 texts, none empty", "stop")
         question, image, turns = conversation(request, self.images())
-        size = len(question) + sum(len(p) for turn in turns for p in turn.content if isinstance(p, str))
-        if size > self.settings.max_chars:
-            raise RequestError(
-                f"{size:,} characters, at most {self.settings.max_chars:,}",
-                "messages",
-                "context_length_exceeded",
-            )
+        turned = sum(len(p) for turn in turns for p in turn.content if isinstance(p, str))
+        self.check_size(len(question) + turned, "messages")
         return Ask(
             question, image, turns, mode=self.mode(request.model),
             **_options(request.memory, request.user, caller),
             max_tokens=tokens, temperature=request.temperature or 0.0, top_p=request.top_p or 1.0,
             seed=(request.seed or 0) % 2**63, stop=stop,
         )  # fmt: skip
+
+    def check_size(self, size: int, field: str) -> None:
+        """Refuse so many characters before a model or a search sees them; RequestError."""
+        if size > self.settings.max_chars:
+            text = f"{size:,} characters, at most {self.settings.max_chars:,}"
+            raise RequestError(text, field, "context_length_exceeded")
 
     def count(self, answer: MemoryAnswer) -> None:
         """Count an answer's tokens."""
@@ -333,9 +335,11 @@ def _add_health(app: FastAPI, service: Service) -> None:
         about = {"status": "ok", "version": __version__, "model": service.name}
         return {**about, "waiting": len(service.batcher)}
 
-    @app.get("/metrics", dependencies=[_KNOWN], response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Counters in Prometheus' text format."""
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics(caller: Caller = _KNOWN) -> Response:
+        """Counters in Prometheus' text format, of all users together."""
+        if caller.user != ANYBODY:
+            raise RequestError("what is counted is of all users: a key of * sees it", None, "forbidden", 403)
         service.metrics.waiting.set(len(service.batcher))
         service.metrics.items.set(await service.work(len, service.memory))
         return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -375,10 +379,12 @@ def _add_chat(app: FastAPI, service: Service) -> None:
         if body.stream:
             usage = body.stream_options is not None and body.stream_options.include_usage
             pieces = _stream(service, asked, about, gone, usage)
-            first = await anext(pieces)  # errors before the first piece have a status of their own
+            # Errors before the first piece have a status of their own.
+            first = await _unless_left(asyncio.ensure_future(anext(pieces)), request, gone)
             headers = {"cache-control": "no-cache"}
             return StreamingResponse(_rest(first, pieces), media_type="text/event-stream", headers=headers)
-        answer = await _answered(service, asked, request, gone)
+        waiting = asyncio.wrap_future(service.batcher.submit(asked))
+        answer = await _unless_left(waiting, request, gone)
         service.count(answer)
         if answer.ending == "cancelled" and not gone.is_set():
             raise asyncio.TimeoutError
@@ -436,15 +442,12 @@ async def _events(
         yield f"data: {json.dumps(explained(error)[1])}\n\n"
 
 
-async def _answered(service: Service, asked: Ask, request: Request, gone: threading.Event) -> MemoryAnswer:
-    """The answer; when the client goes, the model is told."""
-    answer = asyncio.wrap_future(service.batcher.submit(asked))
-    while True:
-        done, _ = await asyncio.wait({answer}, timeout=_TICK)
-        if done:
-            return answer.result()
+async def _unless_left(answer: asyncio.Future[_T], request: Request, gone: threading.Event) -> _T:
+    """What is waited for; when the client goes, the model is told."""
+    while not (await asyncio.wait({answer}, timeout=_TICK))[0]:
         if await request.is_disconnected():
             gone.set()
+    return answer.result()
 
 
 async def _stream(
@@ -566,6 +569,7 @@ def _add_memories(app: FastAPI, service: Service) -> None:
     async def search(body: SearchRequest, caller: Caller = _KNOWN) -> dict[str, Any]:
         """The items nearest to a text, an image, or both."""
         owner = caller.scope(body.user_id, body.agent_id, body.run_id)
+        service.check_size(len(body.query or ""), "query")
         shown = await service.read(image, body.image)
         items = await service.work(
             memory.search, body.query, shown, k=body.top_k, filters=body.filters,
@@ -667,6 +671,7 @@ def _add_decisions(app: FastAPI, service: Service) -> None:
     async def decide(state: Any, questions: dict[str, Any], assets: Any, options: dict[str, Any]) -> Any:
         if service.upstream is not None:
             raise RequestError("decisions are made by a reader here: serve without --upstream", "model")
+        service.check_size(len(json.dumps([state, questions], ensure_ascii=False)), "questions")
         owner = options["scope"]
         return await service.work(
             service.memory.decide, state, questions, assets=assets, k=options["k"], by=options["by"],

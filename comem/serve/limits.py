@@ -19,6 +19,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 DEPTH = 40  # of JSON
 _BODY_SECONDS = 30.0  # in which a whole body must have come
 _LONG = 1 << 20  # bytes of a body that others do not wait for
+_METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS")
 _MARKS = b'"[]{}'
 _OTHERS = bytes(each for each in range(256) if each not in _MARKS)
 
@@ -140,7 +141,8 @@ class Counting:
             await self._app(scope, receive, watch)
         finally:
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, scope["method"], status).inc()
+            method = scope["method"] if scope["method"] in _METHODS else "other"  # what clients make up grows
+            self._metrics.requests.labels(route, method, status).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)
 
 

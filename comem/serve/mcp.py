@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from typing import Any
 
@@ -20,7 +22,9 @@ def serve(settings: McpSettings, progress: Progress = quiet) -> None:
     Raises:
         ValueError: a package is missing, or a folder of other models.
     """
-    with open_memory(settings, progress, create=True) as memory:
+    with redirect_stdout(sys.stderr):  # stdout is the protocol's
+        memory = open_memory(settings, progress, create=True)
+    with memory:
         build_mcp(memory, settings.user_id).run("stdio")
 
 

@@ -47,9 +47,9 @@ class Images:
         self._left -= 1
         if self._left < 0:
             raise RequestError(f"more than {self._limit} images in a request", "messages", "too_many_images")
-        if url[:5].lower() == "data:":
+        if url.startswith("data:"):
             return reference_of(url)
-        if url[:8].lower().startswith(("http://", "https://")):
+        if url.startswith(("http://", "https://")):
             if self._fetch is None:
                 raise ImageError(
                     "this server fetches no images: send them as data:image/…;base64,… "
@@ -67,6 +67,8 @@ def content(parts: str | Sequence[Mapping[str, Any]] | None, images: Images) -> 
     """
     if parts is None or isinstance(parts, str):
         return [parts] if parts else []
+    if not isinstance(parts, list) or not all(isinstance(part, Mapping) for part in parts):
+        raise RequestError("content is a text, or a list of parts with a type", "messages")
     found: list[str | ImageRef] = []
     for part in parts:
         kind = part.get("type")

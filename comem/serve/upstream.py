@@ -23,6 +23,7 @@ from comem.backbones.base import item_turns, joined
 from comem.backbones.specs import RagFormat
 from comem.io.files import harmless
 from comem.io.images import open_image
+from comem.io.run_folder import warn_of_open_key
 from comem.memory.injection.in_turn import SEPARATOR
 from comem.serve.reading import RequestError
 from comem.serve.shapes import ChatRequest
@@ -155,6 +156,7 @@ class Upstream:
         self._memory, self._model = memory, model
         base = url.rstrip("/").removesuffix("/v1") + "/v1/"
         headers = {"authorization": f"Bearer {key}"} if key else {}
+        warn_of_open_key(url, key)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
         self._http = httpx.AsyncClient(
             base_url=base, headers=headers, timeout=timeout, limits=limits, trust_env=False

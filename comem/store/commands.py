@@ -7,16 +7,17 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comem.config import option, take_paths
 from comem.io.console import Progress, print_facts, print_line, print_piece, print_table, quiet
-from comem.store.table import FILE, MemoryFolderError
+from comem.store.table import FILE, MemoryFolderError, Scope
 
 if TYPE_CHECKING:
     from comem.store.memory import Memory, MemoryAnswer
 
 _MODELS, _SEARCH, _ANSWER = "models", "what is looked for", "the answer"
+_BEGUN = "adding"  # noted until all of the folder is there
 
 
 @dataclass(frozen=True)
@@ -99,23 +100,36 @@ def open_memory(settings: MemorySettings, progress: Progress = quiet, create: bo
     if not (source / FILE).is_file() and not (create and not source.exists()):
         if not source.exists():
             raise MemoryFolderError(f"{source}: no memory, and no folder to make one of; check the path")
-        place = source.with_name(f"{source.name}.memory")
+        whole = source.resolve() if source.name in ("", "..") else source  # "." has a name, too
+        if not whole.name:
+            raise MemoryFolderError(f"{source}: no memory can be made beside it; give a folder of images")
+        place = whole.with_name(f"{whole.name}.memory")
         if source.is_dir() and not any(source.iterdir()):
             place = source  # empty: it becomes the memory itself
-    new = not (place / FILE).is_file()
+    new = place != source and not (place / FILE).is_file()
     memory = Memory(
         place, settings.backbone, settings.encoder, settings.embedder, device=settings.device,
         vectors=settings.vectors,
     )  # fmt: skip
-    if place != source and (new or settings.update):
-        added = memory.add(source, progress=progress)
-        for reason in added.skipped:
-            print_line(f"left out: {reason}", "yellow")
-        told = f"{len(added.ids):,} items added" + (
-            f", {added.unchanged:,} unchanged" if added.unchanged else ""
-        )
-        print_line(f"{place}: {told}")
+    try:
+        if new:
+            memory._table.note({_BEGUN: "yes"})  # whoever is killed in the middle goes on with the next call
+        if place != source and (settings.update or memory.about().get(_BEGUN)):
+            _take_all(memory, source, progress)
+    except BaseException:
+        memory.close()
+        raise
     return memory
+
+
+def _take_all(memory: Memory, source: Path, progress: Progress) -> None:
+    """Add what is new or changed in a folder, and say so."""
+    added = memory.add(source, progress=progress)
+    memory._table.note({_BEGUN: ""})
+    for reason in added.skipped:
+        print_line(f"left out: {reason}", "yellow")
+    told = f"{len(added.ids):,} items added" + (f", {added.unchanged:,} unchanged" if added.unchanged else "")
+    print_line(f"{memory.folder}: {told}")
 
 
 def ask(settings: OneQuestionSettings, progress: Progress = quiet) -> MemoryAnswer:
@@ -127,12 +141,22 @@ def ask(settings: OneQuestionSettings, progress: Progress = quiet) -> MemoryAnsw
     Raises:
         ValueError: no such folder, an empty question, an image that cannot be opened.
     """
+    from comem.io.images import open_image
+    from comem.modes import MODES
+    from comem.store.memory import Ask, reference_of
+
+    if settings.mode:
+        MODES.check(settings.mode)
+    shown = None if settings.image is None else reference_of(settings.image)
+    if shown is not None:
+        open_image(shown)
+    by: Any = settings.by
+    asked = Ask(  # checked before a folder of ten thousand images is read
+        settings.question, shown, scope=Scope(settings.user_id), mode=settings.mode, k=settings.k, by=by,
+        max_tokens=settings.max_tokens, temperature=settings.temperature, seed=settings.seed, attention=True,
+    )  # fmt: skip
     with open_memory(settings, progress) as memory:
-        return memory.ask(
-            settings.question, settings.image, user_id=settings.user_id, mode=settings.mode, k=settings.k,
-            by=settings.by, max_tokens=settings.max_tokens, temperature=settings.temperature,
-            seed=settings.seed,
-        )  # fmt: skip
+        return memory.ask_many([asked])[0]
 
 
 def show_answer(answer: MemoryAnswer, settings: OneQuestionSettings) -> None:
@@ -229,9 +253,8 @@ class Chat:
         return True
 
     def _add(self, text: str) -> None:
-        words = shlex.split(text) if text else []
-        path = os.path.expanduser(words[0]) if len(words) == 1 else ""
-        thing = Path(path) if os.path.exists(path) else text
+        path = _path(text)
+        thing = path if text and os.path.exists(path) else {"text": text} if text.split()[1:] else text
         added = self.memory.add(thing, user_id=self.settings.user_id)
         for reason in added.skipped:
             print_line(f"left out: {reason}", "yellow")
@@ -240,8 +263,12 @@ class Chat:
     def _show(self, path: str) -> None:
         from comem.io.images import open_image
 
-        open_image(path)
-        self.image = Path(path)
+        self.image = _path(path)
+        try:
+            open_image(self.image)
+        except ValueError:
+            self.image = None
+            raise
 
     def _used(self, _: str) -> None:
         if self.last is None:
@@ -256,6 +283,8 @@ class Chat:
         )
 
     def _delete(self, item_id: str) -> None:
+        if self.settings.user_id not in (None, self.memory.get(item_id).user_id):
+            raise MemoryFolderError(f"no item {item_id!r} of {self.settings.user_id}")
         self.memory.delete(item_id)
         print_line("forgotten")
 
@@ -266,6 +295,8 @@ class Chat:
         self.settings = replace(self.settings, mode=name)
 
     def _k(self, number: str) -> None:
+        if not number.isdecimal():
+            raise MemoryFolderError(f"/k {number}: how many items, as in /k 3")
         self.settings = replace(self.settings, k=int(number))
 
     def _new(self, _: str) -> None:
@@ -290,6 +321,15 @@ def chat(settings: ChatSettings, progress: Progress = quiet) -> int:
             if not talk.say(line):
                 break
         return len(talk.turns)
+
+
+def _path(text: str) -> Path:
+    """A path as people type it: quoted, with a tilde; an apostrophe is one where it closes nothing."""
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        words = []
+    return Path(os.path.expanduser(words[0] if len(words) == 1 else text))
 
 
 def _lines() -> Iterator[str]:

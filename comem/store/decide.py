@@ -118,12 +118,16 @@ class Decider:
             memory: `(m, d)`, put before each prompt.
 
         Raises:
-            ValueError: a question that is none, names each; an image that cannot be opened.
+            ValueError: a question that is none, names each; an image that cannot be opened; a prompt longer
+                than the model's context.
         """
         start = time.perf_counter()
         images = {name: open_image(image) for name, image in (assets or {}).items()}
         request = {"state": state, "questions": dict(questions), "assets": images}
-        prompts = self._decision.prepare_inputs(self.config, request, self._processor)
+        prompts = list(self._decision.prepare_inputs(self.config, request, self._processor))
+        for given, _ in prompts:
+            read = int(given["input_ids"].shape[-1]) + (0 if memory is None else len(memory))
+            self.backbone.process.check_length(read)
         answers: dict[str, dict[str, Any]] = {}
         diagnostics: dict[str, dict[str, Any]] = {}
         count = 0

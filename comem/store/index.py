@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from comem.io.files import all_valid
 from comem.store.table import SCOPES, Changes, MemoryFolderError, Scope, Table, count_words
 
 _K1, _B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza 2009)
@@ -229,7 +228,7 @@ def conditions_of(scope: Scope, given: Mapping[str, Any] | None) -> tuple[list[s
     """
     conditions, values = scope.where()
     if given:
-        text, more = _all(all_valid(given), 0)
+        text, more = _all(given, 0)
         conditions.append(text)
         values += more
     return conditions, values
@@ -238,32 +237,37 @@ def conditions_of(scope: Scope, given: Mapping[str, Any] | None) -> tuple[list[s
 def _all(given: Mapping[str, Any], depth: int) -> tuple[str, list[Any]]:
     if depth > 8:
         raise MemoryFolderError("filters are nested more than 8 deep; write them flatter")
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or not given:  # nothing must not mean everything
         raise MemoryFolderError(f"filter {given!r}: give an object, as in {{'year': {{'gte': 1200}}}}")
     texts: list[str] = []
     values: list[Any] = []
     for key, value in given.items():
         if key in ("AND", "OR", "NOT"):
             inner = value if isinstance(value, (list, tuple)) else [value]
-            made = [_all(each, depth + 1) for each in inner]
-            joined = f" {'OR' if key != 'AND' else 'AND'} ".join(text for text, _ in made) or "1"
+            made = [_all(each, depth + 1) for each in inner or [{}]]
+            joined = f" {'OR' if key != 'AND' else 'AND'} ".join(text for text, _ in made)
             texts.append(f"NOT ({joined})" if key == "NOT" else f"({joined})")
             values += [each for _, some in made for each in some]
             continue
-        for name, operand in (value if isinstance(value, Mapping) else {"eq": value}).items():
+        compared = value if isinstance(value, Mapping) else {"in" if isinstance(value, list) else "eq": value}
+        if not compared:
+            raise MemoryFolderError(
+                f"filter {key!r}: nothing to compare with, as in {{{key!r}: {{'gte': 1}}}}"
+            )
+        for name, operand in compared.items():
             text, some = _one(str(key), str(name), operand)
             texts.append(text)
             values += some
-    return "(" + (" AND ".join(texts) or "1") + ")", values
+    return "(" + " AND ".join(texts) + ")", values
 
 
 def _one(key: str, name: str, operand: Any) -> tuple[str, list[Any]]:
     columns = {**{scope: scope for scope in SCOPES}, "created_at": "created", "updated_at": "updated"}
-    if '"' in key:
+    if '"' in key or "\0" in key:
         raise MemoryFolderError(f"filter {key!r}: a name in the metadata cannot be asked for with quotes")
     column, path = (columns[key], []) if key in columns else ("json_extract(metadata, ?)", [f'$."{key}"'])
     plain = operand if isinstance(operand, (list, tuple)) else [operand]
-    if any(not isinstance(each, (str, int, float, type(None))) for each in plain):
+    if any(not isinstance(each, (str, int, float, type(None))) or each != each for each in plain):
         raise MemoryFolderError(f"filter {key!r}: {operand!r} cannot be compared; give text or a number")
     if name in _COMPARE and not isinstance(operand, (list, tuple)):
         sign = "IS" if name == "eq" else _COMPARE[name]

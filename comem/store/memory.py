@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import queue
@@ -18,17 +19,19 @@ import numpy as np
 
 from comem.backbones.base import GenerationConfig
 from comem.bank.format import content_hash
+from comem.bank.forms import PLAIN_FORMS
 from comem.io.console import Progress, quiet
-from comem.io.files import all_valid, exact, is_missing, read_jsonl, valid, whole_file, write_json
-from comem.io.images import ImageError, image_bytes, image_ref, open_image
+from comem.io.files import read_jsonl, short, valid, whole_file, write_json
+from comem.io.images import ImageError, open_image
 from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import find_sources, read_corpus
 from comem.retrieval.corpus.videos import clock, is_video
+from comem.retrieval.embedder import unusable
 from comem.store.films import SECONDS, stretches
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
-from comem.store.table import SCOPES, Found, MemoryFolderError, Row, Scope, Table, count_words
+from comem.store.table import SCOPES, Found, MemoryFolderError, NoItemError, Row, Scope, Table, count_words
 from comem.store.watching import Spoken, Watched, end_ids
 from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext, VideoRef
 
@@ -50,6 +53,7 @@ MAX_IMAGE_BYTES = 64_000_000
 MAX_TEXT = 200_000
 ITEMS, ABOUT = "items.jsonl", "about.json"  # of an export
 _LOOKS = 8  # searches at most, while others delete what they find
+MAX_TOKENS = 65_536  # of an answer, whose room is made at once
 BATCH = 32  # items that are read at once, and that one transaction adds
 By = Literal["auto", "image", "text", "both"]
 
@@ -195,8 +199,15 @@ class Ask:
     cancelled: Callable[[], bool] | None = None
 
     def __post_init__(self) -> None:
-        if not self.question.strip() and self.image is None:
+        if not _text(self.question) and self.image is None:
             raise ValueError("an empty question: give a text, an image, or both")
+        _amount(self.k)
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        if not all(self.stop):
+            raise ValueError("stop: texts before which the answer ends, none of them empty")
+        if self.max_tokens > MAX_TOKENS:
+            raise ValueError(f"max_tokens={self.max_tokens}: at most {MAX_TOKENS:,}")
         if self.by not in ("auto", "image", "text", "both"):
             raise ValueError(f"by={self.by!r}: search by auto, image, text or both")
         if self.by in ("image", "both") and self.image is None:
@@ -215,6 +226,19 @@ class Ask:
         """Questions of which this is equal can be answered in one batch; sampled ones go alone."""
         greedy = self.temperature == 0
         return (self.mode, greedy, self.repetition_penalty, None if greedy else id(self))
+
+
+def _text(value: Any) -> str:
+    """A text without what stands around it; "" for None."""
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{value!r:.80}: give a text")
+    return (value or "").strip()
+
+
+def _amount(k: Any) -> None:
+    """Refuse a number of items that is none."""
+    if not isinstance(k, int) or k < 0:
+        raise ValueError(f"k={k!r}: how many items at most, a whole number; 0 for none")
 
 
 class Memory:
@@ -258,6 +282,7 @@ class Memory:
         must_exist: bool = False,
     ) -> None:
         self.folder = Path(folder)
+        PLAIN_FORMS.check(form)  # before a folder is made
         self._table = Table(folder, must_exist=must_exist)
         try:
             self.models = Models.choose(backbone, encoder, embedder, self._table.about(), device)
@@ -343,7 +368,7 @@ class Memory:
             ValueError: nothing to remember, an image that cannot be opened, or an id that is there already.
             StorageError: no space left, or another process writes.
         """
-        scope, facts = Scope(user_id, agent_id, run_id), all_valid(metadata or {})
+        scope, facts = Scope(user_id, agent_id, run_id), _facts(metadata)
         source = _source(content) if image is None else None
         if isinstance(source, Path) and source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
             content, image, source = None, source, None
@@ -371,16 +396,29 @@ class Memory:
                 known = self._table.known([each.id for each in batch])
                 fresh = [each for each in batch if each.id not in known]
                 changed = [each for each in batch if each.id in known and known[each.id] != each.digest]
-                if fresh:
-                    self._insert(fresh, source.scope)
-                for each in changed:
-                    self._replace(each, source.scope)
-                ids += [each.id for each in (*fresh, *changed)]
                 unchanged += len(batch) - len(fresh) - len(changed)
+                written = self._usable(fresh, lambda some: self._insert(some, source.scope), source)
+                for each in changed:
+                    written += self._usable([each], lambda one: self._replace(one[0], source.scope), source)
+                ids += [each.id for each in written]
                 advance(len(batch))
         for film in source.films:
             self._forget_rest(film, source)
         return Added(tuple(ids), unchanged, tuple(source.skipped))
+
+    def _usable(
+        self, items: list[_Pending], write: Callable[[list[_Pending]], None], source: _Source
+    ) -> list[_Pending]:
+        """Writes items together, or one by one where the models make no numbers of one of them."""
+        try:
+            if items:
+                write(items)
+            return items
+        except NoNumbersError as error:
+            if len(items) == 1:
+                source.skipped.append(str(error))
+                return []
+        return [each for item in items for each in self._usable([item], write, source)]
 
     def _forget_rest(self, film: _Film, source: _Source) -> None:
         """Delete what was remembered of these seconds of a video and is no stretch of it any longer."""
@@ -419,8 +457,9 @@ class Memory:
 
     def _rows(self, items: Sequence[_Pending], scope: Scope) -> list[Row]:
         """What is written of items: vectors and memories are made here."""
-        images = self._vectors([each.opened for each in items], self.models.embedder.embed_images)
-        texts = self._vectors([each.text or None for each in items], self.models.embedder.embed_texts)
+        embedder = self.models.embedder
+        images = self._vectors([each.opened for each in items], embedder.embed_images, items)
+        texts = self._vectors([each.text or None for each in items], embedder.embed_texts, items)
         memories = self._memories(items)
         return [
             Row(
@@ -431,11 +470,14 @@ class Memory:
         ]  # fmt: skip
 
     def _vectors(
-        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray]
+        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray], items: Sequence[_Pending]
     ) -> list[np.ndarray | None]:
-        given = [value for value in values if value is not None]
-        made = iter(embed(given)) if given else iter(())
-        return [None if value is None else next(made) for value in values]
+        given = [n for n, value in enumerate(values) if value is not None]
+        made = embed([values[n] for n in given]) if given else np.zeros((0, 1), np.float32)
+        for row, fault in unusable(made).items():
+            raise NoNumbersError(f"{_named(items[given[row]])}: {fault}: check the embedder")
+        vectors = dict(zip(given, made, strict=True))
+        return [vectors.get(n) for n in range(len(values))]
 
     def _memories(self, items: Sequence[_Pending]) -> list[bytes | None]:
         encoder = self.models.encoder
@@ -447,6 +489,10 @@ class Memory:
         ]
         with self.models.alone:
             made = encoder.encode(asked).embeddings.float().cpu().numpy()  # (n, q, d)
+        for row in map(int, np.flatnonzero(~np.isfinite(made).all(axis=(1, 2)))):
+            raise NoNumbersError(
+                f"{_named(items[row])}: its memory has NaN or infinity in it: check the encoder, or its dtype"
+            )
         return [row.tobytes() for row in form_of(self._table.about()).pack(made)]
 
     # --- changing ---
@@ -472,7 +518,7 @@ class Memory:
             old = self.get(id)
             pending = _item(
                 old.text if text is None else text, old.image if image is None else image,
-                old.metadata if metadata is None else metadata, id,
+                old.metadata if metadata is None else _facts(metadata), id,
             )  # fmt: skip
             self._replace(pending, Scope(old.user_id, old.agent_id, old.run_id))
         return self.get(id)
@@ -510,9 +556,12 @@ class Memory:
                 "delete_all: whose? Name a user_id, agent_id, run_id or filters, or say everything=True"
             )
         with self._adding:
-            ids = self._table.ids(conditions, values)
-            if ids:
-                self._table.remove(ids)
+            while ids := self._table.ids(conditions, values):
+                try:
+                    self._table.remove(ids)
+                    break
+                except NoItemError:  # another thread deleted one of them meanwhile
+                    continue
         self._index.refresh()
         return len(ids)
 
@@ -582,6 +631,7 @@ class Memory:
         Raises:
             ValueError: neither text nor image, or a filter that means nothing.
         """
+        _amount(k)
         reference = None if image is None else reference_of(image)
         looked_for = self._query(query, reference, weight)
         conditions, values = conditions_of(Scope(**whose), filters)
@@ -591,7 +641,7 @@ class Memory:
         return [_shown(*read[number][:2], score) for number, score in hits.items() if number in read]
 
     def _query(self, text: str | None, image: ImageRef | None, weight: float = 0.5) -> Query:
-        if not (text and text.strip()) and image is None:
+        if not _text(text) and image is None:
             raise ValueError("an empty search: give a text, an image, or both")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight}: the image's share must be 0 to 1")
@@ -599,12 +649,13 @@ class Memory:
             self.models.check_embedder(self._table.about())
             self._searched = True
         embedder = self.models.embedder
-        return Query(
-            None if image is None else embedder.embed_images([image])[0],
-            embedder.embed_texts([text])[0] if text and text.strip() else None,
-            words_of(text or ""),
-            weight,
-        )
+        picture = None if image is None else embedder.embed_images([image])
+        words = embedder.embed_texts([text]) if text and _text(text) else None
+        for made in (picture, words):
+            for fault in unusable(made).values() if made is not None else ():
+                raise NoNumbersError(f"what is looked for: {fault}: check the embedder")
+        one, other = (None if made is None else made[0] for made in (picture, words))
+        return Query(one, other, words_of(text or ""), weight)
 
     # --- asking ---
 
@@ -868,8 +919,15 @@ class Memory:
 
         Returns:
             How many items were written.
+
+        Raises:
+            ValueError: a folder in the memory's own.
         """
         folder = Path(folder)
+        if self.folder.resolve() in (folder.resolve(), *folder.resolve().parents):
+            raise MemoryFolderError(
+                f"{folder}: lies in the memory itself, where what is deleted would be left; give another"
+            )
         conditions, values = Scope(**whose).where()
         count, lines = 0, []
         while page := self._table.page(conditions, values, 500, count):
@@ -909,6 +967,14 @@ class _Hit:
         return KnowledgeItem(self.found.id, self.found.text, reference)
 
 
+class NoNumbersError(MemoryFolderError):
+    """What a model made of something is no vector: it is a fault of that item, like an unreadable image."""
+
+
+def _named(item: _Pending) -> str:
+    return f"the item {short(item.text or item.id)!r}"
+
+
 @dataclass(frozen=True)
 class _Pending:
     """An item that is to be written; its image was opened once."""
@@ -942,55 +1008,122 @@ def _item(
     """
     text, facts = "", dict(metadata)
     if isinstance(content, KnowledgeItem):
-        text, item_id = content.text, content.id if item_id is None else item_id
-        image = content.image if image is None else image
+        text, image, item_id = content.text, image or content.image, item_id or content.id
     elif isinstance(content, Mapping):
         text, image = _message(content, image)
-        facts = {**facts, **dict(content.get("metadata") or {})}
-        item_id = content.get("id") if item_id is None else item_id
-    elif content is not None:
+        facts = {**facts, **_facts(content.get("metadata"))}
+        item_id = item_id or content.get("id")
+    elif isinstance(content, (str, int, float)):
         text = str(content)
-    text = valid(text.replace("\x00", "").strip())
+    elif content is not None:
+        raise MemoryFolderError(
+            f"{type(content).__name__} is no text: an image is given as image=…, other things as "
+            "{'text': …, 'image': …, 'metadata': …}"
+        )
+    text = text.replace("\x00", "").strip().encode("utf-8", "replace").decode("utf-8")
     if len(text) > MAX_TEXT:
         raise MemoryFolderError(f"a text of {len(text):,} characters: at most {MAX_TEXT:,}; add it in parts")
     reference = None if image is None else reference_of(image)
     if reference is None and not text:
         raise MemoryFolderError("nothing to remember: give a text, an image, or both")
-    data = None if reference is None else image_bytes(reference, MAX_IMAGE_BYTES)
+    data = _data(reference)
     opened = None if reference is None else reference.pixels or open_image(reference)
-    return _Pending(valid(exact(item_id)), text, data, opened, all_valid(facts))
+    return _Pending(str(item_id or ""), text, data, opened, facts)
 
 
 def _message(content: Mapping[str, Any], image: Any) -> tuple[str, Any]:
     """Text and image of a mapping: an item's fields, or a message of a conversation."""
     if "role" not in content:
-        found = (content[name] for name in ("text", "memory") if not is_missing(content.get(name)))
-        given = content.get("image") if image is None else image
-        return str(next(found, "")), None if is_missing(given) else given
+        text = content.get("text") or content.get("memory") or ""
+        return str(text), image or content.get("image")
     parts = content.get("content") or ""
     if isinstance(parts, str):
         return f"{content['role']}: {parts}", image
-    parts = [part for part in parts if isinstance(part, Mapping)]
+    if not isinstance(parts, (list, tuple)) or not all(map(_readable, parts)):
+        raise MemoryFolderError(
+            'a message\'s content is a text, or a list of {"type": "text", "text": …} and '
+            '{"type": "image_url", "image_url": {"url": …}}'
+        )
     texts = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
-    shown = [part for part in parts if part.get("type") == "image_url"]
-    if len(shown) > 1:
+    urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
+    if len(urls) > 1:
         raise MemoryFolderError("a message with several images: add each as an item of its own")
-    return f"{content['role']}: {' '.join(texts)}", next(iter(shown), None) if image is None else image
+    return f"{content['role']}: {' '.join(texts)}", image or next(iter(urls), None)
+
+
+def _readable(part: Any) -> bool:
+    """Whether a part of a message is one that can be read, or passed over."""
+    if not isinstance(part, Mapping):
+        return False
+    shown = part.get("image_url") if part.get("type") == "image_url" else {"url": ""}
+    return isinstance(shown, Mapping) and isinstance(shown.get("url"), str)
+
+
+def _facts(metadata: Any) -> dict[str, Any]:
+    """Metadata, if that is what it is."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise MemoryFolderError(f"metadata is a mapping, as {{'year': 1204}}, not {metadata!r:.80}")
+    return dict(metadata or {})
 
 
 def reference_of(image: ImageLike) -> ImageRef:
-    """An image in any form that `image_ref` reads; a path may lead anywhere, as it is the user's own word.
+    """An image however it was given: path, data URI, bytes, Pillow image.
 
     Raises:
-        ImageError: a form that cannot be used, or nothing.
+        ImageError: no such file, a URI that cannot be read, or more than 64 MB.
     """
-    path = isinstance(image, (str, Path)) and str(image).startswith("~")
-    found = image_ref(os.path.expanduser(cast(str, image)) if path else image, "", anywhere=True)
-    if found is None:
-        raise ImageError("the image is empty: give a path, a data URI, bytes, or a Pillow image")
-    if found.fault:
-        raise ImageError(f"{found.path}: {found.fault}")
-    return found
+    if isinstance(image, ImageRef):
+        return image
+    if isinstance(image, bytes):
+        return ImageRef(data=image)
+    if isinstance(image, (str, Path)):
+        if isinstance(image, str) and image.startswith("data:"):
+            return ImageRef(data=_decoded(image))
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            raise ImageError(
+                f"{image[:80]}: images are not fetched from the network here; download it, give its path"
+            )
+        return ImageRef(path=str(image))
+    if not hasattr(image, "save"):
+        raise ImageError(f"{type(image).__name__} is no image: give a path, bytes, data URI or Pillow image")
+    buffer = io.BytesIO()
+    plain = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # what a PNG can hold
+    (image if plain else image.convert("RGB")).save(buffer, "PNG")
+    return ImageRef(data=buffer.getvalue())
+
+
+def _decoded(uri: str) -> bytes:
+    """What a data URI holds."""
+    import base64
+    import binascii
+
+    head, comma, body = uri.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise ImageError(f"{uri[:40]}…: not a data URI of an image; write data:image/png;base64,…")
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise ImageError(f"{uri[:40]}…: not base64 ({error})") from error
+
+
+def _data(reference: ImageRef | None) -> bytes | None:
+    """The encoded file, whatever it came as.
+
+    Raises:
+        ImageError: it cannot be read, or is too large.
+    """
+    if reference is None:
+        return None
+    data = reference.data
+    try:
+        size = len(data or b"") if reference.path is None else Path(reference.path).stat().st_size
+        if size > MAX_IMAGE_BYTES:
+            raise ImageError(
+                f"{reference}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are kept; reduce it first"
+            )
+        return data if reference.path is None else Path(reference.path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{reference.path}: {error.strerror}; check the path") from error
 
 
 def _source(content: Any) -> Path | VideoRef | None:
@@ -1002,9 +1135,13 @@ def _source(content: Any) -> Path | VideoRef | None:
             raise MemoryFolderError(f"{content}: no such file or folder; check the path")
         return content
     if isinstance(content, str) and len(content) < 1024 and "\n" not in content and content.strip():
-        path = os.path.expanduser(content)  # os.path: a text may be no path at all, by its length, too
-        if os.path.isdir(path) or (os.path.splitext(path)[1] and os.path.isfile(path)):
-            return Path(path)
+        name = os.path.expanduser(content)
+        if os.path.isdir(name) or (os.path.splitext(name)[1] and os.path.isfile(name)):
+            return Path(name)
+        if not content.split()[1:] and (name.lower().endswith(tuple(IMAGE_SUFFIXES)) or is_video(name)):
+            raise MemoryFolderError(
+                f"{content}: no such file; check the path (of a text: add({{'text': …}}))"
+            )
     return None
 
 
@@ -1095,14 +1232,10 @@ class _Source:
     def _exported(self, path: Path) -> Iterator[_Pending]:
         """Of `export`: with ids, owners, metadata."""
         for row in read_jsonl(path / ITEMS):
-            image, noted = image_ref(row.get("image"), path), row.get("metadata")
+            image = path / row["image"] if row.get("image") else None
             owner = self.scope if self.scope.named else Scope(*(row.get(name) for name in SCOPES))
-            about = {**(noted if isinstance(noted, Mapping) else {}), **self.facts}
-            try:
-                made = _item(row.get("text"), image, about, row.get("id"))
-                yield replace(made, scope=owner, id=made.id or str(uuid.uuid4()))
-            except (ImageError, MemoryFolderError) as error:
-                self.skipped.append(str(error))
+            about = {**(row.get("metadata") or {}), **self.facts}
+            yield replace(_item(row["text"], image, about, row["id"]), scope=owner)
 
     def _corpus(self, path: Path) -> Iterator[_Pending]:
         """The rows of a corpus, or the images and videos of a folder."""

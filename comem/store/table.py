@@ -1,8 +1,9 @@
 """The file behind a memory: texts, images, vectors and memories of every item, in one SQLite database.
 
 SQLite, because a change of an item touches its text, its image, its vectors, its words and its memory, and
-has to be whole: here that is one transaction. What is deleted is overwritten with zeros (`secure_delete`),
-and the rollback journal, unlike a write-ahead log, is gone with the commit, so that no file keeps a copy.
+has to be whole: here that is one transaction. What is deleted is overwritten with zeros (`secure_delete`, and
+`Scrubber` where that does not reach), and the rollback journal, unlike a write-ahead log, is gone with the
+commit, so that no file keeps a copy.
 The figures that decided it are in docs/serving.md.
 """
 
@@ -14,16 +15,17 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from comem.io.files import StorageError, one_writer, storage_errors, valid
+from comem.io.files import StorageError, one_writer, storage_errors
+from comem.store.scrub import Scrubber
 
-FILE, LOCK = "memory.sqlite", ".memory.lock"
+FILE, LOCK, CLEAN = "memory.sqlite", ".memory.lock", ".memory.clean"
 FORMAT, VERSION = "comem-memory", 1
 SCOPES = ("user_id", "agent_id", "run_id")
 #: Scripts without spaces by the character, all others by the word.
@@ -73,11 +75,6 @@ class Scope:
     user_id: str | None = None
     agent_id: str | None = None
     run_id: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in SCOPES:
-            if isinstance(whose := getattr(self, name), str) and valid(whose) != whose:
-                raise MemoryFolderError(f"{name}={ascii(whose)} is no Unicode text; give another")
 
     def where(self) -> tuple[list[str], list[Any]]:
         """Conditions and their values: what was named must be equal."""
@@ -173,13 +170,14 @@ class Table:
         self.path = self.folder / FILE
         self._lock, self._writing = threading.RLock(), ExitStack()
         self._writer = False
+        self._scrubber: Scrubber | None = None
         if not self.path.is_file():
             if must_exist:
                 raise MemoryFolderError(f"{self.folder}: no memory here ({FILE} is missing); check the path")
-            if self.folder.is_dir() and any(self.folder.iterdir()):
+            if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
                 raise MemoryFolderError(
-                    f"{self.folder}: a folder of other things, not a memory; give a name that is free "
-                    "(a folder of images is added with memory.add(folder))"
+                    f"{self.folder}: a file, or a folder of other things, not a memory; give a name that is "
+                    "free (a folder of images is added with memory.add(folder))"
                 )
             self._create()
         try:
@@ -242,11 +240,17 @@ class Table:
                     why = "was removed or replaced while it was open" if gone else "may not be written to"
                     raise StorageError(30, f"this memory {why}", str(self.path)) from error
                 raise MemoryFolderError(f"{self.path}: {text}") from error
-            except sqlite3.DatabaseError as error:
+            except (OverflowError, UnicodeEncodeError) as error:
+                raise MemoryFolderError(
+                    f"neither stored nor compared: a number beyond 64 bits, or half a character ({error})"
+                ) from error
+            except sqlite3.Error as error:
                 if isinstance(error, sqlite3.IntegrityError):
                     raise
-                if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+                if "closed" in str(error):
                     raise MemoryFolderError(f"{self.folder}: this memory is closed; open it again") from error
+                if "binding" in str(error):
+                    raise MemoryFolderError(f"ids and owners are texts ({error})") from error
                 raise MemoryFolderError(f"{self.path}: damaged ({error}); restore a copy") from error
 
     def begin_writing(self) -> None:
@@ -265,16 +269,32 @@ class Table:
         """A transaction, with its revision; on any error nothing has happened."""
         self.begin_writing()
         with self._guarded():
+            scrubber = self._scrubber or self._scrubbed()
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 revision = self._revision() + 1
                 self._db.execute("UPDATE about SET value = ? WHERE name = 'revision'", (str(revision),))
                 yield revision
+                changed = scrubber.changed()
                 self._db.execute("COMMIT")
             except BaseException:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+            if scrubber.scrub(changed):
+                self._db.execute("PRAGMA shrink_memory")  # SQLite's own copies of these pages
+
+    def _scrubbed(self) -> Scrubber:
+        """With the first change: clean what an earlier writer left that did not come to its end."""
+        self._db.execute("SELECT value FROM about").fetchone()  # takes back what it had begun
+        self._scrubber = Scrubber(self.path, self._durable)
+        clean = self.folder / CLEAN
+        if clean.exists():
+            clean.unlink()
+            self._scrubber.scrub(np.zeros(0, np.int64))
+        elif self._scrubber.scrub():
+            self._db.execute("PRAGMA shrink_memory")
+        return self._scrubber
 
     @contextmanager
     def _view(self) -> Iterator[None]:
@@ -294,6 +314,11 @@ class Table:
         """Close the file, and let others write."""
         with self._lock:
             self._db.close()
+            if self._scrubber is not None:
+                self._scrubber.close()
+                self._scrubber = None
+                with suppress(OSError):  # the folder may be gone; without the mark all is looked at again
+                    (self.folder / CLEAN).touch()
             self._writing.close()
             self._writer = False
 
@@ -370,7 +395,7 @@ class Table:
                 self._db.execute("INSERT INTO gone VALUES (?, ?)", (number, revision))
                 self._db.execute("DELETE FROM history WHERE id = ?", (item_id,))
                 self._log(item_id, revision, "DELETE", now, None, None)
-        self._shrink()
+            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()  # free pages, zeros already
 
     def _known(self, item_id: str) -> tuple[int, str]:
         row = self._db.execute("SELECT number, text FROM items WHERE id = ?", (item_id,)).fetchone()
@@ -402,11 +427,6 @@ class Table:
         values = (item_id, revision, event, now, old, new)
         self._db.execute("INSERT INTO history VALUES (?, ?, ?, ?, ?, ?)", values)
 
-    def _shrink(self) -> None:
-        """Give some free pages back to the disk; they are zeros already."""
-        with self._guarded():
-            self._db.execute("PRAGMA incremental_vacuum(256)").fetchall()
-
     # --- reading ---
 
     def __len__(self) -> int:
@@ -421,9 +441,9 @@ class Table:
         """
         with self._view():
             found = {each.id: each for each in self._select("id", ids)}
-        missing = next((item_id for item_id in ids if item_id not in found), None)
-        if missing is not None:
-            raise NoItemError(f"no item {missing!r} in this memory; it may have been deleted")
+        for item_id in ids:
+            if item_id not in found:
+                raise NoItemError(f"no item {item_id!r} in this memory; it may have been deleted")
         return [found[item_id] for item_id in ids]
 
     def known(self, ids: Sequence[str]) -> dict[str, str]:
@@ -449,24 +469,21 @@ class Table:
 
     def pictured(self, numbers: Sequence[int]) -> set[int]:
         """Of these items those that have an image."""
-        marks = ",".join("?" * len(numbers))
         with self._guarded():
-            query = f"SELECT number FROM images WHERE number IN ({marks})"
-            return {row[0] for row in self._db.execute(query, list(numbers))}
+            return {row[0] for row in self._where("SELECT number FROM images WHERE number", numbers)}
 
     def _blobs(self, table: str, numbers: Sequence[int]) -> dict[int, bytes]:
-        marks = ",".join("?" * len(numbers))
-        query = f"SELECT number, data FROM {table} WHERE number IN ({marks})"
-        return dict(self._db.execute(query, list(numbers)).fetchall())
+        return dict(self._where(f"SELECT number, data FROM {table} WHERE number", numbers))
 
     def _select(self, column: str, values: Sequence[Any]) -> list[Found]:
-        found = []
+        rows = self._where(f"SELECT {_COLUMNS} FROM items WHERE {column}", values)
+        return [_found(row) for row in rows]
+
+    def _where(self, query: str, values: Sequence[Any]) -> Iterator[Any]:
+        """Rows of a query whose last column is one of these; SQLite takes so many values at once."""
         for start in range(0, len(values), 500):
             part = list(values[start : start + 500])
-            marks = ",".join("?" * len(part))
-            query = f"SELECT {_COLUMNS} FROM items WHERE {column} IN ({marks})"
-            found += [_found(row) for row in self._db.execute(query, part)]
-        return found
+            yield from self._db.execute(f"{query} IN ({','.join('?' * len(part))})", part)
 
     def page(self, conditions: Sequence[str], values: Sequence[Any], limit: int, offset: int) -> list[Found]:
         """Items under conditions, the newest first."""
@@ -569,7 +586,7 @@ def _matrix(blobs: Sequence[bytes | None]) -> np.ndarray:
 def _json(value: Mapping[str, Any]) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise MemoryFolderError(
             f"metadata cannot be written as JSON ({error}); give text, numbers, lists"
         ) from error

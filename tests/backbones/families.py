@@ -154,6 +154,16 @@ CAUSAL: dict[str, tuple[bool, dict[str, Any]]] = {
     "gpt_neox": (False, {}),
     "opt": (False, {"word_embed_proj_dim": 32, "ffn_dim": 64}),
     "bloom": (False, {}),
+    "rwkv": (False, {"attention_hidden_size": 32}),
+    "deepseek_v2": (
+        False,
+        {
+            "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+            "v_head_dim": 8, "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16, "n_group": 1, "topk_group": 1,
+        },
+    ),
+    "granite_swa": (False, {}),
     "llama4_text": (
         False, {"num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 64}
     ),

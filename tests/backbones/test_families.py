@@ -17,15 +17,18 @@ from comem.backbones.base import GenerationConfig
 from comem.backbones.hf import HFBackbone, load_backbone
 from comem.backbones.positions import per_layer_table
 from comem.backbones.probe import looked_up
+from comem.backbones.settings import BackboneTableSettings
 from comem.backbones.specs import BACKBONES, BackboneError, BackboneSpec
 from comem.cli import main
 from comem.memory.bank import MemoryBank
 from comem.memory.injection.prefix import PREFIX
 from comem.memory.probe import Checked, examine
+from comem.memory.survey import survey
 from comem.modes import MODES
 from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 
 SHORT = GenerationConfig(max_new_tokens=4)
+SPOILED = ("minimax", "rwkv")  # padding passes through their state
 PACKED = ("qwen3_vl_moe", "glm4v", "glm46v")
 NAMES = sampled([name for name in (*CAUSAL, *SEEING) if here(name)], [*CAUSAL, "qwen3_5", "glm4v", "lfm2_vl"])
 ABSENT = [name for name in (*CAUSAL, *SEEING) if not here(name)]
@@ -53,8 +56,9 @@ def test_what_the_probe_finds(name: str) -> None:
     kv, _ = (CAUSAL | SEEING)[name]
     assert found.modes() == ("baseline", "rag", "comem", *(["vlm_as_memory"] if kv else []))
     works = {finding.ability: finding.works for finding in found.findings}
-    assert works["chat template"] and works["soft prefix"]
-    assert works["batch = single"] == found.spec.batches == (name != "minimax")  # padding spoils its state
+    assert not [finding.says for finding in found.findings if "Error" in finding.says]
+    assert works["chat template"] and works["answers"] and works["soft prefix"]
+    assert works["batch = single"] == found.spec.batches == (name not in SPOILED)
     assert works["keys and values"] == kv
     assert works["packing"] is not False and (works["packing"] is None) == (name not in PACKED)
     if name in SEEING:
@@ -123,3 +127,12 @@ def test_a_folder_of_an_undeclared_family(tmp_path: Path, capsys: pytest.Capture
     assert "logits are off" in shown and "use comem or rag" in " ".join(shown.split())
     noted: Any = json.loads((tmp_path / "found.json").read_text())
     assert noted["spec"]["family"] == "glm4" and noted["spec"]["kv_memory"] is False
+
+
+def test_the_table_explains_families_that_only_go_together_when_made_or_need_an_image(tmp_path: Path) -> None:
+    names = ("bamba", "dots1", "idefics")
+    rows = survey(BackboneTableSettings(log=tmp_path / "log.jsonl", families=names))
+    assert [(row.family, row.verdict) for row in rows] == [
+        ("bamba", "with limits"), ("dots1", "works"), ("idefics", "no")
+    ]  # fmt: skip
+    assert rows[0].says == "keys and values: 1 layers keep a state instead" and "pixel_values" in rows[2].says

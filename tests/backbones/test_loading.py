@@ -76,6 +76,22 @@ def test_an_index_cannot_name_a_pickle(folder: Path, trap: Any) -> None:
         load_model(folder, "AutoModelForImageTextToText")
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"num_return_sequences": 3}, "cannot be used .*num_return_sequences"),
+        ({"compile_config": {}}, "cannot be used"), ({"max_new_tokens": "5"}, "repair or remove"),
+        ({"cache_implementation": "none"}, "cannot be used .*Invalid `cache"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>', no number"),
+        ({"bos_token_id": [1, "2"]}, "bos_token_id is"),
+    ],
+)  # fmt: skip
+def test_a_generation_config_that_is_none_is_named(folder: Path, asked: dict[str, Any], said: str) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(asked))
+    with pytest.raises(BackboneError, match=f"generation_config.json.* {said}"):
+        load_backbone(folder, device="cpu")
+
+
 def test_an_adapter_beside_a_model_is_refused(folder: Path, trap: Any) -> None:
     trap(folder / "adapter_model.bin")
     config = {

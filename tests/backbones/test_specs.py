@@ -45,6 +45,26 @@ def test_folders_of_one_type_are_told_apart_by_their_path(tmp_path: Path) -> Non
         assert resolve_backbone(folder) == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "declared"),
+    [
+        ("llama", True),
+        ("mistral", True),
+        ("", True),
+        ("mistral3_text", True),
+        ("mistral4", False),
+        ("cohere2", False),
+    ],
+)
+def test_a_known_family_around_another_language_model_is_asked(
+    tmp_path: Path, text: str, declared: bool
+) -> None:
+    """Its keys may be rotated otherwise: memory in front of them would give wrong answers, silently."""
+    config = {"model_type": "mistral3", "text_config": {"model_type": text} if text else None}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert resolve_backbone(tmp_path).declared is declared
+
+
 def test_rows_that_are_looked_up_are_documented() -> None:
     text = (Path(__file__).parents[2] / "docs" / "backbones.md").read_text(encoding="utf-8")
     for name, row in BACKBONES.items():

@@ -48,6 +48,8 @@ def written(folder: Path, **changes: Any) -> Path:
         {"alpha_pattern": {"first.down": 2, "down": 64}},
         {"rank_pattern": {"second.up": 2}, "alpha_pattern": {"second.up": 3}},
         {"rank_pattern": {r"first\..*": 8}, "use_rslora": True},
+        {"alpha_pattern": {r"^second\.(up|down)": 32}, "lora_alpha": -8.5},
+        {"alpha_pattern": {"up": 0, "down": 0}, "target_modules": "all-linear"},
         {
             "init_lora_weights": "gaussian",
             "lora_dropout": 0.1,
@@ -101,6 +103,16 @@ def test_what_is_used_computes_as_pefts_own(tmp_path: Path, changes: dict[str, A
         ({"r": "4"}, "r is '4'"),
         ({"lora_alpha": None}, "lora_alpha is None"),
         ({"lora_alpha": float("nan")}, "lora_alpha is nan"),
+        ({"lora_alpha": 10**400}, "lora_alpha is 1000"),
+        ({"lora_alpha": 0}, "lora_alpha is 0"),
+        ({"lora_dropout": "x"}, "lora_dropout is 'x'"),
+        ({"rank_pattern": [1]}, r"rank_pattern is \[1\]"),
+        ({"rank_pattern": {"up": "2"}}, "rank_pattern is"),
+        ({"alpha_pattern": "up"}, "alpha_pattern is 'up'"),
+        ({"alpha_pattern": {"(": 2}}, "alpha_pattern is"),
+        ({"alpha_pattern": {"up": float("inf")}}, "alpha_pattern is"),
+        ({"loftq_config": {"loftq_bits": 4}}, "loftq_config"),
+        ({"alora_invocation_tokens": [5]}, "alora_invocation_tokens"),
     ],
 )
 def test_what_cannot_be_used_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:

@@ -166,6 +166,7 @@ def test_a_key_in_the_address_is_refused_and_not_shown(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "warned"), [("http://models.example/v1", True), ("http://10.0.0.7/v1", True),
                         ("http://localhost:8000/v1", False), ("http://127.0.0.1/v1", False),
+                        ("http://127.evil.example/v1", True), ("http://[::1]:8000/v1", False),
                         ("https://models.example/v1", False)],
 )  # fmt: skip
 def test_a_key_without_encryption_is_warned_of(

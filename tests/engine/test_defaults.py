@@ -66,6 +66,10 @@ ACTING: dict[str, Any] = {
     "forced_eos_token_id": lambda ids: 270,
     "exponential_decay_length_penalty": lambda ids: (1, 5.0),
     "encoder_repetition_penalty": lambda ids: 1.5,
+    "encoder_no_repeat_ngram_size": lambda ids: 1,
+    "forced_bos_token_id": lambda ids: 300,
+    "max_time": lambda ids: 100.0,
+    "remove_invalid_values": lambda ids: True,
 }
 IDLE: dict[str, Any] = {
     "return_dict_in_generate": True, "output_scores": True, "output_hidden_states": True,
@@ -74,6 +78,7 @@ IDLE: dict[str, Any] = {
     "num_beams": 4, "num_return_sequences": 3, "early_stopping": True, "length_penalty": 3.0, "max_length": 3,
     "max_new_tokens": 1, "repetition_penalty": 9.0, "use_cache": False, "prompt_lookup_num_tokens": 3,
     "penalty_alpha": 0.6, "dola_layers": "low", "renormalize_logits": True, "epsilon_cutoff": 0.5,
+    "cache_implementation": "offloaded",
 }  # fmt: skip
 
 

@@ -44,8 +44,7 @@ def folder(tmp_path: Path) -> Path:
     [
         "a b\u202f.png", Path("a b\u202f.png"), " a b\u202f.png\n", "../b.png", "file://a%20b%E2%80%AF.png",
         PNG, bytearray(PNG), memoryview(PNG), PICTURE, np.asarray(PICTURE),
-        f"data:image/png;base64,{BASE64}", f" \ndata:image/png;base64,{BASE64}\n", f"\n{BASE64}",
-        f"DATA:image/png;charset=x;BASE64,{BASE64}", BASE64,
+        f"data:image/png;base64,{BASE64}", f"DATA:image/png;charset=x;BASE64,{BASE64}", BASE64,
         BASE64.replace("+", "-").replace("/", "_").rstrip("="),
         "\n".join([BASE64[:76], BASE64[76:]]),
         {"bytes": PNG, "path": None}, {"bytes": None, "path": "../b.png"}, {"bytes": BASE64},
@@ -151,6 +150,8 @@ END = PNG.rindex(b"IEND") - 4
         (END, chunk(b"zTXt", b"k\0\0" + BIG)),
         (33, chunk(b"tEXt", b"k\0v", crc=1)), (33, chunk(b"pHYs", b"1")), (33, chunk(b"iCCP", b"n\0\0junk")),
         (33, chunk(b"eXIf", b"junk")), (33, chunk(b"zTXt", b"k\0\7nonsense")), (33, chunk(b"acTL", b"1")),
+        (33, chunk(b"eXIf", b"II*\0\x08\0\0\0", crc=1)), (33, chunk(b"tRNS", b"\0" * 6, crc=1)),
+        (33, chunk(b"tRNS", b"\0")), (33, chunk(b"PRVT", b"a critical one that nobody knows")),
     ],
 )  # fmt: skip
 def test_what_stands_beside_the_pixels_of_a_png_does_not_decide(at: int, extra: bytes) -> None:
@@ -180,6 +181,24 @@ def test_damaged_profiles_of_a_webp_do_not_decide() -> None:
     assert open_image(made).tobytes() == PICTURE.tobytes()
     bare = images.without_metadata(made)
     assert len(bare) < len(made) and open_image(bare).tobytes() == PICTURE.tobytes()
+
+
+@pytest.mark.parametrize("tag", [270, 305, 306, 700, 34675])  # texts, XMP, a profile
+@pytest.mark.parametrize(
+    ("at", "value"), [(8, b"\xff\xff\xff\x7f"), (4, b"\xff\xff\xff\x7f"), (2, b"\xff\x7f")]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_tags_beside_the_pixels_of_a_tiff_do_not_decide(tag: int, at: int, value: bytes) -> None:
+    own = {270: "text" * 9, 305: "text" * 9, 306: "text" * 9, 700: b"<x" * 9, 34675: b"junk" * 9}
+    made = bytearray(encoded("TIFF", tiffinfo=own))
+    (start,) = struct.unpack_from("<I", made, 4)
+    entry = next(
+        place
+        for place in range(start + 2, len(made), 12)
+        if made[place : place + 2] == struct.pack("<H", tag)
+    )
+    made[entry + at : entry + at + len(value)] = value
+    assert open_image(bytes(made)).tobytes() == PICTURE.tobytes()
 
 
 def test_work_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

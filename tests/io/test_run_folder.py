@@ -47,6 +47,7 @@ def test_secrets_in_addresses_are_not_written(monkeypatch: pytest.MonkeyPatch) -
 
     cases = {
         "http://me:pw@host:19530/x": "http://***@host:19530/x",
+        "http://me:p@ss@host/a@b.png": "http://***@host/a@b.png",
         "--milvus=https://tok@host": "--milvus=https://***@host",
         "https://h/v1?api_key=abc&k=3": "https://h/v1?api_key=***&k=3",
         "https://h/a.jpg?X-Amz-Signature=f00&w=9#top": "https://h/a.jpg?X-Amz-Signature=***&w=9#top",
@@ -57,3 +58,18 @@ def test_secrets_in_addresses_are_not_written(monkeypatch: pytest.MonkeyPatch) -
     assert {text: without_secrets(text) for text in cases} == cases
     monkeypatch.setattr("sys.argv", ["comem", "index", "push", "--uri", "http://me:pw@host:1"])
     assert "pw" not in str(run_manifest()["command"])
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "warned"),
+    [("http://h.org:19530", "k", True), ("http://me:pw@h.org", "", True), ("http://h.org", "", False),
+     ("https://h.org", "k", False), ("http://127.0.0.1:19530", "k", False), ("notes.db", "k", False),
+     ("http://a.localhost/v1", "k", False), ("http://127.h.org", "k", True)],
+)  # fmt: skip
+def test_a_key_that_is_sent_unencrypted_is_warned_of(
+    url: str, key: str, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    from comem.io.run_folder import warn_of_open_key
+
+    warn_of_open_key(url, key)
+    assert ("unencrypted" in caplog.text) is warned and "pw" not in caplog.text

@@ -147,7 +147,9 @@ def test_a_damaged_shard_of_vectors_is_made_again(corpus: Corpus, tmp_path: Path
     counting = partial(Odd, 4)
     before = embed_corpus(settings, loader=counting)["images"].vectors
     assert verify_shards(folder) == ([], 0)
-    for name in ("img_emb/img_emb_1.npy", "metadata/metadata_0.parquet", "shards/img_2.json"):
+    for name in (
+        "img_emb/img_emb_1.npy", "metadata/metadata_0.parquet", "shards/img_2.json", "img_plan.json",
+    ):  # fmt: skip
         path = folder / name
         whole = path.read_bytes()
         for content in (flipped(path, len(whole) // 2), flipped(path, 5), whole[:-3], b""):

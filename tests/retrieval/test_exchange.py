@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from comem.benchmarks import BENCHMARKS
 from comem.cli import main
 from comem.io.files import RecordError
 from comem.retrieval.corpus.articles import article_rows, read_articles
 from comem.retrieval.corpus.rules import CorpusError, CorpusStats, CutShardError
-from comem.retrieval.evaluate import RawPixels
+from comem.retrieval.evaluate import RawPixels, evaluate_retrieval
 from comem.retrieval.exchange import (
     ImportSettings,
     article_recall,
@@ -29,6 +30,7 @@ from comem.retrieval.exchange import (
 from comem.retrieval.index import IndexFolderError, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
 from comem.retrieval.retriever import PrecomputedRetriever
+from comem.retrieval.settings import RecallSettings
 from comem.types import Example, KnowledgeItem, RetrievedContext
 
 WIKI = "https://en.wikipedia.org/wiki/"
@@ -62,6 +64,12 @@ def knowledge(tmp_path: Path) -> Path:
 
 def rows_at(path: Path) -> dict[str, str]:
     return {row["id"]: row["text"] for _, row in article_rows(path, CorpusStats())}
+
+
+def test_a_byte_order_mark_is_no_fault(knowledge: Path) -> None:
+    before = rows_at(knowledge)
+    knowledge.write_bytes(b"\xef\xbb\xbf" + knowledge.read_bytes())
+    assert rows_at(knowledge) == before
 
 
 @pytest.mark.parametrize("packed", ["json", "gz", "zip"])
@@ -405,10 +413,32 @@ def test_reranked_sections_come_first(tmp_path: Path, knowledge: Path) -> None:
     path.write_text(json.dumps({"q": row}))
     found = PrecomputedRetriever(path, KnowledgeBase(tmp_path / "kb")).retrieve([Example("q", "", None)], 1)
     assert [item.id for item in found["q"].items] == [f"{MILL}#section1"]
-    for broken in ({"retrieved_entries": "x"}, {**row, "retrieval_similarities": [1]}, []):
+    for broken in (
+        {"retrieved_entries": "x"}, {**row, "retrieval_similarities": [1]}, [], 1, {"retrieved_entries": [1]},
+        {**row, "retrieval_similarities": ["x", "y"]},
+    ):  # fmt: skip
         path.write_text(json.dumps({"q": broken}))
         with pytest.raises(RecordError, match="'q'"):
             PrecomputedRetriever(path, KnowledgeBase(tmp_path / "kb"))
+        with pytest.raises(RecordError, match="'q'"):
+            evaluate_retrieval(RecallSettings(contexts=path, relevant=tmp_path / "test.csv"))
+    path.write_text("[]")
+    with pytest.raises(RecordError, match="no results by data_id"):
+        evaluate_retrieval(RecallSettings(contexts=path, relevant=tmp_path / "test.csv"))
+
+
+def test_results_for_evqa_are_found_by_the_number_that_they_go_by(tmp_path: Path, knowledge: Path) -> None:
+    """The benchmark numbers all rows, EchoSight those without two hops."""
+    main(["corpus", "build", str(knowledge), "--output", str(tmp_path / "kb"), "--text-only"])
+    file = questions(tmp_path / "test.csv", [question(MILL, "2_hop"), question(TOWER)])
+    hop, one = BENCHMARKS["evqa"].load(file)
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"E-VQA_0": {"retrieved_entries": [TOWER]}}))
+    results = PrecomputedRetriever(path, KnowledgeBase(tmp_path / "kb"))
+    assert one.id == "evqa_test_0000001"
+    assert [item.source for item in results.retrieve([one], 5)[one.id].items] == [TOWER]
+    with pytest.raises(ValueError, match="evqa_test_0000000"):
+        results.retrieve([hop], 5)
 
 
 def test_items_without_a_source_are_articles_of_their_own() -> None:

@@ -59,6 +59,16 @@ def test_sections_without_pictures_are_found_by_their_articles_pictures(base: Kn
     assert found(two, "a tower", shown, 1) == ["tower#image0"], "the second article is looked into, too"
     by_picture = ArticleRetriever(inner, NoReranker(), articles=2, weight=1.0)
     assert found(by_picture, "a tower", shown, 1) == ["mill#image0"]
+
+    class Odd(Words):
+        """No number of the section that would be the best."""
+
+        def scores(self, example: Example, items: Sequence[KnowledgeItem]) -> np.ndarray:
+            made = super().scores(example, items)
+            return np.where([item.id == "mill#section1" for item in items], np.nan, made)
+
+    odd = ArticleRetriever(inner, Odd(), articles=1, weight=0.0)
+    assert found(odd, "it was built when", shown) == ["mill#image1", "mill#image0"]
     with pytest.raises(ValueError, match="articles=0"):
         ArticleRetriever(inner, NoReranker(), articles=0)
 

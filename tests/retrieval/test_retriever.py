@@ -189,6 +189,8 @@ def test_what_a_retriever_needs_is_said(settings: dict[str, str], message: str) 
         ({"ids": [], "scores": [None]}, "record 1: a score is no number"),
         ({"ids": [], "scores": [["0.5"]]}, "record 1: a score is no number"),
         ({"ids": [], "scores": ["high"]}, "record 1: a score is no number"),
+        ({"ids": ["a"], "scores": [float("nan")]}, "record 1: a score is no number"),
+        ({"ids": ["a"], "scores": [float("-inf")]}, "record 1: a score is no number"),
     ],
 )
 def test_a_faulty_file_of_results_is_named(

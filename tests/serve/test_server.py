@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -236,6 +236,8 @@ def test_users_never_mix(guarded, towns) -> None:
     assert ask("key-ann", "POST", "/v1/memories", text="x", user_id="ben").status_code == 403
     assert ask("key-ann", "GET", "/v1/memories?user_id=ben").status_code == 403
     assert ask("key-ann", "DELETE", "/v1/memories?user_id=ben").status_code == 403
+    assert ask("key-ann", "GET", "/metrics").status_code == 403  # counts others' items, too
+    assert "comem_items 6.0" in ask("key-all", "GET", "/metrics").text
     assert ask("key-ann", "POST", "/v1/chat/completions", **chat(towns[1]), user="ben").status_code == 403
     sneaky = ask(
         "key-ann",
@@ -267,19 +269,29 @@ def test_what_is_refused(running, towns) -> None:
     assert "user's question" in refused(400, json={"messages": [{"role": "assistant", "content": "x"}]})
     assert "empty" in refused(400, json={"messages": [{"role": "user", "content": ""}]})
     assert "fetches no images" in refused(400, json=with_image("http://127.0.0.1/x.png"))
-    assert "fetches no images" in refused(400, json=with_image("HTTPS://127.0.0.1/x.png"))
-    assert "not an image" in refused(400, json=with_image("DATA:image/png;BASE64,aGVsbG8="))
     assert "never as a path" in refused(400, json=with_image("/etc/passwd"))
-    assert "no base64" in refused(400, json=with_image("data:image/png;base64,!!"))
+    assert "not base64" in refused(400, json=with_image("data:image/png;base64,!!"))
     assert "not an image" in refused(400, json=with_image("data:image/png;base64,aGVsbG8="))
     assert "more than 8 images" in refused(400, json=with_image(*[uri(towns[0])] * 9))
     assert "100,000" in refused(400, json={"messages": [{"role": "user", "content": "x" * 200_000}]})
+    for path, body in (
+        ("systemone", {"state": "x " * 60_000, "questions": {"a": {"type": "noul", "instructions": "?"}}}),
+        ("decisions", {"input": "x", "questions": [{"type": "predicate", "instructions": "? " * 60_000}]}),
+        ("memories/search", {"query": "x" * 100_001}),
+    ):
+        assert "at most 100,000" in refused(400, f"/v1/{path}", json=body)
+    for wrong in (5, {"type": "text"}, ["a"]):
+        said = refused(400, "/v1/memories", json={"messages": [{"role": "user", "content": wrong}]})
+        assert "a list of parts" in said
+    assert "64 bits" in refused(400, "/v1/memories/search", json={"query": "x", "filters": {"a": 2**70}})
     assert "unknown comparison" in refused(
         400, json={**chat(towns[0]), "memory": {"filters": {"a": {"x": 1}}}}
     )
     assert "Extra" in refused(400, json={**chat(towns[0]), "memory": {"kk": 1}})
     assert "nothing to remember" in refused(400, "/v1/memories", json={"text": " "})
     assert http.get("/v1/nothing").status_code == 404 and http.put("/health").status_code == 405
+    assert http.request("MADEUP", "/health").status_code == 405
+    assert "MADEUP" not in http.get("/metrics").text and 'method="other"' in http.get("/metrics").text
     assert http.post("/v1/chat/completions", json=chat(towns[0])).status_code == 200  # and is still there
 
 
@@ -306,6 +318,42 @@ def test_clients_that_go_in_the_middle(running, towns) -> None:
     while hasattr(service, "app") and not hasattr(service, "state"):
         service = service.app
     assert len(service.state.service.batcher) == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_leaves_while_waiting_is_not_answered(running, remembered, towns, stream) -> None:
+    """Whoever is ahead holds the models; the one behind goes, and costs no batch."""
+    body = json.dumps(chat(towns[0], stream=stream)).encode()
+    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+    def waiting() -> int:
+        return int(running.http.get("/health").json()["waiting"])
+
+    def until(there: Callable[[], bool]) -> None:
+        end = time.monotonic() + 30
+        while not there() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert there()
+
+    remembered.models.alone.acquire()
+    try:
+        answers: list[int] = []
+        post = running.http.post
+        ahead = threading.Thread(
+            target=lambda: answers.append(post("/v1/chat/completions", json=chat(towns[1])).status_code)
+        )
+        ahead.start()
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", running.port)) as client:
+            client.sendall(f"{head}content-length: {len(body)}\r\n\r\n".encode() + body)
+            until(lambda: waiting() == 1)
+        time.sleep(0.5)
+    finally:
+        remembered.models.alone.release()
+    ahead.join()
+    until(lambda: waiting() == 0)
+    lines = running.http.get("/metrics").text.splitlines()
+    assert answers == [200] and "comem_batch_size_sum 1.0" in lines
 
 
 def test_many_at_once_are_batched_and_each_gets_its_own(running, towns) -> None:

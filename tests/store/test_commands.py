@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,39 @@ def test_ask_makes_the_memory_and_says_what_it_used(trip: Path, towns, capsys: p
     assert main(["ask", str(trip), ""]) == 2
 
 
+def test_a_folder_by_a_dot_and_one_that_was_not_finished(
+    trip: Path, towns, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong question makes no memory; who is killed while a folder is added goes on with the next call."""
+    from comem.store.memory import Memory
+
+    monkeypatch.chdir(trip)
+    for words in (["", "-k", "1"], ["x", "-k", "-1"], ["x", "--mode", "no"], ["x", "--by", "no"],
+                  ["x", "--image", "no.png"], ["x", "--max-tokens", "0"]):  # fmt: skip
+        assert main(["ask", ".", *words]) == 2
+    assert main(["ask", "/", "x"]) == 2 and "beside it" in capsys.readouterr().err
+    assert not (trip.parent / "trip.memory").exists()
+    insert, done = Memory._insert, []
+
+    def killed(self: Memory, *args) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(insert(self, *args))
+
+    monkeypatch.setattr("comem.store.memory.BATCH", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Memory, "_insert", killed)
+        assert main(["ask", ".", "x"]) != 0
+    with Memory(trip.parent / "trip.memory") as memory:
+        assert len(memory) == 1
+    capsys.readouterr()
+    assert main(["ask", ".", QUESTION, "--image", "../asked2.png", "-k", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "2 items added, 1 unchanged" in said and towns[2].value("stone") in said
+    assert main(["ask", ".", QUESTION, "--image", "../asked1.png", "-k", "1"]) == 0
+    assert "added" not in capsys.readouterr().out
+
+
 def test_a_conversation(remembered, towns, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     (tmp_path / "x.png").write_bytes(png(towns[0], 1))
     talk = Chat(remembered, ChatSettings(tmp_path))
@@ -56,6 +90,15 @@ def test_a_conversation(remembered, towns, tmp_path: Path, capsys: pytest.Captur
     say("/mode rag")
     say("/k 1")
     assert talk.settings.mode == "rag" and talk.settings.k == 1
+    assert "remembered" in say("/add Ann's cat sleeps.") and "Ann's cat" in say("/list")
+    assert "remembered" in say(f"/add {'w' * 300}") and "no such file" in say("/add nowhere.jpg")
+    assert "as in /k 3" in say("/k many") and "nothing to remember" in say("/add")
+    (tmp_path / "Ann's x.png").write_bytes(png(towns[0], 1))
+    for typed in (f"{tmp_path}/Ann's x.png", f'"{tmp_path}/Ann\'s x.png"'):
+        assert say(f"/image {typed}") == "" and talk.image == tmp_path / "Ann's x.png"
+    talk.settings, own = replace(talk.settings, user_id="ann"), talk.settings
+    assert f"no item '{towns[1].id}' of ann" in say(f"/delete {towns[1].id}") and remembered.get(towns[1].id)
+    talk.settings = own
     assert "did you mean" in say("/mode rags") and "no such image" in say("/image nowhere.png")
     assert len(talk.turns) == 1
     say("/new")

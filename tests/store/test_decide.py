@@ -105,6 +105,8 @@ def test_the_backbones_tokenizer_is_left_alone(remembered, models) -> None:
 
 
 def test_questions_that_are_none(remembered) -> None:
+    with pytest.raises(ValueError, match="toy takes 8192"):
+        remembered.decide("word " * 10_000, {"old": ASKED["old"]})
     for questions in ({}, {"a": {"type": "guess"}}, {"a": {"type": "choice", "criteria": {}}}):
         with pytest.raises(ValueError, match="(?i)question"):
             remembered.decide("x", questions)

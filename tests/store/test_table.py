@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import sqlite3
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from comem.io.files import StorageError
 from comem.store.index import Index, Query, conditions_of
+from comem.store.scrub import Scrubber
 from comem.store.table import FILE, MemoryFolderError, NoItemError, Row, Scope, Table, count_words
 
 WIDTH = 8
@@ -65,6 +67,71 @@ def test_deleted_means_no_bytes_anywhere(tmp_path: Path) -> None:
     left = [(each.id, piece) for each in dead for piece in traces(each) if piece in found]
     assert left == []
     assert table.check() == []
+
+
+def hexes(data: bytes) -> set[bytes]:
+    return set(re.findall(rb"(?=([0-9a-f]{12}))", data))
+
+
+@pytest.mark.parametrize(("steps", "durable"), [(60, False), (15, True)])
+def test_pages_that_gave_rows_to_others_keep_no_copies(tmp_path: Path, monkeypatch, steps, durable) -> None:
+    """`secure_delete` alone leaves these; nor does a journal have them, which a kill would leave behind."""
+    rng, table, dead = random.Random(steps), Table(tmp_path / "m", durable=durable), set()
+    alive: dict[str, str] = {}
+    changed = Scrubber.changed
+
+    def looked_at(self: Scrubber):
+        pages = changed(self)
+        assert pages is not None and len(pages), "known from the journal, not all pages"
+        assert not hexes((tmp_path / "m" / f"{FILE}-journal").read_bytes()) & dead
+        return pages
+
+    monkeypatch.setattr(Scrubber, "changed", looked_at)
+    for step in range(steps):
+        new = [
+            row(
+                f"{step}-{n}",
+                text=" ".join(rng.randbytes(6).hex() for _ in range(rng.randint(1, 12))),
+                image=False,
+            )
+            for n in range(rng.randint(1, 25))
+        ]
+        table.insert(new)
+        alive |= {each.id: each.text for each in new}
+        gone = [alive.pop(name) for name in rng.sample(sorted(alive), rng.randint(0, min(len(alive), 25)))]
+        ids = [name for name in table.ids([], []) if name not in alive]
+        table.remove(ids)
+        dead |= {word.encode() for text in gone for word in text.split()}
+    left = hexes(content(tmp_path / "m"))
+    assert len(dead) > 30 * steps and not dead & left
+    assert {word.encode() for text in alive.values() for word in text.split()} <= left, "the search can find"
+    assert table.check() == []
+
+
+def test_what_a_killed_writer_did_not_overwrite_goes_with_the_next(tmp_path: Path, monkeypatch) -> None:
+    rng = random.Random(0)
+    texts = {f"{n}": " ".join(rng.randbytes(6).hex() for _ in range(8)) for n in range(600)}
+    first = Table(tmp_path / "m", durable=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Scrubber, "scrub", lambda *_: False)
+        for name, text in texts.items():
+            first.insert([row(name, text=text, image=False)])
+        gone = rng.sample(sorted(texts), 500)
+        for name in gone:
+            first.remove([name])
+    dead = {word.encode() for name in gone for word in texts[name].split()}
+    assert dead & hexes(content(tmp_path / "m")), "SQLite leaves some"
+    first._writing.close()  # as a kill does; the mark of a clean end is not there
+    second = Table(tmp_path / "m", durable=False)
+    second.insert([row("new")])
+    assert not dead & hexes(content(tmp_path / "m")) and second.check() == []
+    second.close()
+    third, scrubbed = Table(tmp_path / "m", durable=False), []
+    monkeypatch.setattr(Scrubber, "scrub", lambda _, changed=None: scrubbed.append(changed))
+    third.insert([row("newer")])
+    assert all(each is not None and len(each) < 30 for each in scrubbed), (
+        "and not all again after a clean end"
+    )
 
 
 def test_an_updated_text_is_in_the_history_until_the_item_goes(tmp_path: Path) -> None:
@@ -202,6 +269,8 @@ def test_folders_that_are_something_else(tmp_path: Path) -> None:
     (tmp_path / "x" / "holiday.jpg").write_bytes(b"")
     with pytest.raises(MemoryFolderError, match="other things"):
         Table(tmp_path / "x")
+    with pytest.raises(MemoryFolderError, match="a file, or"):
+        Table(tmp_path / "x" / "holiday.jpg")
     with pytest.raises(MemoryFolderError, match="no memory here"):
         Table(tmp_path / "y", must_exist=True)
     (tmp_path / "z").mkdir()
@@ -271,8 +340,18 @@ def test_filters(tmp_path: Path) -> None:
     assert ids({"OR": [{"year": 1900}, {"place": {"ne": "Bergen"}, "year": {"gt": 1400}}]}) == ["b", "c"]
     assert ids({"tags": {"contains": "mill"}}) == ["a"] and ids({"place": {"icontains": "OSL"}}) == ["a", "c"]
     assert ids({"odd key": "x'; DROP TABLE items; --"}) == ["c"]
-    assert ids({"year": {"nin": [1204]}}) == ["b", "c"]
-    for wrong in ({"year": {"above": 3}}, {"year": {"gt": {}}}, {'a"b': 1}, {"AND": [[1]]}):
+    assert ids({"year": {"nin": [1204]}}) == ["b", "c"] and ids({"place": ["Oslo", "Rome"]}) == ["a", "c"]
+    for wrong in (
+        {"year": float("nan")},
+        {"a\0": 1},
+        {"year": {}},
+        {"OR": []},
+        {"NOT": [{}]},
+        {"year": {"above": 3}},
+        {"year": {"gt": {}}},
+        {'a"b': 1},
+        {"AND": [[1]]},
+    ):
         with pytest.raises(MemoryFolderError):
             ids(wrong)
     deep: dict = {"a": 1}

@@ -33,7 +33,7 @@ from comem.types import Example, KnowledgeItem, Message, RetrievedContext
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = GenerationConfig(max_new_tokens=5)
 #: Run by default; COMEM_TEST_FAMILIES=all runs the rest, too.
-WHOLE = ("llama", "gemma3_text", "qwen3", "internvl3", "smolvlm", "qwen3_5")
+WHOLE = ("llama", "gemma3_text", "qwen3", "internvl3", "smolvlm", "qwen3_5", "rwkv")
 #: Linear layers of the tiny models, towers and projectors included, counted by hand from their configs.
 COUNTS = {
     "llama": 2 * 7,
@@ -71,7 +71,7 @@ def settings(tmp_path: Path) -> Callable[..., TrainSettings]:
     return settle
 
 
-@pytest.mark.parametrize("name", sampled([*FAMILIES, *ROWS, *SEEING], WHOLE))
+@pytest.mark.parametrize("name", sampled([*FAMILIES, *ROWS, *SEEING, "rwkv", "deepseek_v2"], WHOLE))
 def test_encode_bank_train_resume_merge_answer(
     name: str, settings: Callable[..., TrainSettings], tmp_path: Path
 ) -> None:
@@ -146,7 +146,9 @@ def heeds(backbone: HFBackbone, memory: torch.Tensor) -> bool:
     return bool((found - plain).abs().max() > 0.01 * plain.abs().max())
 
 
-@pytest.mark.parametrize("name", sampled([*FAMILIES, *ROWS, *SEEING, *CAUSAL], [*COUNTS, *FAMILIES]))
+@pytest.mark.parametrize(
+    "name", sampled([*FAMILIES, *ROWS, *SEEING, *CAUSAL], [*COUNTS, *FAMILIES, "deepseek_v2"])
+)
 def test_lora_reaches_every_linear_layer_but_the_head(
     name: str, settings: Callable[..., TrainSettings]
 ) -> None:

@@ -162,6 +162,8 @@ def _run(
         stack.enter_context(fresh_positions(model))
         with suppress(_Enough):
             model(**inputs, use_cache=False)
+    if "positions" not in seen or not records.keys() >= set(layers):
+        raise ValueError("its layers take positions or keep keys and values in a way of their own")
     return records, seen.get("scores"), seen["positions"].expand(*_rows(seen["positions"], inputs))
 
 

@@ -18,6 +18,7 @@ import gzip
 import sqlite3
 import tempfile
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -65,15 +66,18 @@ def read_articles(path: str | Path) -> Iterator[tuple[str, Any]]:
     path, count = Path(path), 0
     try:
         with _unpacked(path) as file:
+            if file.peek(len(BOM_UTF8)).startswith(BOM_UTF8):
+                file.read(len(BOM_UTF8))
             for count, pair in enumerate(ijson.kvitems(file, "", use_float=True), start=1):  # noqa: B007
                 yield pair
     except (ijson.JSONError, zipfile.BadZipFile, EOFError, OSError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).splitlines()[:1])
         if not count:
             raise CorpusError(
-                f"{path}: no knowledge base of articles by URL ({error}); items of your own are JSONL"
+                f"{path}: no knowledge base of articles by URL ({said}); items of your own are JSONL"
             ) from error
         raise CutShardError(
-            f"{path}: damaged or cut after article {count:,} ({error}); fetch it again, or go on with what "
+            f"{path}: damaged or cut after article {count:,} ({said}); fetch it again, or go on with what "
             "was read: --keep-partial"
         ) from error
     if not count:

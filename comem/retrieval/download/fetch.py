@@ -200,12 +200,16 @@ async def _followed(
     session: aiohttp.ClientSession, url: str, hosts: Hosts, settings: DownloadSettings
 ) -> tuple[Answer, Host | None]:
     """One request and its redirects, each at the pace of the host that it goes to; None: ask nobody again."""
+    import yarl
+
     left = settings.total_seconds
     for _ in range(settings.redirects + 1):
         try:
-            host = hosts.of(url)
+            host, asked = hosts.of(url), yarl.URL(url)  # as aiohttp reads it: "①" is 1
+            if asked.scheme not in ("http", "https") or not asked.raw_host:
+                raise ValueError(f"{url[:200]!r} is no address of the web")
             if not settings.allow_private:
-                check_literal(urlsplit(url).hostname or "")
+                check_literal(asked.raw_host)
         except PrivateAddressError as error:
             return Answer(reason="private address", detail=str(error), final=False), None
         except ValueError as error:

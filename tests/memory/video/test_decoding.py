@@ -32,10 +32,12 @@ def read(path: Path, rule: Rule = FPS, **span: Any) -> list[int]:
     return numbers(pick(VideoRef(str(path), **span), rule).frames())
 
 
-def encoded(path: Path, stamps: list[int], frames: list[Any], rate: int = 10) -> Path:
+def encoded(
+    path: Path, stamps: list[int], frames: list[Any], rate: int = 10, codec: str = "mpeg4", **options: str
+) -> Path:
     """A compressed film whose frames are shown at `stamps` / rate seconds."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=rate)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt, stream.gop_size, stream.bit_rate = "yuv420p", 12, 20_000_000
         for stamp, array in zip(stamps, frames, strict=True):
@@ -79,6 +81,16 @@ def test_a_film_is_entered_by_seeking(tmp_path: Path) -> None:
     path = encoded(tmp_path / "a.mp4", list(range(50)), numbered(50))
     assert read(path, start=3.9, fps=10.0) == list(range(39, 50))
     assert read(path, Rule("uniform", 2)) == [0, 49]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.ts", "mpeg2video"), ("a.avi", "mpeg4"), ("a.webm", "libvpx")]
+)
+def test_other_containers_are_entered_by_seeking_too(tmp_path: Path, name: str, codec: str) -> None:
+    """Broadcast streams have no table: a seek may land behind the frame."""
+    path = encoded(tmp_path / name, list(range(50)), numbered(50, 64, 64), codec=codec)
+    assert read(path) == [0, 10, 20, 30, 40]
+    assert read(path, start=2.0) == [20, 30, 40] and read(path, start=3.3, end=3.6, fps=10.0) == [33, 34, 35]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,14 @@ def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     whole = encoded(tmp_path / "a.mp4", list(range(30)), [f for f in frames_of(30)])
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     refused(tmp_path / "cut.mp4", "damaged|not a video")
+    front = encoded(tmp_path / "b.mp4", list(range(30)), [*frames_of(30)], movflags="faststart")
+    (tmp_path / "half.mp4").write_bytes(front.read_bytes()[: front.stat().st_size // 2])
+    refused(tmp_path / "half.mp4", "cut short in its frame")
+    refused(encoded(tmp_path / "raw.h264", [0, 1, 2], numbered(3), codec="libx264"), "carry no times")
     refused(whole, "no frames from 60", start=60.0)
+    for fps in (0.0, float("nan"), float("inf"), 1e9):
+        with pytest.raises(ValueError, match="give a positive number, 1000 at most"):
+            VideoRef("a.mp4", fps=fps)
     with av.open(str(tmp_path / "sound.wav"), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
         sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), layout="mono")

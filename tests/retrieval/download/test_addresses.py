@@ -49,8 +49,10 @@ def test_which_addresses_are_public() -> None:
 
 
 @pytest.mark.parametrize(
-    "form", ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433", "0x7f.1", "127.1"]
-)
+    "form",
+    ["127.0.0.1", "[::ffff:127.0.0.1]", "localhost", "2130706433", "0x7f.1", "127.1", "0177.0.0.1", "0",
+     "①②⑦.⓪.⓪.①", "127。0。0。1", "１２７.0.0.1", "ⓛocalhost", "8.8.8.8@127.0.0.1", "[::1]"],
+)  # fmt: skip
 def test_this_machine_is_refused_in_every_spelling(
     server: Any, corpus: Corpus, quick: Any, form: str, tmp_path: Path
 ) -> None:
