@@ -82,7 +82,9 @@ class ServeSettings(MemorySettings):
             raise ValueError(
                 f"upstream={self.upstream!r}: give the URL of a server, as http://127.0.0.1:8000/v1"
             )
-        if self.timeout <= 0 or self.drain < 0:
+        if not 0 <= self.port <= 65_535:
+            raise ValueError(f"port={self.port}: give 1 to 65535, or 0 for a free one")
+        if not (0 < self.timeout < float("inf") and 0 <= self.drain < float("inf")):
             raise ValueError(f"timeout={self.timeout}, drain={self.drain}: give seconds above 0")
 
 

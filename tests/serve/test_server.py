@@ -409,6 +409,9 @@ def test_keys(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="other machines"):
         read_keys(ServeSettings(TRIP, host="0.0.0.0"), {})
     assert not read_keys(ServeSettings(TRIP, host="::1"), {})
+    for wrong in ({"port": 99_999}, {"port": -1}, {"timeout": float("nan")}, {"drain": float("inf")}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            ServeSettings(TRIP, **wrong)
 
 
 @pytest.mark.parametrize(
