@@ -87,8 +87,10 @@ def test_what_cannot_be_used_is_said_in_one_line(folder: Path, value: Any, said:
 
 
 @pytest.mark.parametrize(
-    "way", ["../../../secret.png", "x/../../../../secret.png", "{absolute}", "file://{absolute}"]
-)
+    "way",
+    ["../../../secret.png", "x/../../../../secret.png", "{absolute}", "file://{absolute}",
+     "file://localhost{absolute}", "file://../../../secret.png"],
+)  # fmt: skip
 def test_paths_stay_in_the_data_unless_allowed(
     folder: Path, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,6 +100,19 @@ def test_paths_stay_in_the_data_unless_allowed(
         open_image(image_ref(value, folder) or b"")
     monkeypatch.setenv("COMEM_IMAGES", f"/nowhere:{outside}")
     assert open_image(image_ref(value, folder) or b"").size == (20, 10)
+
+
+@pytest.mark.parametrize("way", ["..%2f..%2f..%2fsecret.png", "..\\..\\..\\secret.png", "~/secret.png"])
+def test_what_is_no_way_out_is_a_name(folder: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parents[2]))
+    with pytest.raises(ImageError, match="no such image file"):
+        open_image(image_ref(way, folder) or b"")
+
+
+def test_links_are_followed(folder: Path) -> None:
+    """They were made by whoever made the folder; the hub's downloads consist of links."""
+    (folder / "link.png").symlink_to(folder.parents[2] / "secret.png")
+    assert open_image(image_ref("link.png", folder) or b"").size == (20, 10)
 
 
 def test_a_command_allows_what_it_writes_and_only_in_its_place(folder: Path) -> None:
