@@ -176,3 +176,13 @@ def test_prompts_beyond_the_context_are_refused_at_once() -> None:
         mode.answer_batch([comem.Example("q", "?", None)], [comem.RetrievedContext("q", (long,))])
     with pytest.raises(ValueError, match="toy takes 8192"):
         mode.answer_batch([comem.Example("q", "x" * 2_000_000, None)], [None])
+
+
+@pytest.mark.parametrize("text", ["字" * 10_000, "\U00020000" * 5_000])
+def test_items_beyond_the_encoders_context_are_faults_of_their_own(text: str) -> None:
+    encoder = comem.load_encoder("toy")
+    items = [comem.KnowledgeItem("short", "A town.", None), comem.KnowledgeItem("long", text, None)]
+    with pytest.raises(
+        ValueError, match="knowledge item 'long': .* tokens, but the encoder's base takes 8192"
+    ):
+        encoder.encode(items)

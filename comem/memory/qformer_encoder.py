@@ -22,6 +22,7 @@ from torch import Tensor, device, nn
 
 from comem.backbones.base import Backbone
 from comem.backbones.flops import Flops
+from comem.backbones.hf import context_of
 from comem.backbones.positions import keeps_state, text_positions, with_positions
 from comem.backbones.prepared import Prepared, evaluating, pack
 from comem.backbones.specs import auto_class, load_model, load_model_config, load_processor
@@ -212,8 +213,20 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
         make = inputs or self.inputs
         with self.prepared, evaluating(self):
             for rows in length_batches(items, 1 if self.one_by_one else batch_size):
-                out[rows] = self(make([items[i] for i in rows]))
+                some = [items[i] for i in rows]
+                out[rows] = self(self._fitting(some, make(some)))
         return bank
+
+    def _fitting(self, items: Sequence[KnowledgeItem], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inputs, if the base model was made for texts as long as theirs."""
+        lengths, limit = inputs["attention_mask"].sum(dim=1), context_of(self.model)
+        if limit is not None and int(lengths.max()) > limit:
+            item = items[int(lengths.argmax())]
+            raise ValueError(
+                f"knowledge item {item.id!r}: {int(lengths.max())} tokens, but the encoder's base takes"
+                f" {limit}: shorten its passage (corpus build --max-chars), or make several items of it"
+            )
+        return inputs
 
     @torch.no_grad()
     def encode_images(self, images: Sequence[ImageRef], batch_size: int = 16) -> Tensor:
