@@ -18,7 +18,7 @@ from comem.compat.commands import ConvertCheckpointSettings
 from comem.compat.inspect import Findings, inspect_checkpoint
 from comem.compat.video import VideoFindings, convert_video, is_video
 from comem.io.console import print_facts, print_line
-from comem.io.files import new_folder
+from comem.io.files import check_free, new_folder
 from comem.memory.qformer_encoder import QFormerEncoder
 from comem.memory.settings import KnowledgeFormat
 
@@ -49,7 +49,7 @@ def convert(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     if is_video(settings.source):
         return _video(settings)
     if is_bem(settings.source):
-        _check_free(settings.out)
+        check_free(settings.out)
         return ConvertedCheckpoint(*convert_bem(settings.source, settings.out, settings.base))
     base = load_backbone(settings.base, device="cpu").model.state_dict() if settings.base else None
     found = inspect_checkpoint(settings.source, base)
@@ -57,15 +57,10 @@ def convert(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
         return ConvertedCheckpoint(found)
     del base  # it is read again, or not needed any more
     for folder in (settings.out, settings.reader):
-        _check_free(folder)
+        check_free(folder)
     form = KnowledgeFormat(min_pixels=settings.min_pixels, max_pixels=settings.max_pixels)
     write = _run_folder if found.layout == "C" else _merged
     return ConvertedCheckpoint(found, tuple(write(settings, settings.out, form)))
-
-
-def _check_free(folder: Path | None) -> None:
-    if folder is not None and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty; give another folder, or remove it")
 
 
 def _comemo(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
@@ -76,7 +71,7 @@ def _comemo(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
         raise ValueError(
             f"{settings.source} is a CoMemo checkpoint, whole in itself: leave out {', '.join(wrong)}"
         )
-    _check_free(settings.out)
+    check_free(settings.out)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     changes = {"positions": settings.positions, "decode_positions": settings.decode_positions}
     return ConvertedCheckpoint(*convert_comemo(settings.source, settings.out, dtype, **changes))
@@ -86,7 +81,7 @@ def _video(settings: ConvertCheckpointSettings) -> ConvertedCheckpoint:
     """A checkpoint of the memory-enhanced video model: a model folder that is its memory's folder, too."""
     if settings.reader is not None or settings.fold:
         raise ValueError(f"{settings.source}: model and memory become one folder: leave out --reader, --fold")
-    _check_free(settings.out)
+    check_free(settings.out)
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
     return ConvertedCheckpoint(*convert_video(settings.source, settings.out, settings.base, dtype))
 

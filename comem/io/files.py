@@ -228,6 +228,17 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
+def check_free(folder: str | Path | None) -> None:
+    """Refuse a place to write to where a file or a folder of other things lies.
+
+    Raises:
+        ValueError: names it.
+    """
+    place = None if folder is None else Path(folder)
+    if place and place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty; give another folder, or remove it")
+
+
 def remove_folder(folder: Path) -> None:
     """Remove a folder so that a kill midway leaves none of this name: what is left is swept the next time."""
     sweep(folder.parent, folder.name)

@@ -217,7 +217,7 @@ class QFormerEncoder(nn.Module, MemoryEncoder):
                 out[rows] = self(self._fitting(some, make(some)))
         return bank
 
-    def _fitting(self, items: Sequence[KnowledgeItem], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _fitting(self, items: Sequence[KnowledgeItem], inputs: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The inputs, if the base model was made for texts as long as theirs."""
         lengths, limit = inputs["attention_mask"].sum(dim=1), context_of(self.model)
         if limit is not None and int(lengths.max()) > limit:

@@ -14,11 +14,12 @@ _LINKS = 32
 
 
 _NUMBER = "[1-9][0-9]*"
+_SEVERAL = "(?:[2-9]|[1-9][0-9]+)"  # links: with a single one FAISS divides by log(1) and crashes
 _CODE = rf"(?:PQ{_NUMBER}(?:x{_NUMBER})?(?:np|fs|fsr)?|SQ(?:4|6|8|bf16|fp16))"
 #: The kinds of indexes that are searched here: by row, in some languages only, out of a mapped file.
 _SEARCHABLE = re.compile(
     rf"(?:(?:OPQ{_NUMBER}(?:_{_NUMBER})?|PCA(?:R|W|WR)?{_NUMBER}|RR{_NUMBER}|L2norm),)*"
-    rf"(?:Flat|{_CODE}|IVF{_NUMBER}(?:_HNSW{_NUMBER})?,(?:Flat|{_CODE})|HNSW{_NUMBER}(?:,Flat|[,_]{_CODE})?)"
+    rf"(?:Flat|{_CODE}|IVF{_NUMBER}(?:_HNSW{_SEVERAL})?,(?:Flat|{_CODE})|HNSW{_SEVERAL}(?:,Flat|[,_]{_CODE})?)"
 )
 
 

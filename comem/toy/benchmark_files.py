@@ -37,7 +37,7 @@ from comem.config import option
 from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
 from comem.toy.dataset import question, write_lines, write_wit
-from comem.toy.world import Entity, World
+from comem.toy.world import Entity, World, check_numbers
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,10 @@ class FilesSettings:
     questions: int = 12
     seed: int = 0
     image_size: int = option(112, also=("--picture-size",))
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "questions")
+        check_numbers(self, "image_size", least=8, most=4096)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from comem.config import option
 from comem.toy.dataset import write_lines
-from comem.toy.world import Entity, World, image_path
+from comem.toy.world import Entity, World, check_numbers, image_path
 
 _MARKS = ("<img>", "</img>", "<IMG_CONTEXT>")
 
@@ -46,6 +46,10 @@ class ComemoSettings:
     wide: int = 1
     max_tiles: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers(self, "count", "test_count")
+        check_numbers(self, "images", "size", "wide", "max_tiles", most=1000)
 
 
 def build_comemo(settings: ComemoSettings) -> dict[str, int]:

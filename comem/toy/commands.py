@@ -9,6 +9,7 @@ from typing import Protocol
 
 from comem.config import option
 from comem.io.console import print_line
+from comem.io.files import check_free
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ def write_text_reader(settings: TextReaderSettings) -> dict[str, int]:
     from comem.backbones.hf import load_backbone
     from comem.backbones.text_reader import text_reader_of
 
+    check_free(settings.output)
     text_reader_of(load_backbone(settings.model, device="cpu"), settings.output)
     return {"text-only reader": 1}
 

@@ -19,7 +19,7 @@ from typing import Any
 from comem.config import option
 from comem.io.files import write_atomic, write_json
 from comem.toy import lexicon
-from comem.toy.world import Entity, World, check_languages, image_path
+from comem.toy.world import Entity, World, check_languages, check_numbers, image_path
 
 WIT_COLUMNS = (
     "language page_url image_url page_title section_title hierarchical_section_title "
@@ -54,6 +54,8 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         check_languages(self.languages)
+        check_numbers(self, "train_questions", "test_questions", least=0)
+        check_numbers(self, "image_size", least=8, most=4096)
 
 
 def build(settings: DataSettings) -> dict[str, int]:

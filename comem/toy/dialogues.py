@@ -17,7 +17,7 @@ from typing import Any
 from comem.config import option
 from comem.toy import lexicon
 from comem.toy.dataset import write_lines
-from comem.toy.world import Entity, Split, World, check_languages, image_path, random_facts
+from comem.toy.world import Entity, Split, World, check_languages, check_numbers, image_path, random_facts
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class DialogueSettings:
 
     def __post_init__(self) -> None:
         check_languages(self.languages)
-        if self.views < 2:
-            raise ValueError(f"views {self.views}: give 2 or more, the first for the item")
+        check_numbers(self, "count", "items", "turns", "entities")
+        check_numbers(self, "views", least=2, most=1000)  # the first is for the item
 
 
 def build_dialogues(settings: DialogueSettings) -> dict[str, int]:

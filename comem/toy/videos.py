@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from comem.config import option, take_paths
 from comem.io.console import Progress, quiet
-from comem.io.files import new_folder
+from comem.io.files import check_free, new_folder
 from comem.io.video import write_video
+from comem.toy.world import check_numbers
 
 COLOURS: Mapping[str, tuple[int, int, int]] = {
     "red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 230), "yellow": (240, 220, 40),
@@ -99,6 +100,7 @@ class VideosSettings:
         take_paths(self)
         if self.clips < 1 or not self.lengths or min(self.lengths) < 1:
             raise ValueError(f"{self.clips} clips of {self.lengths} frames: give positive numbers")
+        check_numbers(self, "lengths", most=100_000)
 
 
 def build_videos(settings: VideosSettings, progress: Progress = quiet) -> dict[str, int]:
@@ -107,6 +109,7 @@ def build_videos(settings: VideosSettings, progress: Progress = quiet) -> dict[s
     Example:
         >>> build_videos(VideosSettings("data/toy-videos", lengths=(8, 64), clips=10))
     """
+    check_free(settings.output)
     rng, records = np.random.default_rng(settings.seed), []
     with new_folder(settings.output) as folder, progress("clips", len(settings.lengths)) as advance:
         (folder / "videos").mkdir()

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from comem.toy import lexicon
 
@@ -99,6 +99,19 @@ class Entity:
 def image_path(entity: Entity, view: int) -> str:
     """Where an image of a town lies in a data folder: view 0 illustrates its knowledge item."""
     return f"images/{entity.id}_{view}.png"
+
+
+def check_numbers(settings: Any, *names: str, least: int = 1, most: int = 10_000_000) -> None:
+    """Refuse settings, or lists of numbers, of which nothing could be made.
+
+    Raises:
+        ValueError: names the first.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        each = value if isinstance(value, tuple) else (value,)
+        if not each or not all(least <= number <= most for number in each):
+            raise ValueError(f"{name}={value}: give {least:,} to {most:,}")
 
 
 def check_languages(languages: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ from comem.backbones.hf import load_backbone
 from comem.backbones.specs import resolve_backbone
 from comem.config import DryRun
 from comem.io.console import print_facts
+from comem.io.files import check_free
 from comem.memory.encoder import TrainableEncoder, load_encoder
 from comem.training import checkpoint as ckpt
 from comem.training.plan import on_meta
@@ -84,8 +85,7 @@ def show_merge(result: TrainableEncoder | CoMemo | list[tuple[str, str]], settin
 def _settled(settings: MergeSettings) -> tuple[Path, TrainSettings]:
     """The checkpoint and its run's settings; refuses what cannot be merged before a weight is read."""
     out = settings.out
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; give another folder, or remove it")
+    check_free(out)
     checkpoint, root = _checkpoint(settings.run)
     run = recorded(root)
     if settings.adapter and run.quantization:

@@ -178,7 +178,8 @@ def test_every_kind_that_is_taken_is_searched(corpus: Corpus, tmp_path: Path, fa
 REFUSED = (
     "IDMap,Flat IDMap2,HNSW8 NSG16 NSG16,Flat NNDescent8,Flat IVF0,Flat IVF-1,Flat HNSW0 PQ0 LSH Flat,RFlat"
 )
-REFUSED += " Flat,Refine(Flat) ITQ8,LSH IVF2 Flatt auto,Flat IVF2,PQ4x0 SPQ flat"
+REFUSED += " Flat,Refine(Flat) ITQ8,LSH IVF2 Flatt auto,Flat IVF2,PQ4x0 SPQ flat HNSW1"
+REFUSED += " HNSW1,PQ4x4 IVF2_HNSW1,Flat IMI2x1,Flat IVF1e3,Flat PCA0,Flat RaBitQ FLAT 索引"
 
 
 @pytest.mark.parametrize("factory", ["", *REFUSED.split()])

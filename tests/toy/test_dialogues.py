@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from comem.cli import main
 from comem.toy.dialogues import DialogueSettings, build_dialogues
 from comem.toy.world import World
 from comem.training.data import TrainingExample, load_examples
@@ -66,3 +68,32 @@ def test_only_training_towns_with_facts_of_their_own(dialogues: list[TrainingExa
             assert towns[town].split == "train"
             texts.setdefault(town, set()).add(item.text)
     assert max(len(told) for told in texts.values()) > 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["dialogues", "--count", "0"], ["dialogues", "--count", "-1"], ["dialogues", "--items", "0"],
+     ["dialogues", "--views", "1"], ["dialogues", "--turns", "0"], ["dialogues", "--views", "10000000000"],
+     ["build", "--size", "0"], ["build", "--image-size", "0"], ["build", "--test-questions", "-1"],
+     ["benchmarks", "--questions", "0"], ["videos", "--lengths", "0"], ["videos", "--lengths", "10000000000"],
+     ["comemo", "--count", "0"], ["comemo", "--wide", "0"], ["comemo", "--images", "0"]],
+)  # fmt: skip
+def test_numbers_of_which_nothing_can_be_made(
+    tmp_path: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *options = command
+    assert main(["toy", name, str(tmp_path / "out"), *options]) == 2
+    assert re.search("give .*(to|positive)|a world has 1 to", capsys.readouterr().err)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["videos", "text-reader"])
+def test_what_lies_there_is_not_replaced(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    for place in (tmp_path / "mine", tmp_path / "mine" / "notes.txt"):
+        assert main(["toy", command, str(place)]) == 2
+        assert f"{place} exists and is not empty" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
