@@ -218,6 +218,8 @@ def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _spec_of_family(folder.resolve().name, str(folder), _read_config(folder))
+    if folder.suffix == ".gguf" and folder.is_file():
+        raise BackboneError(f"{folder}: {_GGUF}")
     for spec in BACKBONES.values():
         if spec.source == name:
             return spec

@@ -221,5 +221,6 @@ def test_a_base_model_without_chat_template(tmp_path: Path) -> None:
 
 def test_gguf_weights_alone(tmp_path: Path) -> None:
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
-    with pytest.raises(BackboneError, match="GGUF weights only.*pip install gguf"):
-        resolve_backbone(tmp_path)
+    for place in (tmp_path, tmp_path / "model-q4.gguf"):
+        with pytest.raises(BackboneError, match="GGUF weights only.*pip install gguf"):
+            resolve_backbone(place)
