@@ -372,13 +372,24 @@ def load_contexts(path: str | Path, base: KnowledgeBase) -> dict[str, RetrievedC
 
 
 def read_queries(path: str | Path, images: str | Path | None = None) -> Iterator[Example]:
-    """Id, question and image of a JSONL file of questions, as far as retrieval needs them.
+    """Id, question and image of a file of questions, as far as retrieval needs them.
 
     Args:
-        path: InfoSeek-style lines (`data_id`, `question`, `image_path`).
+        path: InfoSeek-style lines (`data_id`, `question`, `image_path`), or the CSV that EchoSight and OMGM
+            exchange, whose images are found by the first of their ids.
         images: the folder to which relative image paths refer; by default the file's own.
     """
     folder = Path(images) if images is not None else Path(path).parent
+    if Path(path).suffix == ".csv":
+        from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
+        from comem.retrieval.exchange import read_questions
+
+        for name, row in read_questions(path):
+            first = row.get("dataset_image_ids", "").partition("|")[0].strip()
+            files = [f"{first}{suffix}" for suffix in IMAGE_SUFFIXES if first]
+            there = next((file for file in files if (folder / file).is_file()), files[0] if files else None)
+            yield Example(name, row["question"], image_ref(there, folder))
+        return
     for number, row in enumerate(read_jsonl(path), start=1):
         key = next((row[name] for name in ID_FIELDS if row.get(name) not in (None, "")), None)
         if key is None:

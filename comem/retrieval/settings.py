@@ -355,7 +355,7 @@ class RetrieveSettings(RetrieverSettings):
     """Find knowledge items for the images (bm25: the words) of questions.
 
     Attributes:
-        questions: JSONL with ids and image paths.
+        questions: JSONL with ids and image paths, or EchoSight's CSV.
         images: where relative image paths start; beside the file by default.
         k: items a question, as in the paper.
         output: JSONL; a second run goes on.

@@ -29,7 +29,7 @@ from comem.retrieval.exchange import (
 )
 from comem.retrieval.index import IndexFolderError, VectorIndex
 from comem.retrieval.knowledge import KnowledgeBase
-from comem.retrieval.retriever import PrecomputedRetriever
+from comem.retrieval.retriever import PrecomputedRetriever, read_queries
 from comem.retrieval.settings import RecallSettings
 from comem.types import Example, KnowledgeItem, RetrievedContext
 
@@ -386,6 +386,23 @@ def test_recall_by_the_command(tmp_path: Path, knowledge: Path) -> None:
     lines.write_text(json.dumps({"example_id": "infoseek_1", "ids": ids, "scores": [1.0, 0.5]}) + "\n")
     assert main([*words, "--contexts", str(lines), "--knowledge", str(tmp_path / "kb")]) == 0
     assert json.loads(out.read_text())["numbers"] == by_entries
+
+
+def test_questions_of_a_csv_are_retrieved_and_their_recall_told(tmp_path: Path, knowledge: Path) -> None:
+    main(["corpus", "build", str(knowledge), "--output", str(tmp_path / "kb"), "--text-only"])
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "pictures" / "7.png")
+    asked = {"question": "What ground rye?", "dataset_image_ids": "7|8"}
+    rows = [question(f"{MILL}|{BARE}", "2_hop"), {**question(MILL), **asked}, question(TOWER)]
+    file = questions(tmp_path / "test.csv", rows)
+    first, second = read_queries(file, tmp_path / "pictures")
+    assert (first.id, second.id, second.image) == ("E-VQA_0", "E-VQA_1", None)
+    assert str(first.image).endswith("pictures/7.png")
+    entries, out = tmp_path / "results.json", tmp_path / "recall.json"
+    words = ["retrieve", "--retriever", "bm25", "--index", str(tmp_path / "kb"), "--questions", str(file)]
+    assert main([*words, "-k", "2", "--entries", str(entries), "--images", str(tmp_path / "pictures")]) == 0
+    words = ["index", "evaluate", "--contexts", str(entries), "--relevant", str(file), "--output", str(out)]
+    assert main(words) == 0 and json.loads(out.read_text())["numbers"]["recall@1"] >= 0.5
 
 
 def test_results_are_written_and_read_as_echosight_does(tmp_path: Path, knowledge: Path) -> None:
