@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from comem.benchmarks.base import Benchmark, Scorer
-from comem.benchmarks.files import DataFiles, is_in_split, locate, named_image
+from comem.benchmarks.files import DataFiles, is_in_split, locate, named_image, read_parquet
 from comem.benchmarks.scoring import Answers, match, read_rows
 from comem.benchmarks.text import normalize
 from comem.benchmarks.viquae import f1, report_of
-from comem.io.files import RecordError, exact, is_missing, unique
+from comem.io.files import RecordError, exact, is_missing, parse_json, read_csv, unique
 from comem.types import Example, Report
 
 NAMES = ("questions.jsonl", "test.jsonl", "train.jsonl", "questions.json")
@@ -20,12 +21,13 @@ NAMES = ("questions.jsonl", "test.jsonl", "train.jsonl", "questions.json")
 _IDS = ("id", "data_id", "question_id", "example_id")
 _IMAGES = ("image", "image_path", "images")
 _ANSWERS = ("answer", "answers", "answer_eval")
+_OTHERS = ("question", "conversations", "choices", "language")
 _GROUPS = ("data_split", "split", "origin", "source", "group")
 _MARK = re.compile(r"\s*<image>\s*")
 
 
 def load(files: DataFiles) -> Iterator[Example]:
-    """Questions out of JSON lines, or a JSON list, with the fields and aliases of training files.
+    """Questions out of JSON lines, a JSON list, CSV, TSV or Parquet, by the fields of training files.
 
     Raises:
         RecordError: a record has no question, an id comes twice, or the split is not there.
@@ -33,7 +35,7 @@ def load(files: DataFiles) -> Iterator[Example]:
     file = locate(files.path, NAMES)
     named = (
         {**row, "id": _first(row, *_IDS) if _first(row, *_IDS) is not None else number}
-        for number, row in enumerate(read_rows(file), start=1)
+        for number, row in enumerate(_rows(file), start=1)
     )
     groups = dict[str, None]()
     count = 0
@@ -54,12 +56,31 @@ def load(files: DataFiles) -> Iterator[Example]:
             choices=tuple(map(str, row.get("choices") or ())),
             language=exact(row.get("language")) or "en",
             group=group,
-            meta=row,
+            meta={key: value for key, value in row.items() if key not in _IMAGES},
         )
     if not count:
         there = ", ".join(map(repr, groups)) or "no questions"
         of = f" of split {files.split!r}" if groups else ""
         raise RecordError(f"{file}: no question{of}; it has {there}")
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, by its suffix; lists stand in the cells of a table as JSON."""
+    kind = file.suffix.lower()
+    if kind == ".parquet":
+        yield from read_parquet([file], (), (*_IDS, *_IMAGES, *_ANSWERS, *_GROUPS, *_OTHERS))
+    elif kind in (".csv", ".tsv"):
+        for row in read_csv(file, ("question",), "," if kind == ".csv" else "\t"):
+            yield {name: _listed(cell) for name, cell in row.items()}
+    else:
+        yield from read_rows(file)
+
+
+def _listed(cell: str) -> Any:
+    try:
+        return parse_json(cell)[0] if cell.startswith("[") else cell
+    except ValueError:
+        return cell
 
 
 def _first(row: Mapping[str, Any], *names: str) -> Any:
@@ -76,9 +97,19 @@ def _asked(row: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
             row = turns[0]
     question = row.get("question")
     given = (row.get(name) for name in _ANSWERS)
-    answers = (one for value in given for one in (value if isinstance(value, (list, tuple)) else [value]))
-    texts = (str(one).strip() for one in answers if not is_missing(one) and not isinstance(one, Mapping))
+    texts = (str(one).strip() for value in given for one in _flat(value) if not is_missing(one))
     return _MARK.sub(" ", question).strip() if isinstance(question, str) else "", tuple(dict.fromkeys(texts))
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The answers in a list of them, or in dicts as SQuAD's and VQA's."""
+    if isinstance(value, Mapping):
+        value = next((value[key] for key in ("text", "answer", "value") if key in value), None)
+    if isinstance(value, (list, tuple, Mapping)):
+        for each in (value,) if isinstance(value, Mapping) else value:
+            yield from _flat(each)
+    else:
+        yield value
 
 
 def evaluate(answers: Answers, examples: Mapping[str, Example], benchmark: str = "own") -> Report:
@@ -136,7 +167,7 @@ ROW = Benchmark(
         "normalised as SQuAD's, after NFKC: exact match, an accepted answer contained as whole words, F1; "
         "each the best over the accepted answers",
     ),
-    source="your file: JSON lines with question, and image, answer or answers, language, id if there are",
+    source="your file: JSON lines, CSV or Parquet with question, image, answer or answers, language, id if there are",
     licence="yours",
     paper="none",
     groups="data_split, split, origin or source of the record",

@@ -530,19 +530,20 @@ def parse_line(raw: str | bytes) -> tuple[dict[str, Any], bool]:
     return row, repaired
 
 
-def read_csv(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+def read_csv(path: str | Path, columns: Sequence[str], delimiter: str = ",") -> Iterator[dict[str, str]]:
     """The rows of a CSV file with a header.
 
     Args:
         path: UTF-8, with or without a byte order mark.
         columns: those that must be there.
+        delimiter: between the fields.
 
     Raises:
         RecordError: no such file, not CSV, a column is missing, or a row is of another width; names the line.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(file, strict=True, delimiter=delimiter)
             if missing := [name for name in columns if name not in (reader.fieldnames or ())]:
                 there = listed(reader.fieldnames or ())
                 raise RecordError(f"{path}:1: no column {', '.join(missing)}; it has {there}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,44 @@ def test_the_names_that_training_files_take(
     (example,) = load(DataFiles(written(tmp_path, row, name=name)))
     image = None if example.image is None else str(example.image.path).removeprefix(f"{tmp_path}/")
     assert (example.id, image, example.answers) == expected and example.question == "Who?"
+
+
+@pytest.mark.parametrize(
+    ("given", "answers"),
+    [({"text": ["x", "y"], "answer_start": [1, 2]}, ("x", "y")), ({"n": 1}, ()),
+     ([{"answer": "x"}, {"answer": "y"}], ("x", "y")), ([None, float("nan"), ""], ()),
+     ([["x"], "y"], ("x", "y")), ([{"text": "x", "n": 1}], ("x",)),
+     ([1, 2.5, True], ("1", "2.5", "True")), ("None", ("None",))],
+)  # fmt: skip
+def test_answers_in_many_forms(tmp_path: Path, given: Any, answers: Any) -> None:
+    (example,) = load(DataFiles(written(tmp_path, {"question": "Who?", "answers": given})))
+    assert example.answers == answers
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
+def test_tables_of_questions(tmp_path: Path, kind: str) -> None:
+    rows = [("1", "Who, and why?", "a.png", '["x, y", "z"]'), ("2", "How?", "", "[7"), ("3", "When?", "", "")]
+    path = tmp_path / f"questions.{kind}"
+    if kind == "parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        images = [{"bytes": b"pixels", "path": None}, None, None]
+        answers = [["x, y", "z"], ["[7"], None]
+        table = {"id": [1, 2, 3], "question": [row[1] for row in rows], "image": images, "answers": answers}
+        parquet.write_table(pa.table({**table, "other": [0, 0, 0]}), path)
+    else:
+        with open(path, "w", newline="", encoding="utf-8-sig") as file:
+            out = csv.writer(file, delimiter="," if kind == "csv" else "\t")
+            out.writerows([("id", "question", "image", "answers"), *rows])
+    found = list(load(DataFiles(path)))
+    assert [(each.id, each.question, each.answers) for each in found] == [
+        ("1", "Who, and why?", ("x, y", "z")), ("2", "How?", ("[7",)), ("3", "When?", ()),
+    ]  # fmt: skip
+    assert [each.image is None for each in found] == [False, True, True]
+    path.write_bytes(path.read_bytes()[: len(path.read_bytes()) // 2] + b"\xff")
+    with pytest.raises(ValueError, match=f"questions.{kind}"):
+        list(load(DataFiles(path)))
 
 
 def test_faulty_files_are_named(tmp_path: Path) -> None:
