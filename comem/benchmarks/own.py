@@ -167,12 +167,12 @@ ROW = Benchmark(
         "normalised as SQuAD's, after NFKC: exact match, an accepted answer contained as whole words, F1; "
         "each the best over the accepted answers",
     ),
-    source="your file: JSON lines, CSV or Parquet with question, image, answer or answers, language, id if there are",
+    source="your file: question, and image, answer or answers, language, id if there are",
     licence="yours",
     paper="none",
     groups="data_split, split, origin or source of the record",
     headline=("exact_match", "contains", "f1"),
-    files="JSON lines, each with a question",
+    files="JSON lines, CSV or Parquet, each record with a question",
     fallback_language="en",
     needs_images=False,
 )
