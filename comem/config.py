@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -62,12 +63,17 @@ def option(
     return dataclasses.field(default=default, metadata=notes)
 
 
+def as_path(value: str | Path) -> Path:
+    """A path that a user gave; no shell sees `--output=~/x` or a YAML file's `~/x` as a home."""
+    return Path(os.path.expanduser(value))
+
+
 def take_paths(settings: Any) -> None:
     """Let text stand for paths in Python, too: call it in a settings class's `__post_init__`."""
     for each in dataclasses.fields(settings):
         value = getattr(settings, each.name)
         if "Path" in str(each.type) and isinstance(value, str | list | tuple):
-            path = Path(value) if isinstance(value, str) else tuple(Path(one) for one in value)
+            path = as_path(value) if isinstance(value, str) else tuple(map(as_path, value))
             object.__setattr__(settings, each.name, path)
 
 
@@ -265,7 +271,7 @@ def _convert(  # noqa: C901, PLR0911 (a branch a type)
         if isinstance(value, Mapping):
             return dict(value)
     elif _fits(value, hint):
-        return hint(value) if hint in (float, Path) else value
+        return as_path(value) if hint is Path else hint(value) if hint is float else value
     raise _error(source, f"{key} is {short(repr(value))}; expected {_name(hint)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -215,8 +216,8 @@ def resolve_backbone(name_or_path: str | Path) -> BackboneSpec:
     name = str(name_or_path)
     if name in BACKBONES:
         return BACKBONES[name]
-    folder = Path(name).expanduser()
-    if folder.is_dir():
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
         return _spec_of_family(folder.resolve().name, str(folder), _read_config(folder))
     if folder.suffix == ".gguf" and folder.is_file():
         raise BackboneError(f"{folder}: {_GGUF}")

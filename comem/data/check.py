@@ -195,7 +195,9 @@ def _lines(result: Check) -> Iterator[tuple[int, bytes]]:
 
 def _fault(line: int, problem: str) -> Fault:
     if problem.startswith("not JSON"):
-        return Fault(line, "", problem, "repair or remove the line")
+        return Fault(
+            line, "", problem.removesuffix("; repair or remove the line"), "repair or remove the line"
+        )
     for pattern, name, remedy in _FIELDS:
         if match := re.search(pattern, problem):
             return Fault(line, match.expand(name), problem, remedy)

@@ -22,7 +22,17 @@ from typing import Any, NamedTuple
 from comem.config import option, take_paths
 from comem.data.records import image_paths
 from comem.io.console import Progress, print_facts, print_line, quiet
-from comem.io.files import RecordError, exact, is_missing, parse_json, read_json, read_jsonl, write_atomic
+from comem.io.files import (
+    RecordError,
+    exact,
+    is_missing,
+    listed,
+    numbered_lines,
+    parse_json,
+    parse_line,
+    read_json,
+    write_atomic,
+)
 from comem.io.images import allow_images, image_ref
 from comem.training.data import parse_example
 
@@ -179,10 +189,11 @@ def convert(settings: ConvertSettings, progress: Progress = quiet) -> Converted:
         raise ValueError(f"{output} is the source itself; choose another output")
     root = settings.images or (source if source.is_dir() else source.parent)
     files, lines, faults = ImageFiles(root, output), [], {}  # type: ImageFiles, list[str], dict[str, str]
-    taken, paths, repaired = set[str](), set[str](), Counter[str]()
+    taken, paths, repaired, lost = set[str](), set[str](), Counter[str](), set[str]()
     with progress("converting", unit="records") as advance:
-        for number, row in enumerate(_read(source), start=1):
+        for number, found in enumerate(_read(source), start=1):
             try:
+                row = _record(found, repaired)
                 record = convert_record(row, number, files, repaired)
                 parse_example(record, output.parent)
             except ValueError as error:
@@ -192,13 +203,16 @@ def convert(settings: ConvertSettings, progress: Progress = quiet) -> Converted:
             else:
                 _name_anew(record, taken, repaired)
                 paths.update(image_paths(record))
+                lost.update(map(str, row.keys() - _FIELDS))
                 lines.append(json.dumps(record, ensure_ascii=False) + "\n")
             advance()
     if not lines:
         why = f": {next(iter(faults.values()))}" if faults else ""
         raise ValueError(f"{source} holds no record that can be converted{why}")
-    for what, count in repaired.items():
+    for what, count in (+repaired).items():
         logger.warning("%s: %d records: %s", source, count, what)
+    if lost:
+        logger.warning("%s: fields that our records do not have, left out: %s", source, listed(sorted(lost)))
     allow_images(output.parent, paths)
     write_atomic(output, "".join(lines))
     return Converted(len(lines), faults)
@@ -212,23 +226,46 @@ def show_converted(found: Converted, settings: ConvertSettings) -> None:
         print_line(f"{name}: {fault}")
 
 
-def _read(source: Path) -> Iterator[Mapping[str, Any]]:
+def _read(source: Path) -> Iterator[Any]:
+    """Records, or what stands in their place; of JSONL its lines."""
     if source.is_dir():
         yield from read_mds(source)
     elif source.suffix in (".pkl", ".pickle"):
         raise ValueError(f"{source} is pickled; unpickling runs code of whoever wrote it, so it is refused")
     elif ".jsonl" in source.suffixes:
-        yield from read_jsonl(source)
+        yield from (line for _, line in numbered_lines(source))
     else:
         rows = read_json(source)
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        if not isinstance(rows, list):
             raise ValueError(f"{source} is not a list of records, as LLaVA's files are")
         yield from rows
+
+
+def _record(row: Any, repaired: Counter[str]) -> Mapping[str, Any]:
+    """What was read as a record.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(row, bytes):
+        row, changed = parse_line(row)
+        repaired["text that is not Unicode was replaced"] += changed
+    if not isinstance(row, Mapping):
+        raise ValueError(f"expected a JSON object, found {type(row).__name__}")
+    return row
 
 
 _IDS, _IMAGES, _NOT_CARRIED = ("id", "data_id", "question_id"), ("image", "image_path", "images"), (
     "video", "videos", "audio", "audios", "speech",
 )  # fmt: skip
+
+
+_KEPT = ("origin", "source", "value", "knowledge_ids")
+#: What is read of a record.
+_FIELDS = {
+    *_IDS, *_IMAGES, *_NOT_CARRIED, *_KEPT, "language", "conversations", "question", "answer", "answers",
+    "answer_eval", "knowledge", "retrieval_info", "knowledge_image", "knowledge_conversations",
+}  # fmt: skip
 
 
 def convert_record(
@@ -248,7 +285,8 @@ def convert_record(
     name, given = _first(row, _IDS), _first(row, _IMAGES)
     language = exact(row.get("language")) or "en"
     record: dict[str, Any] = {"id": str(number if name is None else name), "language": language}
-    if lost := next((key for key in _NOT_CARRIED if not is_missing(row.get(key))), None):
+    record |= {key: row[key] for key in _KEPT if not is_missing(row.get(key))}
+    if lost := next((key for key in _NOT_CARRIED if _first(row, [key]) is not None), None):
         raise ValueError(f"it has {lost!r}, which our records do not carry; --skip-faults leaves it out")
     if given is not None:
         record["image"] = [files.path(one) for one in (given if isinstance(given, list) else [given])]
@@ -316,21 +354,36 @@ def _plain(value: Any) -> Any:
 
 
 def _knowledge(row: Mapping[str, Any], name: str, files: ImageFiles) -> Iterator[dict[str, Any]]:
-    """The items of a record; they had no ids, so they are named by the question and their place."""
-    if row.get("retrieval_info"):
-        found = [(item.get("passage_content"), item.get("image")) for item in _plain(row["retrieval_info"])]
-    else:
-        images, turns = _plain(row.get("knowledge_image")), _plain(row.get("knowledge_conversations"))
-        images, turns = images or [], turns or []
+    """The items of a record: its own, or the authors', which had no ids and are named by question and place.
+
+    Raises:
+        ValueError: they are written in another way.
+    """
+    own, found = _listed(row, "knowledge", Mapping), _listed(row, "retrieval_info", Mapping)
+    yield from ({**item, **_shown(item.get("image"), files)} for item in own)
+    pairs = [(item.get("passage_content"), item.get("image")) for item in found]
+    if not pairs:
+        images, turns = _listed(row, "knowledge_image"), _listed(row, "knowledge_conversations")
         if len(turns) != 2 * len(images):
             raise ValueError(
                 f"{len(images)} knowledge_image but {len(turns)} knowledge_conversations; two are expected "
                 "for each image, a prompt and the passage"
             )
-        found = list(zip(map(_said, turns[1::2]), images, strict=True))
-    for place, (text, image) in enumerate(found):
-        item: dict[str, Any] = {"id": f"{name}_k{place}", "text": str(text or "").strip()}
-        yield item | ({"image": files.path(image)} if image else {})
+        pairs = list(zip(map(_said, turns[1::2]), images, strict=True))
+    for place, (text, image) in enumerate(pairs, start=len(own)):
+        item = {"id": f"{name}_k{place}", "text": "" if is_missing(text) else str(text).strip()}
+        yield item | _shown(image, files)
+
+
+def _listed(row: Mapping[str, Any], name: str, kind: type = object) -> list[Any]:
+    value = _plain(row.get(name)) if not is_missing(row.get(name)) else []
+    if not isinstance(value, list) or not all(isinstance(one, kind) for one in value):
+        raise ValueError(f"{name!r} is a list{' of objects' if kind is Mapping else ''}; got {value!r:.80}")
+    return value
+
+
+def _shown(image: Any, files: ImageFiles) -> dict[str, str]:
+    return {} if is_missing(image) else {"image": files.path(image)}
 
 
 def _said(turn: Any) -> Any:

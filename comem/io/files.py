@@ -567,8 +567,8 @@ def unique(rows: Iterable[dict[str, Any]], key: str, path: str | Path) -> Iterat
     """
     seen: dict[str, int] = {}
     for number, row in enumerate(rows, start=1):
-        if row.get(key) is None:
-            lacks = f"has {key!r}: null" if key in row else f"has no {key!r}"
+        if is_missing(row.get(key)):
+            lacks = f"has {key!r}: {json.dumps(row[key])}" if key in row else f"has no {key!r}"
             fields = ", ".join(name for name in row if name != key) or "nothing else"
             raise RecordError(f"{path}: record {number} {lacks}; it has {fields}")
         name = str(row[key])

@@ -64,7 +64,7 @@ class ImageError(ValueError):
     """An image that cannot be used; the message names the file and the remedy."""
 
 
-def image_ref(value: Any, folder: str | Path) -> ImageRef | None:
+def image_ref(value: Any, folder: str | Path, *, anywhere: bool = False) -> ImageRef | None:
     """The image that a record names, in any of the forms that records have; None where it names none.
 
     Read are: a path, relative to `folder`; `file://`; a data URI; base64; bytes; the dicts of the datasets
@@ -78,6 +78,7 @@ def image_ref(value: Any, folder: str | Path) -> ImageRef | None:
     Args:
         value: of the record.
         folder: where relative paths start.
+        anywhere: a path may lead anywhere: it is the user's own word, not a record's.
 
     Example:
         >>> image_ref("images/1.png", "data")
@@ -90,7 +91,7 @@ def image_ref(value: Any, folder: str | Path) -> ImageRef | None:
     if isinstance(value, ImageRef) or is_missing(value):
         return value if isinstance(value, ImageRef) else None
     if isinstance(value, str):
-        return _of_text(value, Path(folder))
+        return _of_text(value, folder, anywhere)
     if isinstance(value, (bytes, bytearray, memoryview)):
         return ImageRef(data=bytes(value)) if len(value) else None
     return _of_pixels(value)
@@ -115,8 +116,9 @@ _BASE64_STARTS = ("iVBOR", "/9j/", "_9j_", "R0lGOD", "UklGR", "Qk", "SUkq", "TU0
 _PATH_LENGTH = 4096  # longer texts are no paths
 
 
-def _of_text(text: str, folder: Path) -> ImageRef | None:
+def _of_text(text: str, folder: str | Path, anywhere: bool) -> ImageRef | None:
     """A path or an encoded image."""
+    text = text.strip(" \t\r\n")
     if text[:5].lower() == "data:":
         head, _, body = text.partition(",")
         encoded = head.lower().endswith(";base64")
@@ -132,18 +134,18 @@ def _of_text(text: str, folder: Path) -> ImageRef | None:
             return _unusable(short(path), "an address, not a file; fetch it first, and give its path")
         path = unquote(path[len("file://") :].removeprefix("localhost"))
     place = os.path.join(folder, path)
-    fault = out_of_reach(place, folder)
+    fault = "" if anywhere else out_of_reach(place, folder)
     return _unusable(short(path), fault) if fault else ImageRef(path=place)
 
 
-def out_of_reach(place: str, folder: Path) -> str:
+def out_of_reach(place: str, folder: str | Path) -> str:
     """Why the data of a folder may not name an image at this place; "" where they may."""
     if _within_reach(place, folder):
         return ""
     return f"outside the data's folder; to allow it, set {REACH} to the folder that holds it"
 
 
-def _within_reach(place: str, folder: Path) -> bool:
+def _within_reach(place: str, folder: str | Path) -> bool:
     """Whether a place is in the folder above the data's, or in one that is allowed."""
     home, place = os.path.abspath(folder), os.path.abspath(place)
     above = os.path.dirname(home)
@@ -377,21 +379,22 @@ def _formats() -> list[str]:
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
-def image_bytes(ref: ImageRef | str | Path | bytes) -> bytes:
-    """The encoded bytes of an image, unopened.
+def image_bytes(ref: ImageRef | str | Path | bytes, limit: int | None = None) -> bytes:
+    """The encoded bytes of an image, unopened; none of more than `limit` is read.
 
     Raises:
         ImageError: there is no such file, it is no regular file, empty, or too large.
     """
-    return _read(ref)[1]
+    return _read(ref, limit)[1]
 
 
-def _read(ref: ImageRef | str | Path | bytes) -> tuple[str, bytes]:
+def _read(ref: ImageRef | str | Path | bytes, limit: int | None = None) -> tuple[str, bytes]:
     """The name for messages, and the encoded bytes."""
     if isinstance(ref, bytes):
         ref = ImageRef(data=ref)
     if isinstance(ref, ImageRef) and ref.data is not None:
         name, data = str(ref), ref.data
+        _check_bytes(name, len(data), limit)
     elif isinstance(ref, ImageRef) and ref.fault:
         raise ImageError(f"{ref.path}: {ref.fault}")
     else:
@@ -401,8 +404,7 @@ def _read(ref: ImageRef | str | Path | bytes) -> tuple[str, bytes]:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError(f"{name}: cannot be read: it is no file; check the image folder")
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"{name}: {status.st_size} bytes, more than {MAX_BYTES}; resize the image")
+            _check_bytes(name, status.st_size, limit)
             data = path.read_bytes()
         except FileNotFoundError as error:
             how = "; on this system folders end in /, not in a backslash" if "\\" in name else ""
@@ -415,6 +417,12 @@ def _read(ref: ImageRef | str | Path | bytes) -> tuple[str, bytes]:
     if not data:
         raise ImageError(f"{name}: the image is empty (zero bytes); download it again or remove the item")
     return name, data
+
+
+def _check_bytes(name: str, size: int, limit: int | None) -> None:
+    if size > (MAX_BYTES if limit is None else limit):
+        most = f"more than {MAX_BYTES:,}" if limit is None else f"at most {limit:,} are read here"
+        raise ImageError(f"{name}: {size:,} bytes, {most}; resize the image")
 
 
 def _refuse_markup(name: str, data: bytes) -> None:

@@ -189,6 +189,8 @@ def video_ref(value: Any, folder: str | Path) -> VideoRef:
         VideoError: no such reference.
     """
     try:
+        if not isinstance(value["path"] if isinstance(value, Mapping) else value, (str, os.PathLike)):
+            raise TypeError("a path is a text")
         if isinstance(value, Mapping):
             path, rest = str(value["path"]), {k: float(v) for k, v in value.items() if k != "path" and v}
         else:

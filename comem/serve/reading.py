@@ -47,9 +47,9 @@ class Images:
         self._left -= 1
         if self._left < 0:
             raise RequestError(f"more than {self._limit} images in a request", "messages", "too_many_images")
-        if url.startswith("data:"):
+        if url[:5].lower() == "data:":
             return reference_of(url)
-        if url.startswith(("http://", "https://")):
+        if url[:8].lower().startswith(("http://", "https://")):
             if self._fetch is None:
                 raise ImageError(
                     "this server fetches no images: send them as data:image/…;base64,… "

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from comem.io.files import valid
 from comem.store.table import SCOPES, Changes, MemoryFolderError, Scope, Table, count_words
 
 _K1, _B = 1.2, 0.75  # BM25's usual constants (Robertson and Zaragoza 2009)
@@ -230,7 +231,7 @@ def conditions_of(scope: Scope, given: Mapping[str, Any] | None) -> tuple[list[s
     if given:
         text, more = _all(given, 0)
         conditions.append(text)
-        values += more
+        values += [valid(each) if isinstance(each, str) else each for each in more]
     return conditions, values
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import queue
@@ -21,8 +20,8 @@ from comem.backbones.base import GenerationConfig
 from comem.bank.format import content_hash
 from comem.bank.forms import PLAIN_FORMS
 from comem.io.console import Progress, quiet
-from comem.io.files import read_jsonl, short, valid, whole_file, write_json
-from comem.io.images import ImageError, open_image
+from comem.io.files import exact, is_missing, read_jsonl, short, valid, whole_file, write_json
+from comem.io.images import ImageError, image_bytes, image_ref, open_image
 from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import find_sources, read_corpus
@@ -1008,11 +1007,12 @@ def _item(
     """
     text, facts = "", dict(metadata)
     if isinstance(content, KnowledgeItem):
-        text, image, item_id = content.text, image or content.image, item_id or content.id
+        text, item_id = content.text, content.id if item_id is None else item_id
+        image = content.image if image is None else image
     elif isinstance(content, Mapping):
         text, image = _message(content, image)
         facts = {**facts, **_facts(content.get("metadata"))}
-        item_id = item_id or content.get("id")
+        item_id = content.get("id") if item_id is None else item_id
     elif isinstance(content, (str, int, float)):
         text = str(content)
     elif content is not None:
@@ -1020,22 +1020,23 @@ def _item(
             f"{type(content).__name__} is no text: an image is given as image=…, other things as "
             "{'text': …, 'image': …, 'metadata': …}"
         )
-    text = text.replace("\x00", "").strip().encode("utf-8", "replace").decode("utf-8")
+    text = valid(text.replace("\x00", "").strip())
     if len(text) > MAX_TEXT:
         raise MemoryFolderError(f"a text of {len(text):,} characters: at most {MAX_TEXT:,}; add it in parts")
     reference = None if image is None else reference_of(image)
     if reference is None and not text:
         raise MemoryFolderError("nothing to remember: give a text, an image, or both")
-    data = _data(reference)
+    data = None if reference is None else image_bytes(reference, MAX_IMAGE_BYTES)
     opened = None if reference is None else reference.pixels or open_image(reference)
-    return _Pending(str(item_id or ""), text, data, opened, facts)
+    return _Pending(valid(exact(item_id)), text, data, opened, facts)
 
 
 def _message(content: Mapping[str, Any], image: Any) -> tuple[str, Any]:
     """Text and image of a mapping: an item's fields, or a message of a conversation."""
     if "role" not in content:
-        text = content.get("text") or content.get("memory") or ""
-        return str(text), image or content.get("image")
+        found = (content[name] for name in ("text", "memory") if not is_missing(content.get(name)))
+        given = content.get("image") if image is None else image
+        return str(next(found, "")), None if is_missing(given) else given
     parts = content.get("content") or ""
     if isinstance(parts, str):
         return f"{content['role']}: {parts}", image
@@ -1045,18 +1046,19 @@ def _message(content: Mapping[str, Any], image: Any) -> tuple[str, Any]:
             '{"type": "image_url", "image_url": {"url": …}}'
         )
     texts = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
-    urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
-    if len(urls) > 1:
+    shown = [part for part in parts if part.get("type") == "image_url"]
+    if len(shown) > 1:
         raise MemoryFolderError("a message with several images: add each as an item of its own")
-    return f"{content['role']}: {' '.join(texts)}", image or next(iter(urls), None)
+    return f"{content['role']}: {' '.join(texts)}", next(iter(shown), None) if image is None else image
 
 
 def _readable(part: Any) -> bool:
     """Whether a part of a message is one that can be read, or passed over."""
     if not isinstance(part, Mapping):
         return False
-    shown = part.get("image_url") if part.get("type") == "image_url" else {"url": ""}
-    return isinstance(shown, Mapping) and isinstance(shown.get("url"), str)
+    shown = part.get("image_url")
+    url = shown.get("url") if isinstance(shown, Mapping) else shown
+    return part.get("type") != "image_url" or isinstance(url, str)
 
 
 def _facts(metadata: Any) -> dict[str, Any]:
@@ -1067,63 +1069,18 @@ def _facts(metadata: Any) -> dict[str, Any]:
 
 
 def reference_of(image: ImageLike) -> ImageRef:
-    """An image however it was given: path, data URI, bytes, Pillow image.
+    """An image in any form that `image_ref` reads; a path may lead anywhere, as it is the user's own word.
 
     Raises:
-        ImageError: no such file, a URI that cannot be read, or more than 64 MB.
+        ImageError: a form that cannot be used, or nothing.
     """
-    if isinstance(image, ImageRef):
-        return image
-    if isinstance(image, bytes):
-        return ImageRef(data=image)
-    if isinstance(image, (str, Path)):
-        if isinstance(image, str) and image.startswith("data:"):
-            return ImageRef(data=_decoded(image))
-        if isinstance(image, str) and image.startswith(("http://", "https://")):
-            raise ImageError(
-                f"{image[:80]}: images are not fetched from the network here; download it, give its path"
-            )
-        return ImageRef(path=str(image))
-    if not hasattr(image, "save"):
-        raise ImageError(f"{type(image).__name__} is no image: give a path, bytes, data URI or Pillow image")
-    buffer = io.BytesIO()
-    plain = image.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")  # what a PNG can hold
-    (image if plain else image.convert("RGB")).save(buffer, "PNG")
-    return ImageRef(data=buffer.getvalue())
-
-
-def _decoded(uri: str) -> bytes:
-    """What a data URI holds."""
-    import base64
-    import binascii
-
-    head, comma, body = uri.partition(",")
-    if not comma or not head.endswith(";base64"):
-        raise ImageError(f"{uri[:40]}…: not a data URI of an image; write data:image/png;base64,…")
-    try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
-        raise ImageError(f"{uri[:40]}…: not base64 ({error})") from error
-
-
-def _data(reference: ImageRef | None) -> bytes | None:
-    """The encoded file, whatever it came as.
-
-    Raises:
-        ImageError: it cannot be read, or is too large.
-    """
-    if reference is None:
-        return None
-    data = reference.data
-    try:
-        size = len(data or b"") if reference.path is None else Path(reference.path).stat().st_size
-        if size > MAX_IMAGE_BYTES:
-            raise ImageError(
-                f"{reference}: {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are kept; reduce it first"
-            )
-        return data if reference.path is None else Path(reference.path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{reference.path}: {error.strerror}; check the path") from error
+    path = isinstance(image, (str, Path)) and str(image).startswith("~")
+    found = image_ref(os.path.expanduser(cast(str, image)) if path else image, "", anywhere=True)
+    if found is None:
+        raise ImageError("the image is empty: give a path, a data URI, bytes, or a Pillow image")
+    if found.fault:
+        raise ImageError(f"{found.path}: {found.fault}")
+    return found
 
 
 def _source(content: Any) -> Path | VideoRef | None:
@@ -1232,10 +1189,14 @@ class _Source:
     def _exported(self, path: Path) -> Iterator[_Pending]:
         """Of `export`: with ids, owners, metadata."""
         for row in read_jsonl(path / ITEMS):
-            image = path / row["image"] if row.get("image") else None
+            image, noted = image_ref(row.get("image"), path), row.get("metadata")
             owner = self.scope if self.scope.named else Scope(*(row.get(name) for name in SCOPES))
-            about = {**(row.get("metadata") or {}), **self.facts}
-            yield replace(_item(row["text"], image, about, row["id"]), scope=owner)
+            about = {**(noted if isinstance(noted, Mapping) else {}), **self.facts}
+            try:
+                made = _item(row.get("text"), image, about, row.get("id"))
+                yield replace(made, scope=owner, id=made.id or str(uuid.uuid4()))
+            except (ImageError, MemoryFolderError) as error:
+                self.skipped.append(str(error))
 
     def _corpus(self, path: Path) -> Iterator[_Pending]:
         """The rows of a corpus, or the images and videos of a folder."""

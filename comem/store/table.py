@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from comem.io.files import StorageError, one_writer, storage_errors
+from comem.io.files import StorageError, one_writer, storage_errors, valid
 from comem.store.scrub import Scrubber
 
 FILE, LOCK, CLEAN = "memory.sqlite", ".memory.lock", ".memory.clean"
@@ -585,7 +585,7 @@ def _matrix(blobs: Sequence[bytes | None]) -> np.ndarray:
 
 def _json(value: Mapping[str, Any]) -> str:
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return valid(json.dumps(value, ensure_ascii=False, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise MemoryFolderError(
             f"metadata cannot be written as JSON ({error}); give text, numbers, lists"

@@ -279,8 +279,10 @@ def parse_example(
 
 def _turns(row: Mapping[str, Any], answers: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """The (question, answer) pairs of a record in any of the three notations."""
-    conversations = row.get("conversations")
+    conversations = _first(row, "conversations")
     if conversations is None:
+        if "question" in row and not answers and ("answer" in row or "answers" in row):
+            raise ValueError("the answer must be a text; got None")
         if "question" not in row or not answers:
             raise ValueError("needs 'question' with 'answer' or 'answers', or 'conversations'")
         pairs = [(row["question"], answers[0])]
@@ -297,8 +299,11 @@ def _turns(row: Mapping[str, Any], answers: Sequence[str]) -> tuple[tuple[str, s
 
 def _values(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """Each turn's `value`, a part of its answer; none at all if no turn has one."""
-    rows = [row] if row.get("conversations") is None else row["conversations"]
-    values = tuple(_plain(one.get("value", "") if "from" not in one else "", "value") for one in rows)
+    rows = _first(row, "conversations") or [row]
+    values = tuple(
+        _plain(one["value"], "value") if "from" not in one and not is_missing(one.get("value")) else ""
+        for one in rows
+    )
     if not any(values):
         return ()
     for value, (_, answer) in zip(values, turns, strict=True):
@@ -309,7 +314,7 @@ def _values(row: Mapping[str, Any], turns: Sequence[tuple[str, str]]) -> tuple[s
 
 def _by_marks(row: Mapping[str, Any], images: tuple[ImageRef, ...]) -> Iterator[tuple[ImageRef, ...]]:
     """The record's images, each for the turn with its `<image>` mark; without marks, all for the first."""
-    turns = [turn for turn in (row.get("conversations") or ())[::2] if "from" in turn]
+    turns = [turn for turn in (_first(row, "conversations") or ())[::2] if "from" in turn]
     marks = [len(_IMAGE_MARK.findall(str(turn.get("value")))) for turn in turns]
     if not sum(marks) or not images:
         yield images
@@ -323,7 +328,7 @@ def _by_marks(row: Mapping[str, Any], images: tuple[ImageRef, ...]) -> Iterator[
 
 def _later_images(row: Mapping[str, Any], folder: Path) -> Iterator[tuple[ImageRef, ...]]:
     """The images of the second and later turns; the first turn's stand in the record itself."""
-    for turn in (row.get("conversations") or ())[1:]:
+    for turn in (_first(row, "conversations") or ())[1:]:
         if "question" in turn:
             yield _images(turn.get("image"), folder)
 
@@ -353,12 +358,13 @@ def _items(
 
 def _item(row: Any, folder: Path) -> KnowledgeItem:
     """One knowledge item of a record."""
-    if not isinstance(row, dict) or "id" not in row:
+    if not isinstance(row, dict) or is_missing(row.get("id")):
         raise ValueError(f"a knowledge item is an object with 'id', 'text', 'image'; got {row!r:.80}")
     text = "" if is_missing(row.get("text")) else row["text"]
-    if not isinstance(text, str):
-        raise ValueError(f"the text of the knowledge item {row['id']!r} is no text: {text!r:.80}")
+    if isinstance(text, bool) or not isinstance(text, (str, int, float)):
+        raise ValueError(f"the text of the knowledge item {row['id']!r:.80} is no text: {text!r:.80}")
     ref = _image(row.get("image"), folder)
+    text = str(text)
     if not text.strip() and ref is None:
         raise ValueError(f"the knowledge item {row['id']!r} has neither text nor image")
     language, source = (
@@ -397,7 +403,7 @@ def _answers(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _plain(value: Any, name: str) -> str:
     """A text, or a number as one; what else stands in a file was not meant."""
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value != value:
         raise ValueError(f"the {name} must be a text; got {value!r:.80}")
     return str(value)
 
@@ -407,9 +413,7 @@ def _first(row: Mapping[str, Any], *names: str) -> Any:
 
 
 def _list(value: Any) -> list[Any]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, (list, tuple)) else [value]
+    return [one for one in (value if isinstance(value, (list, tuple)) else [value]) if not is_missing(one)]
 
 
 QUESTION, IMAGE, ITEM, ITEM_IMAGE = "question", "image", "item", "item's image"

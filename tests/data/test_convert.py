@@ -200,3 +200,31 @@ def test_what_cannot_be_carried_is_counted(tmp_path: Path, caplog: pytest.LogCap
     assert [example.id for example in load_examples(output)] == ["ok"]
     assert sum("do not carry" in fault for fault in faults.values()) == 3
     assert sum("<image> marks for" in fault for fault in faults.values()) == 2
+
+
+def test_one_odd_record_stops_no_conversion(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = said("<image>\nWho?", "x", id="a", image="1.jpg")
+    item = {"id": "k", "text": "p", "image": "2.jpg"}
+    odd: list[Any] = [
+        7, None, "x", [], {}, good | {"knowledge_image": "1.jpg"}, good | {"knowledge_conversations": 7},
+        good | {"retrieval_info": ["x"]}, good | {"retrieval_info": {"a": 1}}, good | {"knowledge": "k"},
+        good | {"knowledge": [7]}, good | {"knowledge": [item | {"image": {"colour": 1}}]},
+    ]  # fmt: skip
+    kept = good | {"knowledge": [item], "videos": [], "video": None, "depth": 1, "origin": "o"}
+    output, (count, faults) = llava(tmp_path, kept, *odd)
+    (example,) = load_examples(output)
+    assert count == 1 and len(faults) == len(odd) and example.source == "o"
+    assert open_image(example.items[0].image or b"").size == (40, 30) and example.items[0].id == "k"
+    assert "fields that our records do not have, left out: depth" in caplog.text
+    lines = [
+        json.dumps(kept),
+        "{broken",
+        "[1]",
+        '{"id": ' + "9" * 5000 + "}",
+        json.dumps(good | {"id": "\ud83d"}),
+    ]
+    (tmp_path / "l.jsonl").write_bytes("\n".join([*lines, ""]).encode() + b'{"id": "\xff"}\n')
+    settings = ConvertSettings(tmp_path / "l.jsonl", tmp_path / "o.jsonl", skip_faults=True)
+    assert convert(settings)[0] == 2 and "1 records: text that is not Unicode was replaced" in caplog.text
+    with pytest.raises(ValueError, match=r"l.jsonl: record 2: not JSON"):
+        convert(ConvertSettings(tmp_path / "l.jsonl", tmp_path / "o2.jsonl"))

@@ -118,6 +118,9 @@ ODD = [
     '{"id": "v", "text": "t", "image": "//[::1/x.png"}',
     '{"id": "n", "text": ' + "9" * 5000 + "}", '{"id": null, "text": "no id"}', '{"text": "no id"}', "[1]",
     "{",
+    '{"id": "l", "text": ["a", "b"]}', '{"id": ["l"], "text": "t"}', '{"id": true, "text": "t"}',
+    '{"id": "o", "text": "t", "title": {"en": "t"}}', '{"id": "la", "text": "t", "language": ["en"]}',
+    '{"id": "fi", "text": "t", "video": 12}', '{"id": "fj", "text": "t", "video": {"path": null}}',
     '{"id": "s", "text": "t", "image": {"colour": 1}}', '{"id": "e", "text": "", "image": null}',
 ]  # fmt: skip
 
@@ -155,6 +158,57 @@ def test_a_table_out_of_a_spreadsheet(tmp_path: Path, encoding: str, repairs: in
     first, second = read_corpus(find_sources([path]), stats=stats)
     assert first.text == 'Zürich, "old" town second – line' and second.text == "plain"
     assert (stats.repaired["encoding"] > 0) == bool(repairs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "ids", "broken"),
+    [
+        ('a,good\nb,"open\nc,fine\nd,"q ""x"" y\nline 2"\n', "acd", 1), ('a,"open\n', "", 1),
+        ('a,"open, too\nb,x\n' + "c,y\n" * 3, "bccc", 1), ("a," + '"' + "line\n" * 500 + '"\nb,x\n', "ab", 0),
+        ('a,"x""\nb,y\n\nc,z\n', "bc", 1), ('a,x"\nb,"y"z\n', "ab", 0), ("a,x,y\nb\nc,z\n", "c", 2),
+    ],
+)  # fmt: skip
+def test_a_quote_that_does_not_end_costs_its_own_line(
+    tmp_path: Path, rows: str, ids: str, broken: int
+) -> None:
+    (tmp_path / "t.csv").write_text("id,text\n" + rows)
+    stats = CorpusStats()
+    assert [item.id for item in read_corpus(find_sources([tmp_path / "t.csv"]), stats=stats)] == list(ids)
+    assert sum(stats.dropped.values()) == broken and stats.read == len(ids) + broken
+
+
+def test_binary_columns_hold_text(tmp_path: Path) -> None:
+    columns = {"id": [b"1", b"\xff"], "text": [b"town", b"caf\xe9"]}
+    pq.write_table(
+        pa.table({name: pa.array(rows, pa.binary()) for name, rows in columns.items()}),
+        tmp_path / "b.parquet",
+    )
+    stats = CorpusStats()
+    found = [
+        (item.id, item.text) for item in read_corpus(find_sources([tmp_path / "b.parquet"]), stats=stats)
+    ]
+    assert found == [("1", "town"), ("\ufffd", "caf\ufffd")] and sum(stats.repaired.values()) == 1
+
+
+BESIDE = {
+    "plain.txt": ("Zürich".encode(), "Zürich", 0), "excel.txt": ("Zürich".encode("cp1252"), "Zürich", 1),
+    "wide.txt": ("Zürich".encode("utf-16"), "Zürich", 1), "bom.txt": (b"\xef\xbb\xbfZ", "Z", 0),
+    "half.json": (b'{"text": "Z \\ud83d"}', "Z \ufffd", 1),
+    "latin.json": (b'{"text": "Z\xfc"}', "Z\ufffd", 1),
+    "wide.json": ('{"text": "Zürich"}'.encode("utf-16"), "Zürich", 1),
+    " lead.txt": (b"blank", "blank", 0), "data:x.txt": (b"colon", "colon", 0), "file:.txt": (b"f", "f", 0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_stands_beside_an_image_is_read_as_tables_are(tmp_path: Path, name: str) -> None:
+    data, text, repairs = BESIDE[name]
+    (tmp_path / name).write_bytes(data)
+    (tmp_path / name).with_suffix(".png").write_bytes(b"x")
+    stats = CorpusStats()
+    (item,) = read_corpus(find_sources([tmp_path]), stats=stats)
+    assert item.text == text and (sum(stats.repaired.values()) > 0) == bool(repairs)
+    assert item.image is not None and Path(str(item.image)).is_file() and not stats.dropped
 
 
 def test_damaged_tables_are_errors_of_one_line(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def folder(tmp_path: Path) -> Path:
     [
         "a b\u202f.png", Path("a b\u202f.png"), " a b\u202f.png\n", "../b.png", "file://a%20b%E2%80%AF.png",
         PNG, bytearray(PNG), memoryview(PNG), PICTURE, np.asarray(PICTURE),
-        f"data:image/png;base64,{BASE64}", f"DATA:image/png;charset=x;BASE64,{BASE64}", BASE64,
+        f"data:image/png;base64,{BASE64}", f" \ndata:image/png;base64,{BASE64}\n", f"\n{BASE64}",
+        f"DATA:image/png;charset=x;BASE64,{BASE64}", BASE64,
         BASE64.replace("+", "-").replace("/", "_").rstrip("="),
         "\n".join([BASE64[:76], BASE64[76:]]),
         {"bytes": PNG, "path": None}, {"bytes": None, "path": "../b.png"}, {"bytes": BASE64},

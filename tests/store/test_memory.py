@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +228,7 @@ def test_things_to_add(opened, towns, tmp_path: Path) -> None:
         ({"content": b"bytes"}, "bytes is no text"),
         ({"content": open_image(path)}, "PngImageFile is no text"),
         ({"content": ["a", ["b"]]}, "list is no text"),
-        ({"image": 5}, "int is no image"),
+        ({"image": 5}, "an image is a path"),
         ({"content": {"role": "user", "content": 5}}, "a list of"),
         ({"content": {"role": "user", "content": ["a"]}}, "a list of"),
         ({"content": {"role": "user", "content": [{"type": "image_url", "image_url": {}}]}}, "a list of"),
@@ -268,6 +271,71 @@ def test_more_items_than_one_query_takes(remembered) -> None:
         with pytest.raises(MemoryFolderError, match=r"give an object|nothing to compare"):
             remembered.delete_all(filters=nothing)
     assert len(remembered) == 6
+
+
+def test_a_picture_in_any_form_is_the_same_one(opened, towns, tmp_path: Path, monkeypatch) -> None:
+    memory, data, path = opened(), png(towns[0], 0), tmp_path / "a b\u202f.png"
+    path.write_bytes(data)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text, pixels = base64.b64encode(data).decode(), open_image(data)
+    uri = f"DATA:image/png;charset=x;base64,{text[:76]}\n{text[76:]}"
+    forms = [
+        path, str(path), f"file://{path}", f"~/{path.name}", uri, text, data, bytearray(data), pixels,
+        np.asarray(pixels), {"bytes": data, "path": None}, {"path": str(path)}, [str(path)],
+        {"type": "image_url", "image_url": {"url": uri}}, {"image_url": uri}, comem.ImageRef(data=data),
+    ]  # fmt: skip
+    added = [memory.add(image=form).id for form in forms]
+    said = [{"type": "text", "text": "this"}, {"type": "image_url", "image_url": uri}]
+    added += [memory.add({"text": "t", "image": form}).id for form in forms]
+    added.append(memory.add({"role": "user", "content": said}).id)
+    kept = [open_image(memory.get(each).image) for each in added]
+    assert all(each.tobytes() == pixels.tobytes() for each in kept)
+    assert memory.search(image=forms[9], k=1) and memory.ask("?", forms[10], max_tokens=1).items
+    assert memory.get(memory.add({"text": "t", "image": ""}).id).image is None
+    os.mkfifo(tmp_path / "pipe.png")
+    for wrong, message in (
+        (tmp_path / "pipe.png", "no file"), ("HTTPS://host/x.png", "an address"), ({"colour": 1}, "dict has"),
+        (np.zeros((2, 2)), "uint8"), ("", "the image is empty"), (7, "an image is a path"),
+        ("data:image/png;base64,@@", "no base64"), ([path, path], "one image is expected"),
+    ):  # fmt: skip
+        for call in (memory.add, memory.search, partial(memory.ask, "?")):
+            with pytest.raises(ImageError, match=message):
+                call(image=wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("word " * 80, ("word " * 80).strip()), ("~nobody", "~nobody"), ("d/" * 200, "d/" * 200),
+        ("half \ud83d", "half \ufffd"), ("\udcff", "\ufffd"),
+        ("pair \ud83d\ude00", "pair \U0001f600"), ("null", "null"), ("nan", "nan"),
+    ],
+)  # fmt: skip
+def test_a_text_is_kept_whatever_it_looks_like(opened, text: str, kept: str) -> None:
+    memory = opened()
+    assert memory.get(memory.add(text).id).text == kept
+    assert memory.get(memory.add({"text": text, "id": 0}, metadata={"a": text}).id).id == "0"
+    assert memory.search(text)[0].text == kept and memory.ask(text, max_tokens=1).items
+    assert memory.update("0", text=text).text == kept
+    assert [each.id for each in memory.search("x", filters={"a": text})] == ["0"]
+
+
+def test_odd_rows_of_an_export_are_left_out(opened, tmp_path: Path) -> None:
+    memory = opened()
+    memory.add("one", id="1")
+    memory.export(tmp_path / "sent")
+    Path(tmp_path / "secret.png").write_bytes(b"x")
+    with open(tmp_path / "sent" / "items.jsonl", "a") as file:
+        for row in (
+            {"id": "2"},
+            {"text": "no id"},
+            {"id": "3", "text": "x", "image": {"a": 1}},
+            {"id": "4", "text": "x", "image": "../../secret.png"},
+            {"id": 5, "text": "t", "metadata": [1]},
+        ):
+            file.write(json.dumps(row) + "\n")
+    added = opened("other").add(tmp_path / "sent")
+    assert len(added.ids) == 3 and {"1", "5"} < set(added.ids) and len(added.skipped) == 3
 
 
 def test_a_folder_of_which_a_third_is_no_picture(opened, towns, tmp_path: Path) -> None:

@@ -105,3 +105,49 @@ def test_every_turn_may_have_a_picture_of_its_own(tmp_path: Path) -> None:
     first, _, second, _ = example.messages()
     assert [first.content[0], second.content[0]] == list(example.images)
     assert example.images[1].path == str(tmp_path / "b.png")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"answer": "", "answers": ["Paris"]}, {"answers": ["Paris", NAN, None, ""]}, {"image": NAN},
+        {"image": ""},
+        {"knowledge": NAN}, {"knowledge": [None]}, {"knowledge_ids": NAN}, {"conversations": NAN},
+        {"conversations": None, "value": NAN}, {"language": NAN, "data_id": NAN}, {"image": [None, ""]},
+    ],
+)  # fmt: skip
+def test_what_is_missing_is_not_there(tmp_path: Path, given: dict[str, Any]) -> None:
+    row = {"id": 0, "question": "null", "answers": ["Paris"], "language": "en"}
+    assert load_examples(written(tmp_path, row | given)) == load_examples(written(tmp_path, row))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"id": NAN}, "no field 'id'"), ({"id": ""}, "no field 'id'"),
+        ({"answers": NAN}, "the answer must be a text"),
+        ({"answers": [NAN]}, "the answer must be"), ({"question": NAN}, "the question must be"),
+        ({"knowledge": [{"id": NAN, "text": "x"}]}, "a knowledge item is an object with 'id'"),
+        ({"knowledge": [{"id": "", "text": "x"}]}, "a knowledge item is an object with 'id'"),
+        ({"knowledge": [{"id": "k", "text": NAN}]}, "neither text nor image"),
+        ({"knowledge": [{"id": "k", "text": True}]}, "is no text: True"),
+        ({"id": [1]}, "the id must be a text"),
+    ],
+)  # fmt: skip
+def test_what_is_missing_and_needed_is_said(tmp_path: Path, given: dict[str, Any], said: str) -> None:
+    row = {"id": 0, "question": "null", "answers": ["Paris"]}
+    with pytest.raises(RecordError, match=re.escape(said)):
+        load_examples(written(tmp_path, row | given))
+
+
+def test_words_and_zeros_are_kept(tmp_path: Path) -> None:
+    item = {"id": 0, "text": 0, "language": "null", "source": "N/A"}
+    row = {"id": "NaN", "question": "None", "answer": 0, "language": "nan", "knowledge": [item]}
+    (found,) = load_examples(written(tmp_path, row))
+    assert (found.id, found.turns, found.language) == ("NaN", (("None", "0"),), "nan")
+    assert [(each.id, each.text, each.language, each.source) for each in found.items] == [
+        ("0", "0", "null", "N/A")
+    ]

@@ -191,8 +191,12 @@ def _join(
     names = ", ".join(str(record["source"]["name"]) for record in records[:3])
     names += f" and {len(records) - 3} more" if len(records) > 3 else ""
     if not stats.kept:
-        why = dict(stats.dropped) or "none"
-        raise CorpusError(f"{names}: none of the {stats.read} rows was kept; dropped: {why}")
+        if not stats.read:
+            raise CorpusError(f"{names}: nothing in it; name a table with rows, or a folder of images")
+        how = "; --names-as-titles reads images by their file names" if stats.dropped["no text"] else ""
+        raise CorpusError(
+            f"{names}: none of the {stats.read} rows was kept; dropped: {dict(stats.dropped) or 'none'}{how}"
+        )
     try:
         masks, dropped = choose_rows(parts, rules.on_duplicate == "drop")
     except CorpusError as error:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from comem.io.files import RecordError, parse_line, valid
+from comem.io.files import RecordError, exact, parse_line, valid
 from comem.retrieval.corpus.rules import DESCRIPTIONS, NOT_UNICODE, CorpusError, CorpusStats, CutShardError
 from comem.retrieval.corpus.videos import is_video, video_rows
 
@@ -28,6 +28,8 @@ RawRows = Iterator[RawRow]
 
 MAX_LINE = 16 << 20  # bytes; a file without line breaks must not fill the memory
 MAX_JOINED_LINES = 20  # a quoted field may hold line breaks, but an unclosed quote must not eat the file
+
+MAX_QUOTED_LINES = 1000  # of a CSV, whose texts may be whole pages
 
 # The columns of the public WIT TSVs, in their order.
 WIT_COLUMNS = (
@@ -184,20 +186,48 @@ def csv_rows(path: Path, stats: CorpusStats) -> RawRows:
         names = next(csv.reader([head], delimiter=delimiter))
     except csv.Error as error:
         raise CorpusError(f"{path}:1: no line of column names ({error})") from error
-    reader = csv.reader(lines, delimiter=delimiter)
+    number, waiting = 1, list[str]()  # lines that were looked at for the end of a quote
     while True:
+        taken, fault = list[str](), ""
         try:
-            fields = next(reader, None)
-        except csv.Error as error:
-            stats.broken("line (not CSV)", f"{path}:{reader.line_num + 1} ({error})")
-            continue
-        if fields is None:
+            fields = _fields(_some(waiting, lines, taken), taken, delimiter)
+            if fields and len(fields) != len(names):
+                fault = f"line ({len(fields)} of {len(names)} fields)"
+        except (csv.Error, _OpenQuoteError) as error:
+            fields, fault = [], f"line (not CSV: {error})"
+        if not taken:
             return
-        where = f"{path}:{reader.line_num + 1}"
-        if fields and len(fields) != len(names):
-            stats.broken(f"line ({len(fields)} of {len(names)} fields)", where)
-        elif fields:
-            yield where, dict(zip(names, fields, strict=True))
+        if fault:  # only the first line is lost, not those that a quote ran across
+            stats.broken(fault, f"{path}:{number + 1}")
+            waiting, taken = taken[1:] + waiting, taken[:1]
+        number += len(taken)
+        if fields and not fault:
+            yield f"{path}:{number}", dict(zip(names, fields, strict=True))
+
+
+class _OpenQuoteError(ValueError):
+    """A quote that does not end."""
+
+
+def _fields(record: Iterator[str], taken: list[str], delimiter: str) -> list[str]:
+    """The fields of the next record; text after a quote's end is kept where the record is one line."""
+    try:
+        return next(csv.reader(record, delimiter=delimiter, strict=True))
+    except csv.Error:
+        if len(taken) != 1:
+            raise
+        return next(csv.reader(taken, delimiter=delimiter))
+
+
+def _some(waiting: list[str], lines: Iterator[str], taken: list[str]) -> Iterator[str]:
+    """The lines of one record, which `taken` gets: a quoted field may hold breaks, but not the whole file."""
+    while len(taken) < MAX_QUOTED_LINES:
+        line = waiting.pop(0) if waiting else next(lines, None)
+        if line is None:
+            break
+        taken.append(line)
+        yield line
+    raise _OpenQuoteError("a quote that does not end")
 
 
 def jsonl_rows(path: Path, stats: CorpusStats) -> RawRows:
@@ -306,7 +336,9 @@ def folder_rows(
                 stats.broken("file name (not UTF-8)", repr(name))
                 continue
             try:
-                row = {"id": name, "image": name, **_beside(image)}
+                # A name may read like something else: "data:x.png", or one with blanks around it.
+                shown = name if exact(name) == name and ":" not in name else f"./{name}"
+                row = {"id": name, "image": shown, **_beside(image, stats)}
             except (OSError, ValueError) as error:
                 stats.broken("text file", f"{image} ({error})")
                 continue
@@ -326,23 +358,25 @@ def film_rows(path: Path, stats: CorpusStats, segment: int, fps: float, name: st
         name: what ids begin with; the file's name by default.
     """
     try:
-        beside = _beside(path)
+        beside = _beside(path, stats)
     except (OSError, ValueError) as error:
         stats.broken("text file", f"{path} ({error})")
         return
     yield from video_rows(path, name or path.name, stats, segment, fps, beside)
 
 
-def _beside(image: Path) -> dict[str, Any]:
-    """What the files beside an image say about it."""
+def _beside(image: Path, stats: CorpusStats) -> dict[str, Any]:
+    """What the files beside an image say about it; what had to be repaired of them is counted."""
     found: dict[str, Any] = {}
     if (text := image.with_suffix(".txt")).is_file():
-        found["text"] = text.read_text(encoding="utf-8-sig", errors="replace")
+        found["text"] = "".join(line for _, line in _lines(text, stats, windows=True))
     if (record := image.with_suffix(".json")).is_file():
         try:
-            row, _ = parse_line(record.read_bytes())
+            row, repaired = parse_line("".join(line for _, line in _lines(record, stats)))
         except ValueError as error:
             raise RecordError(f"{record}: {error}") from error
+        if repaired:
+            stats.repair(NOT_UNICODE, str(record))
         found |= {name: value for name, value in row.items() if name not in ("image", "file_name")}
     return found
 

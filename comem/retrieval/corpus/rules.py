@@ -257,6 +257,7 @@ def make_item(
     Raises:
         MissingColumnError: no column holds ids, or what a filter asks for.
     """
+    row = {name: _decoded(value) if name in _WORDS else value for name, value in row.items()}
     if not any(name in row for name in ("image", "image_url", *_TEXTS)):
         _need(row, "image", "the search by image", where)
     text_only = rules.text_only or "id" in row  # WIT's rows, which have no id, are about their image
@@ -269,6 +270,8 @@ def make_item(
             video = places.film(_first(row, "video"))
     except ValueError as error:  # whatever urllib and the reader of references found
         reason, where = "broken reference", f"{where} ({error})"
+    if odd := next((name for name in _WORDS if not _is_word(row.get(name))), ""):
+        reason, where = f"broken row ({odd} is no text)", f"{where} ({short(repr(row[odd]))})"
     if not reason and not text and not (rules.image_only and (image or data)):
         reason = "no text"
     if not reason and not (image or data) and (url or not text_only):
@@ -289,7 +292,18 @@ def make_item(
     )  # fmt: skip
 
 
+def _decoded(value: Any) -> Any:
+    """Bytes as text, which Parquet's binary columns may hold; half a character becomes what `valid` mends."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+def _is_word(value: Any) -> bool:
+    """Whether a value can stand for text: no list, no object, no yes or no."""
+    return value is None or not isinstance(value, (Mapping, list, tuple, bool))
+
+
 _TEXTS = ("text", "page_title", *DESCRIPTIONS.values())  # columns of which one is needed
+_WORDS = ("id", "language", *_TEXTS)
 
 
 def _first(row: Mapping[str, Any], *columns: str) -> Any:

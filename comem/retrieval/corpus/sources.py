@@ -197,7 +197,7 @@ def find_sources(
     Raises:
         CorpusError: for a word that means nothing, or a folder that may not be read.
     """
-    named = None if images is None else os.path.abspath(images)
+    named = None if images is None else os.path.abspath(os.path.expanduser(images))
     found: list[Source] = []
     for word in map(str, words):
         found += _sources(word, named, dict(columns or {}), names_as_titles)
@@ -220,7 +220,7 @@ def _sources(  # noqa: C901 (a branch a kind)
     if word.startswith(HUB):
         name, _, split = word.removeprefix(HUB).partition(":")
         return source(name, "dataset", os.path.abspath(name), split or "train")
-    path = Path(os.path.abspath(word))
+    path = Path(os.path.abspath(os.path.expanduser(word)))
     try:
         names = sorted(os.listdir(path)) if path.is_dir() else None
     except PermissionError as error:

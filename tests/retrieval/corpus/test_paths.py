@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import comem
+from comem.cli import main
 from comem.retrieval.corpus.build import build_corpus
 from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
 from comem.retrieval.corpus.sources import CorpusSettings, find_sources, read_corpus
@@ -46,6 +47,23 @@ def test_any_path_works_in_every_command(here: Path, source: str, how: str) -> N
     assert is_current([word], "index") and is_current([here / source], here / "index")
     items = list(read_corpus(find_sources([word])))  # comem encode, comem bank build
     assert [str(item.image) for item in items] == [f"{here}/pics/{i}.png" for i in range(3)]
+
+
+def test_a_home_that_no_shell_has_put_in_is_found(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(here.parent))
+    (here / "c.yaml").write_text("sources: [~/here/items.csv]\noutput: ~/here/yaml\nimages: ~/here\n")
+    for words in (
+        ["~/here/pics", "--output=~/here/flag"],
+        ["-c", "c.yaml"],
+        ["~/here/pics", "output=~/here/key"],
+    ):
+        assert main(["corpus", "build", *words]) == 0
+    for name in ("flag", "yaml", "key"):
+        found = read_corpus(find_sources([f"~/here/{name}"]))
+        assert [os.path.abspath(str(item.image)) for item in found] == [
+            f"{here}/pics/{i}.png" for i in range(3)
+        ]
+    assert not (here / "~").exists()
 
 
 def indexing(word: str, output: str) -> IndexSettings:
