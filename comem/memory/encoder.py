@@ -407,7 +407,11 @@ def write_about(
 
 def _not_an_encoder(folder: Path) -> str:
     if not folder.is_dir():
-        return f"{folder}: no such folder; check the path"
+        what = "a file, and no folder of an encoder" if folder.is_file() else "no such folder"
+        return f"{folder}: {what}; check the path"
+    whole = next((path.parent for path in sorted(folder.glob(f"step-*/{CONFIG}"), reverse=True)), None)
+    if whole is not None:
+        return f"{folder}: a folder of checkpoints, each of them an encoder; give one, as {whole}"
     if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
         return (
             f"{folder}: a training's folder: comem merge {folder} DIR makes an encoder of it, or give one of"
@@ -418,7 +422,9 @@ def _not_an_encoder(folder: Path) -> str:
             f"{folder}: has no {CONFIG}: a model without Q-Former (the authors' plain merge drops it) cannot "
             "make memories; their checkpoints with one become encoder folders by comem convert"
         )
-    return f"{folder}: has no {CONFIG}: not a memory encoder; make one with `comem train`"
+    kinds = (("index.json", "an index, and"), ("items.json", "a corpus, and"), ("store.json", "a bank, and"))
+    what = next((kind for name, kind in kinds if (folder / name).is_file()), f"has no {CONFIG}:")
+    return f"{folder}: {what} not a memory encoder; give one's folder, or make one with `comem train`"
 
 
 def toy_memory() -> Path:

@@ -241,6 +241,21 @@ def test_a_trainings_folder_is_no_encoder_yet(tmp_path: Path) -> None:
         load_encoder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("index.json", "an index, and not a memory encoder"), ("items.json", "a corpus, and not"),
+     ("store.json", "a bank, and not"), ("step-00000002/comem_encoder.json", "give one, as .*step-00000002")],
+)  # fmt: skip
+def test_a_folder_of_another_kind_is_no_encoder(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=said):
+        load_encoder(tmp_path)
+    if "/" not in name:
+        with pytest.raises(ValueError, match="a file, and no folder of an encoder"):
+            load_encoder(tmp_path / name)
+
+
 def test_without_a_hub_nothing_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network that answers nothing: no more than one short question, and a folder is offered."""
     import time
