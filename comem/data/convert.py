@@ -34,7 +34,7 @@ from comem.io.files import (
     write_atomic,
 )
 from comem.io.images import allow_images, image_ref
-from comem.training.data import parse_example
+from comem.training.data import NOT_CARRIED, parse_example
 
 logger = logging.getLogger(__name__)
 
@@ -255,15 +255,13 @@ def _record(row: Any, repaired: Counter[str]) -> Mapping[str, Any]:
     return row
 
 
-_IDS, _IMAGES, _NOT_CARRIED = ("id", "data_id", "question_id"), ("image", "image_path", "images"), (
-    "video", "videos", "audio", "audios", "speech",
-)  # fmt: skip
+_IDS, _IMAGES = ("id", "data_id", "question_id"), ("image", "image_path", "images")
 
 
 _KEPT = ("origin", "source", "value", "knowledge_ids")
 #: What is read of a record.
 _FIELDS = {
-    *_IDS, *_IMAGES, *_NOT_CARRIED, *_KEPT, "language", "conversations", "question", "answer", "answers",
+    *_IDS, *_IMAGES, *NOT_CARRIED, *_KEPT, "language", "conversations", "question", "answer", "answers",
     "answer_eval", "knowledge", "retrieval_info", "knowledge_image", "knowledge_conversations",
 }  # fmt: skip
 
@@ -286,7 +284,7 @@ def convert_record(
     language = exact(row.get("language")) or "en"
     record: dict[str, Any] = {"id": str(number if name is None else name), "language": language}
     record |= {key: row[key] for key in _KEPT if not is_missing(row.get(key))}
-    if lost := next((key for key in _NOT_CARRIED if _first(row, [key]) is not None), None):
+    if lost := next((key for key in NOT_CARRIED if _first(row, [key]) is not None), None):
         raise ValueError(f"it has {lost!r}, which our records do not carry; --skip-faults leaves it out")
     if given is not None:
         record["image"] = [files.path(one) for one in (given if isinstance(given, list) else [given])]

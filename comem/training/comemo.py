@@ -250,7 +250,10 @@ class CoMemoTrainingModel(nn.Module):
             parts = [self.answer_states([sample]) for sample in batch.samples]
             hidden, targets, weights = (torch.cat([part[n] for part in parts]) for n in range(3))
         head = self.comemo.model.get_output_embeddings()
-        return summed_cross_entropy(head, hidden, targets, self.settings.loss_chunk, weights), weights.sum()
+        loss = summed_cross_entropy(head, hidden, targets, self.settings.loss_chunk, weights)
+        if self.training and not loss.requires_grad:  # words alone, which no block reads
+            loss = loss + sum(p.sum() * 0.0 for p in self.comemo.parameters() if p.requires_grad)
+        return loss, weights.sum()
 
     def answer_states(self, samples: Sequence[Mapping[str, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
         """What predicts the answers' tokens `(a, d)`, these tokens, and what each counts."""

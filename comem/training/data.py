@@ -254,6 +254,10 @@ def load_knowledge(path: str | Path, passed: list[str] | None = None) -> dict[st
     return {item.id: item for item in found}
 
 
+#: Fields of others' records that hold what no example here carries.
+NOT_CARRIED = ("video", "videos", "audio", "audios", "speech")
+
+
 def parse_example(
     row: Mapping[str, Any], folder: Path, table: Mapping[str, KnowledgeItem] | None = None
 ) -> TrainingExample:
@@ -261,6 +265,10 @@ def parse_example(
     identifier = _first(row, "id", "data_id", "question_id")
     if identifier is None:
         raise ValueError("no field 'id'")
+    if lost := next((key for key in NOT_CARRIED if not is_missing(row.get(key))), None):
+        raise ValueError(
+            f"it has {lost!r}, which is not read here; lists of videos train encoder=video_memory"
+        )
     answers = _answers(row)
     turns = _turns(row, answers)
     images = _images(_first(row, "image", "image_path", "images"), folder)

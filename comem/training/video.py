@@ -63,7 +63,7 @@ def load_video_examples(
                 name = str(record.get("id", f"{source.stem}/{number}"))
                 if name in examples:  # several questions about a video may share its id
                     name = f"{name}/{source.stem}/{number}"
-                example = parse_example({**record, "id": name, "image": None}, folder)
+                example = parse_example({**record, "id": name, "image": None, "video": None}, folder)
             except RecordError as error:
                 faults.append(str(error))
             except ValueError as error:

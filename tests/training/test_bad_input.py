@@ -80,6 +80,7 @@ ODD: dict[str, dict[str, object]] = {
     "no question": {"question": None},
     "no item": {"knowledge": [{"id": "k", "text": ["ef"]}]},
     "an id that is there": {"id": "q1"},
+    "a video": {"video": "a.mp4"},
 }
 AT_WORK = {
     "an answer beyond the context": "question an answer beyond the context",

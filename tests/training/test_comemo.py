@@ -98,6 +98,16 @@ def test_three_stages_one_after_the_other_and_a_model_that_answers(
     assert len(answering.generate([example.messages(last_answer=False)])) == 1
 
 
+def test_a_batch_of_words_alone_teaches_the_blocks_nothing_and_stops_nothing(
+    settings: Callable[..., TrainSettings], tmp_path: Path
+) -> None:
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}]
+    path = tmp_path / "words.jsonl"
+    path.write_text("".join(json.dumps({"id": n, "conversations": turns}) + "\n" for n in range(3)))
+    run = train(settings(data=str(path), optim=OptimSettings(lr=1e-2, weight_decay=0.0)))
+    assert run.steps == 4 and {row["grad_norm"] for row in rows(run.folder) if "grad_norm" in row} == {0.0}
+
+
 def test_a_killed_run_goes_on_exactly(settings: Callable[..., TrainSettings], tmp_path: Path) -> None:
     whole = train(settings(3, "whole"))
     other = tmp_path / "other"
