@@ -155,7 +155,8 @@ def overhead(server: Server, folder: Path) -> dict:
     The server says how long its engine took, so that what HTTP adds is also measured within each request.
     """
     import comem
-    from comem.store.memory import Ask, reference_of
+    from comem.store.incoming import reference_of
+    from comem.store.shapes import Ask
 
     memory = comem.Memory(folder)
     memory.warm_up()

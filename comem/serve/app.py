@@ -48,7 +48,8 @@ from comem.serve.shapes import (
     UpdateRequest,
 )
 from comem.serve.upstream import Upstream, UpstreamError
-from comem.store.memory import Ask, Memory, MemoryAnswer, MemoryItem
+from comem.store.memory import Memory
+from comem.store.shapes import Ask, MemoryAnswer, MemoryItem
 from comem.store.table import NoItemError
 from comem.store.table import Scope as Owner
 from comem.types import ImageRef

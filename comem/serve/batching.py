@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from comem.store.memory import Ask, Memory, MemoryAnswer
+from comem.store.memory import Memory
+from comem.store.shapes import Ask, MemoryAnswer
 
 
 class BusyError(Exception):

@@ -8,7 +8,7 @@ from typing import Any
 
 from comem.io.images import ImageError
 from comem.serve.shapes import ChatRequest, DecisionsRequest, SystemOneRequest
-from comem.store.memory import reference_of
+from comem.store.incoming import reference_of
 from comem.types import ImageRef, Message
 
 #: An image by its URL: of data, or one that is fetched.

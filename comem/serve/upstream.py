@@ -27,7 +27,8 @@ from comem.io.run_folder import warn_of_open_key
 from comem.memory.injection.in_turn import SEPARATOR
 from comem.serve.reading import RequestError
 from comem.serve.shapes import ChatRequest
-from comem.store.memory import Ask, Memory, MemoryItem
+from comem.store.memory import Memory
+from comem.store.shapes import Ask, MemoryItem
 from comem.types import ImageRef, KnowledgeItem, Message
 
 #: What can be asked of it.

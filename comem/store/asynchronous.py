@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from comem.store.memory import Added, Ask, Memory, MemoryAnswer, MemoryItem
+from comem.store.memory import Memory
+from comem.store.shapes import Added, Ask, MemoryAnswer, MemoryItem
 
 
 class AsyncMemory:

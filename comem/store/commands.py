@@ -14,7 +14,8 @@ from comem.io.console import Progress, print_facts, print_line, print_piece, pri
 from comem.store.table import FILE, MemoryFolderError, Scope
 
 if TYPE_CHECKING:
-    from comem.store.memory import Memory, MemoryAnswer
+    from comem.store.memory import Memory
+    from comem.store.shapes import MemoryAnswer
 
 _MODELS, _SEARCH, _ANSWER = "models", "what is looked for", "the answer"
 _BEGUN = "adding"  # noted until all of the folder is there
@@ -143,7 +144,8 @@ def ask(settings: OneQuestionSettings, progress: Progress = quiet) -> MemoryAnsw
     """
     from comem.io.images import open_image
     from comem.modes import MODES
-    from comem.store.memory import Ask, reference_of
+    from comem.store.incoming import reference_of
+    from comem.store.shapes import Ask
 
     if settings.mode:
         MODES.check(settings.mode)

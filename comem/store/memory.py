@@ -9,33 +9,52 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from comem.backbones.base import GenerationConfig
-from comem.bank.format import content_hash
 from comem.bank.forms import PLAIN_FORMS
 from comem.io.console import Progress, quiet
-from comem.io.files import exact, is_missing, read_jsonl, short, valid, whole_file, write_json
-from comem.io.images import ImageError, image_bytes, image_ref, open_image
+from comem.io.files import whole_file, write_json
 from comem.retrieval.corpus.rows import IMAGE_SUFFIXES
-from comem.retrieval.corpus.rules import CorpusRules, CorpusStats
-from comem.retrieval.corpus.sources import find_sources, read_corpus
-from comem.retrieval.corpus.videos import clock, is_video
 from comem.retrieval.embedder import unusable
-from comem.store.films import SECONDS, stretches
+from comem.store.films import SECONDS
+from comem.store.incoming import (
+    ABOUT,
+    ITEMS,
+    Film,
+    ImageLike,
+    NoNumbersError,
+    Pending,
+    Source,
+    batches,
+    facts_of,
+    item_of,
+    name_of,
+    reference_of,
+    several_of,
+    source_of,
+)
 from comem.store.index import Index, Query, conditions_of, words_of
 from comem.store.models import Models, form_of
-from comem.store.table import SCOPES, Found, MemoryFolderError, NoItemError, Row, Scope, Table, count_words
+from comem.store.shapes import (
+    Added,
+    Ask,
+    By,
+    Hit,
+    MemoryAnswer,
+    MemoryItem,
+    as_item,
+    check_amount,
+    text_of,
+)
+from comem.store.table import Found, MemoryFolderError, NoItemError, Row, Scope, Table, count_words
 from comem.store.watching import Spoken, Watched, end_ids
-from comem.types import Example, ImageRef, KnowledgeItem, Message, RetrievedContext, VideoRef
+from comem.types import Example, ImageRef, KnowledgeItem, RetrievedContext, VideoRef
 
 if TYPE_CHECKING:
-    from PIL import Image
     from torch import Tensor
 
     from comem.backbones.base import Backbone
@@ -44,200 +63,8 @@ if TYPE_CHECKING:
     from comem.retrieval.embedder import Embedder
     from comem.store.decide import Decided
 
-    ImageLike = str | Path | bytes | ImageRef | Image.Image
-
-#: An image file of more bytes than this is not kept.
-MAX_IMAGE_BYTES = 64_000_000
-#: Characters of a text that are kept; a book is several items.
-MAX_TEXT = 200_000
-ITEMS, ABOUT = "items.jsonl", "about.json"  # of an export
 _LOOKS = 8  # searches at most, while others delete what they find
-MAX_TOKENS = 65_536  # of an answer, whose room is made at once
 BATCH = 32  # items that are read at once, and that one transaction adds
-By = Literal["auto", "image", "text", "both"]
-
-
-@dataclass(frozen=True)
-class MemoryItem:
-    """What a memory keeps of one thing.
-
-    Attributes:
-        id: unique in the memory.
-        text: the passage, or "".
-        image: as it was given, or None; `comem.io.images.open_image` opens it.
-        user_id: whose it is, as are `agent_id` and `run_id`.
-        agent_id: see `user_id`.
-        run_id: see `user_id`.
-        metadata: what was given with it.
-        created_at: seconds since 1970.
-        updated_at: seconds since 1970.
-        score: how well it fits what was looked for, 1 at the best; None if nothing was.
-        attention: the share of the answer's attention that its memory got; None if that was not measured.
-    """
-
-    id: str
-    text: str
-    image: ImageRef | None = field(default=None, repr=False)
-    user_id: str | None = None
-    agent_id: str | None = None
-    run_id: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    created_at: float = 0.0
-    updated_at: float = 0.0
-    score: float | None = None
-    attention: float | None = None
-
-    @property
-    def when(self) -> str:
-        """Of a stretch of a video when it is shown there, as in "1:20 to 1:30"; else ""."""
-        start, end = self.metadata.get("start"), self.metadata.get("end")
-        if isinstance(start, (int, float)) and isinstance(end, (int, float)) and 0 <= start <= end:
-            return f"{clock(start)} to {clock(end)}"
-        return ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values in the shape of mem0's memories; the image apart."""
-        found = {"id": self.id, "memory": self.text, "has_image": self.image is not None}
-        found |= {"when": self.when} if self.when else {}
-        found |= {name: value for name in ("user_id", "agent_id", "run_id") if (value := getattr(self, name))}
-        found |= {"metadata": dict(self.metadata)}
-        found |= {name: _iso(getattr(self, name)) for name in ("created_at", "updated_at")}
-        shown = ((name, getattr(self, name)) for name in ("score", "attention"))
-        return found | {name: round(value, 6) for name, value in shown if value is not None}
-
-
-@dataclass(frozen=True)
-class MemoryAnswer:
-    """An answer, and where it comes from.
-
-    Attributes:
-        text: the answer.
-        items: what was put before the model, best first, with scores and, where measured, attention.
-        seconds: from the question to the answer, the search included.
-        mode: how it was asked.
-        prompt_tokens: positions that the model read, memories included.
-        context_tokens: of these, what the items took.
-        completion_tokens: made by the model.
-        ending: "stop", "length" (of the most tokens), or "cancelled".
-    """
-
-    text: str
-    items: tuple[MemoryItem, ...] = ()
-    seconds: float = 0.0
-    mode: str = ""
-    prompt_tokens: int = 0
-    context_tokens: int = 0
-    completion_tokens: int = 0
-    ending: str = "stop"
-
-
-@dataclass(frozen=True)
-class Added:
-    """What `add` did.
-
-    Attributes:
-        ids: of the items that are new or changed, in order.
-        unchanged: items of a folder that were there already.
-        skipped: what could not be added, each with the reason.
-    """
-
-    ids: tuple[str, ...] = ()
-    unchanged: int = 0
-    skipped: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """Of the first item; ValueError if nothing was added."""
-        if not self.ids:
-            raise ValueError(f"nothing was added: {self.skipped[0] if self.skipped else 'all was there'}")
-        return self.ids[0]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """One question with everything that decides its answer; what `Memory.ask_many` takes.
-
-    Attributes:
-        question: the text.
-        image: shown with it, and searched with.
-        turns: of the conversation before it.
-        mode: a row of `comem.MODES`; "" for comem, or rag where no embeddings are kept.
-        k: items at most; 0 asks without.
-        by: what the items are searched by: the image if there is one, else the text ("auto"), or both.
-        scope: whose items.
-        filters: conditions on the metadata (`Memory.search`).
-        threshold: items that score less are left out.
-        max_tokens: the longest answer.
-        temperature: 0 is greedy.
-        top_p: as usual.
-        repetition_penalty: 1 is none.
-        seed: of sampling.
-        stop: texts before which the answer ends.
-        attention: measure how much each memory was attended to, in one more pass.
-        on_text: is given the answer piece by piece.
-        cancelled: asked at each token whether nobody waits any longer.
-    """
-
-    question: str
-    image: ImageRef | None = None
-    turns: tuple[Message, ...] = ()
-    mode: str = ""
-    k: int = 3
-    by: By = "auto"
-    scope: Scope = Scope()
-    filters: Mapping[str, Any] | None = None
-    threshold: float | None = None
-    max_tokens: int = 64
-    temperature: float = 0.0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    attention: bool = False
-    on_text: Callable[[str], object] | None = None
-    cancelled: Callable[[], bool] | None = None
-
-    def __post_init__(self) -> None:
-        if not _text(self.question) and self.image is None:
-            raise ValueError("an empty question: give a text, an image, or both")
-        _amount(self.k)
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
-        if not all(self.stop):
-            raise ValueError("stop: texts before which the answer ends, none of them empty")
-        if self.max_tokens > MAX_TOKENS:
-            raise ValueError(f"max_tokens={self.max_tokens}: at most {MAX_TOKENS:,}")
-        if self.by not in ("auto", "image", "text", "both"):
-            raise ValueError(f"by={self.by!r}: search by auto, image, text or both")
-        if self.by in ("image", "both") and self.image is None:
-            raise ValueError(f"by={self.by!r}, but the question has no image")
-        _ = self.generation
-
-    @property
-    def generation(self) -> GenerationConfig:
-        """How it is decoded."""
-        return GenerationConfig(
-            self.max_tokens, self.temperature, self.top_p, self.repetition_penalty, self.seed
-        )
-
-    @property
-    def batch(self) -> tuple[Any, ...]:
-        """Questions of which this is equal can be answered in one batch; sampled ones go alone."""
-        greedy = self.temperature == 0
-        return (self.mode, greedy, self.repetition_penalty, None if greedy else id(self))
-
-
-def _text(value: Any) -> str:
-    """A text without what stands around it; "" for None."""
-    if value is not None and not isinstance(value, str):
-        raise ValueError(f"{value!r:.80}: give a text")
-    return (value or "").strip()
-
-
-def _amount(k: Any) -> None:
-    """Refuse a number of items that is none."""
-    if not isinstance(k, int) or k < 0:
-        raise ValueError(f"k={k!r}: how many items at most, a whole number; 0 for none")
 
 
 class Memory:
@@ -367,15 +194,15 @@ class Memory:
             ValueError: nothing to remember, an image that cannot be opened, or an id that is there already.
             StorageError: no space left, or another process writes.
         """
-        scope, facts = Scope(user_id, agent_id, run_id), _facts(metadata)
-        source = _source(content) if image is None else None
+        scope, facts = Scope(user_id, agent_id, run_id), facts_of(metadata)
+        source = source_of(content) if image is None else None
         if isinstance(source, Path) and source.suffix.lower() in IMAGE_SUFFIXES and source.is_file():
             content, image, source = None, source, None
         if source is not None:
-            return self._add_source(_Source(source, scope, facts, stretch), progress)
-        items = _several(content) if image is None else None
+            return self._add_source(Source(source, scope, facts, stretch), progress)
+        items = several_of(content) if image is None else None
         if items is None:
-            items = [_item(content, image, facts, id)]
+            items = [item_of(content, image, facts, id)]
         elif id is not None:
             raise MemoryFolderError("one id for several things: leave it out, or give each its own")
         made = [
@@ -386,12 +213,12 @@ class Memory:
             self._insert(made[start : start + BATCH], scope)
         return Added(tuple(each.id for each in made))
 
-    def _add_source(self, source: _Source, progress: Progress) -> Added:
+    def _add_source(self, source: Source, progress: Progress) -> Added:
         """What a folder, table or video holds; what cannot be read is left out and reported."""
         ids: list[str] = []
         unchanged = 0
         with progress(f"adding {source.name}", unit="items") as advance:
-            for batch in _batches(source.things(), BATCH):
+            for batch in batches(source.things(), BATCH):
                 known = self._table.known([each.id for each in batch])
                 fresh = [each for each in batch if each.id not in known]
                 changed = [each for each in batch if each.id in known and known[each.id] != each.digest]
@@ -406,8 +233,8 @@ class Memory:
         return Added(tuple(ids), unchanged, tuple(source.skipped))
 
     def _usable(
-        self, items: list[_Pending], write: Callable[[list[_Pending]], None], source: _Source
-    ) -> list[_Pending]:
+        self, items: list[Pending], write: Callable[[list[Pending]], None], source: Source
+    ) -> list[Pending]:
         """Writes items together, or one by one where the models make no numbers of one of them."""
         try:
             if items:
@@ -419,7 +246,7 @@ class Memory:
                 return []
         return [each for item in items for each in self._usable([item], write, source)]
 
-    def _forget_rest(self, film: _Film, source: _Source) -> None:
+    def _forget_rest(self, film: Film, source: Source) -> None:
         """Delete what was remembered of these seconds of a video and is no stretch of it any longer."""
         span: dict[str, Any] = {"gte": film.start, **({} if film.end is None else {"lt": film.end})}
         conditions, values = conditions_of(source.scope, {"file": film.name, "start": span})
@@ -431,13 +258,13 @@ class Memory:
         if old:
             self._table.remove(old)
 
-    def _insert(self, items: Sequence[_Pending], scope: Scope) -> None:
+    def _insert(self, items: Sequence[Pending], scope: Scope) -> None:
         self._table.begin_writing()  # refused before the work
         with self._adding:
             self._prepare()
             self._table.insert(self._rows(items, scope))
 
-    def _replace(self, item: _Pending, scope: Scope) -> None:
+    def _replace(self, item: Pending, scope: Scope) -> None:
         self._table.begin_writing()
         with self._adding:
             self._prepare()
@@ -454,7 +281,7 @@ class Memory:
             self._table.note(self.models.facts(self._form))
         self._checked = True
 
-    def _rows(self, items: Sequence[_Pending], scope: Scope) -> list[Row]:
+    def _rows(self, items: Sequence[Pending], scope: Scope) -> list[Row]:
         """What is written of items: vectors and memories are made here."""
         embedder = self.models.embedder
         images = self._vectors([each.opened for each in items], embedder.embed_images, items)
@@ -469,16 +296,16 @@ class Memory:
         ]  # fmt: skip
 
     def _vectors(
-        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray], items: Sequence[_Pending]
+        self, values: Sequence[Any], embed: Callable[[list[Any]], np.ndarray], items: Sequence[Pending]
     ) -> list[np.ndarray | None]:
         given = [n for n, value in enumerate(values) if value is not None]
         made = embed([values[n] for n in given]) if given else np.zeros((0, 1), np.float32)
         for row, fault in unusable(made).items():
-            raise NoNumbersError(f"{_named(items[given[row]])}: {fault}: check the embedder")
+            raise NoNumbersError(f"{name_of(items[given[row]])}: {fault}: check the embedder")
         vectors = dict(zip(given, made, strict=True))
         return [vectors.get(n) for n in range(len(values))]
 
-    def _memories(self, items: Sequence[_Pending]) -> list[bytes | None]:
+    def _memories(self, items: Sequence[Pending]) -> list[bytes | None]:
         encoder = self.models.encoder
         if encoder is None:
             return [None] * len(items)
@@ -490,7 +317,7 @@ class Memory:
             made = encoder.encode(asked).embeddings.float().cpu().numpy()  # (n, q, d)
         for row in map(int, np.flatnonzero(~np.isfinite(made).all(axis=(1, 2)))):
             raise NoNumbersError(
-                f"{_named(items[row])}: its memory has NaN or infinity in it: check the encoder, or its dtype"
+                f"{name_of(items[row])}: its memory has NaN or infinity: check the encoder, or its dtype"
             )
         return [row.tobytes() for row in form_of(self._table.about()).pack(made)]
 
@@ -515,9 +342,9 @@ class Memory:
         self._table.begin_writing()
         with self._adding:
             old = self.get(id)
-            pending = _item(
+            pending = item_of(
                 old.text if text is None else text, old.image if image is None else image,
-                old.metadata if metadata is None else _facts(metadata), id,
+                old.metadata if metadata is None else facts_of(metadata), id,
             )  # fmt: skip
             self._replace(pending, Scope(old.user_id, old.agent_id, old.run_id))
         return self.get(id)
@@ -569,7 +396,7 @@ class Memory:
     def get(self, id: str) -> MemoryItem:
         """An item; ValueError if there is none of this id."""
         (found,) = self._table.get([id])
-        return _shown(found, self._table.image(id))
+        return as_item(found, self._table.image(id))
 
     def get_all(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None,
@@ -590,10 +417,10 @@ class Memory:
         found = self._table.page(conditions, values, limit, offset)
         if images:
             return [
-                _shown(each, image) for each, image, _ in self._table.read([each.number for each in found])
+                as_item(each, image) for each, image, _ in self._table.read([each.number for each in found])
             ]
         pictured = self._table.pictured([each.number for each in found])
-        return [_shown(each, b" " if each.number in pictured else None) for each in found]
+        return [as_item(each, b" " if each.number in pictured else None) for each in found]
 
     def count(
         self, *, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None
@@ -630,17 +457,17 @@ class Memory:
         Raises:
             ValueError: neither text nor image, or a filter that means nothing.
         """
-        _amount(k)
+        check_amount(k)
         reference = None if image is None else reference_of(image)
         looked_for = self._query(query, reference, weight)
         conditions, values = conditions_of(Scope(**whose), filters)
         (hits,), read = self._read(
             lambda: [dict(self._index.search(looked_for, k, conditions, values, threshold))]
         )
-        return [_shown(*read[number][:2], score) for number, score in hits.items() if number in read]
+        return [as_item(*read[number][:2], score) for number, score in hits.items() if number in read]
 
     def _query(self, text: str | None, image: ImageRef | None, weight: float = 0.5) -> Query:
-        if not _text(text) and image is None:
+        if not text_of(text) and image is None:
             raise ValueError("an empty search: give a text, an image, or both")
         if not 0 <= weight <= 1:
             raise ValueError(f"weight={weight}: the image's share must be 0 to 1")
@@ -649,7 +476,7 @@ class Memory:
             self._searched = True
         embedder = self.models.embedder
         picture = None if image is None else embedder.embed_images([image])
-        words = embedder.embed_texts([text]) if text and _text(text) else None
+        words = embedder.embed_texts([text]) if text and text_of(text) else None
         for made in (picture, words):
             for fault in unusable(made).values() if made is not None else ():
                 raise NoNumbersError(f"what is looked for: {fault}: check the embedder")
@@ -733,7 +560,7 @@ class Memory:
                 answers[row] = answer
         return cast("list[MemoryAnswer]", answers)
 
-    def _retrieve(self, asks: Sequence[Ask]) -> list[list[_Hit]]:
+    def _retrieve(self, asks: Sequence[Ask]) -> list[list[Hit]]:
         """The items of each question, best first."""
         from comem.modes import MODES
 
@@ -745,7 +572,7 @@ class Memory:
 
         hits, read = self._read(look)
         return [
-            [_Hit(*read[number], score) for number, score in some.items() if number in read] for some in hits
+            [Hit(*read[number], score) for number, score in some.items() if number in read] for some in hits
         ]
 
     def _hits(self, each: Ask) -> dict[int, float]:
@@ -771,7 +598,7 @@ class Memory:
         return hits, read
 
     def _answer(
-        self, asks: Sequence[Ask], found: Sequence[Sequence[_Hit]], start: float
+        self, asks: Sequence[Ask], found: Sequence[Sequence[Hit]], start: float
     ) -> list[MemoryAnswer]:
         """One batch, of one mode."""
         models, name = self.models, asks[0].mode
@@ -795,7 +622,7 @@ class Memory:
                 text = row.finish(answer.text)
                 shares = self._attention(each, examples[n], found[n], bank, text) if each.attention else None
                 items = tuple(
-                    _shown(hit.found, hit.image, hit.score, None if shares is None else shares[at])
+                    as_item(hit.found, hit.image, hit.score, None if shares is None else shares[at])
                     for at, hit in enumerate(found[n])
                 )
                 seconds = time.perf_counter() - start
@@ -830,13 +657,13 @@ class Memory:
         memories = (
             [] if bank is None else list(bank.select([hit.found.id for hit in hits]).embeddings.to(kept))
         )
-        return tuple(_shown(hit.found, hit.image, hit.score) for hit in hits), memories
+        return tuple(as_item(hit.found, hit.image, hit.score) for hit in hits), memories
 
     def about(self) -> dict[str, str]:
         """What the folder says of itself: version, models, how memories are written."""
         return self._table.about()
 
-    def _bank(self, found: Sequence[Sequence[_Hit]]) -> MemoryBank | None:
+    def _bank(self, found: Sequence[Sequence[Hit]]) -> MemoryBank | None:
         """The memories of all items of a batch, as they lie in the folder; None where it keeps none."""
         import torch
 
@@ -852,7 +679,7 @@ class Memory:
         return MemoryBank(memories, tuple(hits), facts["encoder_fingerprint"])
 
     def _attention(
-        self, each: Ask, example: Example, hits: Sequence[_Hit], bank: MemoryBank | None, text: str
+        self, each: Ask, example: Example, hits: Sequence[Hit], bank: MemoryBank | None, text: str
     ) -> list[float] | None:
         from comem.store.attention import attended
 
@@ -904,7 +731,7 @@ class Memory:
             bank = self._bank([hits])
             memory = None if bank is None else bank.prefix()
             decided = self.models.decider.decide(state, questions, images, memory)
-        items = tuple(_shown(hit.found, hit.image, hit.score) for hit in hits)
+        items = tuple(as_item(hit.found, hit.image, hit.score) for hit in hits)
         return replace(decided, items=items, seconds=time.perf_counter() - start)
 
     # --- out again ---
@@ -931,7 +758,7 @@ class Memory:
         count, lines = 0, []
         while page := self._table.page(conditions, values, 500, count):
             for found, image, _ in self._table.read([each.number for each in page]):
-                row = _shown(found, image).as_dict()
+                row = as_item(found, image).as_dict()
                 row["text"] = row.pop("memory")
                 row.pop("has_image")
                 if image is not None:
@@ -948,326 +775,6 @@ class Memory:
     def check(self) -> list[str]:
         """What is wrong with the folder's file, in words; nothing if all is well."""
         return self._table.check()
-
-
-@dataclass(frozen=True)
-class _Hit:
-    """An item that was found, with what is needed to show it to the model."""
-
-    found: Found
-    image: bytes | None
-    memory: bytes | None
-    score: float
-
-    @cached_property
-    def item(self) -> KnowledgeItem:
-        """For a mode."""
-        reference = None if self.image is None else ImageRef(data=self.image)
-        return KnowledgeItem(self.found.id, self.found.text, reference)
-
-
-class NoNumbersError(MemoryFolderError):
-    """What a model made of something is no vector: it is a fault of that item, like an unreadable image."""
-
-
-def _named(item: _Pending) -> str:
-    return f"the item {short(item.text or item.id)!r}"
-
-
-@dataclass(frozen=True)
-class _Pending:
-    """An item that is to be written; its image was opened once."""
-
-    id: str
-    text: str
-    data: bytes | None
-    opened: Image.Image | None
-    metadata: Mapping[str, Any]
-    scope: Scope | None = None
-    video: VideoRef | None = None
-
-    @property
-    def reference(self) -> ImageRef | None:
-        """The image with its pixels."""
-        return None if self.data is None else ImageRef(data=self.data, pixels=self.opened)
-
-    @property
-    def digest(self) -> str:
-        """Of text and image."""
-        return content_hash(KnowledgeItem(self.id, self.text, self.reference)).hex()
-
-
-def _item(
-    content: Any, image: ImageLike | None, metadata: Mapping[str, Any], item_id: str | None
-) -> _Pending:
-    """One thing to remember, checked.
-
-    Raises:
-        ValueError: nothing in it, too long, or an image that cannot be opened.
-    """
-    text, facts = "", dict(metadata)
-    if isinstance(content, KnowledgeItem):
-        text, item_id = content.text, content.id if item_id is None else item_id
-        image = content.image if image is None else image
-    elif isinstance(content, Mapping):
-        text, image = _message(content, image)
-        facts = {**facts, **_facts(content.get("metadata"))}
-        item_id = content.get("id") if item_id is None else item_id
-    elif isinstance(content, (str, int, float)):
-        text = str(content)
-    elif content is not None:
-        raise MemoryFolderError(
-            f"{type(content).__name__} is no text: an image is given as image=…, other things as "
-            "{'text': …, 'image': …, 'metadata': …}"
-        )
-    text = valid(text.replace("\x00", "").strip())
-    if len(text) > MAX_TEXT:
-        raise MemoryFolderError(f"a text of {len(text):,} characters: at most {MAX_TEXT:,}; add it in parts")
-    reference = None if image is None else reference_of(image)
-    if reference is None and not text:
-        raise MemoryFolderError("nothing to remember: give a text, an image, or both")
-    data = None if reference is None else image_bytes(reference, MAX_IMAGE_BYTES)
-    opened = None if reference is None else reference.pixels or open_image(reference)
-    return _Pending(valid(exact(item_id)), text, data, opened, facts)
-
-
-def _message(content: Mapping[str, Any], image: Any) -> tuple[str, Any]:
-    """Text and image of a mapping: an item's fields, or a message of a conversation."""
-    if "role" not in content:
-        found = (content[name] for name in ("text", "memory") if not is_missing(content.get(name)))
-        given = content.get("image") if image is None else image
-        return str(next(found, "")), None if is_missing(given) else given
-    parts = content.get("content") or ""
-    if isinstance(parts, str):
-        return f"{content['role']}: {parts}", image
-    if not isinstance(parts, (list, tuple)) or not all(map(_readable, parts)):
-        raise MemoryFolderError(
-            'a message\'s content is a text, or a list of {"type": "text", "text": …} and '
-            '{"type": "image_url", "image_url": {"url": …}}'
-        )
-    texts = [str(part.get("text", "")) for part in parts if part.get("type") == "text"]
-    shown = [part for part in parts if part.get("type") == "image_url"]
-    if len(shown) > 1:
-        raise MemoryFolderError("a message with several images: add each as an item of its own")
-    return f"{content['role']}: {' '.join(texts)}", next(iter(shown), None) if image is None else image
-
-
-def _readable(part: Any) -> bool:
-    """Whether a part of a message is one that can be read, or passed over."""
-    if not isinstance(part, Mapping):
-        return False
-    shown = part.get("image_url")
-    url = shown.get("url") if isinstance(shown, Mapping) else shown
-    return part.get("type") != "image_url" or isinstance(url, str)
-
-
-def _facts(metadata: Any) -> dict[str, Any]:
-    """Metadata, if that is what it is."""
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise MemoryFolderError(f"metadata is a mapping, as {{'year': 1204}}, not {metadata!r:.80}")
-    return dict(metadata or {})
-
-
-def reference_of(image: ImageLike) -> ImageRef:
-    """An image in any form that `image_ref` reads; a path may lead anywhere, as it is the user's own word.
-
-    Raises:
-        ImageError: a form that cannot be used, or nothing.
-    """
-    path = isinstance(image, (str, Path)) and str(image).startswith("~")
-    found = image_ref(os.path.expanduser(cast(str, image)) if path else image, "", anywhere=True)
-    if found is None:
-        raise ImageError("the image is empty: give a path, a data URI, bytes, or a Pillow image")
-    if found.fault:
-        raise ImageError(f"{found.path}: {found.fault}")
-    return found
-
-
-def _source(content: Any) -> Path | VideoRef | None:
-    """The path of a file or folder, or the video, if that is what was given."""
-    if isinstance(content, VideoRef):
-        return content
-    if isinstance(content, Path):
-        if not content.exists():
-            raise MemoryFolderError(f"{content}: no such file or folder; check the path")
-        return content
-    if isinstance(content, str) and len(content) < 1024 and "\n" not in content and content.strip():
-        name = os.path.expanduser(content)
-        if os.path.isdir(name) or (os.path.splitext(name)[1] and os.path.isfile(name)):
-            return Path(name)
-        if not content.split()[1:] and (name.lower().endswith(tuple(IMAGE_SUFFIXES)) or is_video(name)):
-            raise MemoryFolderError(
-                f"{content}: no such file; check the path (of a text: add({{'text': …}}))"
-            )
-    return None
-
-
-def _several(content: Any) -> list[_Pending] | None:
-    """Several things; None if it is one."""
-    if (
-        content is None
-        or isinstance(content, (str, bytes, Mapping, KnowledgeItem))
-        or not isinstance(content, Iterable)
-    ):
-        return None
-    return [_item(each, None, {}, None) for each in content]
-
-
-def _stable_id(scope: Scope, path: Path, name: str) -> str:
-    """The same for the same file of the same folder and owner, and free of slashes."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, repr((asdict(scope), str(path.absolute()), name))))
-
-
-class _Everything(CorpusRules):
-    """All that a folder holds: texts without an image, images without a text."""
-
-    image_only = True
-
-
-@dataclass
-class _Film:
-    """A video that was read: the seconds, and the items that they became."""
-
-    name: str
-    start: float
-    end: float | None
-    ids: set[str] = field(default_factory=set)
-
-
-@dataclass
-class _Source:
-    """A folder, table or video that is being added.
-
-    Attributes:
-        path: of it, or the video.
-        scope: whose the items become.
-        facts: metadata of all.
-        stretch: seconds of a video that become one item.
-        skipped: why something could not be read.
-        films: videos that were read to their end.
-    """
-
-    path: Path | VideoRef
-    scope: Scope
-    facts: Mapping[str, Any]
-    stretch: float
-    skipped: list[str] = field(default_factory=list)
-    films: list[_Film] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return self.path.name if isinstance(self.path, Path) else str(self.path)
-
-    @property
-    def folder(self) -> Path:
-        """Which ids are made of, with the names in it."""
-        if isinstance(self.path, VideoRef):
-            return Path(self.path.path or ".").parent
-        return self.path if self.path.is_dir() else self.path.parent
-
-    def film_id(self, name: str, start: float) -> str:
-        """Of a stretch of a video."""
-        return _stable_id(self.scope, self.folder, f"{name}#{start:.3f}")
-
-    def things(self) -> Iterator[_Pending]:
-        """What there is to remember.
-
-        Raises:
-            ValueError: of what was named itself; within a folder it is skipped.
-        """
-        path = self.path
-        if isinstance(path, VideoRef):
-            yield from self._film(path, Path(path.path).name if path.path else str(path))
-        elif path.is_dir() and (path / ABOUT).is_file() and (path / ITEMS).is_file():
-            yield from self._exported(path)
-        elif is_video(path) and path.is_file():
-            yield from self._film(VideoRef(str(path)), path.name)
-        else:
-            yield from self._corpus(path)
-
-    def _exported(self, path: Path) -> Iterator[_Pending]:
-        """Of `export`: with ids, owners, metadata."""
-        for row in read_jsonl(path / ITEMS):
-            image, noted = image_ref(row.get("image"), path), row.get("metadata")
-            owner = self.scope if self.scope.named else Scope(*(row.get(name) for name in SCOPES))
-            about = {**(noted if isinstance(noted, Mapping) else {}), **self.facts}
-            try:
-                made = _item(row.get("text"), image, about, row.get("id"))
-                yield replace(made, scope=owner, id=made.id or str(uuid.uuid4()))
-            except (ImageError, MemoryFolderError) as error:
-                self.skipped.append(str(error))
-
-    def _corpus(self, path: Path) -> Iterator[_Pending]:
-        """The rows of a corpus, or the images and videos of a folder."""
-        stats, sources = CorpusStats(), find_sources([path], segment=0)  # videos have their subtitles, here
-        for item in read_corpus(sources, _Everything(text_only=True, unique="none"), stats):
-            about = {**self.facts, "file": item.id, **({"source": item.source} if item.source else {})}
-            if item.video is not None:
-                about |= {"start": item.video.start, "end": item.video.end}
-            try:
-                made = _item(replace(item, id=_stable_id(self.scope, path, item.id)), None, about, None)
-                yield replace(made, video=item.video)
-            except (ImageError, MemoryFolderError) as error:
-                self.skipped.append(str(error))
-        self.skipped += [f"{count} rows: {reason}" for reason, count in stats.dropped.items()]
-        if [source.kind for source in sources] == ["folder"]:
-            for name in _films(path):
-                try:
-                    yield from self._film(VideoRef(str(path / name)), name)
-                except ValueError as error:
-                    self.skipped.append(str(error))
-
-    def _film(self, ref: VideoRef, name: str) -> Iterator[_Pending]:
-        """The stretches of a video."""
-        film = _Film(name, ref.start, ref.end)
-        for each in stretches(ref, self.stretch):
-            item_id = self.film_id(name, each.start) if ref.path else str(uuid.uuid4())
-            film.ids.add(item_id)
-            about = {**self.facts, "file": name, "start": each.start, "end": each.end}
-            text = f"{name}, {clock(each.start)} to {clock(each.end)}. {each.text}"
-            yield replace(_item(text[:MAX_TEXT], each.image, about, item_id), video=each.video)
-        self.films.append(film)
-
-
-def _films(folder: Path) -> list[str]:
-    """Videos in a folder and below it, relative to it."""
-    return sorted(
-        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if is_video(name) and valid(name) == name
-    )
-
-
-def _batches(items: Iterable[_Pending], size: int) -> Iterator[list[_Pending]]:
-    """In lists of some size; of one id the last."""
-    batch: dict[str, _Pending] = {}
-    for item in items:
-        batch[item.id] = item
-        if len(batch) == size:
-            yield list(batch.values())
-            batch = {}
-    if batch:
-        yield list(batch.values())
-
-
-def _shown(
-    found: Found, image: bytes | None, score: float | None = None, attention: float | None = None
-) -> MemoryItem:
-    """An item as people get it."""
-    scope = found.scope
-    reference = None if image is None else ImageRef(data=image)
-    return MemoryItem(
-        found.id, found.text, reference, scope.user_id, scope.agent_id, scope.run_id, found.metadata,
-        found.created, found.updated, score, attention,
-    )  # fmt: skip
-
-
-def _iso(seconds: float) -> str:
-    from datetime import datetime, timezone
-
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
 
 
 def _ending(image: bytes) -> str:

@@ -31,7 +31,7 @@ from comem.serve.fetching import fetch_image
 from comem.serve.limits import depth
 from comem.serve.run import _listen
 from comem.serve.settings import Keys, ServeSettings, read_keys
-from comem.store.memory import Ask
+from comem.store.shapes import Ask
 from comem.toy.draw import image_of, png
 
 TRIP = Path("trip")

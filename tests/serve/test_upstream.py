@@ -35,7 +35,7 @@ from comem.serve.app import build_app
 from comem.serve.run import serve
 from comem.serve.settings import Keys, ServeSettings
 from comem.serve.upstream import embeds_part, memory_template
-from comem.store.memory import Ask
+from comem.store.shapes import Ask
 from comem.toy.draw import image_of
 
 DTYPES = {"BFloat16Storage": torch.bfloat16, "FloatStorage": torch.float32, "HalfStorage": torch.float16}

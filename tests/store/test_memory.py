@@ -19,7 +19,7 @@ import comem
 from comem.io.files import StorageError
 from comem.io.images import ImageError, open_image
 from comem.store.asynchronous import AsyncMemory
-from comem.store.memory import Ask
+from comem.store.shapes import Ask
 from comem.store.table import MemoryFolderError, NoItemError
 from comem.toy.draw import image_of, png
 from comem.types import ImageRef, Message

@@ -65,6 +65,6 @@ def test_readers_see_what_milvus_has_not_got_and_the_folder_remembers_where(open
 
 
 def _pending(town) -> list:
-    from comem.store.memory import _item
+    from comem.store.incoming import item_of
 
-    return [_item(f"{town.name}: {town.passage()}", image_of(town, view=0), {}, town.id)]
+    return [item_of(f"{town.name}: {town.passage()}", image_of(town, view=0), {}, town.id)]
