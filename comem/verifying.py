@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ class VerifyAnySettings:
     Exit code: 0 when all is good, 1 for damage.
 
     Attributes:
-        paths: banks, indexes, corpora, encoders, checkpoints, trainings' folders, files of tensors.
+        paths: banks, indexes, corpora, memories, encoders, checkpoints, trainings' folders, files of tensors.
     """
 
     paths: tuple[Path, ...] = option(positional=True, metavar="PATH")
@@ -146,6 +147,15 @@ def _corpus(path: Path) -> tuple[Sequence[str], Sequence[str]]:
     return faults, notes
 
 
+def _memory(path: Path) -> tuple[Sequence[str], Sequence[str]]:
+    from comem.store.table import Table
+
+    with closing(Table(path, must_exist=True)) as table:
+        old = table.unsummed()
+        notes = [f"{path}: {old} items have no checksums; update them, or add them again"] if old else []
+        return [f"{path}: {fault}" for fault in table.check()], notes
+
+
 def _described(name: str) -> Look:
     """A folder whose other files' checksums stand in one JSON file."""
 
@@ -180,5 +190,6 @@ _KINDS: tuple[tuple[str, str, str, Look], ...] = (
     ("index.json", "index.faiss", "index", _index),
     ("state.json", "optimizer.safetensors", "checkpoint", _checkpoint),
     ("comem_encoder.json", "", "encoder", _encoder),  # whose other files lie in checkpoints, too
+    ("memory.sqlite", "", "memory", _memory),
     ("titles.json", "titles.tsv", "titles", _described("titles.json")),
 )

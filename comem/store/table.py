@@ -14,7 +14,9 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +52,11 @@ CREATE TABLE gone (number INTEGER PRIMARY KEY, revision INTEGER NOT NULL);
 CREATE INDEX gone_revision ON gone (revision);
 CREATE TABLE history (id TEXT, revision INTEGER, event TEXT, time REAL, old TEXT, new TEXT);
 CREATE INDEX history_id ON history (id, revision);
+"""
+_SUMS = "CREATE TABLE IF NOT EXISTS sums (number INTEGER PRIMARY KEY, item INTEGER, memory INTEGER)"
+_WHOLE = """
+SELECT items.*, length, vectors.image, vectors.text, images.data, memories.data FROM items
+LEFT JOIN vectors USING (number) LEFT JOIN images USING (number) LEFT JOIN memories USING (number)
 """
 _COLUMNS = "number, id, text, user_id, agent_id, run_id, metadata, content, created, updated"
 
@@ -195,7 +202,7 @@ class Table:
             db = sqlite3.connect(self.path, isolation_level=None)
             try:
                 db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-                db.executescript(f"BEGIN EXCLUSIVE; {_SCHEMA}")
+                db.executescript(f"BEGIN EXCLUSIVE; {_SCHEMA}; {_SUMS}")
                 facts = {"format": FORMAT, "version": str(VERSION), "revision": "0"}
                 db.executemany("INSERT INTO about VALUES (?, ?)", facts.items())
                 db.execute("COMMIT")
@@ -287,6 +294,7 @@ class Table:
     def _scrubbed(self) -> Scrubber:
         """With the first change: clean what an earlier writer left that did not come to its end."""
         self._db.execute("SELECT value FROM about").fetchone()  # takes back what it had begun
+        self._db.execute(_SUMS)  # of folders from before there were checksums
         self._scrubber = Scrubber(self.path, self._durable)
         clean = self.folder / CLEAN
         if clean.exists():
@@ -357,8 +365,8 @@ class Table:
                         "or leave the id out"
                     ) from error
                 assert number is not None
-                self._put_content(number, row)
                 self._log(row.id, revision, "ADD", now, None, row.text)
+                self._put_content(number, row)
 
     def replace(self, row: Row) -> None:
         """Change an item; whose it is stays.
@@ -376,8 +384,8 @@ class Table:
                 " WHERE number = ?",
                 (row.text, _json(row.metadata), row.content, now, revision, number),
             )
-            self._put_content(number, row)
             self._log(row.id, revision, "UPDATE", now, old, row.text)
+            self._put_content(number, row)
 
     def remove(self, ids: Sequence[str]) -> None:
         """Delete items, all or none: what they held is overwritten, in the history, too.
@@ -414,9 +422,12 @@ class Table:
             run("INSERT INTO memories VALUES (?, ?)", (number, row.memory))
         postings = [(word, number, count) for word, count in row.words.items()]
         self._db.executemany("INSERT INTO words VALUES (?, ?, ?)", postings)
+        whole = self._db.execute(f"{_WHOLE} WHERE items.number = ?", (number,)).fetchone()
+        beside = [*row.words.items(), *run("SELECT * FROM history WHERE id = ?", (row.id,))]
+        run("INSERT INTO sums VALUES (?, ?, ?)", (number, *_sums(whole, sum(map(_crc, beside)))))
 
     def _drop_content(self, number: int, text: str) -> None:
-        for table in ("vectors", "images", "memories"):
+        for table in ("vectors", "images", "memories", "sums"):
             self._db.execute(f"DELETE FROM {table} WHERE number = ?", (number,))
         pairs = [(word, number) for word in count_words(text)]
         self._db.executemany("DELETE FROM words WHERE word = ? AND number = ?", pairs)
@@ -452,11 +463,22 @@ class Table:
             return {each.id: each.content for each in self._select("id", ids)}
 
     def read(self, numbers: Sequence[int]) -> list[tuple[Found, bytes | None, bytes | None]]:
-        """Items by number with images and memories, in this order; those that have gone are left out."""
+        """Items by number with images and memories, in this order; those that have gone are left out.
+
+        Raises:
+            MemoryFolderError: a memory is not what was written.
+        """
         with self._view():
             found = {each.number: each for each in self._select("number", numbers)}
             images = self._blobs("images", numbers)
             memories = self._blobs("memories", numbers)
+            known = numbers if self._summed else ()
+            for checksum, number in [*self._where("SELECT memory, number FROM sums WHERE number", known)]:
+                if number in found and checksum != zlib.crc32(memories.get(number, b"")):
+                    raise MemoryFolderError(
+                        f"{self.path}: the memory of item {found[number].id!r} is damaged; update the item, "
+                        "or restore a copy"
+                    )
         return [(found[n], images.get(n), memories.get(n)) for n in numbers if n in found]
 
     def image(self, item_id: str) -> bytes | None:
@@ -476,7 +498,7 @@ class Table:
         return dict(self._where(f"SELECT number, data FROM {table} WHERE number", numbers))
 
     def _select(self, column: str, values: Sequence[Any]) -> list[Found]:
-        rows = self._where(f"SELECT {_COLUMNS} FROM items WHERE {column}", values)
+        rows = [*self._where(f"SELECT {_COLUMNS} FROM items WHERE {column}", values)]
         return [_found(row) for row in rows]
 
     def _where(self, query: str, values: Sequence[Any]) -> Iterator[Any]:
@@ -556,24 +578,72 @@ class Table:
         images, texts = (_matrix([row[column] for row in rows]) for column in (1, 2))
         return Changes(revision, numbers, images, texts, lengths, gone if since else [])
 
+    @property
+    def _summed(self) -> bool:
+        """Whether there are checksums; in a folder from before there were any, since its next change."""
+        return self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'sums'").fetchone() is not None
+
     def check(self) -> list[str]:
-        """What is wrong with the file, in words; an item without its parts for one."""
+        """What is wrong with the file, in words: damage, or an item without its parts; all of it is read."""
         with self._view():
             faults = [row[0] for row in self._db.execute("PRAGMA integrity_check") if row[0] != "ok"]
-            for table in ("vectors", "images", "memories", "words"):
+            for table in ("vectors", "images", "memories", "words", *("sums",) * self._summed):
                 query = f"SELECT count(*) FROM {table} WHERE number NOT IN (SELECT number FROM items)"
                 if count := self._db.execute(query).fetchone()[0]:
                     faults.append(f"{count} rows of {table} belong to no item")
             query = "SELECT count(*) FROM items WHERE number NOT IN (SELECT number FROM vectors)"
             if count := self._db.execute(query).fetchone()[0]:
                 faults.append(f"{count} items have no vectors")
+            if self._summed:
+                faults += self._damaged()
         return faults
+
+    def _damaged(self) -> Iterator[str]:
+        """The items that are not what was written."""
+        run = self._db.execute
+        beside = Counter[str | int]()  # by number of words, by id of the history
+        for number, *row in run("SELECT number, word, count FROM words"):
+            beside[number] += _crc(row)
+        for row in run("SELECT * FROM history"):
+            beside[row[0]] += _crc(row)
+        sums = {number: parts for number, *parts in run("SELECT * FROM sums")}
+        for row in run(_WHOLE):
+            number, item_id = row[:2]
+            if number in sums and sums[number] != [*_sums(row, beside[number] + beside[item_id])]:
+                yield f"item {item_id!r} is not what was written; delete and add it again, or restore a copy"
+
+    def unsummed(self) -> int:
+        """How many items have no checksum, because they were written before there were any."""
+        with self._view():
+            query = "SELECT count(*) FROM items"
+            if self._summed:
+                query += " WHERE number NOT IN (SELECT number FROM sums)"
+            return int(self._db.execute(query).fetchone()[0])
+
+
+def _sums(whole: Sequence[Any], beside: int) -> tuple[int, int]:
+    """Checksums of an item with all that is found by it, and of its memory.
+
+    Args:
+        whole: a row of `_WHOLE`.
+        beside: the sum over its words and its history.
+    """
+    *facts, image_vector, text_vector, image, memory = whole
+    blobs = [None if part is None else zlib.crc32(part) for part in (image_vector, text_vector, image)]
+    return _crc((beside, *facts, *blobs)), zlib.crc32(memory or b"")
+
+
+def _crc(values: Iterable[Any]) -> int:
+    return zlib.crc32(repr((*values,)).encode("utf-8", "surrogatepass"))
 
 
 def _found(row: Sequence[Any]) -> Found:
     number, item_id, text, user, agent, run, metadata, content, created, updated = row
-    scope = Scope(user, agent, run)
-    return Found(number, item_id, text, scope, json.loads(metadata), content, created, updated)
+    try:
+        facts = json.loads(metadata)
+    except ValueError as error:
+        raise MemoryFolderError(f"the metadata of item {item_id!r} is damaged; restore a copy") from error
+    return Found(number, item_id, text, Scope(user, agent, run), facts, content, created, updated)
 
 
 def _matrix(blobs: Sequence[bytes | None]) -> np.ndarray:

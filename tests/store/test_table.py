@@ -17,6 +17,7 @@ from comem.io.files import StorageError
 from comem.store.index import Index, Query, conditions_of
 from comem.store.scrub import Scrubber
 from comem.store.table import FILE, MemoryFolderError, NoItemError, Row, Scope, Table, count_words
+from comem.verifying import VerifyAnySettings, verify
 
 WIDTH = 8
 
@@ -359,3 +360,99 @@ def test_filters(tmp_path: Path) -> None:
         deep = {"NOT": deep}
     with pytest.raises(MemoryFolderError, match="deep"):
         ids(deep)
+
+
+def state(folder: Path) -> list[str]:
+    """Everything that a memory's table tells, as text."""
+    table = Table(folder, must_exist=True, durable=False)
+    try:
+        ids = sorted(table.ids([], []))
+        numbers = table.numbers(["1"], [])
+        changes, items = table.changes(0), table.read(numbers.tolist())
+        told = [repr(changes), repr(items), *(repr(table.history(name)) for name in ids)]
+        words = sorted({word for found, _, _ in items for word in count_words(found.text)})
+        return [
+            *told,
+            *(repr(table.postings(word)) for word in words),
+            repr(table.count(["user_id = 'ann'"], [])),
+        ]
+    finally:
+        table.close()
+
+
+def damage(folder: Path) -> str:
+    """What `check` says, or why the file cannot be opened."""
+    try:
+        table = Table(folder, must_exist=True, durable=False)
+        try:
+            return "; ".join(table.check())
+        finally:
+            table.close()
+    except MemoryFolderError as error:
+        return str(error)
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> Path:
+    table = Table(tmp_path / "m", durable=False)
+    table.insert(
+        [row(f"item{n}", text=f"The mill number {n}, built in {n}204.", user="ann") for n in range(3)]
+    )
+    table.replace(row("item1", 7, text="The mill was pulled down.", image=False))
+    table.close()
+    return tmp_path / "m"
+
+
+def test_no_flipped_bit_is_read_as_what_was_written(three: Path) -> None:
+    np.set_printoptions(threshold=10**6)
+    path = three / FILE
+    whole, before, found = path.read_bytes(), state(three), 0
+    assert damage(three) == ""
+    for place in random.Random(5).sample(range(len(whole)), 250):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        try:
+            same = state(three) == before
+        except MemoryFolderError as error:
+            assert str(error)
+            same = False
+        if not same:
+            found += 1
+            assert damage(three), place
+    assert found > 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "items SET text = 'The mill, built in 1240.'", "items SET metadata = '{\"a\": 1}'",
+        "items SET user_id = 'bob'", "items SET created = created + 1", "images SET data = zeroblob(9)",
+        "vectors SET image = NULL", "vectors SET text = zeroblob(32)", "vectors SET length = 99",
+        "memories SET data = zeroblob(640)", "words SET count = 3", "words SET word = 'wind' || word",
+        "history SET old = 'x' WHERE old IS NOT NULL", "history SET new = 'x'", "history SET time = time + 1",
+    ],
+)  # fmt: skip
+def test_everything_that_is_kept_has_a_checksum(three: Path, change: str) -> None:
+    db = sqlite3.connect(three / FILE)
+    db.execute(f"UPDATE {change}")
+    db.commit()
+    db.close()
+    assert "not what was written" in damage(three)
+    if "memories" in change:
+        with pytest.raises(MemoryFolderError, match="the memory of item 'item0' is damaged"):
+            state(three)
+
+
+def test_a_folder_from_before_checksums_gets_them_with_its_changes(three: Path) -> None:
+    db = sqlite3.connect(three / FILE)
+    db.execute("DROP TABLE sums")
+    db.commit()
+    db.close()
+    before = state(three)
+    (found,) = verify(VerifyAnySettings((three,)))
+    assert (found.kind, found.faults) == ("memory", ()) and "3 items have no checksums" in found.unverified[0]
+    table = Table(three, durable=False)
+    table.insert([row("new")])
+    assert (table.check(), table.unsummed()) == ([], 3)
+    table.remove(["item0", "new"])
+    assert (table.check(), table.unsummed(), len(before)) == ([], 2, len(before))
+    table.close()
