@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+from comem.memory.encoder import read_about
+from comem.verifying import VerifyAnySettings, verify
 from tools.smollm2.measure import prose_questions, questions, summary
 from tools.smollm2.model import convert
 from tools.smollm2.prose import Entry, elements, flags, records
@@ -59,6 +61,14 @@ def test_script_trains_and_measures(tiny_llama: Path, tmp_path: Path) -> None:
         "in_turn",
         8,
     )
+
+
+def test_the_committed_memory_is_whole_and_says_how_it_is_read() -> None:
+    folder = ROOT / "tools/smollm2/memory"
+    (found,) = verify(VerifyAnySettings((folder,)))
+    assert (found.faults, found.unverified) == ((), ())
+    about = read_about(folder)
+    assert (about["injection_name"], about["base"]["name"]) == ("in_turn", "../../../runs/smollm2/model")
 
 
 def test_dialogues_ask_what_the_passage_tells() -> None:

@@ -64,6 +64,8 @@ def test_an_encoder(encoder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "damaged: " in capsys.readouterr().out
     with pytest.raises(ValueError, match="its checksum differs"):
         read_tensors(path)
+    with pytest.raises(ValueError, match=r"qformer.safetensors: was changed .*its checksum differs"):
+        load_encoder(encoder)
 
 
 def test_a_checkpoint_and_its_run(tmp_path: Path) -> None:

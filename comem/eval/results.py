@@ -71,7 +71,7 @@ def read_result(file: Path) -> Result:
     """One metrics.json with the run.json beside it, if there is one.
 
     Raises:
-        RecordError: it names no benchmark.
+        RecordError: it names no benchmark, or is not in the form that `comem evaluate` writes.
     """
     metrics = read_json(file)
     if not isinstance(metrics, Mapping) or "benchmark" not in metrics:
@@ -79,10 +79,19 @@ def read_result(file: Path) -> Result:
             f"{file}: no report (it names no benchmark); give run folders or metrics.json files"
         )
     run = file.parent / _RUN
-    config = read_json(run).get("config", {}) if run.is_file() else {}
-    name = str(config.get("benchmark", metrics["benchmark"]))
-    model = str(config.get("model", config.get("backbone", "–")))
-    return Result(name, str(config.get("mode", "–")), model, metrics, str(file.parent))
+    about = read_json(run) if run.is_file() else {}
+    try:
+        config = about.get("config", {})
+        name = str(config.get("benchmark", metrics["benchmark"]))
+        model = str(config.get("model", config.get("backbone", "–")))
+        result = Result(name, str(config.get("mode", "–")), model, metrics, str(file.parent))
+        sections([result])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RecordError(
+            f"{file}: it, or {_RUN} beside it, is not in the form that comem evaluate writes "
+            f"({error!r:.200}); score the run again"
+        ) from error
+    return result
 
 
 def _order(benchmark: str) -> tuple[int, str]:

@@ -287,7 +287,7 @@ def without_metadata(data: bytes) -> bytes:
     """
     if data.startswith(_PNG):
         return _PNG + b"".join(
-            chunk for kind, chunk in _png_chunks(data) if _png_needs(kind, chunk, data[25])
+            chunk for kind, chunk in _png_chunks(data) if _png_needs(kind, chunk, data[25:26])
         )
     if data.startswith(b"\xff\xd8"):
         return _bare_jpeg(data)
@@ -301,11 +301,11 @@ def without_metadata(data: bytes) -> bytes:
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def _png_needs(kind: bytes, chunk: bytes, colours: int) -> bool:
+def _png_needs(kind: bytes, chunk: bytes, colours: bytes) -> bool:
     """Whether the pixels need a chunk; of transparency and orientation what is whole is kept."""
     if kind not in (b"tRNS", b"eXIf"):
         return kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-    least = 12 + {0: 2, 2: 6}.get(colours, 1) * (kind == b"tRNS")
+    least = 12 + {b"\0": 2, b"\2": 6}.get(colours, 1) * (kind == b"tRNS")
     return len(chunk) >= least and chunk[-4:] == zlib.crc32(chunk[4:-4]).to_bytes(4, "big")
 
 

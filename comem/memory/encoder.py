@@ -15,7 +15,7 @@ from torch import Tensor, device, nn
 from comem.backbones.flops import Flops
 from comem.backbones.prepared import Prepared
 from comem.backbones.specs import TOY_FOLDER
-from comem.io.files import SUMS, new_folder, read_json, sums_of, write_sealed
+from comem.io.files import SUMS, compare_sums, new_folder, read_json, sums_of, write_sealed
 from comem.memory.bank import MemoryBank
 from comem.memory.lora import lora_layers
 from comem.registry import Registry
@@ -334,6 +334,7 @@ def load_encoder(
         return _untrained(kind, model, backbone, device)
     folder = toy_memory() if name == TOY else Path(name)
     about = read_about(folder)
+    _check_weights(folder, about.get(SUMS, {}))
     kind = about.get("encoder", "qformer")
     if (load := ENCODERS[kind].load) is not None:
         return load(folder, about, backbone, device)
@@ -341,6 +342,19 @@ def load_encoder(
     if about["fingerprint"] not in encoder.accepted_fingerprints():
         raise ValueError(f"{folder / CONFIG}: made on another model than the one given")
     return encoder
+
+
+#: Weights of at most so many bytes are compared with their checksums before they are used (a second or two);
+#: of larger ones `comem verify` tells.
+_CHECKED = 1 << 30
+
+
+def _check_weights(folder: Path, sums: Any) -> None:
+    """Refuse weights that are not what was written."""
+    names = [name for name in sums if name.endswith(".safetensors")] if isinstance(sums, dict) else []
+    sizes = {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+    if sum(sizes.values()) <= _CHECKED and (wrong := compare_sums(folder, sums, sizes)):
+        raise ValueError(wrong[0])
 
 
 def _untrained(

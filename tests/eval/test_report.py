@@ -162,6 +162,23 @@ def test_files_of_evaluate_serve_too(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metrics.json", {"total": 4}), ("metrics.json", {"mean": 3}), ("metrics.json", {"notes": 3}),
+        ("metrics.json", {"confidence": {"final_score": [1]}}), ("metrics.json", {"confidence": 5}),
+        ("metrics.json", {"mean": {"seconds": "long"}}), ("run.json", [1]), ("run.json", {"config": "x"}),
+    ],
+)  # fmt: skip
+def test_a_damaged_report_is_named(runs: Path, name: str, content: Any) -> None:
+    file = runs / "b" / name
+    old = json.loads(file.read_text())
+    old.pop("answered", None)
+    file.write_text(json.dumps({**old, **content} if name == "metrics.json" else content))
+    with pytest.raises(RecordError, match=r"b/metrics.json: it, or run.json beside it, is not in the form"):
+        find_results([runs])
+
+
 def test_nothing_to_report_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(RecordError, match="no metrics.*in it; comem predict makes run folders"):
         find_results([tmp_path])

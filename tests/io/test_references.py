@@ -6,6 +6,7 @@ import base64
 import io
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,18 @@ END = PNG.rindex(b"IEND") - 4
 )  # fmt: skip
 def test_what_stands_beside_the_pixels_of_a_png_does_not_decide(at: int, extra: bytes) -> None:
     assert open_image(PNG[:at] + extra + PNG[at:]).tobytes() == PICTURE.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("form", "options"), [("PNG", {}), ("JPEG", {}), ("WEBP", {"exif": b"Exif\0\0junk"}), ("TIFF", {})]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_wherever_an_image_was_cut_it_is_read_or_refused(form: str, options: dict[str, Any]) -> None:
+    made = encoded(form, **options)
+    for length in {*range(1, min(len(made), 300)), *range(1, len(made), 37)}:
+        with suppress(ImageError):
+            open_image(made[:length])
+        images.without_metadata(made[:length])
 
 
 def segment(kind: int, data: bytes) -> bytes:
