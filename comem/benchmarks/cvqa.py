@@ -66,7 +66,7 @@ def _fold(text: str) -> str:
     return re.sub(r"\s*([,;/])\s*", r"\1", " ".join(text.split()))
 
 
-def pair_of(row: Row) -> tuple[str, str]:
+def pair_of(row: Row, where: str = "") -> tuple[str, str]:
     """Language and country of a record, from its Subset, "('Spanish', 'Spain')" or a list.
 
     Raises:
@@ -81,7 +81,8 @@ def pair_of(row: Row) -> tuple[str, str]:
     if isinstance(subset, (list, tuple)) and len(subset) == 2:
         return str(subset[0]), str(subset[1])
     raise RecordError(
-        f"question {row.get('ID')!r} has Subset {row.get('Subset')!r}; expected \"('Language', 'Country')\""
+        f"{where}question {row.get('ID')!r} has Subset {row.get('Subset')!r}; "
+        "expected \"('Language', 'Country')\""
     )
 
 
@@ -152,7 +153,7 @@ def load(files: DataFiles) -> Iterator[Example]:
     wanted = PAPER_PAIRS if files.split is None else (pair,) if pair else None
     seen, count = dict[str, None](), 0
     for row, name, image, place in parquet_rows(files.path, "test", "ID", _COLUMNS, _OPTIONAL):
-        language, country = pair_of(row)
+        language, country = pair_of(row, f"{place}: ")
         group = f"{language}-{country}"
         seen[group] = None
         if wanted is None or group in wanted:

@@ -417,7 +417,10 @@ _TAIL_BLOCK = 65536
 
 
 class RecordError(ValueError):
-    """A file of records that cannot be read; the message starts with file:line."""
+    """A file of records that cannot be read; the message starts with file:line, and stays short."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message if len(message) <= 1500 else f"{message[:900]} … {message[-500:]}")
 
 
 #: An escape of a surrogate in JSON: half of a pair, or the first of a whole one.

@@ -128,7 +128,7 @@ def test_cvqa_with_withheld_labels_is_not_scored(tmp_path: Path, write_parquet: 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"Subset": "Spain"}, "has Subset 'Spain'"),
+        ({"Subset": "Spain"}, r"\.parquet: question '.*' has Subset 'Spain'"),
         ({"Options": []}, "has no Options"),
         ({"Question": ""}, "has no question text"),
         ({"image": {"bytes": None, "path": None}}, "has no picture"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from comem.io.files import (
+    RecordError,
     StorageError,
     listed,
     no_space,
@@ -172,3 +173,10 @@ def test_columns_in_messages_are_few_and_short() -> None:
     said = listed(["id", "x" * 70_000, *map(str, range(40))])
     assert said.startswith("id, xxx") and said.endswith("and 22 more") and len(said) < 300
     assert listed([]) == "none"
+
+
+def test_messages_about_records_stay_short_and_keep_both_ends() -> None:
+    said = str(RecordError(f"a.jsonl:3: {'9' * 70_000}; give the number as text"))
+    assert (
+        said.startswith("a.jsonl:3: 999") and said.endswith("; give the number as text") and len(said) < 2000
+    )
