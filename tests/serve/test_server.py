@@ -527,3 +527,22 @@ def test_mcp(remembered, towns, tmp_path: Path) -> None:
 
     asyncio.run(talk())
     assert image_of(towns[0], view=0)
+
+
+def test_mcp_says_nothing_on_the_protocols_own_stream(towns, tmp_path: Path, monkeypatch, capsys) -> None:
+    """A folder that becomes a memory is told of, where a client does not read."""
+    from comem.serve import mcp
+    from comem.serve.settings import McpSettings
+
+    served: list[str] = []
+
+    class Served:
+        def run(self, transport: str) -> None:
+            served.append(transport)
+
+    monkeypatch.setattr(mcp, "build_mcp", lambda memory, user: Served())
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(png(towns[0], 1))
+    mcp.serve(McpSettings(str(tmp_path / "photos")))
+    said = capsys.readouterr()
+    assert served == ["stdio"] and said.out == "" and "photos" in said.err

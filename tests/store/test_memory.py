@@ -573,3 +573,17 @@ def test_what_models_make_no_numbers_of_is_left_out(
         with pytest.raises(ValueError, match="what is looked for: its vector has"):
             memory.search(odd)
     assert all(np.isfinite(hit.score) for hit in memory.search(towns[0].name))
+
+
+def test_all_are_deleted_though_another_thread_deletes_one_meanwhile(remembered, monkeypatch) -> None:
+    found = remembered._table.ids
+
+    def and_one_goes(conditions, values) -> list[str]:
+        monkeypatch.setattr(remembered._table, "ids", found)
+        ids = found(conditions, values)
+        remembered._table.remove(ids[:1])
+        return ids
+
+    monkeypatch.setattr(remembered._table, "ids", and_one_goes)
+    assert remembered.delete_all(everything=True) == 5
+    assert len(remembered) == 0 and remembered.check() == []
